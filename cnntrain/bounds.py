@@ -1,0 +1,29 @@
+"""Ranges as types: an annotation says what a number may be, and the configuration check reads it."""
+
+import math
+from dataclasses import dataclass
+from typing import Annotated
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """A closed interval, open at the bottom with `above=True`."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    above: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        return (value > self.low if self.above else value >= self.low) and value <= self.high
+
+    def __str__(self) -> str:
+        bottom = f"{'above' if self.above else 'at least'} {self.low:g}" if math.isfinite(self.low) else ""
+        top = f"at most {self.high:g}" if math.isfinite(self.high) else ""
+        return " and ".join(part for part in (bottom, top) if part)
+
+
+Count = Annotated[int, Bounds(low=1)]
+Natural = Annotated[int, Bounds(low=0)]
+Positive = Annotated[float, Bounds(low=0, above=True)]
+NonNegative = Annotated[float, Bounds(low=0)]
+Fraction = Annotated[float, Bounds(low=0, high=1)]
