@@ -1,0 +1,202 @@
+"""LeNet-5, as it is built today and as it was published: LeCun, Bottou, Bengio and Haffner, "Gradient-Based Learning
+Applied to Document Recognition", Proceedings of the IEEE 86(11), 1998, section II.B.
+
+Deviations of `lenet5_1998`: the loss is cross-entropy over the negated penalties of the output units instead of the
+paper's criterion (eq. 8 and 9, whose constant j is left out); the bitmaps of the ten digits are drawn after figure 3.
+"""
+
+from typing import Unpack
+
+import torch
+from torch import Tensor, nn
+
+from cnntrain.models.blocks import Activation, Pool, ScaledTanh, chain, conv, dense, linear, pooling, spatial
+from cnntrain.models.stages import Build, Maker, Shape, assemble
+
+
+def lenet5(
+    in_shape: Shape, num_classes: int, *, activation: Activation = "relu", pool: Pool = "max", **build: Unpack[Build]
+) -> nn.Sequential:
+    """The modern LeNet-5: full second convolution, parameter-free pooling, linear output (61,706 parameters)."""
+    padding = 2 if in_shape[-1] < 32 else 0  # the paper's 32×32 field around a 28×28 digit
+    return assemble(
+        {
+            "conv1": conv(6, 5, padding=padding, activation=activation),
+            "pool1": pooling(pool, 2),
+            "conv2": conv(16, 5, activation=activation),
+            "pool2": pooling(pool, 2),
+            "fc3": dense(120, activation=activation),
+            "fc4": dense(84, activation=activation),
+            "fc5": linear(num_classes),
+        },
+        in_shape,
+        out_shape=(num_classes,),
+        **build,
+    )
+
+
+# The maps of pool2 that each map of conv3 reads (table I).
+CONV3_TABLE = (
+    *((i, (i + 1) % 6, (i + 2) % 6) for i in range(6)),
+    *((i, (i + 1) % 6, (i + 2) % 6, (i + 3) % 6) for i in range(6)),
+    *((0, 1, 3, 4), (1, 2, 4, 5), (0, 2, 3, 5)),
+    (0, 1, 2, 3, 4, 5),
+)
+
+
+def lenet5_1998(in_shape: Shape, num_classes: int, **build: Unpack[Build]) -> nn.Sequential:
+    """LeNet-5 as published: 60,000 trainable parameters, 340,908 connections.
+
+    A 28×28 image is enlarged to 32×32 by repeating its border, which is the background of a digit.
+    """
+    return assemble(
+        {
+            "conv1": bordered_conv(6, 5, padding=2 if in_shape[-1] == 28 else 0),
+            "pool2": subsample(),
+            "conv3": partial_conv(CONV3_TABLE, 5),
+            "pool4": subsample(),
+            "conv5": conv(120, 5, activation="scaled_tanh"),
+            "fc6": dense(84, activation="scaled_tanh"),
+            "rbf": radial_basis(num_classes),
+        },
+        in_shape,
+        out_shape=(num_classes,),
+        init=lecun_uniform,
+        **build,
+    )
+
+
+def bordered_conv(out: int, kernel: int, *, padding: int) -> Maker:
+    """Convolution over maps enlarged by repeating their border, then the squashing function."""
+
+    def make(shape: Shape) -> nn.Module:
+        channels = spatial(shape)[0]
+        return chain(conv=nn.Conv2d(channels, out, kernel, padding=padding, padding_mode="replicate"), act=ScaledTanh())
+
+    return make
+
+
+class Subsample(nn.Module):
+    """The sum of each 2×2 window, times a trainable coefficient, plus a trainable bias: two parameters a map."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(channels))
+        self.bias = nn.Parameter(torch.empty(channels))
+
+    def reset_parameters(self) -> None:
+        bound = 2.4 / 4  # four inputs a unit
+        nn.init.uniform_(self.weight, -bound, bound)
+        nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, x: Tensor) -> Tensor:
+        total = nn.functional.avg_pool2d(x, 2, divisor_override=1)
+        return total * self.weight[:, None, None] + self.bias[:, None, None]
+
+
+def subsample() -> Maker:
+    """Trainable subsampling by two, then the squashing function."""
+
+    def make(shape: Shape) -> nn.Module:
+        return chain(pool=Subsample(spatial(shape)[0]), act=ScaledTanh())
+
+    return make
+
+
+class PartialConv2d(nn.Module):
+    """A convolution whose output maps each read only the input maps that a table lists.
+
+    It holds one kernel for each connection of the table, [connections, kernel, kernel].
+    """
+
+    def __init__(self, table: tuple[tuple[int, ...], ...], in_channels: int, kernel: int) -> None:
+        super().__init__()
+        self.table, self.in_channels, self.out_channels = table, in_channels, len(table)
+        pairs = [(out, read) for out, reads in enumerate(table) for read in reads]
+        self.outputs, self.inputs = [out for out, _ in pairs], [read for _, read in pairs]
+        self.kernel_size = (kernel, kernel)
+        self.weight = nn.Parameter(torch.empty(len(pairs), kernel, kernel))
+        self.bias = nn.Parameter(torch.empty(len(table)))
+
+    def reset_parameters(self) -> None:
+        area = self.weight[0].numel()
+        for row, out in enumerate(self.outputs):
+            bound = 2.4 / (len(self.table[out]) * area)
+            nn.init.uniform_(self.weight[row], -bound, bound)
+            nn.init.uniform_(self.bias[out], -bound, bound)
+
+    def dense_weight(self) -> Tensor:
+        """Return the kernels as [outputs, inputs, kernel, kernel], zero where the table has no connection."""
+        shape = (self.out_channels, self.in_channels, *self.kernel_size)
+        rows = torch.tensor(self.outputs, device=self.weight.device), torch.tensor(self.inputs, device=self.weight.device)
+        return self.weight.new_zeros(shape).index_put(rows, self.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.conv2d(x, self.dense_weight(), self.bias)
+
+
+def partial_conv(table: tuple[tuple[int, ...], ...], kernel: int) -> Maker:
+    """Convolution with a connection table, then the squashing function."""
+
+    def make(shape: Shape) -> nn.Module:
+        channels, last = spatial(shape)[0], max(max(reads) for reads in table)
+        if channels <= last:
+            raise ValueError(f"the connection table reads map {last}, {channels} arrive")
+        return chain(conv=PartialConv2d(table, channels, kernel), act=ScaledTanh())
+
+    return make
+
+
+# Bitmaps of 7 columns and 12 rows, drawn after figure 3: each digit as printed, +1 for ink and -1 for paper.
+BITMAPS = (
+    "..###.. .##.##. ##...## ##...## ##...## ##...## ##...## ##...## ##...## .##.##. ..###.. .......",
+    "...##.. ..###.. .####.. ...##.. ...##.. ...##.. ...##.. ...##.. ...##.. ...##.. .###### .......",
+    ".#####. ##...## .....## .....## ....##. ...##.. ..##... .##.... ##..... ##..... ####### .......",
+    "####### .....## ....##. ...##.. ..####. .....## .....## .....## .....## ##...## .#####. .......",
+    "....##. ...###. ..####. .##.##. .##.##. ##..##. ##..##. ####### ....##. ....##. ....##. .......",
+    "####### ##..... ##..... ##..... ######. ##...## .....## .....## .....## ##...## .#####. .......",
+    "..####. .##.... ##..... ##..... ######. ##...## ##...## ##...## ##...## ##...## .#####. .......",
+    "####### .....## .....## ....##. ....##. ...##.. ...##.. ..##... ..##... .##.... .##.... .......",
+    ".#####. ##...## ##...## ##...## .#####. ##...## ##...## ##...## ##...## ##...## .#####. .......",
+    ".#####. ##...## ##...## ##...## ##...## .###### .....## .....## .....## ....##. .####.. .......",
+)
+
+
+class RadialBasis(nn.Module):
+    """Minus the squared distance from what arrives to the fixed ±1 code of each class."""
+
+    codes: Tensor
+
+    def __init__(self, num_classes: int, features: int) -> None:
+        super().__init__()
+        self.register_buffer("codes", torch.empty(num_classes, features))
+
+    def reset_parameters(self) -> None:
+        rows = [[1.0 if mark == "#" else -1.0 for mark in bitmap.replace(" ", "")] for bitmap in BITMAPS]
+        self.codes.copy_(torch.tensor(rows))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return -(x.unsqueeze(1) - self.codes).square().sum(dim=2)
+
+
+def radial_basis(num_classes: int) -> Maker:
+    """The output layer: one unit a class, its code drawn as a bitmap of 7×12."""
+
+    def make(shape: Shape) -> nn.Module:
+        length = len(BITMAPS[0].replace(" ", ""))
+        if shape != (length,):
+            raise ValueError(f"the fixed codes are {length} long, {'×'.join(map(str, shape))} arrive")
+        if num_classes != len(BITMAPS):
+            raise ValueError(f"there are codes for {len(BITMAPS)} digits, not for {num_classes} classes")
+        return RadialBasis(num_classes, length)
+
+    return make
+
+
+def lecun_uniform(leaf: nn.Module) -> None:
+    """Uniform in ±2.4 / inputs of the unit (LeCun et al. 1998, appendix A)."""
+    if isinstance(leaf, nn.Conv2d | nn.Linear):
+        bound = 2.4 / leaf.weight[0].numel()
+        nn.init.uniform_(leaf.weight, -bound, bound)
+        assert leaf.bias is not None  # noqa: S101 - every unit of this network has one
+        nn.init.uniform_(leaf.bias, -bound, bound)

@@ -1,0 +1,232 @@
+"""The layer mechanism: a network is an ordered mapping of stage names to makers.
+
+A maker is told the shape that reaches it and returns an ordinary module; `assemble` threads the shapes through and
+returns a plain `nn.Sequential`. Removing a stage is building without it, so everything after it infers its shapes anew.
+The stage's name is its address everywhere: on the command line, in the state dict, in a table's row.
+"""
+
+import contextlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypedDict
+
+import torch
+from torch import Tensor, nn
+
+from cnntrain.draws import generator
+from cnntrain.errors import InputError, unknown
+
+Shape = tuple[int, ...]  # the batch axis excluded
+Maker = Callable[[Shape], nn.Module]  # runs on the meta device: it must not look at values
+Initialise = Callable[[nn.Module], None]  # sets the tensors of one leaf, after its own `reset_parameters`
+
+
+class StageError(InputError):
+    """A network that cannot be built as asked, with the stage and the reason."""
+
+
+class Build(TypedDict, total=False):
+    """What every model function passes on to `assemble`."""
+
+    remove: Sequence[str]
+    seed: int
+    device: str
+    max_stage_params: int
+
+
+def assemble(
+    makers: Mapping[str, Maker],
+    in_shape: Shape,
+    *,
+    out_shape: Shape,
+    keep: Sequence[str] = (),
+    init: Initialise | None = None,
+    remove: Sequence[str] = (),
+    seed: int = 0,
+    device: str = "cpu",
+    max_stage_params: int = 200_000_000,
+) -> nn.Sequential:
+    """Build the stages of `makers` without those in `remove`, each for the shape that reaches it.
+
+    Every leaf is initialised from `(seed, its path)`, so two variants share the initial weights of every leaf whose
+    shape they share. `device="meta"` builds shapes without memory, and then no stage is too large. The last stage and
+    those named in `keep` cannot be removed.
+
+    Raises `StageError` when a name is unknown or kept, a stage cannot take the shape that arrives, a stage has more
+    than `max_stage_params` parameters, or what comes out is not `out_shape`.
+    """
+    check_names(makers, remove, keep)
+    shape, stages = tuple(in_shape), OrderedDict[str, nn.Module]()
+    for name in (name for name in makers if name not in remove):
+        try:
+            with torch.device("meta"):
+                stage = makers[name](shape)
+            after = shape_after(stage, shape)
+        except (ValueError, RuntimeError, IndexError) as error:
+            raise StageError(f"stage {name!r}: {error} ({describe_shape(shape)} arrives{without(remove)})") from error
+        if device != "meta":
+            guard_size(name, stage, shape, remove, max_stage_params)
+            materialise(stage, name, seed, init)
+        stages[name], shape = stage, after
+    if shape != tuple(out_shape):
+        raise StageError(f"the output is {describe_shape(shape)}, not {describe_shape(out_shape)}{without(remove)}")
+    return nn.Sequential(stages).to(device)
+
+
+def check_names(makers: Mapping[str, Maker], remove: Sequence[str], keep: Sequence[str]) -> None:
+    """Refuse names that a module already uses, unknown stages, and the removal of a stage that must stay."""
+    for name in makers:
+        if "." in name or hasattr(nn.Sequential(), name):
+            raise StageError(f"a stage cannot be called {name!r}: modules use this name themselves")
+    for name in remove:
+        if name not in makers:
+            raise StageError(f"{unknown('stage', name, makers)} (the stages: {', '.join(makers)})")
+        if name == list(makers)[-1]:
+            raise StageError(f"stage {name!r} is the last and cannot be removed: it gives one number for each class")
+        if name in keep:
+            raise StageError(f"stage {name!r} cannot be removed: the stages around it would no longer fit in meaning")
+
+
+def shape_after(stage: nn.Module, shape: Shape) -> Shape:
+    """Return the shape that leaves `stage` when `shape` arrives, from a forward pass on the meta device in eval mode.
+
+    Raises `ValueError` when the stage swallows the batch axis or leaves nothing.
+    """
+    with torch.no_grad():
+        out = stage.eval()(torch.empty(2, *shape, device="meta"))
+    stage.train()
+    after = tuple(out.shape)
+    if after[:1] != (2,) or 0 in after:
+        raise ValueError(f"turns {describe_shape((2, *shape))} into {describe_shape(after)}")
+    return after[1:]
+
+
+def guard_size(name: str, stage: nn.Module, shape: Shape, remove: Sequence[str], limit: int) -> None:
+    """Refuse a stage of more than `limit` parameters while it has no memory yet."""
+    size = sum(parameter.numel() for parameter in stage.parameters())
+    if size > limit:
+        raise StageError(
+            f"stage {name!r} would have {size:,} parameters, more than {limit:,} "
+            f"({describe_shape(shape)} arrives{without(remove)})"
+        )
+
+
+def materialise(stage: nn.Module, name: str, seed: int, init: Initialise | None) -> None:
+    """Give every leaf of a meta stage its memory and its initial values, drawn from `(seed, path of the leaf)`.
+
+    Raises `TypeError` for a leaf that owns tensors and has no `reset_parameters` to set them.
+    """
+    before = torch.default_generator.get_state()
+    for path, leaf in stage.named_modules(prefix=name):
+        if not (list(leaf.parameters(recurse=False)) or list(leaf.buffers(recurse=False))):
+            continue
+        reset = getattr(leaf, "reset_parameters", None)
+        if reset is None:
+            raise TypeError(f"{path} ({type(leaf).__name__}) owns tensors but has no reset_parameters")
+        leaf.to_empty(device="cpu", recurse=False)
+        # The default generator alone: torch.manual_seed would also reseed every accelerator.
+        torch.default_generator.manual_seed(int(generator(seed, path).integers(2**32)))
+        reset()
+        if init is not None:
+            init(leaf)
+    torch.default_generator.set_state(before)
+
+
+def describe_shape(shape: Shape) -> str:
+    """Write a shape as people do: 16×5×5."""
+    return "×".join(str(size) for size in shape)
+
+
+def without(remove: Sequence[str]) -> str:
+    """Say which stages were removed, or nothing."""
+    return f", without {', '.join(remove)}" if remove else ""
+
+
+def walk(net: nn.Sequential, x: Tensor, upto: str | None = None) -> Iterator[tuple[str, Tensor]]:
+    """Yield `(stage name, what leaves it)` in order, ending after the stage `upto`.
+
+    Raises `StageError` when `upto` is no stage, `TypeError` when `net` is a wrapper around the stages.
+    """
+    if not isinstance(net, nn.Sequential):
+        raise TypeError(f"walk reads the stages of a Sequential, not of {type(net).__name__}: pass the network itself")
+    names = [name for name, _ in net.named_children()]
+    if upto is not None and upto not in names:
+        raise StageError(str(unknown("stage", upto, names)))
+    for name, stage in net.named_children():
+        x = stage(x)
+        yield name, x
+        if name == upto:
+            return
+
+
+def tail(net: nn.Sequential, after: str) -> nn.Sequential:
+    """Return the stages that follow `after` as a network that shares their modules and the training mode."""
+    names = [name for name, _ in net.named_children()]
+    if after not in names:
+        raise StageError(str(unknown("stage", after, names)))
+    rest = nn.Sequential(OrderedDict(list(net.named_children())[names.index(after) + 1 :]))
+    rest.training = net.training
+    return rest
+
+
+@contextlib.contextmanager
+def record(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    """Keep what leaves the named modules (paths of `named_modules`) during the forward pass inside the context.
+
+    What is kept is cloned, because a later in-place operation would overwrite it.
+
+    Raises `StageError` for an unknown path, `RuntimeError` when a module runs twice.
+    """
+    modules = dict(model.named_modules())
+    kept: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Callable[[nn.Module, object, Tensor], None]:
+        def hook(module: nn.Module, inputs: object, output: Tensor) -> None:
+            if name in kept:
+                raise RuntimeError(f"{name} ran twice: one name cannot stand for two activations")
+            kept[name] = output.clone()
+
+        return hook
+
+    for name in names:
+        if name not in modules:
+            raise StageError(str(unknown("module", name, filter(None, modules))))
+    handles = [modules[name].register_forward_hook(keep(name)) for name in names]
+    try:
+        yield kept
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class Add(nn.Module):
+    """The sum of named branches that read the same input, then `after`."""
+
+    def __init__(self, after: nn.Module | None = None, **branches: nn.Module) -> None:
+        super().__init__()
+        self.names = tuple(branches)
+        for name, branch in branches.items():
+            self.add_module(name, branch)
+        self.after = after if after is not None else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs = [getattr(self, name)(x) for name in self.names]
+        if x.is_meta and len({out.shape for out in outputs}) > 1:  # addition would broadcast silently
+            raise ValueError(f"branches differ: {', '.join(describe_shape(tuple(out.shape[1:])) for out in outputs)}")
+        total = outputs[0]
+        for out in outputs[1:]:
+            total = total + out
+        return self.after(total)  # type: ignore[no-any-return]
+
+
+class Concat(nn.Module):
+    """Named branches that read the same input, joined along the channels."""
+
+    def __init__(self, **branches: nn.Module) -> None:
+        super().__init__()
+        self.names = tuple(branches)
+        for name, branch in branches.items():
+            self.add_module(name, branch)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([getattr(self, name)(x) for name in self.names], dim=1)
