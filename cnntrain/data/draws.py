@@ -1,0 +1,3 @@
+"""The project's random draws, where the data's modules look for them."""
+
+from cnntrain.draws import generator as generator
