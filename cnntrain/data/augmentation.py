@@ -159,6 +159,7 @@ def colour(
 
     def pixels(x: Tensor, drawn: Tensor) -> Tensor:
         by = drawn.unbind(1)
+        x = x.contiguous()  # channel by channel: beside each other, three grey values a pixel cost several times more
         if brightness > 0:
             x = adjust_brightness(x, by[0])
         if contrast > 0:
