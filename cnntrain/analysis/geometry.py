@@ -51,7 +51,7 @@ Spans = tuple[Span, Span]  # height, width
 
 @dataclass(frozen=True)
 class Cost:
-    """Multiplications of one image's forward pass, and connections: each input or bias of each unit that has weights."""
+    """Multiplications of one image's forward pass, and connections: every input or bias of a unit that has weights."""
 
     macs: int = 0
     connections: int = 0
@@ -62,7 +62,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class StageGeometry:
-    """One row of a network's table; receptive field and stride are (height, width), a stride of None sees everything."""
+    """One row of a network's table; receptive field and stride are (height, width), with stride None all is seen."""
 
     name: str
     out_shape: Shape
@@ -140,7 +140,7 @@ def leaf_spans(leaf: nn.Module, shape: Shape, spans: Spans) -> Spans:
         if isinstance(leaf, nn.AdaptiveAvgPool2d) and leaf.output_size not in (1, (1, 1)):
             raise TypeError(f"the receptive field through {leaf} is not known: its windows differ in size")
         return (spans[0].whole(shape[1]), spans[1].whole(shape[2])) if len(shape) == 3 else spans
-    if isinstance(leaf, nn.Linear | RadialBasis) or isinstance(leaf, POINTWISE):
+    if isinstance(leaf, (nn.Linear, RadialBasis, *POINTWISE)):
         return spans
     height, width = window(leaf)
     return spans[0].after(height), spans[1].after(width)

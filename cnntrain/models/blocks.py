@@ -125,7 +125,7 @@ def global_average() -> Maker:
 
 
 class PadShortcut(nn.Module):
-    """Every `stride`-th position, and zero channels appended: the parameter-free shortcut (He et al. 2016, option A)."""
+    """Every `stride`-th position, and zero channels appended: no parameters (He et al. 2016, option A)."""
 
     def __init__(self, stride: int, extra: int) -> None:
         super().__init__()

@@ -128,7 +128,10 @@ class PartialConv2d(nn.Module):
     def dense_weight(self) -> Tensor:
         """Return the kernels as [outputs, inputs, kernel, kernel], zero where the table has no connection."""
         shape = (self.out_channels, self.in_channels, *self.kernel_size)
-        rows = torch.tensor(self.outputs, device=self.weight.device), torch.tensor(self.inputs, device=self.weight.device)
+        rows = (
+            torch.tensor(self.outputs, device=self.weight.device),
+            torch.tensor(self.inputs, device=self.weight.device),
+        )
         return self.weight.new_zeros(shape).index_put(rows, self.weight)
 
     def forward(self, x: Tensor) -> Tensor:

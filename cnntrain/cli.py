@@ -1,0 +1,76 @@
+"""The command `cnntrain`: hand the words to their command; the standard library only, so that help is instant."""
+
+import sys
+from pathlib import Path
+
+from cnntrain import __version__
+
+COMMANDS: dict[str, str] = {
+    "fit": "train a network; the run's folder keeps its configuration, metrics and weights",
+    "eval": "measure a trained network on validation or test images",
+    "predict": "label images with a trained network",
+    "describe": "list a network's stages with shapes, parameters and operations",
+}
+
+USAGE = """\
+cnntrain trains, evaluates and explains convolutional networks from a line of words.
+
+usage: cnntrain <command> [key=value ...] [flags]
+
+commands:
+{commands}
+
+examples:
+  cnntrain fit model=lenet5 dataset=mnist trainer.epochs=10
+  cnntrain eval run=runs/fit/lenet5-mnist/<time>_<id> split=test
+  cnntrain describe model=alexnet model.remove=[fc6,fc7] --json
+
+A command's own options:  cnntrain fit --help
+Its full configuration:   cnntrain fit model=alexnet --cfg job
+Several runs at once:     cnntrain fit -m model=lenet5,alexnet seed=0,1,2
+Tab completion:           eval "$(cnntrain completion bash)"    (in ~/.bashrc; zsh the same way)
+                          cnntrain completion fish | source     (in ~/.config/fish/config.fish)
+"""
+
+
+def usage() -> str:
+    """Return the text of `cnntrain --help`."""
+    width = max(map(len, COMMANDS))
+    return USAGE.format(commands="\n".join(f"  {name:<{width}}  {phrase}" for name, phrase in COMMANDS.items()))
+
+
+def config_dir() -> Path:
+    """Return the folder of the configuration: inside an installed package, beside the package in a checkout."""
+    package = Path(__file__).resolve().parent
+    inside = package / "conf"
+    return inside if inside.is_dir() else package.parent / "conf"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command line (`sys.argv` unless given) and return its exit code."""
+    command, *words = (sys.argv[1:] if argv is None else argv) or [""]
+    if command == "help" and words:
+        command, words = words[0], ["--help"]
+    if command in COMMANDS:
+        from cnntrain.launch import launch
+
+        return launch(command, words)
+    if command == "completion":
+        from cnntrain.completion import main as completion
+
+        return completion(words)
+    if command in ("--help", "-h", "help"):
+        print(usage(), end="")
+        return 0
+    if command in ("--version", "-V"):
+        print(f"cnntrain {__version__}")
+        return 0
+    if not command:
+        print(usage(), end="", file=sys.stderr)
+        return 2
+    from cnntrain.errors import unknown
+
+    kind = "flag" if command.startswith("-") else "command"
+    choices = ["--help", "--version"] if kind == "flag" else [*COMMANDS, "completion", "help"]
+    print(f"cnntrain: {unknown(kind, command, choices)}", file=sys.stderr)
+    return 2

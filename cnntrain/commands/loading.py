@@ -1,0 +1,107 @@
+"""Networks back from run folders."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cnntrain import config, runs
+from cnntrain.data.sources import Card, Dataset
+from cnntrain.errors import CheckpointError, InputError
+from cnntrain.models.stages import describe_shape
+from cnntrain.progress import say
+from cnntrain.training import checkpoints
+
+
+def read_card(record: Mapping[str, Any]) -> Card:
+    """Return the card of the dataset that a run was trained on."""
+    data = record["data"]
+    channels, height, width = data["shape"]
+    return Card(
+        data["name"], tuple(data["classes"]), (channels, height, width), tuple(data["mean"]), tuple(data["std"])
+    )
+
+
+def load_run(folder: Path, weights: str) -> tuple[nn.Sequential, Card, dict[str, Any]]:
+    """Return a run's network with its best or last weights (the moving average's where one is kept), card, and config.
+
+    Raises `CheckpointError` when the weights are missing, damaged or those of another network.
+    """
+    settings, record = runs.read_json(folder / runs.CONFIG), runs.read_json(folder / runs.RECORD)
+    card = read_card(record)
+    net = config.build_model(settings["model"], card, seed=settings["seed"])
+    path = folder / "checkpoints" / f"{weights}.pt"
+    load_weights(net, path)
+    return net.eval(), card, settings
+
+
+def stored_weights(path: Path) -> dict[str, Tensor]:
+    """Return the state dict to evaluate from a checkpoint."""
+    state = checkpoints.load(path)
+    weights = state.get("ema", state.get("model"))
+    if not isinstance(weights, dict):
+        raise CheckpointError(f"{path} holds no weights")
+    return weights
+
+
+def load_weights(net: nn.Module, path: Path) -> None:
+    """Fill a network from a checkpoint; differing keys or shapes are named in a `CheckpointError`."""
+    weights, own = stored_weights(path), net.state_dict()
+    differing = sorted(
+        key
+        for key in weights.keys() | own.keys()
+        if key not in weights or key not in own or weights[key].shape != own[key].shape
+    )
+    if differing:
+        more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
+        raise CheckpointError(f"{path} belongs to another network: {', '.join(differing[:5])}{more} differ")
+    net.load_state_dict(weights)
+
+
+def start_from(net: nn.Sequential, run: str) -> dict[str, Any]:
+    """Give a new network the stages of a run whose tensors fit; return which were kept and which are new.
+
+    Raises `InputError` when no stage fits.
+    """
+    folder = runs.find(run)
+    weights = stored_weights(folder / "checkpoints" / "best.pt")
+    kept, new = [], []
+    with torch.no_grad():
+        for name, stage in net.named_children():
+            own = stage.state_dict(prefix=f"{name}.")
+            if not own:
+                continue
+            if all(key in weights and weights[key].shape == tensor.shape for key, tensor in own.items()):
+                stage.load_state_dict({key.removeprefix(f"{name}."): weights[key] for key in own})
+                kept.append(name)
+            else:
+                new.append(name)
+    if not kept:
+        raise InputError(f"init_from={run}: none of its stages fits this network")
+    say(f"starting from {folder}: kept {', '.join(kept)}; new {', '.join(new) or 'none'}")
+    return {"run": str(folder), "kept": kept, "new": new}
+
+
+def run_dataset(
+    settings: Mapping[str, Any], card: Card, other: Mapping[str, Any] | None, data_root: str
+) -> tuple[Dataset, int]:
+    """Return the dataset to evaluate a run on and its number of workers: the run's own, changed or replaced by `other`.
+
+    Raises `InputError` when classes or image shape are not those that the network knows.
+    """
+    own = dict(settings["dataset"])
+    options = own if other is None else dict(other)
+    renamed = options.get("name", own["name"]) != own["name"]
+    options = config.fit_images(options, card) if renamed else own | options
+    found = config.dataset_card(options, data_root)
+    if set(found.classes) != set(card.classes):
+        lacking = sorted(set(card.classes) ^ set(found.classes))
+        raise InputError(f"{found.name} has other classes than the run: {', '.join(lacking[:5])} differ")
+    if found.shape != card.shape:
+        raise InputError(
+            f"{found.name} has {describe_shape(found.shape)} images, the network takes {describe_shape(card.shape)}"
+        )
+    options["classes"] = list(card.classes)  # their order is the run's
+    return config.load_dataset(options, data_root, settings["seed"]), options["workers"]

@@ -1,0 +1,227 @@
+"""The datasets by name: what is known of each, and its splits ready for training."""
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+
+from cnntrain.bounds import Count, NonNegative, Positive
+from cnntrain.data.downloads import DOWNLOADS, card_of, reader_of
+from cnntrain.data.folder import folder_card, read_folder
+from cnntrain.data.images import resized
+from cnntrain.data.sources import Card, Dataset, Files, Pixels, Progress, Split, resident, statistics
+from cnntrain.data.splits import carve, class_weights, counts_of, keep_card, keep_classes, subset
+from cnntrain.draws import generator
+from cnntrain.errors import InputError, unknown
+
+__all__ = ["DATASETS", "Card", "Dataset", "DatasetEntry", "Split", "class_weights", "describe", "fingerprint", "load"]
+
+TEST_SIZE = 0.2  # of a folder that brings no test images
+
+
+class DatasetEntry(NamedTuple):
+    """A dataset: its card and its splits, as functions of the root and the same options."""
+
+    card: Callable[..., Card]
+    read: Callable[..., Dataset]
+
+
+def digits_card(root: Path, *, image_size: Count = 28) -> Card:
+    """Return the card of scikit-learn's handwritten digits, enlarged from 8 to `image_size` pixels a side."""
+    return Card("digits", tuple("0123456789"), (1, image_size, image_size), (0.3053,), (0.3352,))
+
+
+def read_digits(root: Path, *, image_size: Count = 28) -> Dataset:
+    """Return scikit-learn's 1,797 handwritten digits (values 0 to 16), 360 of them as the test set."""
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    pixels = torch.from_numpy(images).float().reshape(-1, 8, 8, 1) * (255 / 16)
+    everything = Split(Pixels(resized(pixels, image_size)), torch.from_numpy(labels).long())
+    card = digits_card(root, image_size=image_size)
+    train, test = carve(everything, card, 360, "test", "the test set")
+    return Dataset(card, train, None, test)
+
+
+def synthetic_card(
+    root: Path,
+    *,
+    image_size: Count = 28,
+    channels: Literal[1, 3] = 1,
+    num_classes: Count = 10,
+    train_images: Count = 512,
+    test_images: Count = 256,
+) -> Card:
+    """Return the card of the drawn gratings, whose mean and standard deviation follow from how they are drawn."""
+    classes = tuple(f"grating{number}" for number in range(num_classes))
+    shape = (channels, image_size, image_size)
+    return Card("synthetic", classes, shape, (0.5,) * channels, (math.sqrt(0.25**2 / 2 + 0.1**2),) * channels)
+
+
+def read_synthetic(
+    root: Path,
+    *,
+    image_size: Count = 28,
+    channels: Literal[1, 3] = 1,
+    num_classes: Count = 10,
+    train_images: Count = 512,
+    test_images: Count = 256,
+) -> Dataset:
+    """Return gratings in noise whose direction and frequency tell the class: the same images on every call."""
+    card = synthetic_card(root, image_size=image_size, channels=channels, num_classes=num_classes)
+    return Dataset(card, gratings(card, train_images, "train"), None, gratings(card, test_images, "test"))
+
+
+def gratings(card: Card, number: int, part: str) -> Split:
+    """Draw `number` images 0.5 + 0.25 sin(wave + phase) + 0.1 noise, the classes in turn."""
+    channels, size, _ = card.shape
+    rng = generator(0, card.name, part)
+    labels = np.arange(number) % len(card.classes)
+    angle, cycles = np.pi * labels / len(card.classes), 2 + labels % 3
+    y, x = np.mgrid[:size, :size] / size
+    along = np.cos(angle)[:, None, None] * x + np.sin(angle)[:, None, None] * y
+    # The phase varies by an eighth of a wave only: with all phases each class would average to grey.
+    phase = rng.uniform(-np.pi / 4, np.pi / 4, (number, 1, 1))
+    wave = 0.25 * np.sin(2 * np.pi * cycles[:, None, None] * along + phase)
+    noise = 0.1 * rng.standard_normal((number, size, size, channels))
+    images = ((0.5 + wave[..., None] + noise) * 255).round().clip(0, 255).astype(np.uint8)
+    return Split(Pixels(torch.from_numpy(images)), torch.from_numpy(labels))
+
+
+DATASETS: dict[str, DatasetEntry] = {
+    "digits": DatasetEntry(digits_card, read_digits),
+    **{name: DatasetEntry(card_of(name), reader_of(name)) for name in DOWNLOADS},
+    "folder": DatasetEntry(folder_card, read_folder),
+    "synthetic": DatasetEntry(synthetic_card, read_synthetic),
+}
+
+
+def entry_of(name: str) -> DatasetEntry:
+    """Return the dataset of this name, or raise the InputError that knows the nearest one."""
+    if name not in DATASETS:
+        raise unknown("dataset", name, DATASETS)
+    return DATASETS[name]
+
+
+def describe(name: str, root: Path, options: Mapping[str, Any], *, classes: Sequence[str] | None = None) -> Card:
+    """Return the card of a dataset without reading its pixels; only `folder` needs its files for that.
+
+    `options` are the keyword options of the dataset's card function. For `folder`, mean and standard deviation are 0
+    and 1 until it is loaded. InputError for an unknown dataset or class, or a folder that cannot be one.
+    """
+    return checked_classes(keep_card(entry_of(name).card(Path(root), **options), classes))
+
+
+def load(
+    name: str,
+    root: Path,
+    options: Mapping[str, Any],
+    *,
+    train_size: Positive | None = None,
+    val_size: NonNegative = 0.1,
+    classes: Sequence[str] | None = None,
+    workers: int = 0,
+    seed: int = 0,
+    on_progress: Progress | None = None,
+) -> Dataset:
+    """Return a dataset with its images divided into training, validation and test.
+
+    Validation is carved from the training images, `val_size` of them (a number or a fraction), the same for every seed;
+    0 carves none. A dataset that brings validation and test images keeps them; one that brings validation images only
+    has them as its test set; one without either gives a fifth of its images as its test set. `train_size` then keeps
+    that many of the training images, drawn by `seed`. `workers=0` holds all images in memory. InputError for anything
+    in the data or the sizes that training would stumble over.
+    """
+    whole = entry_of(name).read(Path(root), **options)
+    card = checked_classes(keep_card(whole.card, classes))
+    if classes is not None:
+        whole = filtered(whole, classes)
+    check(whole, card)
+    train, val, test = whole.train, whole.val, whole.test
+    if test is None:
+        test, val = val, None
+    if test is None:
+        train, test = carve(train, card, TEST_SIZE, "test", "the test set")
+    if val is None and val_size:
+        train, val = carve(train, card, val_size, "validation", "dataset.val_size")
+    pool = train  # before train_size, so that the images are normalised alike whatever it is
+    if train_size is not None:
+        train = subset(train, card, train_size, seed)
+    if workers == 0:
+        train, test = in_memory(train, on_progress), in_memory(test, on_progress)
+        val = val and in_memory(val, on_progress)
+    if isinstance(pool.source, Files):
+        mean, std = statistics((train if train_size is None else pool).source)
+        card = replace(card, mean=mean, std=std)
+    return Dataset(card, train, val, test, whole.skipped)
+
+
+def filtered(whole: Dataset, classes: Sequence[str]) -> Dataset:
+    """Return the images of these classes only."""
+
+    def kept(split: Split) -> Split:
+        return keep_classes(split, whole.card.classes, classes)
+
+    return replace(
+        whole, train=kept(whole.train), val=whole.val and kept(whole.val), test=whole.test and kept(whole.test)
+    )
+
+
+def splits_of(dataset: Dataset) -> tuple[Split, Split | None, Split | None]:
+    """Return train, val and test."""
+    return dataset.train, dataset.val, dataset.test
+
+
+def in_memory(split: Split, on_progress: Progress | None) -> Split:
+    """Return the split with its images in memory."""
+    return Split(resident(split.source, on_progress), split.labels)
+
+
+def checked_classes(card: Card) -> Card:
+    """Return `card`, or raise an InputError when there is nothing to tell apart."""
+    if len(card.classes) < 2:
+        raise InputError(f"a classifier needs at least two classes; {card.name} is left with {len(card.classes)}")
+    return card
+
+
+def check(dataset: Dataset, card: Card) -> None:
+    """Raise an InputError for a split without images, a label without a class, or a class without training images."""
+    for name, split in zip(("training", "validation", "test"), splits_of(dataset), strict=True):
+        if split is None:
+            continue
+        if len(split) == 0:
+            raise InputError(f"the {name} set of {card.name} holds no images")
+        if len(split) != len(split.source):
+            raise InputError(f"the {name} set of {card.name} has {len(split.source)} images but {len(split)} labels")
+        low, high = int(split.labels.min()), int(split.labels.max())
+        if low < 0 or high >= len(card.classes):
+            wrong = low if low < 0 else high
+            raise InputError(
+                f"the {name} set of {card.name} has the label {wrong}; its {len(card.classes)} classes are numbered "
+                f"0 to {len(card.classes) - 1}"
+            )
+    counts = counts_of(dataset.train.labels, len(card.classes))
+    if counts.min() == 0:
+        raise InputError(f"class {card.classes[int(counts.argmin())]!r} of {card.name} has no training images")
+
+
+def fingerprint(dataset: Dataset) -> str:
+    """Return a short digest of the labels and the pixels, or, of files, their relative paths and sizes in bytes."""
+    digest = hashlib.sha256()
+    for name, split in zip(("train", "val", "test"), splits_of(dataset), strict=True):
+        if split is None:
+            continue
+        digest.update(f"{name} {len(split)} {split.source.shape}".encode())
+        digest.update(split.labels.numpy().tobytes())
+        if isinstance(split.source, Pixels):
+            digest.update(split.source.images.contiguous().numpy().data)
+        elif isinstance(split.source, Files):
+            for position in range(len(split)):
+                path = split.source.path(position)
+                digest.update(f"{path.relative_to(split.source.root)} {path.stat().st_size}\n".encode())
+    return digest.hexdigest()[:16]

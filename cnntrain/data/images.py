@@ -1,0 +1,126 @@
+"""Image files and their pixels: decoding with Pillow, scaling, and what is refused."""
+
+import functools
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from cnntrain.errors import InputError
+
+
+@contextmanager
+def pillow_rules() -> Iterator[None]:
+    """Make a decompression bomb an error and silence what Pillow says about metadata.
+
+    Warning filters belong to the process: enter once around a pool of threads, not in each of them.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+@functools.cache
+def formats() -> tuple[str, ...]:
+    """Return the formats that Pillow opens by itself: EPS would start another program, Ghostscript."""
+    Image.preinit()  # first the common formats, so that they are tried first
+    Image.init()
+    return tuple(name for name in Image.ID if name != "EPS")
+
+
+@functools.cache
+def suffixes() -> frozenset[str]:
+    """Return the file suffixes of `formats`, in lower case."""
+    known = set(formats())
+    return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in known)
+
+
+def upright_size(path: Path) -> tuple[int, int]:
+    """Return the (height, width) in which the file is seen, from its header; a bad file is an InputError."""
+    try:
+        with Image.open(path, formats=formats()) as image:
+            width, height = image.size
+            turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)  # 0x0112 is Orientation (Exif 2.3, section 4.6.4)
+    except Exception as error:
+        raise bad_file(path, error) from error
+    return (width, height) if turned else (height, width)
+
+
+def decode(path: Path, size: tuple[int, int], channels: int, *, resize: bool) -> np.ndarray:
+    """Return one image file as uint8 [H, W, C], upright by its EXIF orientation, without its transparency.
+
+    Bilinear with antialiasing; the smaller ratio of the sides is filled and the rest cropped evenly. A file that cannot
+    be read to its end, or has another `size` without `resize`, is an InputError that names it.
+    """
+    try:
+        with Image.open(path, formats=formats()) as image:
+            ImageOps.exif_transpose(image, in_place=True)
+            upright = as_8_bit(image, channels)
+    except Exception as error:  # the plugins raise whatever a damaged file makes them stumble over
+        raise bad_file(path, error) from error
+    height, width = size
+    if upright.size != (width, height):
+        if not resize:
+            found = f"{upright.height}x{upright.width}"
+            raise InputError(f"{path} is {found}, other images {height}x{width}; give dataset.image_size to resize all")
+        upright = cover(upright, size)
+    return np.asarray(upright).reshape(height, width, channels)
+
+
+def as_8_bit(image: Image.Image, channels: int) -> Image.Image:
+    """Return `image` in RGB (3 channels) or grey (1; ITU-R 601 luma); 16-bit values are scaled, not cut off."""
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image).clip(0, 65535).astype(np.float64) / 257).round().astype(np.uint8))
+    elif image.mode == "F":
+        raise ValueError("floating-point pixels have no known range")
+    elif image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # a palette with alpha goes to RGB by way of its full colours
+    mode = "RGB" if channels == 3 else "L"
+    if image.mode != mode:
+        return image.convert(mode)
+    image.load()
+    return image
+
+
+def cover(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Scale `image` until it just covers `size` (height, width), then cut out the centre."""
+    height, width = size
+    scale = max(height / image.height, width / image.width)
+    wide, high = max(width, round(image.width * scale)), max(height, round(image.height * scale))
+    scaled = image.resize((wide, high), Image.Resampling.BILINEAR)
+    left, top = (wide - width) // 2, (high - height) // 2
+    return scaled.crop((left, top, left + width, top + height))
+
+
+def bad_file(path: Path, error: Exception) -> InputError:
+    """Build the one-line error that names a file which is no readable image."""
+    if isinstance(error, FileNotFoundError):
+        reason = "there is no such file"
+    elif path.is_file() and path.stat().st_size == 0:
+        reason = "the file is empty"
+    elif isinstance(error, UnidentifiedImageError):
+        reason = "it is no image in a format that Pillow knows"
+    elif isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
+        reason = f"it has more than {Image.MAX_IMAGE_PIXELS:,} pixels, which could be a decompression bomb"
+    else:
+        reason = f"{error}" or type(error).__name__
+    return InputError(f"cannot read {path}: {reason}")
+
+
+def resized(images: Tensor, size: int) -> Tensor:
+    """Return uint8 or float images [N, H, W, C] as uint8 [N, size, size, C], bilinear with antialiasing."""
+    if images.dtype == torch.uint8 and images.shape[1:3] == (size, size):
+        return images
+    result = torch.empty(len(images), size, size, images.shape[3], dtype=torch.uint8)
+    for start in range(0, len(images), 1024):  # in parts, for the sake of memory
+        part = images[start : start + 1024].permute(0, 3, 1, 2).float()
+        scaled = F.interpolate(part, (size, size), mode="bilinear", antialias=True).round().clamp(0, 255)
+        result[start : start + 1024] = scaled.permute(0, 2, 3, 1).to(torch.uint8)
+    return result

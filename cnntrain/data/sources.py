@@ -1,0 +1,207 @@
+"""Images of one size, read by index as uint8 [B, H, W, C] from memory or from files; datasets are made of them."""
+
+import os
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from cnntrain.data.images import decode, pillow_rules
+from cnntrain.errors import InputError
+
+Progress = Callable[[int, int], None]  # called with the images done and the images in all
+
+CHUNK = 64  # images a task of the thread pool decodes
+
+
+class Source(Protocol):
+    """Images of one size, read by index."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width and channels (1 or 3)."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: Sequence[int] | np.ndarray) -> Tensor:
+        """Return the images at `index`, uint8 [B, H, W, C]."""
+        ...
+
+    def take(self, index: np.ndarray) -> "Source":
+        """Return the source of the images at `index`, in that order."""
+        ...
+
+
+class Pixels:
+    """Images that lie in memory: `images`, uint8 [N, H, W, C]."""
+
+    def __init__(self, images: Tensor) -> None:
+        self.images = images
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        height, width, channels = self.images.shape[1:]
+        return height, width, channels
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def read(self, index: Sequence[int] | np.ndarray) -> Tensor:
+        return self.images[torch.from_numpy(np.array(index, dtype=np.int64))]
+
+    def take(self, index: np.ndarray) -> "Pixels":
+        return Pixels(self.read(index))
+
+
+class Files:
+    """Image files that are decoded when they are read; picklable, and a subset shares the list of paths.
+
+    `paths` are relative to `root` and `index` says which of them are meant. `size` is (height, width). With `resize`
+    an image is scaled until it covers `size` and cropped at its centre; without, one of another size is an InputError.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        paths: Sequence[str],
+        size: tuple[int, int],
+        channels: int,
+        *,
+        resize: bool,
+        index: np.ndarray | None = None,
+    ) -> None:
+        self.root, self.paths, self.size, self.channels, self.resize = root, paths, size, channels, resize
+        self.index = np.arange(len(paths)) if index is None else index
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return *self.size, self.channels
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def path(self, position: int) -> Path:
+        """Return the file of the image at `position`."""
+        return self.root / self.paths[int(self.index[position])]
+
+    def read(self, index: Sequence[int] | np.ndarray) -> Tensor:
+        images = torch.empty(len(index), *self.shape, dtype=torch.uint8)
+        with pillow_rules():
+            for place, position in zip(images.numpy(), index, strict=True):
+                place[...] = self.decode(int(position))
+        return images
+
+    def take(self, index: np.ndarray) -> "Files":
+        return Files(
+            self.root, self.paths, self.size, self.channels, resize=self.resize, index=self.index[np.asarray(index)]
+        )
+
+    def decode(self, position: int) -> np.ndarray:
+        """Return the image at `position`, uint8 [H, W, C]; a bad file is an InputError that names it."""
+        return decode(self.path(position), self.size, self.channels, resize=self.resize)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images and their labels, int64 [N]."""
+
+    source: Source
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, index: np.ndarray) -> "Split":
+        """Return the images at `index`, in that order."""
+        return Split(self.source.take(index), self.labels[torch.as_tensor(index)])
+
+
+@dataclass(frozen=True)
+class Card:
+    """What is known of a dataset before its pixels are read.
+
+    `shape` is (channels, height, width); `mean` and `std` are those of the training pixels in 0..1, one a channel.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The splits of a dataset; `skipped` names the bad files that were left out."""
+
+    card: Card
+    train: Split
+    val: Split | None
+    test: Split | None
+    skipped: tuple[str, ...] = ()
+
+
+def decode_all(
+    files: Files, images: np.ndarray | None, on_progress: Progress | None = None
+) -> Generator[tuple[int, InputError], None, None]:
+    """Decode every file with a pool of threads into `images` (None: only to see whether they can be read).
+
+    Yields the position and the error of each bad file, in the files' order. Progress goes to `on_progress`, or else to
+    a bar on standard error where that is a terminal.
+    """
+
+    def chunk(start: int) -> list[tuple[int, InputError]]:
+        bad = []
+        for position in range(start, min(start + CHUNK, len(files))):
+            try:
+                image = files.decode(position)
+            except InputError as error:
+                bad.append((position, error))
+            else:
+                if images is not None:
+                    images[position] = image
+        return bad
+
+    starts = range(0, len(files), CHUNK)
+    pool = ThreadPoolExecutor(min(16, os.cpu_count() or 1))
+    bar = tqdm(total=len(files), desc="decoding", unit="image", leave=False, disable=True if on_progress else None)
+    try:
+        with pillow_rules(), bar:
+            for start, bad in zip(starts, pool.map(chunk, starts), strict=True):
+                yield from bad
+                done = min(start + CHUNK, len(files))
+                bar.update(done - start)
+                if on_progress is not None:
+                    on_progress(done, len(files))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def resident(source: Source, on_progress: Progress | None = None) -> Pixels:
+    """Return `source` with its images in memory; the first bad file is an InputError that names it."""
+    if isinstance(source, Pixels):
+        return source
+    if not isinstance(source, Files):
+        return Pixels(source.read(np.arange(len(source))))
+    images = torch.empty(len(source), *source.shape, dtype=torch.uint8)
+    with closing(decode_all(source, images.numpy(), on_progress)) as bad_files:
+        for _, error in bad_files:
+            raise error
+    return Pixels(images)
+
+
+def statistics(source: Source, most: int = 2000) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return each channel's mean and standard deviation in 0..1, over at most `most` evenly spaced images."""
+    index = np.linspace(0, len(source) - 1, min(len(source), most)).round().astype(np.int64)
+    pixels = resident(source.take(index)).images.reshape(-1, source.shape[2]).double() / 255
+    # A channel of one value has no deviation, and dividing by it must stay possible.
+    deviation = pixels.std(dim=0, correction=0).clamp(min=1 / 255)
+    return tuple(pixels.mean(dim=0).tolist()), tuple(deviation.tolist())

@@ -1,0 +1,123 @@
+"""How the images of a dataset are divided: stratified, exact in number, and the same on every machine."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cnntrain.data.sources import Card, Split
+from cnntrain.draws import generator
+from cnntrain.errors import InputError, unknown
+
+
+def class_numbers(classes: Sequence[str], wanted: Sequence[str]) -> list[int]:
+    """Return the label of each wanted class; an unknown or repeated name is an InputError."""
+    for name in wanted:
+        if name not in classes:
+            raise unknown("class", name, classes)
+    if len(set(wanted)) < len(wanted):
+        raise InputError(f"dataset.classes names a class twice: {', '.join(wanted)}")
+    return [classes.index(name) for name in wanted]
+
+
+def keep_card(card: Card, classes: Sequence[str] | None) -> Card:
+    """Return the card of these classes only, in this order; None keeps all."""
+    if classes is None:
+        return card
+    class_numbers(card.classes, classes)
+    return replace(card, classes=tuple(classes))
+
+
+def keep_classes(split: Split, classes: Sequence[str], wanted: Sequence[str]) -> Split:
+    """Return the images of the wanted classes, labels renumbered in the order of `wanted`."""
+    numbers = class_numbers(classes, wanted)
+    renumbered = np.full(len(classes), -1)
+    renumbered[numbers] = np.arange(len(numbers))
+    labels = renumbered[split.labels.numpy()]
+    index = np.flatnonzero(labels >= 0)
+    return Split(split.source.take(index), torch.from_numpy(labels[index]))
+
+
+def images_meant(size: float, total: int, key: str, least: int) -> int:
+    """Return how many of `total` images `size` means: a whole number counts, a fraction is of the total.
+
+    A fraction means at least `least` images; a number below it or above the total is an InputError.
+    """
+    if isinstance(size, int):
+        if least <= size <= total:
+            return size
+        raise InputError(f"{key} is {size}; it must lie between {least} (one image a class) and {total}")
+    if 0 <= size <= 1:
+        return max(least, int(size * total + 0.5))
+    raise InputError(f"{key} is {size}; a fraction lies between 0 and 1, a number of images is whole")
+
+
+def allocate(counts: np.ndarray, total: int, *, spare: int = 0) -> np.ndarray:
+    """Share `total` among classes of `counts` images in proportion, by largest remainders.
+
+    Each class gives at least one image and keeps at least `spare`. Ties go to the first class.
+    """
+    quota = counts * total / counts.sum()
+    highest = counts - spare
+    shares: np.ndarray = np.clip(np.floor(quota).astype(np.int64), 1, highest)
+    while (missing := total - shares.sum()) != 0:
+        gap = np.where(shares < highest, quota - shares, -np.inf) if missing > 0 else shares - quota
+        if missing < 0:
+            gap = np.where(shares > 1, gap, -np.inf)
+        shares[np.argmax(gap)] += np.sign(missing)
+    return shares
+
+
+def stratified(labels: Tensor, classes: Sequence[str], shares: np.ndarray, seed: int, *words: str) -> np.ndarray:
+    """Return the sorted index of `shares[c]` images of each class c.
+
+    Each class is shuffled by its own generator, so that a smaller share lies in a larger one and the choice in one
+    class does not depend on the others.
+    """
+    chosen = [
+        generator(seed, *words, name).permutation(np.flatnonzero(labels.numpy() == label))[:share]
+        for label, (name, share) in enumerate(zip(classes, shares, strict=True))
+    ]
+    return np.sort(np.concatenate(chosen))
+
+
+def counts_of(labels: Tensor, num_classes: int) -> np.ndarray:
+    """Return the number of images of each class."""
+    counts: np.ndarray = np.bincount(labels.numpy(), minlength=num_classes)
+    return counts
+
+
+def carve(split: Split, card: Card, size: float, part: str, key: str) -> tuple[Split, Split]:
+    """Divide `split` into the rest and the carved `part`, the same for a dataset whatever the seed.
+
+    Stratified, with at least one image a class on both sides; InputError where that cannot be.
+    """
+    counts = counts_of(split.labels, len(card.classes))
+    if counts.min() < 2:
+        name = card.classes[int(counts.argmin())]
+        raise InputError(f"class {name!r} has {counts.min()} image(s), too few to carve a {part} set ({key}={size})")
+    total = images_meant(size, len(split), key, len(counts))
+    if total > len(split) - len(counts):
+        raise InputError(f"{key}={size} leaves a class without training images: there are {len(split)} images in all")
+    index = stratified(split.labels, card.classes, allocate(counts, total, spare=1), 0, card.name, part)
+    rest = np.setdiff1d(np.arange(len(split)), index, assume_unique=True)
+    return split.take(rest), split.take(index)
+
+
+def subset(split: Split, card: Card, size: float, seed: int) -> Split:
+    """Return `size` images of `split`, stratified, drawn by `seed`; a smaller subset lies in a larger one's classes."""
+    counts = counts_of(split.labels, len(card.classes))
+    total = images_meant(size, len(split), "dataset.train_size", len(counts))
+    return split.take(stratified(split.labels, card.classes, allocate(counts, total), seed, card.name, "train"))
+
+
+def class_weights(labels: Tensor, num_classes: int) -> Tensor:
+    """Return weights inverse to each class's frequency, float32 [num_classes], of mean 1 over the images.
+
+    A class without images weighs 0.
+    """
+    counts = torch.bincount(labels, minlength=num_classes).double()
+    weights = len(labels) / (counts.clamp(min=1) * (counts > 0).sum())
+    return torch.where(counts > 0, weights, 0).float()

@@ -1,0 +1,70 @@
+"""Where a network runs and in which precision."""
+
+import contextlib
+import os
+import platform
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from cnntrain.errors import InputError
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device called `name`; "auto" is the first GPU where there is one, else the CPU.
+
+    Raises `InputError` for a device that is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        gpus = ", ".join(f"cuda:{i}" for i in range(torch.cuda.device_count()))
+        raise InputError(f"device={name} is not to be had here; choose from auto, cpu{gpus and ', ' + gpus}") from error
+    return device
+
+
+def choose_precision(name: Precision, device: torch.device) -> Literal["fp32", "bf16"]:
+    """Return the precision that "auto" stands for: bf16 where the device computes in it, else fp32.
+
+    A CPU without AVX512-BF16 or AMX emulates bf16, which makes training up to eight times slower.
+    """
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    # The names are private to torch; a release without them counts as a CPU without bf16.
+    tests = [getattr(torch.cpu, test, None) for test in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
+    return "bf16" if device.type == "cpu" and any(test() for test in tests if test) else "fp32"
+
+
+def autocast(precision: Literal["fp32", "bf16"], device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """Return the context in which a forward pass runs in `precision`; weights stay fp32."""
+    if precision == "fp32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, torch.bfloat16)
+
+
+def prepare(*, deterministic: bool) -> None:
+    """Set what holds for the whole process: tiny numbers count as zero, and repeatable algorithms if asked for."""
+    torch.set_flush_denormal(True)
+    torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.benchmark = not deterministic
+
+
+def hardware() -> dict[str, object]:
+    """Describe the machine: processor, cores, torch's threads, GPUs."""
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        models = [
+            line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")
+        ]
+        cpu = models[0] if models else cpu
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {"cpu": cpu, "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpus": gpus}

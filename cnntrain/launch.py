@@ -1,0 +1,249 @@
+"""From a command's words to a finished job: Hydra composes and launches, errors become one line and an exit code."""
+
+import argparse
+import contextlib
+import importlib
+import itertools
+import json
+import math
+import os
+import re
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import hydra
+import yaml
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import (
+    GrammarParseError,
+    InterpolationResolutionError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+    UnsupportedInterpolationType,
+)
+
+from cnntrain import cli
+from cnntrain.errors import CnntrainError, InputError, unknown
+from cnntrain.words import Line, read
+
+CONFIGURATION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError)
+UNRESOLVABLE = (MissingMandatoryValue, InterpolationResolutionError, UnsupportedInterpolationType, GrammarParseError)
+
+
+_sweep_folders: list[str] = []  # filled when a sweep's folder is resolved; a single run has none
+
+
+class JobError(Exception):
+    """A mistake of the program's own inside a job that would otherwise look like one in the configuration."""
+
+
+class Task:
+    """What Hydra calls for each job: import the command inside the job and run it (picklable, for any launcher)."""
+
+    def __init__(self, command: str, argv: list[str]) -> None:
+        self.command = command
+        self.argv = argv
+        self.results: list[dict[str, Any]] = []
+        self.error: Exception | None = None
+
+    def __call__(self, cfg: DictConfig) -> float | None:
+        """Run one job and return its `objective` for Hydra's sweepers.
+
+        The error of a single run is kept in `error`, since Hydra would print more than a line about it.
+        """
+        job = HydraConfig.get()
+        sys.argv = ["cnntrain", self.command, *self.argv]  # a run's record shows the words as they were typed
+        try:
+            if job.mode != RunMode.MULTIRUN:
+                result = _run(self.command, cfg)
+            else:
+                folder = Path(job.runtime.output_dir)
+                if "output_dir" in cfg:
+                    cfg.output_dir = str(folder)
+                result = _run(self.command, cfg)
+                if not (folder / "results.json").exists():
+                    (folder / "results.json").write_text(as_json(result) + "\n", encoding="utf-8")
+        except Exception as error:
+            if job.mode == RunMode.MULTIRUN:
+                print(f"cnntrain: job {job.job.num} failed: {one_line(error)}", file=sys.stderr)
+                raise
+            self.error = error
+            return None
+        self.results.append(result)
+        return result.get("objective")
+
+
+def _run(command: str, cfg: DictConfig) -> dict[str, Any]:
+    """Call the command's `run`, telling values that `cfg` leaves open from mistakes of the program."""
+    try:
+        result: dict[str, Any] = importlib.import_module(f"cnntrain.commands.{command}").run(cfg)
+    except UNRESOLVABLE as error:
+        raise InputError(_open_value(error)) from error
+    except CONFIGURATION_ERRORS as error:
+        raise JobError(f"{type(error).__name__}: {one_line(error)}") from error
+    return result
+
+
+def launch(command: str, argv: list[str]) -> int:
+    """Run `cnntrain <command> <argv>` through Hydra, print the JSON or the one-line error, and return the exit code."""
+    task = Task(command, argv)
+    _sweep_folders.clear()
+    try:
+        line = read(argv, cli.config_dir())
+        with output_to_stderr() if line.json else contextlib.nullcontext():
+            _hydra(task, line)
+        if line.json:
+            print(as_json({"jobs": _jobs(task)} if _sweep_folders else task.results[0]), flush=True)
+    except KeyboardInterrupt:
+        return 130
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except Exception as error:
+        return _report(command, error)
+    return 0
+
+
+def _hydra(task: Task, line: Line) -> None:
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach `launch` instead of being printed by Hydra
+    typed = sys.argv
+    sys.argv = [f"cnntrain {task.command}", *line.argv]
+    try:
+        with _any_help_string():
+            hydra.main(version_base="1.3", config_path=str(cli.config_dir()), config_name=task.command)(task)()
+    finally:
+        sys.argv = typed
+    if task.error is not None:
+        raise task.error
+
+
+@contextlib.contextmanager
+def _any_help_string() -> Iterator[None]:
+    """Let Hydra 1.3 start on Python 3.14, whose argparse refuses its help strings (hydra issue 3121)."""
+    check = getattr(argparse.ArgumentParser, "_check_help", None)
+    if check is None:
+        yield
+        return
+    setattr(argparse.ArgumentParser, "_check_help", lambda *_: None)  # noqa: B010
+    try:
+        yield
+    finally:
+        setattr(argparse.ArgumentParser, "_check_help", check)  # noqa: B010
+
+
+@contextlib.contextmanager
+def output_to_stderr() -> Iterator[None]:
+    """Send standard output to standard error for a while, that of child processes too."""
+    sys.stdout.flush()
+    saved = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(saved, 1)
+        os.close(saved)
+
+
+def as_json(value: Any) -> str:
+    """Return `value` as strict JSON on one line: paths as text, arrays as lists, and null for what is not finite."""
+    return json.dumps(_plain(value), allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, Path):
+        return str(value)
+    return _plain(value.tolist()) if hasattr(value, "tolist") else value
+
+
+def _jobs(task: Task) -> list[Any]:
+    """Return the results of a sweep by job number, read from the jobs' folders if they ran in other processes."""
+    if task.results:
+        return list(task.results)
+    files = Path(_sweep_folders[-1]).glob("*/results.json")
+    numbered = {int(file.parent.name): file for file in files if file.parent.name.isdecimal()}
+    return [json.loads(numbered[number].read_text(encoding="utf-8")) for number in sorted(numbered)]
+
+
+def one_line(error: BaseException) -> str:
+    """Return the message of `error` without line breaks and without OmegaConf's and Hydra's appendices."""
+    text = re.split(r"\n\s*(?:full_key:|object_type=|reference_type=|See https|\^)", str(error))[0]
+    return " ".join(text.split())
+
+
+def _open_value(error: OmegaConfBaseException) -> str:
+    key = error.full_key or error.key
+    return f"{key}=<value> is missing" if isinstance(error, MissingMandatoryValue) else f"{key}: {one_line(error)}"
+
+
+def _report(command: str, error: Exception) -> int:
+    """Print `error` in one line on standard error, after its traceback if asked for, and return the exit code."""
+    if os.environ.get("CNNTRAIN_TRACEBACK") == "1":
+        traceback.print_exception(error)
+    if isinstance(error, CONFIGURATION_ERRORS):
+        error = _configuration_error(command, error)
+    if isinstance(error, CnntrainError):
+        print(f"cnntrain: {one_line(error)}", file=sys.stderr)
+        return error.exit_code
+    kind = "" if isinstance(error, JobError) else f"{type(error).__name__}: "
+    print(f"cnntrain: {kind}{one_line(error)} (CNNTRAIN_TRACEBACK=1 shows where)", file=sys.stderr)
+    return 1
+
+
+def _configuration_error(command: str, error: Exception) -> InputError:
+    """Say in one line what Hydra or OmegaConf found wrong while composing, with the cause they leave aside."""
+    if isinstance(error, MissingConfigException) and error.options is not None:
+        group, _, option = str(error.missing_cfg_file).rpartition("/")
+        return unknown(group, option, error.options)
+    if isinstance(error, UNRESOLVABLE):
+        return InputError(_open_value(error))
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return InputError(f"{error.problem_mark.name}, line {error.problem_mark.line + 1}: {error.problem}")
+    if absent := re.search(r"Could not override '([^'@]+)'\. No match in the defaults list", str(error)):
+        return InputError(f"{command} takes no {absent[1]}=; its groups are listed by cnntrain {command} --help")
+    message = one_line(error)
+    cause = one_line(error.__cause__) if error.__cause__ else ""
+    return InputError(message if cause in message else f"{message} {cause}")
+
+
+def _sweep_folder(output_dir: str | None, otherwise: str) -> str:
+    """Return the folder of a sweep, and note it for the results of jobs that other processes run."""
+    _sweep_folders.append(output_dir or otherwise)
+    return _sweep_folders[-1]
+
+
+def _about(command: str) -> str:
+    """Return the comment at the top of the command's configuration file, which says what the command does."""
+    lines = (cli.config_dir() / f"{command}.yaml").read_text(encoding="utf-8").splitlines()
+    comment = itertools.takewhile(lambda line: line.startswith("#"), lines)
+    return "\n".join(line.lstrip("# ") for line in comment).replace("$", "$$")
+
+
+def _groups(choices: DictConfig) -> str:
+    """Return a line for each group of the composed command: its name, then its options with the chosen one marked."""
+    loader = GlobalHydra.instance().config_loader()
+    chosen = {str(group): option for group, option in choices.items() if not str(group).startswith("hydra/")}
+    width = max(map(len, chosen), default=0)
+    lines = []
+    for group, choice in chosen.items():
+        marked = [f"{option}*" if option == choice else option for option in loader.get_group_options(group)]
+        lines.append(f"  {group:<{width}}  {'  '.join(marked)}")
+    return "\n".join(lines)
+
+
+# Registered on import, so that they exist in a launcher's processes, which import this module to find Task.
+OmegaConf.register_new_resolver("cnntrain.sweep_folder", _sweep_folder, replace=True)
+OmegaConf.register_new_resolver("cnntrain.about", _about, replace=True)
+OmegaConf.register_new_resolver("cnntrain.groups", _groups, replace=True)

@@ -1,0 +1,141 @@
+"""The run folder: what a run leaves behind, as files that rebuild it."""
+
+import json
+import math
+import os
+import platform
+import secrets
+import subprocess
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from cnntrain import __version__
+from cnntrain.errors import InputError
+
+CONFIG, RECORD, METRICS, RESULTS = "config.json", "run.json", "metrics.jsonl", "results.json"
+ROOT = Path("runs")
+PACKAGES = ("torch", "torchvision", "numpy", "hydra-core", "omegaconf", "scikit-learn", "pillow")
+VARIABLES = ("CUDA", "NCCL", "OMP", "MKL", "SLURM", "CNNTRAIN")  # what a record may hold of the environment
+
+
+def new_folder(command: str, name: str) -> Path:
+    """Return the path of a folder that no other run has: runs/<command>/<name>/<time>_<id>."""
+    return ROOT / command / name / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{secrets.token_hex(2)}"
+
+
+def refuse_existing(folder: Path) -> None:
+    """Raise `InputError` when `folder` already holds a run, or is a file."""
+    if (folder / RECORD).exists():
+        raise InputError(f"output_dir={folder} already holds a run; name another folder")
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"output_dir={folder} is a file; name a folder")
+
+
+def create(folder: Path) -> Path:
+    """Make the folder of a run.
+
+    Raises `InputError` when it already holds one or cannot be written.
+    """
+    refuse_existing(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"output_dir={folder} cannot be made: {error.strerror}") from error
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"output_dir={folder} cannot be written to")
+    return folder
+
+
+def plain(value: object) -> Any:
+    """Return `value` as JSON knows it: numbers that JSON lacks become null, paths and tuples text and lists."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    return str(value)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a JSON file whole or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    partial.write_text(json.dumps(plain(value), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def append_metrics(folder: Path, record: Mapping[str, object]) -> None:
+    """Add one line to the run's metrics."""
+    with (folder / METRICS).open("a", encoding="utf-8") as sink:
+        sink.write(json.dumps(plain(record)) + "\n")
+
+
+def provenance(argv: list[str]) -> dict[str, object]:
+    """Return where a run comes from: command line, versions, commit, environment, start."""
+    return {
+        "argv": argv,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "cnntrain": __version__,
+        "commit": commit(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": {name: version(name) for name in PACKAGES},
+        "environment": {k: v for k, v in sorted(os.environ.items()) if k.startswith(VARIABLES)},
+    }
+
+
+def commit() -> str | None:
+    """Return the commit of the checkout that this package runs from, marked where it was changed; None elsewhere."""
+    here = Path(__file__).resolve().parent
+    if not (here.parent / ".git").exists():
+        return None
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, check=True)  # noqa: S603, S607
+        return done.stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--", "cnntrain", "conf") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def find(run: str) -> Path:
+    """Return the folder of a finished or running training; "latest" is the newest below runs/fit.
+
+    Raises `InputError` naming the nearest thing when there is none.
+    """
+    if run == "latest":
+        found = sorted(ROOT.glob(f"fit/*/*/{CONFIG}"), key=lambda path: path.stat().st_mtime)
+        if not found:
+            raise InputError(f"run=latest: there is no run below {ROOT / 'fit'} yet; start one with cnntrain fit")
+        return found[-1].parent
+    folder = Path(run).expanduser()
+    if (folder / CONFIG).is_file():
+        return folder
+    if folder.is_dir():
+        inside = sorted(path.parent for path in folder.glob(f"**/{CONFIG}"))
+        hint = f"; runs inside: {', '.join(map(str, inside[-3:]))}" if inside else ""
+        raise InputError(f"run={run} holds no {CONFIG}, so it is no run{hint}")
+    raise InputError(f"run={run} does not exist; give the folder that fit printed, or latest")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file.
+
+    Raises `InputError` when it is missing or no JSON object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{path} is missing: the run is not complete") from error
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path} holds no JSON object")
+    return value

@@ -1,0 +1,59 @@
+"""Running a network over a whole split."""
+
+from collections.abc import Iterable, Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cnntrain.data.views import VIEWS, View
+from cnntrain.devices import autocast
+from cnntrain.tables import wilson
+
+
+class Outputs(NamedTuple):
+    """What a network says of a split, on the CPU."""
+
+    logits: Tensor  # float32 [N, classes]
+    labels: Tensor  # int64 [N]
+
+
+def outputs(
+    net: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    *,
+    precision: Literal["fp32", "bf16"],
+    views: Sequence[tuple[float, View]] = tuple(VIEWS["none"]),
+) -> Outputs:
+    """Return a network's logits for all batches of (images, labels), in evaluation mode.
+
+    With several `views` (weight, change) the logits are their weighted sum. The network's mode is put back.
+    """
+    was_training = net.training
+    logits: list[Tensor] = []
+    labels: list[Tensor] = []
+    net.eval()
+    try:
+        with torch.inference_mode():
+            for x, y in batches:
+                total: Tensor | None = None
+                for weight, view in views:
+                    with autocast(precision, x.device):
+                        out = net(view(x))
+                    total = out.float() * weight if total is None else total.add_(out.float(), alpha=weight)
+                assert total is not None  # noqa: S101 - there is at least one view
+                logits.append(total)
+                labels.append(y)
+    finally:
+        net.train(was_training)
+    return Outputs(torch.cat(logits).cpu(), torch.cat(labels).cpu())
+
+
+def score(result: Outputs) -> dict[str, float]:
+    """Return n, mean cross-entropy, top-1 and its Wilson interval at 95 %."""
+    n = len(result.labels)
+    right = int((result.logits.argmax(dim=1) == result.labels).sum())
+    low, high = wilson(right, n)
+    loss = float(F.cross_entropy(result.logits, result.labels))
+    return {"n": n, "loss": loss, "top1": right / n, "top1_low": low, "top1_high": high}

@@ -1,0 +1,475 @@
+"""The command line: words in, one line or one JSON object out, and the exit code."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from cnntrain import cli, launch, words
+from cnntrain.errors import CheckpointError, InputError, NonFiniteError
+
+HYDRA = Path(__file__).resolve().parents[1] / "conf" / "common" / "hydra.yaml"
+FILES = {
+    "fit.yaml": """
+        # Train a network: cnntrain fit model=small cost=$1
+        defaults:
+          - common/hydra
+          - _self_
+          - model: small
+          - dataset: digits
+          - optional experiment: null
+
+        seed: 0        # fixes every draw
+        plain: true
+        output_dir: null
+        broken: ${nowhere}
+        init_from: null
+        """,
+    "eval.yaml": """
+        # Evaluate
+        defaults:
+          - common/hydra
+          - _self_
+
+        run: ???
+        """,
+    "common/dataset.yaml": "root: null\nworkers: 0\n",
+    "dataset/digits.yaml": "defaults:\n  - /common/dataset@_here_\n  - _self_\nname: digits\n",
+    "dataset/mnist.yaml": "defaults:\n  - /common/dataset@_here_\n  - _self_\nname: mnist\nfold: 1\n",
+    "model/small.yaml": "name: small\nwidth: 4\nhead:\n  bias: true\n",
+    "model/resnet20.yaml": "name: resnet20\nshortcut: A\nremove: []\n",
+    "model/wide.yaml": "name: wide\n",
+    "experiment/long.yaml": """
+        # @package _global_
+        defaults:
+          - override /model: wide
+          - override /dataset: mnist
+        seed: 7
+        """,
+    "experiment/broken.yaml": "# @package _global_\nseed: [1\n",
+}
+
+
+def write_conf(folder: Path) -> Path:
+    for name, text in FILES.items():
+        lines = text.strip("\n").split("\n")
+        indent = len(lines[0]) - len(lines[0].lstrip())
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join(line[indent:] for line in lines) + "\n", encoding="utf-8")
+    (folder / "common" / "hydra.yaml").write_text(HYDRA.read_text(encoding="utf-8"), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a small configuration that `cnntrain` takes for its own, with the work in an empty folder."""
+    folder = write_conf(tmp_path / "conf")
+    (tmp_path / "work").mkdir()
+    monkeypatch.setattr(cli, "config_dir", lambda: folder)
+    monkeypatch.chdir(tmp_path / "work")
+    return folder
+
+
+Run = Callable[[DictConfig], dict[str, Any]]
+
+
+@pytest.fixture
+def command(conf: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[DictConfig]]:
+    """Return a function that puts `run` in the place of a command; it returns the configurations `run` will get."""
+
+    def install(run: Run = lambda cfg: {"seed": cfg.get("seed")}, name: str = "fit") -> list[DictConfig]:
+        seen: list[DictConfig] = []
+        module = ModuleType(f"cnntrain.commands.{name}")
+
+        def remember(cfg: DictConfig) -> dict[str, Any]:
+            seen.append(cfg)
+            return run(cfg)
+
+        module.run = remember  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        return seen
+
+    return install
+
+
+def fail(error: BaseException) -> Run:
+    def run(cfg: DictConfig) -> dict[str, Any]:
+        raise error
+
+    return run
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    for words_ in (["--help"], ["-h"], ["help"]):
+        assert cli.main(words_) == 0
+        out = capsys.readouterr().out
+        assert all(f"  {name} " in out and phrase in out for name, phrase in cli.COMMANDS.items())
+        assert max(map(len, out.splitlines())) <= 100
+
+
+def test_no_words_is_usage_and_unknown_ones_are_corrected(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([]) == 2
+    captured = capsys.readouterr()
+    assert not captured.out
+    assert captured.err == cli.usage()
+    assert cli.main(["fti"]) == 2
+    assert capsys.readouterr().err == "cnntrain: unknown command 'fti'; did you mean 'fit'?\n"
+    assert cli.main(["--hlep"]) == 2
+    assert "did you mean '--help'?" in capsys.readouterr().err
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("cnntrain 0.")
+
+
+def test_front_door_imports_no_library() -> None:
+    code = (
+        "import sys; from cnntrain.cli import main; main(['--help']);"
+        "sys.exit(bool({'torch', 'hydra', 'omegaconf', 'yaml', 'numpy'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+def test_launching_imports_hydra_but_not_torch() -> None:
+    code = "import sys; import cnntrain.launch; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-W", "error", "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "/a/lr=0.1/b",
+        "runs/#1&2",
+        "a b",
+        "data (1)",
+        "(1",
+        "Müller/é",
+        "it's",
+        'say "so"',
+        "back\\slash\\",
+        "a'b\\'c",
+        "50%",
+        "x]y",
+        "a:b=c",
+    ],
+)
+def test_any_path_arrives_as_it_was_typed(value: str, command: Callable[..., list[DictConfig]]) -> None:
+    seen = command()
+    assert cli.main(["fit", f"output_dir={value}"]) == 0
+    assert seen[0].output_dir == value
+
+
+def test_home_is_expanded_in_values_lists_and_sweeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/é")
+    assert words.writable("~/runs") == "'/home/é/runs'"
+    assert words.writable("[~/a,b]") == "['/home/é/a',b]"
+    assert words.writable("~/a,b=c") == "'/home/é/a','b=c'"
+    assert words.writable("a~b") in ("a~b", "'a~b'")
+
+
+def test_what_hydra_reads_stays_as_it_is() -> None:
+    for value in ("1", "1e-3", "null", "[1,2]", "{a:1}", "${seed}", "'a,b'", "choice(1,2)", "range(1,4)", "", "[]"):
+        assert words.writable(value) == value
+
+
+def test_settings_and_flags_in_any_order(conf: Path) -> None:
+    line = words.read(["seed=1", "--json", "model=small", "-m", "+x=1", "~plain", "hydra.verbose=true"], conf)
+    assert line.json
+    assert line.argv == ["--multirun", "++seed=1", "model=small", "+x=1", "~plain", "hydra.verbose=true"]
+    assert words.read(["--info", "seed=1"], conf).argv == ["--info=all", "++seed=1"]
+    assert words.read(["-c", "job", "model.width=2"], conf).argv == ["--cfg=job", "++model.width=2"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (["resnet20"], "'resnet20' is not of the form key=value; did you mean model=resnet20?"),
+        (["lr", "=", "3"], "'lr' is not of the form key=value (without spaces around the equals sign)"),
+        (["--jso"], "unknown flag '--jso'; did you mean '--json'?"),
+        (["--seed=3"], "unknown flag '--seed=3'; settings are written without dashes: seed=3"),
+        (
+            ["--experimental-rerun=x.pickle"],
+            "--experimental-rerun is refused: it unpickles a file, which can run any code",
+        ),
+        (["--cfg", "jbo"], "unknown value of --cfg 'jbo'; did you mean 'job'?"),
+        (["--cfg"], "--cfg needs a value: job or hydra or all"),
+        (["--json=1"], "--json takes no value, and '1' was given"),
+        (
+            ["--json", "--cfg", "job"],
+            "--json reports the result of a run, and --cfg runs nothing; leave one of them out",
+        ),
+        (["seed=1,2"], "'seed=1,2' holds several values; add -m to run each of them, or write a list: seed=[1,2]"),
+        (["=3"], "'=3' has no key before the equals sign"),
+        (["model=resnet21"], "unknown model 'resnet21'; did you mean 'resnet20'?"),
+        (["model=vgg"], "unknown model 'vgg'; choose from resnet20, small, wide"),
+        (["common=dataset"], "fit takes no common=; its groups are listed by cnntrain fit --help"),
+        (["hydra/launcher=nowhere"], "unknown hydra/launcher 'nowhere'; choose from basic"),
+    ],
+)
+def test_misuse_is_one_line_and_starts_nothing(
+    typed: list[str], message: str, command: Callable[..., list[DictConfig]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen = command()
+    assert cli.main(["fit", *typed]) == 2
+    captured = capsys.readouterr()
+    assert captured.err == f"cnntrain: {message}\n"
+    assert not captured.out
+    assert not seen
+    assert not list(Path.cwd().iterdir())
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ["experiment=broken"],
+        ["a[0=1"],
+        ["+model=small,resnet20"],
+        ["dataset={a:1}"],
+        ["~nothing"],
+        ["-m", "hydra.job.num=1,2"],
+    ],
+)
+def test_configuration_errors_are_one_short_line(
+    typed: list[str], command: Callable[..., list[DictConfig]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command()
+    assert cli.main(["fit", *typed]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("cnntrain: ")
+    assert error.count("\n") == 1
+    assert len(error) < 300
+
+
+def test_every_key_reaches_the_command(command: Callable[..., list[DictConfig]]) -> None:
+    seen = command()
+    assert cli.main(["fit", "modle=x", "model.depth=3", "+added=1", "dataset.root=~"]) == 0
+    cfg = seen[0]
+    assert (cfg.modle, cfg.model.depth, cfg.model.width, cfg.added) == ("x", 3, 4, 1)
+    assert cfg.dataset.root == str(Path.home())
+    assert "hydra" not in cfg
+
+
+def test_an_experiment_chooses_and_the_line_has_the_last_word(command: Callable[..., list[DictConfig]]) -> None:
+    seen = command()
+    assert cli.main(["fit", "experiment=long"]) == 0
+    assert cli.main(["fit", "experiment=long", "model=small", "seed=1"]) == 0
+    assert [(cfg.model.name, cfg.dataset.name, cfg.seed) for cfg in seen] == [
+        ("wide", "mnist", 7),
+        ("small", "mnist", 1),
+    ]
+
+
+def test_users_folder_adds_options(tmp_path: Path, command: Callable[..., list[DictConfig]]) -> None:
+    (tmp_path / "mine" / "model").mkdir(parents=True)
+    (tmp_path / "mine" / "model" / "own.yaml").write_text("name: own\n")
+    seen = command()
+    assert cli.main(["fit", "model=own", "--config-dir", str(tmp_path / "mine")]) == 0
+    assert seen[0].model.name == "own"
+
+
+def test_single_run_leaves_nothing_and_keeps_the_folder(command: Callable[..., list[DictConfig]]) -> None:
+    before, typed = Path.cwd(), sys.argv
+    argv: list[list[str]] = []
+    command(lambda cfg: {"argv": argv.append(sys.argv)})
+    assert cli.main(["fit", "seed=3"]) == 0
+    assert argv == [["cnntrain", "fit", "seed=3"]]
+    assert sys.argv is typed
+    assert Path.cwd() == before
+    assert not list(before.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (InputError("no such\n  thing"), 2, "no such thing"),
+        (NonFiniteError("loss is nan"), 3, "loss is nan"),
+        (CheckpointError("torn"), 4, "torn"),
+        (ZeroDivisionError("by zero"), 1, "ZeroDivisionError: by zero (CNNTRAIN_TRACEBACK=1 shows where)"),
+    ],
+)
+def test_failures_are_one_line_with_their_code(
+    error: Exception,
+    code: int,
+    message: str,
+    command: Callable[..., list[DictConfig]],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("CNNTRAIN_TRACEBACK", raising=False)
+    command(fail(error))
+    assert cli.main(["fit", "--json"]) == code
+    assert capsys.readouterr() == ("", f"cnntrain: {message}\n")
+    monkeypatch.setenv("CNNTRAIN_TRACEBACK", "1")
+    assert cli.main(["fit"]) == code
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("stop", "code"), [(KeyboardInterrupt(), 130), (SystemExit(143), 143), (SystemExit(), 0)])
+def test_signals_keep_their_codes(stop: BaseException, code: int, command: Callable[..., list[DictConfig]]) -> None:
+    command(fail(stop))
+    assert cli.main(["fit"]) == code
+
+
+def test_values_left_open_are_named(
+    command: Callable[..., list[DictConfig]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command(lambda cfg: {"run": cfg.run}, name="eval")
+    assert cli.main(["eval"]) == 2
+    assert capsys.readouterr().err == "cnntrain: run=<value> is missing\n"
+    command(lambda cfg: {"value": cfg.broken})
+    assert cli.main(["fit"]) == 2
+    assert capsys.readouterr().err == "cnntrain: broken: Interpolation key 'nowhere' not found\n"
+
+
+def test_own_mistakes_with_a_configuration_are_not_the_users(
+    command: Callable[..., list[DictConfig]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command(lambda cfg: {"value": cfg.no_such_key})
+    assert cli.main(["fit"]) == 1
+    assert "ConfigAttributeError" in capsys.readouterr().err
+
+
+def test_json_is_alone_on_standard_output(
+    command: Callable[..., list[DictConfig]], capfd: pytest.CaptureFixture[str]
+) -> None:
+    def run(cfg: DictConfig) -> dict[str, Any]:
+        print("progress")
+        os.system("echo from a child")  # noqa: S605
+        return {"top1": 0.5, "loss": math.nan, "seed": cfg.seed}
+
+    command(run)
+    assert cli.main(["fit", "--json", "seed=4"]) == 0
+    out, err = capfd.readouterr()
+    assert out == '{"top1": 0.5, "loss": null, "seed": 4}\n'
+    assert "progress" in err
+    assert "from a child" in err
+
+
+def test_json_is_strict_and_plain() -> None:
+    value = {
+        "a": np.float32("nan"),
+        "b": np.arange(3),
+        3: Path("x/y"),
+        "c": (math.inf, -1.5),
+        "d": np.int64(2),
+        "e": None,
+    }
+    assert json.loads(launch.as_json(value)) == {
+        "a": None,
+        "b": [0, 1, 2],
+        "3": "x/y",
+        "c": [None, -1.5],
+        "d": 2,
+        "e": None,
+    }
+
+
+def test_sweep_runs_every_combination_in_numbered_folders(
+    command: Callable[..., list[DictConfig]], capfd: pytest.CaptureFixture[str]
+) -> None:
+    seen = command(lambda cfg: {"model": cfg.model.name, "seed": cfg.seed, "objective": 1.0})
+    assert cli.main(["fit", "-m", "model=small,resnet20", "seed=0,1", "output_dir=sweep é", "--json"]) == 0
+    out, err = capfd.readouterr()
+    jobs = json.loads(out)["jobs"]
+    assert [(job["model"], job["seed"]) for job in jobs] == [
+        ("small", 0),
+        ("small", 1),
+        ("resnet20", 0),
+        ("resnet20", 1),
+    ]
+    assert [cfg.output_dir for cfg in seen] == [str(Path.cwd() / "sweep é" / str(number)) for number in range(4)]
+    assert sum(line.strip().startswith("#") for line in err.splitlines()) == 4
+    assert not list(Path.cwd().rglob("*.log"))
+
+
+def test_sweep_without_a_folder_lies_under_runs(command: Callable[..., list[DictConfig]]) -> None:
+    seen = command()
+    assert cli.main(["fit", "-m", "seed=3,4"]) == 0
+    folders = [Path(cfg.output_dir) for cfg in seen]
+    assert [folder.name for folder in folders] == ["0", "1"]
+    assert {folder.parent.parent for folder in folders} == {Path.cwd() / "runs" / "sweep"}
+
+
+def test_results_of_jobs_in_other_processes_come_by_number(
+    command: Callable[..., list[DictConfig]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen = command(lambda cfg: {"seed": cfg.seed})
+    monkeypatch.setattr(launch.Task, "results", property(lambda _: [], lambda *_: None), raising=False)
+    assert cli.main(["fit", "-m", "seed=range(0,12)", "output_dir=out", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {"jobs": [{"seed": seed} for seed in range(12)]}
+    assert len(seen) == 12
+
+
+def test_failed_job_of_a_sweep_is_named(
+    command: Callable[..., list[DictConfig]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(cfg: DictConfig) -> dict[str, Any]:
+        if cfg.seed == 1:
+            raise NonFiniteError("loss is nan")
+        return {}
+
+    seen = command(run)
+    assert cli.main(["fit", "-m", "seed=0,1,2", "--json"]) == 3
+    out, err = capsys.readouterr()
+    assert not out
+    assert "cnntrain: job 1 failed: loss is nan\n" in err
+    assert len(seen) == 3
+
+
+def test_help_of_a_command(conf: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["fit", "model=resnet20", "--help"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("Train a network: cnntrain fit model=small cost=$1\n")
+    assert "  model       resnet20*  small  wide\n" in out
+    assert "  experiment  broken  long\n" in out
+    assert "shortcut: A" in out
+    assert "hydra" not in out.lower().replace("--hydra-help", "")
+    assert cli.main(["help", "eval"]) == 0
+    assert "run: ???" in capsys.readouterr().out
+
+
+def test_configuration_is_shown(conf: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["fit", "--cfg", "job", "seed=5"]) == 0
+    shown = OmegaConf.create(capsys.readouterr().out)
+    assert shown.seed == 5
+    assert "hydra" not in shown
+
+
+def test_unusual_surroundings(conf: Path, tmp_path: Path) -> None:
+    here = tmp_path / "a #b=é (1)"
+    here.mkdir()
+    code = (
+        "import sys; from pathlib import Path; from cnntrain import cli;"
+        f"cli.config_dir = lambda: Path({str(conf)!r}); sys.exit(cli.main(['fit', '--cfg', 'job', 'output_dir=é (1)']))"
+    )
+    environment = {"LC_ALL": "C", "PATH": os.environ["PATH"], "PYTHONOPTIMIZE": "1", "COLUMNS": "40", "NO_COLOR": "1"}
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], cwd=here, env=environment, capture_output=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    assert "output_dir: é (1)" in run.stdout.decode()
+    assert not run.stderr
+    assert not list(here.iterdir())
+
+
+def test_front_door_is_quick() -> None:
+    def seconds() -> float:
+        start = time.perf_counter()
+        subprocess.run(
+            [sys.executable, "-c", "from cnntrain.cli import main; main(['--help'])"], check=True, capture_output=True
+        )
+        return time.perf_counter() - start
+
+    assert min(seconds() for _ in range(5)) < 0.3
