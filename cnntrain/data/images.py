@@ -56,8 +56,8 @@ def upright_size(path: Path) -> tuple[int, int]:
 def decode(path: Path, size: tuple[int, int], channels: int, *, resize: bool) -> np.ndarray:
     """Return one image file as uint8 [H, W, C], upright by its EXIF orientation, without its transparency.
 
-    Bilinear with antialiasing; the smaller ratio of the sides is filled and the rest cropped evenly. A file that cannot
-    be read to its end, or has another `size` without `resize`, is an InputError that names it.
+    Bilinear with antialiasing; what then stands out of `size` is cropped evenly. A file that cannot be read to its
+    end, or has another `size` without `resize`, is an InputError that names it.
     """
     try:
         with Image.open(path, formats=formats()) as image:
@@ -90,13 +90,14 @@ def as_8_bit(image: Image.Image, channels: int) -> Image.Image:
 
 
 def cover(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Scale `image` until it just covers `size` (height, width), then cut out the centre."""
+    """Scale `image` until it just covers `size` (height, width), then cut out the centre; both round as torchvision."""
     height, width = size
-    scale = max(height / image.height, width / image.width)
-    wide, high = max(width, round(image.width * scale)), max(height, round(image.height * scale))
-    scaled = image.resize((wide, high), Image.Resampling.BILINEAR)
-    left, top = (wide - width) // 2, (high - height) // 2
-    return scaled.crop((left, top, left + width, top + height))
+    if image.width * height >= image.height * width:
+        wide, high = image.width * height // image.height, height
+    else:
+        wide, high = width, image.height * width // image.width
+    left, top = round((wide - width) / 2), round((high - height) / 2)
+    return image.resize((wide, high), Image.Resampling.BILINEAR).crop((left, top, left + width, top + height))
 
 
 def bad_file(path: Path, error: Exception) -> InputError:

@@ -1,0 +1,295 @@
+"""Image folders: what is found, how files become pixels, and what happens to bad ones."""
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cnntrain.data.datasets import Dataset, describe, fingerprint, load
+from cnntrain.data.images import decode
+from cnntrain.data.sources import Files, Split, resident
+from cnntrain.errors import InputError
+
+
+def picture(seed: int, height: int = 8, width: int = 8) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def tree(root: Path, classes: tuple[str, ...] = ("ant", "bee"), each: int = 10, size: tuple[int, int] = (8, 8)) -> Path:
+    for number, name in enumerate(classes):
+        (root / name).mkdir(parents=True)
+        for image in range(each):
+            picture(100 * number + image, *size).save(root / name / f"{image:02}.png")
+    return root
+
+
+def sizes(data: Dataset) -> list[int]:
+    return [0 if split is None else len(split) for split in (data.train, data.val, data.test)]
+
+
+def pixels(split: Split | None) -> torch.Tensor:
+    assert split is not None
+    return resident(split.source).images
+
+
+# --- the tree
+
+
+def test_class_folders_alone_are_divided_in_three(tmp_path: Path) -> None:
+    data = load("folder", tree(tmp_path), {})
+    assert sizes(data) == [14, 2, 4]
+    assert data.card.classes == ("ant", "bee") and data.card.shape == (3, 8, 8)
+    shown = torch.cat([pixels(data.train), pixels(data.val), pixels(data.test)])
+    assert len(torch.unique(shown.flatten(1), dim=0)) == 20
+    for split in (data.train, data.val, data.test):
+        assert split is not None and torch.bincount(split.labels, minlength=2).min() > 0
+    again = load("folder", tmp_path, {}, seed=7)
+    assert fingerprint(again) == fingerprint(data)
+
+
+def test_own_validation_becomes_the_sealed_test_set_when_there_is_no_other(tmp_path: Path) -> None:
+    tree(tmp_path / "train")
+    tree(tmp_path / "valid", each=3)
+    assert sizes(load("folder", tmp_path, {})) == [18, 2, 6]
+    assert sizes(load("folder", tmp_path, {}, val_size=0)) == [20, 0, 6]
+    tree(tmp_path / "test", each=4)
+    assert sizes(load("folder", tmp_path, {}, val_size=0.5)) == [20, 6, 8]
+
+
+def test_hidden_and_other_files_are_ignored_and_nested_ones_count(tmp_path: Path) -> None:
+    tree(tmp_path)
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / "ant/.DS_Store").write_bytes(b"x")
+    (tmp_path / "ant/.hidden.png").write_bytes(b"x")
+    (tmp_path / "ant/notes.txt").write_text("not an image")
+    (tmp_path / "bee/deep/er").mkdir(parents=True)
+    picture(999).save(tmp_path / "bee/deep/er/IMAGE.PNG")
+    assert sum(sizes(load("folder", tmp_path, {}))) == 21
+
+
+@pytest.mark.parametrize(
+    ("splits", "message"),
+    [
+        ({"train": ("ant", "bee"), "test": ("ant", "bug")}, "test lacks bee; train lacks bug"),
+        ({"test": ("ant", "bee")}, "no folder train"),
+        ({"train": ("ant", "bee"), "val": ("ant", "bee"), "valid": ("ant", "bee")}, "two validation folders"),
+        ({"train": ("ant",)}, "one class folder only"),
+        ({"train": ()}, "no class folders"),
+    ],
+)
+def test_a_tree_that_is_no_dataset_is_refused(tmp_path: Path, splits: dict[str, tuple[str, ...]], message: str) -> None:
+    for part, classes in splits.items():
+        (tmp_path / part).mkdir()
+        tree(tmp_path / part, classes, each=2)
+    with pytest.raises(InputError, match=message):
+        load("folder", tmp_path, {})
+    with pytest.raises(InputError, match=message):
+        describe("folder", tmp_path, {})
+
+
+def test_an_empty_class_folder_is_named(tmp_path: Path) -> None:
+    (tree(tmp_path) / "cat").mkdir()
+    with pytest.raises(InputError, match="cat holds no images"):
+        load("folder", tmp_path, {"image_size": 8})
+
+
+def test_a_missing_folder_suggests_the_nearest(tmp_path: Path) -> None:
+    (tmp_path / "hymenoptera").mkdir()
+    with pytest.raises(InputError, match=r"did you mean .*hymenoptera"):
+        load("folder", tmp_path / "hymenopter", {})
+    with pytest.raises(InputError, match=rf"no folder {tmp_path / 'elsewhere'}; .*holds hymenoptera"):
+        load("folder", tmp_path / "elsewhere" / "deeper", {})
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="is a file"):
+        load("folder", tmp_path / "file", {})
+
+
+# --- pixels
+
+
+def test_images_of_different_sizes_need_image_size(tmp_path: Path) -> None:
+    tree(tmp_path)
+    picture(5, 8, 12).save(tmp_path / "bee/03.png")
+    with pytest.raises(InputError, match=r"03\.png is 8x12.*dataset\.image_size"):
+        describe("folder", tmp_path, {})
+    with pytest.raises(InputError, match=r"dataset\.image_size"):
+        load("folder", tmp_path, {})
+    assert load("folder", tmp_path, {"image_size": 6}).card.shape == (3, 6, 6)
+
+
+def test_resizing_covers_and_crops_the_centre_as_torchvision_does(tmp_path: Path) -> None:
+    from torchvision.transforms import CenterCrop, Compose, Resize
+
+    for height, width in [(40, 60), (61, 40), (10, 31), (16, 16), (17, 16)]:
+        image = picture(height, height, width)
+        image.save(tmp_path / "image.png")
+        ours = decode(tmp_path / "image.png", (16, 16), 3, resize=True)
+        np.testing.assert_array_equal(ours, np.asarray(Compose([Resize(16), CenterCrop(16)])(image)))
+
+
+def test_every_kind_of_pixel_becomes_8_bit_rgb_or_grey(tmp_path: Path) -> None:
+    grey = np.linspace(0, 255, 64).round().astype(np.uint8).reshape(8, 8)
+    rgb = np.asarray(picture(0))
+    alpha = np.full((8, 8), 77, np.uint8)
+    in_three = grey[..., None].repeat(3, 2)
+    palette = Image.fromarray(rgb).quantize(64)
+    cases: dict[str, tuple[Image.Image, np.ndarray]] = {
+        "grey.png": (Image.fromarray(grey), in_three),
+        "grey16.png": (Image.fromarray(grey.astype(np.uint16) * 257), in_three),
+        "grey16.tiff": (Image.fromarray(grey.astype(np.uint16) * 257), in_three),
+        "grey_alpha.png": (Image.merge("LA", [Image.fromarray(grey), Image.fromarray(alpha)]), in_three),
+        "rgba.png": (Image.fromarray(np.dstack([rgb, alpha])), rgb),
+        "palette.png": (palette, np.asarray(palette.convert("RGB"))),
+        "bits.png": (Image.fromarray(grey > 99), np.uint8(255) * (in_three > 99)),
+        "cmyk.tiff": (Image.fromarray(rgb).convert("CMYK"), rgb),
+    }
+    for name, (image, expected) in cases.items():
+        image.save(tmp_path / name)
+        np.testing.assert_array_equal(decode(tmp_path / name, (8, 8), 3, resize=False), expected, err_msg=name)
+        one = decode(tmp_path / name, (8, 8), 1, resize=False)
+        np.testing.assert_allclose(one[..., 0], expected @ [0.299, 0.587, 0.114], atol=1, err_msg=name)
+    palette.save(tmp_path / "clear.png", transparency=bytes(range(64)))
+    clear = decode(tmp_path / "clear.png", (8, 8), 3, resize=False)
+    np.testing.assert_array_equal(clear, np.asarray(palette.convert("RGB")))
+
+
+def test_the_exif_orientation_is_applied(tmp_path: Path) -> None:
+    image, exif = picture(3, 8, 16), Image.Exif()
+    exif[0x0112] = 6  # shown after a quarter turn clockwise
+    for name in ("ant", "bee"):
+        (tmp_path / name).mkdir()
+        for number in range(5):
+            image.save(tmp_path / name / f"{number}.png", exif=exif)
+    data = load("folder", tmp_path, {})
+    assert data.card.shape == (3, 16, 8)
+    np.testing.assert_array_equal(pixels(data.train)[0].numpy(), np.rot90(np.asarray(image), -1))
+
+
+def test_grey_images_and_the_statistics_of_the_card(tmp_path: Path) -> None:
+    tree(tmp_path)
+    colour, grey = load("folder", tmp_path, {}), load("folder", tmp_path, {"channels": 1})
+    assert grey.card.shape == (1, 8, 8) and len(grey.card.mean) == 1
+    values = pixels(colour.train).numpy() / 255
+    np.testing.assert_allclose(colour.card.mean, values.mean((0, 1, 2)))
+    np.testing.assert_allclose(colour.card.std, values.std((0, 1, 2)))
+    assert load("folder", tmp_path, {}, train_size=4).card == colour.card  # normalised alike whatever train_size is
+
+
+# --- reading from the files
+
+
+def test_streamed_images_are_the_resident_ones(tmp_path: Path) -> None:
+    tree(tmp_path)
+    held, streamed = load("folder", tmp_path, {}), load("folder", tmp_path, {}, workers=2)
+    assert isinstance(streamed.train.source, Files) and streamed.card == held.card
+    index = [3, 0, 3, 9]
+    torch.testing.assert_close(streamed.train.source.read(index), held.train.source.read(index))
+    torch.testing.assert_close(streamed.train.labels, held.train.labels)
+    copy = pickle.loads(pickle.dumps(streamed.train.source))  # noqa: S301 (our own bytes)
+    torch.testing.assert_close(copy.take(np.array([4, 2])).read([1]), held.train.source.read([2]))
+    assert streamed.train.source.take(np.array([1])).paths is streamed.train.source.paths
+
+
+def test_a_bad_file_met_while_streaming_is_named_across_processes(tmp_path: Path) -> None:
+    source = load("folder", tree(tmp_path), {}, workers=1).train.source
+    assert isinstance(source, Files)
+    source.path(3).write_bytes(b"")
+    with pytest.raises(InputError, match=f"{source.path(3).name}: the file is empty") as caught:
+        source.read([0, 3])
+    arrived = pickle.loads(pickle.dumps(caught.value))  # noqa: S301 (our own bytes)
+    assert isinstance(arrived, InputError) and str(arrived) == str(caught.value)
+
+
+def test_progress_reaches_the_number_of_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    seen: list[tuple[int, int]] = []
+    load("folder", tree(tmp_path, each=100), {}, on_progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(64, 144), (128, 144), (144, 144), (40, 40), (16, 16)]
+    assert capsys.readouterr().out == ""
+
+
+def test_the_fingerprint_of_files_sees_a_renamed_and_a_changed_one(tmp_path: Path) -> None:
+    tree(tmp_path)
+
+    def print_of_files() -> str:
+        return fingerprint(load("folder", tmp_path, {"image_size": 8}, workers=1))
+
+    first = print_of_files()
+    assert print_of_files() == first
+    picture(1, 9, 9).save(tmp_path / "ant/00.png")
+    second = print_of_files()
+    (tmp_path / "ant/00.png").rename(tmp_path / "ant/000.png")
+    assert len({first, second, print_of_files()}) == 3
+
+
+# --- bad files
+
+
+def half(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flipped(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[data.index(b"IDAT") + 40] ^= 0x10
+    path.write_bytes(bytes(data))
+
+
+def half_a_jpeg(path: Path) -> None:
+    picture(0, 8, 8).save(path, format="JPEG", quality=95)
+    half(path)
+
+
+def postscript(path: Path) -> None:
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\nshowpage\n")
+
+
+def gone(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("nowhere.png")
+
+
+BAD: dict[str, Callable[[Path], object]] = {
+    "truncated": half,
+    "truncated_jpeg": half_a_jpeg,
+    "text": lambda path: path.write_text("no image"),
+    "empty": lambda path: path.write_bytes(b""),
+    "flipped": flipped,
+    "postscript": postscript,
+    "gone": gone,
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+@pytest.mark.parametrize("options", [{}, {"image_size": 8}])
+def test_a_bad_file_stops_with_its_name_or_is_skipped_and_recorded(
+    tmp_path: Path, kind: str, options: dict[str, int]
+) -> None:
+    bad = tree(tmp_path) / "bee/04.png"
+    BAD[kind](bad)
+    with pytest.raises(InputError, match=r"bee/04\.png: .") as caught:
+        load("folder", tmp_path, options)
+    assert "\n" not in str(caught.value)
+    for workers in (0, 1):
+        data = load("folder", tmp_path, {**options, "on_error": "skip"}, workers=workers)
+        assert data.skipped == (str(bad),) and sum(sizes(data)) == 19
+
+
+def test_no_more_files_are_skipped_than_max_skipped(tmp_path: Path) -> None:
+    tree(tmp_path)
+    for name in ("ant/01.png", "bee/02.png", "bee/03.png"):
+        half(tmp_path / name)
+    assert len(load("folder", tmp_path, {"on_error": "skip", "max_skipped": 3}).skipped) == 3
+    with pytest.raises(InputError, match=r"max_skipped.*bee/03\.png"):
+        load("folder", tmp_path, {"on_error": "skip", "max_skipped": 2})
+
+
+def test_a_decompression_bomb_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree(tmp_path, size=(20, 20))
+    for limit in (300, 100):  # Pillow warns above the limit and raises above twice the limit
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        with pytest.raises(InputError, match="decompression bomb"):
+            load("folder", tmp_path, {"image_size": 8})
