@@ -293,3 +293,9 @@ def test_a_decompression_bomb_is_an_error(tmp_path: Path, monkeypatch: pytest.Mo
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
         with pytest.raises(InputError, match="decompression bomb"):
             load("folder", tmp_path, {"image_size": 8})
+
+
+def test_postscript_is_never_handed_to_another_program(tmp_path: Path) -> None:
+    postscript(tmp_path / "image.png")
+    with pytest.raises(InputError, match="no image in a format"):
+        decode(tmp_path / "image.png", (8, 8), 3, resize=True)
