@@ -54,11 +54,11 @@ def main(argv: list[str] | None = None) -> int:
     if command in COMMANDS:
         from cnntrain.launch import launch
 
-        return launch(command, words)
+        return launch(command, words, config_dir())
     if command == "completion":
         from cnntrain.completion import main as completion
 
-        return completion(words)
+        return completion(words, list(COMMANDS), config_dir())
     if command in ("--help", "-h", "help"):
         print(usage(), end="")
         return 0

@@ -1,40 +1,26 @@
-"""Tab completion for bash, zsh and fish, from the configuration files alone: Hydra takes too long to import."""
+"""Tab completion for bash, zsh and fish: a shell sends the line up to the cursor and gets the words it may become."""
 
+import itertools
 import os
 import re
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from cnntrain import cli
+from cnntrain.catalog import ALIASES, FLAGS, choices, compose, options
 from cnntrain.errors import InputError, unknown
 
-# A flag and the values it takes: none (), any (None), or one of several.
-FLAGS: dict[str, tuple[str, ...] | None] = {
-    "--help": (),
-    "--json": (),
-    "--multirun": (),
-    "--cfg": ("job", "hydra", "all"),
-    "--resolve": (),
-    "--package": None,
-    "--info": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
-    "--config-dir": None,
-    "--hydra-help": (),
-}
-ALIASES = {"-h": "--help", "-m": "--multirun", "-c": "--cfg", "-p": "--package", "-i": "--info", "-cd": "--config-dir"}
 FOLDERS = {"run", "runs", "init_from", "resume", "images", "data_root", "output_dir", "dataset.root"}
 
 # Bash splits a word at the characters of COMP_WORDBREAKS and replaces only the part after the last of them.
 SCRIPTS = {
     "bash": r"""
 _cnntrain() {
-    local IFS=$'\n' candidate
+    local candidate
     COMPREPLY=()
-    while read -r candidate; do COMPREPLY+=("$candidate"); done < <(
+    while IFS= read -r candidate; do COMPREPLY+=("$candidate"); done < <(
         CNNTRAIN_WORDBREAKS="$COMP_WORDBREAKS" "$1" completion query bash "${COMP_LINE:0:COMP_POINT}" 2>/dev/null)
 }
 complete -o nospace -F _cnntrain cnntrain
@@ -54,10 +40,12 @@ complete -c cnntrain -f -a '(cnntrain completion query fish (commandline -cp | s
 }
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str], commands: list[str], conf: Path) -> int:
     """Print a shell's completion script (`completion bash`) or the answers to its query; return the exit code."""
     if len(argv) == 3 and argv[0] == "query" and argv[1] in SCRIPTS:
-        print("\n".join(query(argv[1], argv[2], os.environ.get("CNNTRAIN_WORDBREAKS", ""))))
+        shell, line = argv[1:]
+        for word in query(shell, line, commands, conf, os.environ.get("CNNTRAIN_WORDBREAKS", "")):
+            print(word)
         return 0
     if len(argv) == 1 and argv[0] in SCRIPTS:
         print(SCRIPTS[argv[0]].lstrip("\n"), end="")
@@ -69,177 +57,80 @@ def main(argv: list[str]) -> int:
     return error.exit_code
 
 
-def query(shell: str, line: str, wordbreaks: str = "") -> list[str]:
+def query(shell: str, line: str, commands: list[str], conf: Path, wordbreaks: str = "") -> list[str]:
     """Return the completions of the last word of `line`, the command line up to the cursor, as `shell` inserts them.
 
-    Finished words end in a space except in fish, which adds it. For bash, the part that lies before the last of
+    Finished words end in a space, except for fish, which adds it. For bash, what stands before the last of
     `wordbreaks` within the word is left out, since bash keeps it.
     """
     try:
-        words = shlex.split(line)
+        *words, last = shlex.split(f"{line}x")  # the x marks the cursor: a word of its own after a space
     except ValueError:  # inside quotes: nothing sensible to add
         return []
-    if not line or line[-1].isspace():
-        words.append("")
-    found = candidates(words[1:], cli.config_dir())
+    word = last[:-1]
+    found = candidates([*words[1:], word], commands, conf)
     if shell == "fish":
         return found
-    found = [re.sub(r"([^\w@%+=:,./~\[\]-])", r"\\\1", word) + ("" if word[-1] in "=./,[" else " ") for word in found]
-    if shell == "zsh":
-        return [re.sub(r"([~\[\]])", r"\\\1", word) if "[" in word else word for word in found]
-    breaks = [index for index, character in enumerate(words[-1]) if character in wordbreaks]
-    return [word[breaks[-1] + 1 :] if breaks else word for word in found]
+    found = [re.sub(r"([^\w@%+=:,./~-])", r"\\\1", each) + ("" if each[-1] in "=./,[" else " ") for each in found]
+    kept = max((word.rfind(character) for character in wordbreaks), default=-1) + 1
+    return [each[kept:] for each in found]
 
 
-def candidates(words: list[str], conf: Path) -> list[str]:
+def candidates(words: list[str], commands: list[str], conf: Path) -> list[str]:
     """Return what the last of `words` may become, given the words before it (the program's name left out)."""
     *before, word = words
     if not before:
-        return _starting(word, [*cli.COMMANDS, "completion", *(["--help", "--version"] if word else [])])
+        return _starting(word, [*commands, "completion", *(["--help", "--version"] if word else [])])
     if before[0] == "completion":
         return _starting(word, SCRIPTS) if len(before) == 1 else []
-    if before[0] not in cli.COMMANDS:
+    if before[0] not in commands:
         return []
     flag = ALIASES.get(before[-1], before[-1])
     if flag == "--config-dir":
-        return _folders(word)
-    if FLAGS.get(flag):
-        return _starting(word, FLAGS[flag] or ())
+        return _paths(word)
+    if values := FLAGS.get(flag):
+        return _starting(word, values)
     if word.startswith("-"):
         return _starting(word, FLAGS)
-    return _settings(word, before, conf)
+    own = [Path(value).expanduser() for flag, value in itertools.pairwise(before) if flag in ("--config-dir", "-cd")]
+    return _settings(word, before, [*own, conf])
 
 
-def _settings(word: str, before: list[str], conf: Path) -> list[str]:
+def _settings(word: str, before: list[str], folders: Sequence[Path]) -> list[str]:
     """Complete a setting: `mod` to `model=`, `model=res` to an option, `optimizer.l` to a key, `run=` to a folder."""
-    command, *typed = before
+    catalog = compose(folders, before[0], choices(before[1:]))
     sign = word[: len(word) - len(word.lstrip("+~"))]
     key, equals, value = word[len(sign) :].partition("=")
-    choices = {name: option for name, found, option in (each.partition("=") for each in typed) if found}
-    if equals:
-        start = re.match(r"(?:.*[,\[])?", value)  # a sweep or a list goes on after its last element
-        head = f"{sign}{key}={start[0] if start else ''}"
-        return [head + option for option in _values(key, word[len(head) :], command, choices, conf)]
-    tree, used = config_tree(conf, command, choices)
-    names: list[str] = []
-    if "." not in key:
-        names = [f"{group}=" for group in used]
     *path, _ = key.split(".")
+    node: Any = catalog.keys
     for part in path:
-        tree = tree.get(part) if isinstance(tree, dict) else None  # type: ignore[assignment]
-    if isinstance(tree, dict):
+        node = node.get(part) if isinstance(node, dict) else None
+    node = node if isinstance(node, dict) else {}
+    if not equals:
         prefix = "".join(f"{part}." for part in path)
-        names += [f"{prefix}{name}" + ("." if isinstance(item, dict) and item else "=") for name, item in tree.items()]
-    return [sign + name for name in _starting(key, names)]
+        names = [f"{prefix}{name}" + ("." if isinstance(item, dict) and item else "=") for name, item in node.items()]
+        names += [f"{group}=" for group in catalog.choices]
+        return [sign + name for name in _starting(key, names)]
+    start = value[max(value.rfind(","), value.rfind("[")) + 1 :]  # a sweep or a list goes on after its last element
+    if key in catalog.choices:
+        found = _starting(start, options(folders, key))
+    elif key in FOLDERS:
+        found = _paths(start, files=key == "images")
+    else:
+        found = _starting(start, ("true", "false")) if isinstance(node.get(key.split(".")[-1]), bool) else []
+    return [word.removesuffix(start) + each for each in found]
 
 
-def _values(key: str, start: str, command: str, choices: dict[str, str], conf: Path) -> list[str]:
-    if key in FOLDERS:
-        return _folders(start, files=key == "images")
-    tree, used = config_tree(conf, command, choices)
-    if key in used:
-        return _starting(start, options(conf, key))
-    item: Any = tree
-    for part in key.split("."):
-        item = item.get(part) if isinstance(item, dict) else None
-    return _starting(start, ("true", "false")) if isinstance(item, bool) else []
-
-
-def _starting(start: str, names: Any) -> list[str]:
+def _starting(start: str, names: Iterable[str]) -> list[str]:
     return sorted({name for name in names if name.startswith(start)})
 
 
-def _folders(start: str, files: bool = False) -> list[str]:
-    """Return the folders (and files) whose path begins with `start`, as it was typed; hidden ones only if asked for."""
+def _paths(start: str, files: bool = False) -> list[str]:
+    """Return the folders (and files) whose path begins with `start`, as typed; hidden ones only if asked for."""
     head, slash, tail = start.rpartition("/")
-    folder = Path(head + slash or ".").expanduser()
     try:
-        entries = sorted(folder.iterdir())
-    except OSError:
+        entries = sorted(Path(head + slash).expanduser().iterdir())
+    except (OSError, RuntimeError):
         return []
-    return [
-        f"{head}{slash}{entry.name}{'/' if entry.is_dir() else ''}"
-        for entry in entries
-        if entry.name.startswith(tail or tuple(map(chr, range(0x21, 0x2E))) + tuple(map(chr, range(0x2F, 0x7F))))
-        and (files or entry.is_dir())
-    ]
-
-
-def groups(conf: Path) -> list[str]:
-    """Return the names of the configuration groups in the folder `conf`: its folders."""
-    return sorted(path.name for path in conf.iterdir() if path.is_dir()) if conf.is_dir() else []
-
-
-def options(conf: Path, group: str) -> list[str]:
-    """Return the options of a group: its YAML files."""
-    return sorted(path.stem for path in (conf / group).glob("*.yaml"))
-
-
-def config_tree(conf: Path, command: str, choices: dict[str, str]) -> tuple[dict[str, Any], list[str]]:
-    """Compose a command's keys the way Hydra would, as far as completion needs it.
-
-    `choices` are the options typed for groups. Returns the nested keys with their defaults, and the command's groups.
-    """
-    for _ in range(2):  # an experiment, read last, may choose options of groups that were read before it
-        tree: dict[str, Any] = {}
-        used: list[str] = []
-        overrides: dict[str, str] = {}
-        for package, keys in _files(conf, command, "", choices, used, overrides):
-            node = tree
-            for part in package.split(".") if package else []:
-                child = node.get(part)
-                node[part] = node = child if isinstance(child, dict) else {}
-            _merge(node, keys)
-        choices = overrides | choices
-    tree.pop("hydra", None)
-    return tree, used
-
-
-def _files(
-    conf: Path, name: str, package: str, choices: dict[str, str], used: list[str], overrides: dict[str, str]
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (package, keys) of a file and of all that its defaults list names; note the groups and overrides met."""
-    path = conf / f"{name}.yaml"
-    try:
-        text = path.read_text(encoding="utf-8")
-        content = yaml.load(text, yaml.CSafeLoader if hasattr(yaml, "CSafeLoader") else yaml.SafeLoader)  # noqa: S506
-    except (OSError, yaml.YAMLError):
-        return
-    if header := re.match(r"\s*#\s*@package\s+(\S+)", text):
-        package = "" if header[1] == "_global_" else header[1]
-    content = content if isinstance(content, dict) else {}
-    entries = content.pop("defaults", [])
-    if "_self_" not in entries:
-        entries = [*entries, "_self_"]
-    for entry in entries:
-        if entry == "_self_":
-            yield package, content
-            continue
-        target, option = next(iter(entry.items())) if isinstance(entry, dict) else (entry, None)
-        words = str(target).split()
-        target, at, place = words[-1].partition("@")
-        absolute = (
-            target.removeprefix("/") if target.startswith("/") or "/" not in name else f"{Path(name).parent}/{target}"
-        )
-        if "override" in words:
-            overrides[absolute] = str(option)
-            continue
-        if isinstance(entry, dict):
-            group = absolute
-            if not package and not at:
-                used.append(group)
-            option = choices.get(group, option)
-            absolute = f"{group}/{option}"
-        else:
-            group = str(Path(absolute).parent) if "/" in absolute else ""
-        inside = {"_here_": package, "_global_": ""}.get(place, place) if at else group.replace("/", ".")
-        yield from _files(conf, absolute, inside, choices, used, overrides)
-
-
-def _merge(node: dict[str, Any], keys: dict[str, Any]) -> None:
-    for key, item in keys.items():
-        mine = node.get(key)
-        if isinstance(mine, dict) and isinstance(item, dict):
-            _merge(mine, item)
-        else:
-            node[key] = item
+    entries = [entry for entry in entries if entry.name.startswith(tail) and (tail or not entry.name.startswith("."))]
+    return [f"{head}{slash}{entry.name}{'/' * entry.is_dir()}" for entry in entries if files or entry.is_dir()]

@@ -3,7 +3,7 @@
 import argparse
 import contextlib
 import importlib
-import itertools
+import io
 import json
 import math
 import os
@@ -16,7 +16,6 @@ from typing import Any
 
 import hydra
 import yaml
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
@@ -29,8 +28,9 @@ from omegaconf.errors import (
     UnsupportedInterpolationType,
 )
 
-from cnntrain import cli
+from cnntrain.catalog import compose
 from cnntrain.errors import CnntrainError, InputError, unknown
+from cnntrain.manual import page
 from cnntrain.words import Line, read
 
 CONFIGURATION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError)
@@ -82,6 +82,9 @@ class Task:
 
 def _run(command: str, cfg: DictConfig) -> dict[str, Any]:
     """Call the command's `run`, telling values that `cfg` leaves open from mistakes of the program."""
+    missing = [f"{key}=<value>" for key in _missing(OmegaConf.to_container(cfg))]
+    if missing:
+        raise InputError(f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing")
     try:
         result: dict[str, Any] = importlib.import_module(f"cnntrain.commands.{command}").run(cfg)
     except UNRESOLVABLE as error:
@@ -91,14 +94,29 @@ def _run(command: str, cfg: DictConfig) -> dict[str, Any]:
     return result
 
 
-def launch(command: str, argv: list[str]) -> int:
-    """Run `cnntrain <command> <argv>` through Hydra, print the JSON or the one-line error, and return the exit code."""
+def _missing(node: Any, prefix: str = "") -> Iterator[str]:
+    """Yield the dotted keys that still hold `???` (OmegaConf's own search resolves every reference on its way)."""
+    for key, item in node.items():
+        if item == "???":
+            yield f"{prefix}{key}"
+        elif isinstance(item, dict):
+            yield from _missing(item, f"{prefix}{key}.")
+
+
+def launch(command: str, argv: list[str], conf: Path) -> int:
+    """Run `cnntrain <command> <argv>` with the configuration in `conf`, and return the exit code.
+
+    Prints the result as JSON if asked to, and whatever goes wrong as one line on standard error.
+    """
     task = Task(command, argv)
     _sweep_folders.clear()
     try:
-        line = read(argv, cli.config_dir())
+        line = read(argv, conf)
+        if "--help" in line.flags:
+            print(_manual(task, line, conf), end="")
+            return 0
         with output_to_stderr() if line.json else contextlib.nullcontext():
-            _hydra(task, line)
+            _hydra(task, line, conf)
         if line.json:
             print(as_json({"jobs": _jobs(task)} if _sweep_folders else task.results[0]), flush=True)
     except KeyboardInterrupt:
@@ -110,13 +128,22 @@ def launch(command: str, argv: list[str]) -> int:
     return 0
 
 
-def _hydra(task: Task, line: Line) -> None:
+def _manual(task: Task, line: Line, conf: Path) -> str:
+    """Return the command's manual page, around what Hydra composes (its own help takes three times as long)."""
+    line.flags = {flag: value for flag, value in line.flags.items() if flag == "--config-dir"} | {"--cfg": "job"}
+    with contextlib.redirect_stdout(io.StringIO()) as configuration:
+        _hydra(task, line, conf)
+    catalog = compose(line.folders, task.command, line.choices)
+    return page(task.command, configuration.getvalue(), catalog, line.folders)
+
+
+def _hydra(task: Task, line: Line, conf: Path) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach `launch` instead of being printed by Hydra
     typed = sys.argv
     sys.argv = [f"cnntrain {task.command}", *line.argv]
     try:
         with _any_help_string():
-            hydra.main(version_base="1.3", config_path=str(cli.config_dir()), config_name=task.command)(task)()
+            hydra.main(version_base="1.3", config_path=str(conf), config_name=task.command)(task)()
     finally:
         sys.argv = typed
     if task.error is not None:
@@ -224,26 +251,5 @@ def _sweep_folder(output_dir: str | None, otherwise: str) -> str:
     return _sweep_folders[-1]
 
 
-def _about(command: str) -> str:
-    """Return the comment at the top of the command's configuration file, which says what the command does."""
-    lines = (cli.config_dir() / f"{command}.yaml").read_text(encoding="utf-8").splitlines()
-    comment = itertools.takewhile(lambda line: line.startswith("#"), lines)
-    return "\n".join(line.lstrip("# ") for line in comment).replace("$", "$$")
-
-
-def _groups(choices: DictConfig) -> str:
-    """Return a line for each group of the composed command: its name, then its options with the chosen one marked."""
-    loader = GlobalHydra.instance().config_loader()
-    chosen = {str(group): option for group, option in choices.items() if not str(group).startswith("hydra/")}
-    width = max(map(len, chosen), default=0)
-    lines = []
-    for group, choice in chosen.items():
-        marked = [f"{option}*" if option == choice else option for option in loader.get_group_options(group)]
-        lines.append(f"  {group:<{width}}  {'  '.join(marked)}")
-    return "\n".join(lines)
-
-
-# Registered on import, so that they exist in a launcher's processes, which import this module to find Task.
+# Registered on import, so that it exists in a launcher's processes, which import this module to find Task.
 OmegaConf.register_new_resolver("cnntrain.sweep_folder", _sweep_folder, replace=True)
-OmegaConf.register_new_resolver("cnntrain.about", _about, replace=True)
-OmegaConf.register_new_resolver("cnntrain.groups", _groups, replace=True)

@@ -1,5 +1,6 @@
 """The words after a command: flags and settings in any order, rewritten as Hydra's grammar wants them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -7,7 +8,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 
-from cnntrain.completion import ALIASES, FLAGS, groups, options
+from cnntrain.catalog import ALIASES, FLAGS, choices, groups, options
 from cnntrain.errors import InputError, nearest, unknown
 
 OPENING, CLOSING = "([{", ")]}"
@@ -20,6 +21,8 @@ class Line:
     json: bool = False
     flags: dict[str, str] = field(default_factory=dict)
     overrides: list[str] = field(default_factory=list)
+    choices: dict[str, str] = field(default_factory=dict)
+    folders: list[Path] = field(default_factory=list)
 
     @property
     def argv(self) -> list[str]:
@@ -46,10 +49,10 @@ def read(words: list[str], conf: Path) -> Line:
     shows = [flag for flag in ("--help", "--hydra-help", "--cfg", "--info") if flag in line.flags]
     if line.json and shows:
         raise InputError(f"--json reports the result of a run, and {shows[0]} runs nothing; leave one of them out")
-    folders = [conf] + ([Path(line.flags["--config-dir"])] if "--config-dir" in line.flags else [])
-    known = {group for folder in folders for group in groups(folder)}
+    line.folders = ([Path(line.flags["--config-dir"])] if "--config-dir" in line.flags else []) + [conf]
+    line.choices = choices(settings)
     sweep = "--multirun" in line.flags or "hydra.mode=MULTIRUN" in settings
-    line.overrides = [_override(word, known, sweep, conf) for word in settings]
+    line.overrides = [_override(word, line.folders, sweep) for word in settings]
     return line
 
 
@@ -78,7 +81,7 @@ def _read_flag(word: str, rest: list[str], line: Line) -> None:
     line.flags[name] = str(Path(value).expanduser()) if name == "--config-dir" else value
 
 
-def _override(word: str, known: set[str], sweep: bool, conf: Path) -> str:
+def _override(word: str, folders: Sequence[Path], sweep: bool) -> str:
     """Return the setting `word` as an override: values quoted where needed, plain keys forced with `++`.
 
     A forced key never fails in Hydra, so that one check of the composed configuration names every unknown key,
@@ -86,10 +89,10 @@ def _override(word: str, known: set[str], sweep: bool, conf: Path) -> str:
     """
     key, equals, value = word.partition("=")
     if not equals and not word.startswith("~"):
-        raise InputError(f"{word!r} is not of the form key=value{_hint(word, conf)}")
+        raise InputError(f"{word!r} is not of the form key=value{_hint(word, folders)}")
     if equals and not key.strip("+~"):
         raise InputError(f"{word!r} has no key before the equals sign")
-    forced = not (key[0] in "+~" or key.startswith("hydra.") or "/" in key or "@" in key or key in known)
+    forced = not (key[0] in "+~" or key.startswith("hydra.") or "/" in key or "@" in key or key in groups(folders))
     override = f"{'++' if forced else ''}{key}{equals}{writable(value)}"
     try:
         parsed = OverridesParser.create().parse_override(override)
@@ -101,13 +104,13 @@ def _override(word: str, known: set[str], sweep: bool, conf: Path) -> str:
     return override
 
 
-def _hint(word: str, conf: Path) -> str:
+def _hint(word: str, folders: Sequence[Path]) -> str:
     """Return what a bare word was probably meant to be."""
     if (Path(word) / "config.json").is_file():
         return f"; did you mean run={word}?"
-    choices = {option: group for group in groups(conf) for option in options(conf, group)}
-    match = nearest(word, choices)
-    return f"; did you mean {choices[match]}={match}?" if match else " (without spaces around the equals sign)"
+    known = {option: group for group in groups(folders) for option in options(folders, group)}
+    match = nearest(word, known)
+    return f"; did you mean {known[match]}={match}?" if match else " (without spaces around the equals sign)"
 
 
 def writable(value: str) -> str:

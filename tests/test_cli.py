@@ -40,14 +40,17 @@ FILES = {
         defaults:
           - common/hydra
           - _self_
+          - optional dataset: null
 
         run: ???
+        nested:
+          images: ???
         """,
-    "common/dataset.yaml": "root: null\nworkers: 0\n",
+    "common/dataset.yaml": "root: null\nworkers: 0  # processes\n",
     "dataset/digits.yaml": "defaults:\n  - /common/dataset@_here_\n  - _self_\nname: digits\n",
     "dataset/mnist.yaml": "defaults:\n  - /common/dataset@_here_\n  - _self_\nname: mnist\nfold: 1\n",
     "model/small.yaml": "name: small\nwidth: 4\nhead:\n  bias: true\n",
-    "model/resnet20.yaml": "name: resnet20\nshortcut: A\nremove: []\n",
+    "model/resnet20.yaml": "name: resnet20\nshortcut: A  # A | B\nremove: []\n",
     "model/wide.yaml": "name: wide\n",
     "experiment/long.yaml": """
         # @package _global_
@@ -325,9 +328,12 @@ def test_signals_keep_their_codes(stop: BaseException, code: int, command: Calla
 def test_values_left_open_are_named(
     command: Callable[..., list[DictConfig]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command(lambda cfg: {"run": cfg.run}, name="eval")
+    seen = command(name="eval")
     assert cli.main(["eval"]) == 2
+    assert capsys.readouterr().err == "cnntrain: run=<value> and nested.images=<value> are missing\n"
+    assert cli.main(["eval", "nested.images=x"]) == 2
     assert capsys.readouterr().err == "cnntrain: run=<value> is missing\n"
+    assert not seen
     command(lambda cfg: {"value": cfg.broken})
     assert cli.main(["fit"]) == 2
     assert capsys.readouterr().err == "cnntrain: broken: Interpolation key 'nowhere' not found\n"
@@ -432,10 +438,13 @@ def test_help_of_a_command(conf: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert cli.main(["fit", "model=resnet20", "--help"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("Train a network: cnntrain fit model=small cost=$1\n")
-    assert "  model       resnet20*  small  wide\n" in out
-    assert "  experiment  broken  long\n" in out
-    assert "shortcut: A" in out
-    assert "hydra" not in out.lower().replace("--hydra-help", "")
+    lines = out.splitlines()
+    assert "  model       resnet20*  small  wide" in lines
+    assert "  experiment  broken  long" in lines
+    assert "    shortcut: A                       # A | B" in lines
+    assert "  seed: 0                             # fixes every draw" in lines
+    assert "    workers: 0                        # processes" in lines
+    assert "hydra" not in out
     assert cli.main(["help", "eval"]) == 0
     assert "run: ???" in capsys.readouterr().out
 
