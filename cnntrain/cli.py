@@ -1,5 +1,6 @@
 """The command `cnntrain`: hand the words to their command; the standard library only, so that help is instant."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -48,7 +49,17 @@ def config_dir() -> Path:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command line (`sys.argv` unless given) and return its exit code."""
-    command, *words = (sys.argv[1:] if argv is None else argv) or [""]
+    try:
+        code = _dispatch(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of standard output left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 141
+    return code
+
+
+def _dispatch(argv: list[str]) -> int:
+    command, *words = argv or [""]
     if command == "help" and words:
         command, words = words[0], ["--help"]
     if command in COMMANDS:

@@ -64,11 +64,14 @@ class Task:
             if job.mode != RunMode.MULTIRUN:
                 result = _run(self.command, cfg)
             else:
+                settings = " ".join(override.lstrip("+") for override in job.overrides.task)
+                print(f"cnntrain: job {job.job.num}: {settings}", file=sys.stderr, flush=True)
                 folder = Path(job.runtime.output_dir)
-                if "output_dir" in cfg:
+                keeps_folder = "output_dir" in cfg
+                if keeps_folder:
                     cfg.output_dir = str(folder)
                 result = _run(self.command, cfg)
-                if not (folder / "results.json").exists():
+                if not keeps_folder:  # the result of a job in another process reaches us as a file
                     (folder / "results.json").write_text(as_json(result) + "\n", encoding="utf-8")
         except Exception as error:
             if job.mode == RunMode.MULTIRUN:
@@ -124,6 +127,8 @@ def launch(command: str, argv: list[str], conf: Path) -> int:
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and error is not task.error:
+            raise  # whoever read standard output left: `cli` ends quietly
         return _report(command, error)
     return 0
 

@@ -1,5 +1,6 @@
 """The command line: words in, one line or one JSON object out, and the exit code."""
 
+import argparse
 import json
 import math
 import os
@@ -396,7 +397,11 @@ def test_sweep_runs_every_combination_in_numbered_folders(
         ("resnet20", 1),
     ]
     assert [cfg.output_dir for cfg in seen] == [str(Path.cwd() / "sweep é" / str(number)) for number in range(4)]
-    assert sum(line.strip().startswith("#") for line in err.splitlines()) == 4
+    assert [line for line in err.splitlines() if "seed=1" in line] == [
+        "cnntrain: job 1: model=small seed=1 output_dir='sweep é'",
+        "cnntrain: job 3: model=resnet20 seed=1 output_dir='sweep é'",
+    ]
+    assert len(err.splitlines()) == 4
     assert not list(Path.cwd().rglob("*.log"))
 
 
@@ -411,11 +416,38 @@ def test_sweep_without_a_folder_lies_under_runs(command: Callable[..., list[Dict
 def test_results_of_jobs_in_other_processes_come_by_number(
     command: Callable[..., list[DictConfig]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    seen = command(lambda cfg: {"seed": cfg.seed})
+    def run(cfg: DictConfig) -> dict[str, Any]:
+        (Path(cfg.output_dir) / "results.json").write_text(json.dumps({"seed": cfg.seed}))
+        return {}
+
+    command(run)
     monkeypatch.setattr(launch.Task, "results", property(lambda _: [], lambda *_: None), raising=False)
     assert cli.main(["fit", "-m", "seed=range(0,12)", "output_dir=out", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {"jobs": [{"seed": seed} for seed in range(12)]}
-    assert len(seen) == 12
+    assert json.loads(capsys.readouterr().out) == {"jobs": [{"seed": seed} for seed in range(12)]}
+
+
+def test_commands_without_a_folder_leave_their_results_in_the_jobs(command: Callable[..., list[DictConfig]]) -> None:
+    command(lambda cfg: {"run": cfg.run, "loss": math.inf}, name="eval")
+    for run in ("a", "b"):  # the second time over what the first one left
+        assert cli.main(["eval", "-m", f"run={run},x", "nested.images=y", "hydra.sweep.dir=out"]) == 0
+        assert json.loads(Path("out/0/results.json").read_text()) == {"run": run, "loss": None}
+
+
+def test_hydra_starts_where_argparse_checks_help_strings(conf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add_argument = argparse.ArgumentParser.add_argument
+
+    def check(parser: argparse.ArgumentParser, action: argparse.Action) -> None:
+        raise ValueError("badly formed help string")
+
+    def checked(parser: argparse.ArgumentParser, *names: Any, **options: Any) -> argparse.Action:
+        action = add_argument(parser, *names, **options)
+        parser._check_help(action)  # type: ignore[attr-defined]
+        return action
+
+    monkeypatch.setattr(argparse.ArgumentParser, "_check_help", check, raising=False)
+    monkeypatch.setattr(argparse.ArgumentParser, "add_argument", checked)
+    assert cli.main(["fit", "--cfg", "job"]) == 0
+    assert argparse.ArgumentParser._check_help is check  # type: ignore[attr-defined]
 
 
 def test_failed_job_of_a_sweep_is_named(
@@ -471,6 +503,17 @@ def test_unusual_surroundings(conf: Path, tmp_path: Path) -> None:
     assert "output_dir: é (1)" in run.stdout.decode()
     assert not run.stderr
     assert not list(here.iterdir())
+
+
+@pytest.mark.parametrize("typed", [["--help"], ["fit", "--help"]])
+def test_reader_may_leave_early(typed: list[str]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "cnntrain", *typed], stdout=writing, stderr=subprocess.PIPE, check=False
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, b"")
 
 
 def test_front_door_is_quick() -> None:
