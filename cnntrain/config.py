@@ -9,7 +9,7 @@ import inspect
 import sys
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -58,7 +58,7 @@ class Selection:
     root: str | None
     train_size: int | float | None  # a number of images, or a fraction of them
     val_size: int | float
-    classes: list[str] | None
+    classes: list[str | int] | None
     balance: Literal["none", "weights", "sampling"]
     workers: Natural
 
@@ -132,7 +132,7 @@ def read(schema: type[T], composed: DictConfig | Mapping[str, Any]) -> T:
 
     Raises `InputError` naming the first key that is unknown, missing, of the wrong type or out of range.
     """
-    values = OmegaConf.to_container(composed, resolve=True) if isinstance(composed, DictConfig) else composed
+    values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True) if isinstance(composed, DictConfig) else composed
     assert isinstance(values, Mapping)  # noqa: S101 - a command's configuration is a mapping
     import_plugins(values.get("plugins") or [])
     reject_unknown(values, known_keys(schema, values))
@@ -366,7 +366,9 @@ def build_model(options: Options, card: Card, **build: Any) -> nn.Sequential:
 
 def selection(options: Options) -> Selection:
     """Return the part of a dataset's options that all datasets share."""
-    return build_schema(Selection, options, "dataset.")
+    chosen = build_schema(Selection, options, "dataset.")
+    # Digits are typed as numbers and named in words.
+    return replace(chosen, classes=[str(name) for name in chosen.classes]) if chosen.classes is not None else chosen
 
 
 def dataset_options(options: Options) -> tuple[str, Options]:
@@ -379,7 +381,12 @@ def dataset_options(options: Options) -> tuple[str, Options]:
 
 
 def dataset_root(options: Options, data_root: str) -> Path:
-    """Return the folder that holds a dataset: its own root, else the common one."""
+    """Return the folder that holds a dataset: its own root, else the common one, in which only named datasets lie.
+
+    Raises `InputError` for an image folder that is not named.
+    """
+    if options.get("name") == "folder" and not options.get("root"):
+        raise InputError("dataset.root is missing: the folder that holds the class folders, or train, val and test")
     return Path(options.get("root") or data_root).expanduser()
 
 

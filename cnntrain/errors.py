@@ -1,6 +1,7 @@
 """What can go wrong for a person, each with the exit code that says so, and the nearest right word."""
 
 import difflib
+import os
 from collections.abc import Iterable
 
 
@@ -30,9 +31,13 @@ class CheckpointError(CnntrainError):
 
 def nearest(word: str, choices: Iterable[str]) -> str | None:
     """Return the choice that `word` was most likely meant to be, or None when nothing is close."""
-    lowered = {choice.lower(): choice for choice in choices}
-    matches = difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=0.6)
-    return lowered[matches[0]] if matches else None
+    lowered, typed = {choice.lower(): choice for choice in choices}, word.lower()
+    matches = difflib.get_close_matches(typed, lowered, n=5, cutoff=0.6)
+
+    def likeness(choice: str) -> tuple[float, int]:
+        return difflib.SequenceMatcher(None, choice, typed).ratio(), len(os.path.commonprefix([choice, typed]))
+
+    return lowered[max(matches, key=likeness)] if matches else None
 
 
 def unknown(kind: str, word: str, choices: Iterable[str]) -> InputError:

@@ -28,7 +28,7 @@ def parameter_groups(net: nn.Module, weight_decay: float, *, decay_all: bool = F
 def sgd(
     net: nn.Module,
     *,
-    lr: Positive = 0.1,
+    lr: Positive = 0.05,
     momentum: Fraction = 0.9,
     nesterov: bool = True,
     weight_decay: NonNegative = 5e-4,

@@ -47,6 +47,8 @@ def run(composed: DictConfig) -> dict[str, Any]:
     per_epoch = feed.batches // trainer.accumulate
     if per_epoch == 0:
         raise config.InputError(f"trainer.accumulate={trainer.accumulate} batches do not fit into one epoch")
+    feed.seek(0, 0)
+    feed.batch()  # what an augmentation or a file has against these images is said before anything is made
     precision = choose_precision(trainer.precision, device)
     learner = Learner(
         net,

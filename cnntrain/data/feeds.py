@@ -164,7 +164,7 @@ class Planned:
     ) -> None:
         if len(split.labels) < batch_size:
             raise InputError(
-                f"trainer.batch_size={batch_size} is more than the {len(split.labels)} training images; make it smaller"
+                f"trainer.batch_size={batch_size} is more than the {len(split.labels):,} training images; make it smaller"
             )
         self.parts, self.seed, self.device = parts, seed, device
         self.batch_size, self.batches = batch_size, len(split.labels) // batch_size
@@ -210,13 +210,19 @@ class ResidentFeed(Planned):
 
 
 class Reading(Dataset[Tensor]):
-    """A source as `DataLoader` workers read it: a whole batch at once."""
+    """A source as `DataLoader` workers read it: a whole batch at once, or the error of a bad file.
+
+    An error that crossed the process as an exception would come out wrapped in the worker's traceback.
+    """
 
     def __init__(self, source: Source) -> None:
         self.source = source
 
-    def __getitems__(self, index: Sequence[int]) -> Tensor:
-        return self.source.read(index)
+    def __getitems__(self, index: Sequence[int]) -> Tensor | InputError:
+        try:
+            return self.source.read(index)
+        except InputError as error:
+            return error
 
 
 class Places:
@@ -229,9 +235,17 @@ class Places:
         return iter(self.rows)
 
 
-def whole(batch: Tensor) -> Tensor:
+def whole(batch: Tensor | InputError) -> Tensor | InputError:
     """Take a batch as it was read."""
     return batch
+
+
+def read_batches(loader: DataLoader) -> Iterator[Tensor]:
+    """Yield what the workers read; raise what they could not."""
+    for batch in loader:
+        if isinstance(batch, InputError):
+            raise batch
+        yield batch
 
 
 class StreamedFeed(Planned):
@@ -258,7 +272,7 @@ class StreamedFeed(Planned):
             self.begin(epoch)
         if (epoch, place) != self.due:
             self.places.rows = self.plan.index[place:].tolist()
-            self.ahead = iter(self.loader)
+            self.ahead = read_batches(self.loader)
         self.place, self.due = place, (epoch, place + 1)
 
     def batch(self) -> Batch:
@@ -284,10 +298,11 @@ def read_in_order(split: Split, batch_size: int, workers: int) -> Iterator[Tenso
         yield from split.source.images.split(batch_size)
         return
     rows = [list(range(i, min(i + batch_size, len(split.labels)))) for i in range(0, len(split.labels), batch_size)]
-    yield from DataLoader(
+    loader = DataLoader(
         Reading(split.source),
         batch_sampler=rows,
         num_workers=workers,
         collate_fn=whole,
         generator=torch.Generator(),
     )
+    yield from read_batches(loader)

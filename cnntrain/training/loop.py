@@ -18,8 +18,7 @@ class Progress:
     """How far a run has come."""
 
     step: int = 0  # optimizer steps taken
-    best_top1: float = -1.0
-    best_step: int = 0
+    best: tuple[float, float] = (-1.0, 0.0)  # top-1 and minus the loss, which decides between equal top-1
     waited: int = 0  # validations since the best
 
 
@@ -65,10 +64,9 @@ def train(
             continue
         if validate and (epoch % validate_every == 0 or at.step == last):
             scores = validate(learner.evaluated)
-            better = scores["top1"] > at.best_top1
-            at.waited = 0 if better else at.waited + 1
-            if better:
-                at.best_top1, at.best_step = scores["top1"], at.step
+            reached = scores["top1"], -scores["loss"]
+            better = reached > at.best
+            at.best, at.waited = (reached, 0) if better else (at.best, at.waited + 1)
             yield {"kind": "val", "step": at.step, "epoch": epoch, "best": better, **scores}
             if better:
                 save("best")

@@ -1,0 +1,73 @@
+"""What all tests share: one thread each, a folder of their own, and a command line in this process."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes of two threads on two cores are 25 times slower
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CNNTRAIN_DATA", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def cnntrain(folder: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., dict[str, Any]]:
+    """Run a command in this process with `--json`, and return the object it prints; it must succeed."""
+    from cnntrain.cli import main
+
+    def call(*words: str) -> dict[str, Any]:
+        capfd.readouterr()
+        code = main([*words, "--json"])
+        out, err = capfd.readouterr()
+        assert code == 0, err
+        found: dict[str, Any] = json.loads(out)
+        return found
+
+    return call
+
+
+@pytest.fixture
+def refused(folder: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run a command that must end with exit code 2, one line and nothing created; return the line."""
+    from cnntrain.cli import main
+
+    def call(*words: str) -> str:
+        before = sorted(folder.rglob("*"))
+        capfd.readouterr()
+        code = main(list(words))
+        out, err = capfd.readouterr()
+        lines = [line for line in err.splitlines() if line]
+        assert code == 2, err
+        assert out == "" and len(lines) == 1, (out, err)
+        assert sorted(folder.rglob("*")) == before
+        return lines[0]
+
+    return call
+
+
+TINY = (
+    *("model=lenet5", "dataset=synthetic", "dataset.train_images=96", "dataset.test_images=48", "augmentation=none"),
+    *("trainer.epochs=2", "trainer.batch_size=16", "optimizer.lr=0.05", "device=cpu"),
+)
+
+
+@pytest.fixture
+def tiny() -> tuple[str, ...]:
+    """Words that train in a second."""
+    return TINY

@@ -1,0 +1,206 @@
+"""The commands from end to end, on drawn images."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cnntrain.cli import main
+from cnntrain.training import checkpoints
+
+Call = Callable[..., dict[str, Any]]
+FIT_KEYS = {
+    *("run_dir", "resumed_from", "steps", "epochs", "seconds", "samples_per_second", "train", "val", "best"),
+    "objective",
+}
+
+
+def test_fit_leaves_a_run_that_eval_rebuilds_to_the_same_numbers(
+    cnntrain: Call, folder: Path, tiny: tuple[str, ...]
+) -> None:
+    fitted = cnntrain("fit", *tiny, "output_dir=run")
+    assert set(fitted) == FIT_KEYS
+    assert fitted["run_dir"] == "run" and fitted["resumed_from"] == 0 and fitted["epochs"] == 2
+    run = folder / "run"
+    assert {path.name for path in run.iterdir()} == {
+        *("config.json", "run.json", "metrics.jsonl", "results.json", "checkpoints"),
+    }
+    record = json.loads((run / "run.json").read_text())
+    assert record["exit"] == "done" and record["data"]["images"] == {"train": 86, "val": 10, "test": 48}
+    assert {"argv", "versions", "commit", "hardware", "seed", "started"} <= set(record)
+    assert record["argv"][:3] == ["cnntrain", "fit", "model=lenet5"]
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["kind"] for row in rows] == ["train", "val", "train", "val"]
+
+    last = cnntrain("eval", "run=run", "split=val", "weights=last")
+    assert last["top1"] == fitted["val"]["top1"] and last["loss"] == pytest.approx(fitted["val"]["loss"], rel=1e-4)
+    found = cnntrain("eval", "run=run")
+    assert {"run_dir", "split", "n", "loss", "top1", "top1_low", "top1_high", "top5", "per_class", "ece"} <= set(found)
+    assert found["split"] == "test" and found["n"] == 48 and found["top1_low"] <= found["top1"] <= found["top1_high"]
+    saved = np.load(run / "eval" / "test_best" / "predictions.npz")
+    assert (saved["predicted"] == saved["labels"]).mean() == pytest.approx(found["top1"])
+    assert json.loads((run / "eval" / "test_best" / "results.json").read_text())["top1"] == found["top1"]
+
+
+def test_two_fits_are_equal_to_the_bit_and_workers_change_nothing(
+    cnntrain: Call, folder: Path, tiny: tuple[str, ...]
+) -> None:
+    for name, more in (("a", ()), ("b", ()), ("c", ("dataset.workers=1",)), ("d", ("seed=1",))):
+        cnntrain("fit", *tiny, "augmentation=strong", f"output_dir={name}", *more)
+    weights = [checkpoints.load(folder / name / "checkpoints" / "last.pt")["model"] for name in "abcd"]
+    for other in weights[1:3]:
+        assert all(torch.equal(weights[0][key], other[key]) for key in weights[0])
+    assert not torch.equal(weights[0]["conv1.conv.weight"], weights[3]["conv1.conv.weight"])
+
+
+def test_every_setting_of_the_trainer_runs(cnntrain: Call, folder: Path, tiny: tuple[str, ...]) -> None:
+    found = cnntrain(
+        *("fit", *tiny, "model=resnet20", "augmentation=strong", "optimizer=adamw", "optimizer.lr=1e-3"),
+        *("schedule=cosine", "schedule.warmup=1", "trainer.ema=0.9", "trainer.clip=1", "trainer.accumulate=2"),
+        *("trainer.label_smoothing=0.1", "trainer.patience=1", "trainer.precision=bf16", "dataset.balance=weights"),
+        *("dataset.train_size=0.5", "deterministic=true", "output_dir=run", "dataset.classes=[grating0,grating3,grating7]"),
+        *("augmentation.mixup.alpha=0.2", "dataset.train_images=320"),
+    )
+    assert found["steps"] == 2 * (43 // 16 // 2)  # half of nine tenths of three classes' 96 images
+    state = checkpoints.load(folder / "run" / "checkpoints" / "best.pt")
+    assert set(state) == {"format", "model", "ema"}
+    assert not torch.equal(state["model"]["fc.linear.weight"], state["ema"]["fc.linear.weight"])
+    assert cnntrain("eval", "run=run", "split=val", "weights=best")["top1"] == found["best"]["top1"]
+
+
+def test_removing_a_stage_reaches_training_and_evaluation(cnntrain: Call, tiny: tuple[str, ...]) -> None:
+    cnntrain("fit", *tiny, "model.remove=[conv2,pool2]", "output_dir=run")
+    assert [stage["name"] for stage in cnntrain("describe", "run=run")["stages"]] == [
+        *("conv1", "pool1", "fc3", "fc4", "fc5"),
+    ]
+    assert cnntrain("eval", "run=run")["n"] == 48
+
+
+def test_training_on_everything_makes_the_last_weights_the_best(
+    cnntrain: Call, folder: Path, tiny: tuple[str, ...]
+) -> None:
+    found = cnntrain("fit", *tiny, "dataset.val_size=0", "output_dir=run")
+    assert found["val"] is None and found["best"] is None
+    best, last = (checkpoints.load(folder / "run" / "checkpoints" / f"{w}.pt")["model"] for w in ("best", "last"))
+    assert all(torch.equal(best[key], last[key]) for key in best)
+
+
+def test_describe_counts_the_faithful_lenet(cnntrain: Call) -> None:
+    found = cnntrain("describe", "model=lenet5_1998")
+    assert {"model", "in_shape", "params", "macs", "flops", "connections", "stages"} == set(found)
+    assert (found["params"], found["connections"], found["flops"]) == (60_000, 340_908, 2 * 326_520)
+    stage = {"name", "out_shape", "params", "macs", "connections", "receptive_field", "stride"}
+    assert all(set(row) == stage for row in found["stages"])
+
+
+def test_describe_prints_an_aligned_table_and_markdown(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["describe", "model=lenet5", "model.remove=[conv2]"]) == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert "without conv2" in lines[0]
+    assert lines[2].split("  ")[0] == "stage" and lines[-1].startswith("total")
+    assert lines[2].index("output") == lines[4].index("6×28×28")
+    assert main(["describe", "model=lenet5", "table=markdown"]) == 0
+    assert capfd.readouterr().out.startswith("| stage |")
+
+
+def test_eval_takes_views_other_splits_and_another_dataset_of_the_same_classes(
+    cnntrain: Call, folder: Path, tiny: tuple[str, ...], capfd: pytest.CaptureFixture[str]
+) -> None:
+    cnntrain("fit", *tiny, "output_dir=run")
+    assert cnntrain("eval", "run=run", "split=train")["n"] == 86
+    for view in ("flip", "shift", "flip_shift"):
+        assert cnntrain("eval", "run=run", f"tta={view}")["tta"] == view
+    assert cnntrain("eval", "run=run", "dataset.test_images=96")["n"] == 96
+    for part in ("train", "test"):
+        for name in [f"grating{i}" for i in range(10)]:
+            target = folder / "images" / part / name
+            target.mkdir(parents=True)
+            for i in range(2):
+                Image.new("RGB", (30, 40), (int(name[-1]) * 20, i * 100, 0)).save(target / f"{i}.png")
+    found = cnntrain("eval", "run=run", "dataset=folder", "dataset.root=images", "dataset.val_size=0")
+    assert found["n"] == 20 and found["dataset"] == "folder"
+    (folder / "images" / "test" / "grating9").rename(folder / "images" / "test" / "nine")
+    (folder / "images" / "train" / "grating9").rename(folder / "images" / "train" / "nine")
+    assert main(["eval", "run=run", "dataset=folder", "dataset.root=images", "dataset.val_size=0"]) == 2
+    assert "other classes than the run: grating9, nine differ" in capfd.readouterr().err
+
+
+def test_predict_writes_a_table_and_lists_what_it_cannot_read(
+    cnntrain: Call, folder: Path, tiny: tuple[str, ...]
+) -> None:
+    cnntrain("fit", *tiny, "output_dir=run")
+    photos = folder / "my photos"
+    photos.mkdir()
+    for i in range(3):
+        Image.new("RGB", (40 + i, 30), (80 * i, 0, 0)).save(photos / f"{i}.png")
+    (photos / "broken.png").write_bytes(b"no image")
+    found = cnntrain("predict", "run=run", "images=my photos/*.png", "output_dir=out")
+    assert found["n"] == 3 and found["unreadable"] == ["my photos/broken.png"]
+    rows = list(csv.DictReader((folder / "out" / "predictions.csv").read_text().splitlines()))
+    assert [row["file"] for row in rows] == [f"my photos/{i}.png" for i in range(3)]
+    shares = [float(rows[0][f"top{rank}_probability"]) for rank in range(1, 6)]
+    assert shares == sorted(shares, reverse=True) and rows[0]["class"] == rows[0]["top1"]
+    assert float(rows[0]["probability"]) == shares[0] and sum(shares) <= 1 + 1e-5
+
+
+def test_init_from_keeps_the_stages_that_fit(
+    cnntrain: Call, folder: Path, tiny: tuple[str, ...], capfd: pytest.CaptureFixture[str]
+) -> None:
+    cnntrain("fit", *tiny, "output_dir=run")
+    words = ["init_from=run", "dataset.classes=[grating0,grating1,grating2]", "output_dir=new", "optimizer.lr=1e-12", "--json"]
+    assert main(["fit", *tiny, *words]) == 0
+    assert "kept conv1, conv2, fc3, fc4; new fc5" in capfd.readouterr().err
+    old, new = (checkpoints.load(folder / name / "checkpoints" / "best.pt")["model"] for name in ("run", "new"))
+    torch.testing.assert_close(old["conv1.conv.weight"], new["conv1.conv.weight"])
+    assert json.loads((folder / "new" / "run.json").read_text())["init_from"]["new"] == ["fc5"]
+
+
+def test_a_folder_that_holds_a_run_is_refused_and_left_alone(
+    cnntrain: Call, folder: Path, tiny: tuple[str, ...], capfd: pytest.CaptureFixture[str]
+) -> None:
+    cnntrain("fit", *tiny, "output_dir=run")
+    before = {path: path.read_bytes() for path in (folder / "run").rglob("*") if path.is_file()}
+    assert main(["fit", *tiny, "output_dir=run"]) == 2
+    assert "already holds a run" in capfd.readouterr().err
+    assert before == {path: path.read_bytes() for path in (folder / "run").rglob("*") if path.is_file()}
+
+
+def test_a_damaged_or_foreign_checkpoint_is_refused_with_exit_4(
+    cnntrain: Call, folder: Path, tiny: tuple[str, ...], capfd: pytest.CaptureFixture[str]
+) -> None:
+    cnntrain("fit", *tiny, "output_dir=run")
+    path = folder / "run" / "checkpoints" / "best.pt"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    assert main(["eval", "run=run"]) == 4
+    middle = len(whole) // 2
+    path.write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
+    assert main(["eval", "run=run"]) == 4
+    assert "does not match its checksum" in capfd.readouterr().err
+    cnntrain("fit", *tiny, "model=mlp", "output_dir=other")
+    path.write_bytes((folder / "other" / "checkpoints" / "best.pt").read_bytes())
+    assert main(["eval", "run=run"]) == 4
+    assert "belongs to another network: conv1.conv.bias" in capfd.readouterr().err
+
+
+def test_a_sweep_gives_its_jobs_by_number(cnntrain: Call, folder: Path, tiny: tuple[str, ...]) -> None:
+    found = cnntrain("fit", "-m", *tiny, "model=softmax,lenet5", "output_dir=sweep")
+    assert [job["run_dir"] for job in found["jobs"]] == [str(folder / "sweep" / n) for n in "01"]
+    assert all((folder / "sweep" / n / "checkpoints" / "best.pt").is_file() for n in "01")
+
+
+def test_results_go_to_standard_output_and_messages_to_standard_error(
+    folder: Path, tiny: tuple[str, ...], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["fit", *tiny, "output_dir=run"]) == 0
+    out, err = capfd.readouterr()
+    assert "validation top-1" in out and "n = 10" in out and "cnntrain eval run=run" in out
+    assert "epoch 2/2" in err and "\x1b" not in out + err
+    assert main(["eval", "run=run"]) == 0
+    assert "test top-1" in capfd.readouterr().out

@@ -1,0 +1,164 @@
+"""Bad input: one line that names what was wrong and the nearest right thing, before anything is created."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pytest
+
+from cnntrain import config
+from cnntrain.bounds import Count, Fraction, Positive
+from cnntrain.errors import InputError
+
+Refused = Callable[..., str]
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("trainer.epoch=3", "trainer.epochs"),
+        ("trainer.batchsize=3", "trainer.batch_size"),
+        ("trainer.batch_sise=8", "trainer.batch_size"),
+        ("trainer.precison=fp32", "trainer.precision"),
+        ("trainer.lable_smoothing=0.1", "trainer.label_smoothing"),
+        ("trainer.patient=3", "trainer.patience"),
+        ("optimizer.lrr=0.1", "optimizer.lr"),
+        ("optimizer.momentun=0.1", "optimizer.momentum"),
+        ("optimizer.nestrov=true", "optimizer.nesterov"),
+        ("optimizer.weightdecay=0", "optimizer.weight_decay"),
+        ("lr=0.1", "optimizer.lr"),
+        ("epochs=3", "trainer.epochs"),
+        ("batch_size=3", "trainer.batch_size"),
+        ("modle=resnet20", "model"),
+        ("datset=mnist", "dataset"),
+        ("sede=3", "seed"),
+        ("devise=cpu", "device"),
+        ("output=here", "output_dir"),
+        ("dataset.val_sise=0.1", "dataset.val_size"),
+        ("dataset.trainsize=100", "dataset.train_size"),
+        ("dataset.class=[a]", "dataset.classes"),
+        ("model.activaton=relu", "model.activation"),
+        ("model.removed=[conv1]", "model.remove"),
+        ("schedule.warm_up=1", "schedule.warmup"),
+        ("augmentation.afine={}", "augmentation.affine"),
+        ("+augmentation.crop.pading=2", "augmentation.crop.padding"),
+        ("+trainer.epoch=3", "trainer.epochs"),
+    ],
+)
+def test_a_misspelt_key_is_named_with_the_one_that_was_meant(refused: Refused, word: str, meant: str) -> None:
+    line = refused("fit", word)
+    assert f"did you mean '{meant}'" in line and word.split("=")[0].removeprefix("+") in line
+
+
+@pytest.mark.parametrize(
+    ("word", "parts"),
+    [
+        ("model=resnet21", ["unknown model 'resnet21'", "'resnet20'"]),
+        ("dataset=minst", ["unknown dataset 'minst'", "'mnist'"]),
+        ("optimizer=sdg", ["'sgd'"]),
+        ("augmentation=cropflip", ["'crop_flip'"]),
+        ("schedule=cosin", ["'cosine'"]),
+        ("model.activation=rellu", ["model.activation=relu"]),
+        ("model.pool=maks", ["model.pool=max"]),
+        ("model.pool=off", ["model.pool"]),
+        ("trainer.precision=fp23", ["trainer.precision=fp32"]),
+        ("trainer.epochs=0", ["trainer.epochs=0", "at least 1"]),
+        ("trainer.epochs=2.5", ["trainer.epochs=2.5", "whole number"]),
+        ("trainer.epochs=many", ["trainer.epochs=many", "whole number"]),
+        ("trainer.label_smoothing=1.5", ["at least 0 and at most 1"]),
+        ("optimizer.lr=-1", ["optimizer.lr=-1", "above 0"]),
+        ("optimizer.lr=fast", ["optimizer.lr=fast", "a number"]),
+        ("optimizer.nesterov=3", ["true or false"]),
+        ("model.remove=conv1", ["model.remove", "a list"]),
+        ("model.remove=[conv7]", ["unknown stage 'conv7'", "conv1, pool1, conv2"]),
+        ("model.remove=[fc5]", ["'fc5' is the last"]),
+        ("dataset.classes=[1,11]", ["unknown class '11'"]),
+        ("dataset.train_size=0", ["dataset.train_size"]),
+        ("dataset.train_size=1.5", ["dataset.train_size"]),
+        ("dataset.val_size=-1", ["dataset.val_size"]),
+        ("trainer.batch_size=5000", ["trainer.batch_size=5000", "1,257"]),
+        ("device=gpu", ["device=gpu", "auto, cpu"]),
+        ("dataset=folder", ["dataset.root"]),
+        ("init_from=nowhere", ["nowhere"]),
+        ("plugins=[no_such_module]", ["no_such_module"]),
+        ("augmentation.crop.padding=40", ["40"]),
+        ("seed=-1", ["seed=-1"]),
+    ],
+)
+def test_a_bad_value_is_refused_saying_what_it_may_be(refused: Refused, word: str, parts: list[str]) -> None:
+    line = refused("fit", word)
+    for part in parts:
+        assert part in line, line
+
+
+def test_an_unknown_key_in_a_yaml_file_is_found_as_well(
+    refused: Refused, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shutil
+
+    from cnntrain import cli
+
+    copy = folder / "conf"
+    shutil.copytree(cli.config_dir(), copy)
+    with (copy / "trainer" / "default.yaml").open("a") as sink:
+        sink.write("epoch: 3\n")
+    monkeypatch.setattr("cnntrain.cli.config_dir", lambda: copy)
+    assert "unknown key 'trainer.epoch'; did you mean 'trainer.epochs'?" in refused("fit")
+
+
+def test_a_missing_run_is_asked_for(refused: Refused) -> None:
+    assert "run" in refused("eval")
+    assert "nowhere" in refused("eval", "run=nowhere")
+    assert "cnntrain fit" in refused("eval", "run=latest")
+
+
+def sample(
+    whole: Count = 1, share: Fraction = 0.5, *, kind: Literal["a", "b"] = "a", sizes: list[Positive] | None = None
+) -> None:
+    """A function with options."""
+
+
+def test_values_are_held_against_annotations() -> None:
+    assert config.conform_options("x", sample, {"whole": 3, "share": 1, "kind": "b", "sizes": [1, 2.5]}) == {
+        "whole": 3,
+        "share": 1.0,
+        "kind": "b",
+        "sizes": [1.0, 2.5],
+    }
+    assert config.conform_options("x", sample, {"sizes": None}) == {"sizes": None}
+    for given, text in [
+        ({"whole": True}, "x.whole=True should be a whole number"),
+        ({"share": 2}, "x.share=2 is out of range: it must be at least 0 and at most 1"),
+        ({"kind": "c"}, "x.kind=c"),
+        ({"sizes": [1, 0]}, r"x.sizes\[1\]=0 is out of range: it must be above 0"),
+        ({"sizes": 3}, "x.sizes=3 should be a list or null"),
+        ({"other": 1}, "unknown key 'x.other'; choose from whole, share, kind, sizes"),
+    ]:
+        with pytest.raises(InputError, match=text):
+            config.conform_options("x", sample, given)
+
+
+def test_annotated_without_bounds_passes() -> None:
+    assert config.conform(3, Annotated[int, "pixels"], "x") == 3
+
+
+def test_a_plugin_adds_a_model_and_is_never_imported_from_a_record(
+    cnntrain: Callable[..., dict[str, object]], folder: Path, tiny: tuple[str, ...], capfd: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "my_parts.py").write_text(
+        "from cnntrain.models import MODELS\n"
+        "from cnntrain.models.perceptron import softmax\n"
+        "def mine(in_shape, num_classes, **build):\n    return softmax(in_shape, num_classes, **build)\n"
+        "MODELS['mine'] = mine\n"
+    )
+    from cnntrain.cli import main
+    from cnntrain.models import MODELS
+
+    try:
+        words = [*tiny, "model=softmax", "model.name=mine", "output_dir=run"]
+        assert cnntrain("fit", *words, "plugins=[my_parts]")["epochs"] == 2
+        del MODELS["mine"]
+        assert main(["eval", "run=run"]) == 2
+        assert "unknown model 'mine'" in capfd.readouterr().err
+    finally:
+        MODELS.pop("mine", None)

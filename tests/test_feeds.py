@@ -1,0 +1,200 @@
+"""Feeds: the same batches whichever way the pixels come, in an order that is a function of (seed, epoch)."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from cnntrain.data.augmentation import AUGMENTATIONS, Part
+from cnntrain.data.feeds import Batch, Normalise, ResidentFeed, StreamedFeed, plan_epoch, sweep
+from cnntrain.data.sources import Card, Pixels, Split
+from cnntrain.errors import InputError
+
+CPU = torch.device("cpu")
+Recipe = Callable[[], dict[str, Part]]
+
+
+def card(channels: int) -> Card:
+    return Card("drawn", ("a", "b", "c"), (channels, 12, 10), (0.4, 0.5, 0.6)[:channels], (0.2, 0.3, 0.1)[:channels])
+
+
+def split(channels: int, count: int = 50) -> Split:
+    generator = torch.Generator().manual_seed(channels)
+    images = torch.randint(256, (count, 12, 10, channels), dtype=torch.uint8, generator=generator)
+    return Split(Pixels(images), torch.randint(3, (count,), generator=generator))
+
+
+def everything() -> dict[str, Part]:
+    return {
+        "flip": AUGMENTATIONS["flip"](),
+        "crop": AUGMENTATIONS["crop"](padding=2, border="zero"),
+        "affine": AUGMENTATIONS["affine"](shift=0.1, rotate=10.0, zoom=0.1),
+        "colour": AUGMENTATIONS["colour"](brightness=0.2, contrast=0.2),
+        "cutout": AUGMENTATIONS["cutout"](size=4),
+        "mixup": AUGMENTATIONS["mixup"](alpha=0.4),
+    }
+
+
+def crop_flip() -> dict[str, Part]:
+    return {"flip": AUGMENTATIONS["flip"](), "crop": AUGMENTATIONS["crop"](padding=2)}
+
+
+RECIPES: dict[str, Recipe] = {"none": dict, "crop_flip": crop_flip, "everything": everything}
+
+
+def resident(channels: int, recipe: str, **settings: object) -> ResidentFeed:
+    options = {"batch_size": 8, "seed": 1, **settings}
+    return ResidentFeed(split(channels), card(channels), device=CPU, parts=RECIPES[recipe](), **options)
+
+
+def same(a: Batch, b: Batch) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_without_augmentation_a_batch_is_the_planned_images_normalised(channels: int) -> None:
+    feed, data = resident(channels, "none"), split(channels)
+    feed.seek(2, 3)
+    x, target, labels = feed.batch()
+    index = torch.from_numpy(plan_epoch(data.labels.numpy(), 8, 1, 2, balanced=False).index[3])
+    expected = data.source.read(index.numpy()).permute(0, 3, 1, 2) / 255
+    mean, std = (torch.tensor(values)[:, None, None] for values in (card(channels).mean, card(channels).std))
+    torch.testing.assert_close(x, (expected - mean) / std, rtol=1e-5, atol=1e-5)
+    assert torch.equal(labels, data.labels[index]) and target is labels
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_flip_and_crop_in_one_gather_equal_padding_flipping_and_slicing(channels: int) -> None:
+    feed, data = resident(channels, "crop_flip"), split(channels)
+    feed.seek(0, 0)
+    x = feed.batch().images
+    images = data.source.read(feed.plan.index[0]).permute(0, 3, 1, 2).float()
+    normalise = Normalise(card(channels), CPU)
+    for row in range(8):
+        image = images[row].flip(2) if feed.drawn["flip"][0, row] else images[row]
+        padded = torch.nn.functional.pad(image[None], (2, 2, 2, 2), mode="reflect")[0]
+        candidates = [padded[:, i : i + 12, j : j + 10] for i in range(5) for j in range(5)]
+        assert any(
+            torch.allclose(normalise(c.permute(1, 2, 0)[None].contiguous())[0], x[row], atol=1e-5) for c in candidates
+        )
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("recipe", list(RECIPES))
+def test_streamed_equals_resident_to_the_bit_and_can_start_anywhere(channels: int, recipe: str) -> None:
+    settings = {"batch_size": 8, "seed": 1, "device": CPU, "parts": RECIPES[recipe]()}
+    streamed = StreamedFeed(split(channels), card(channels), workers=1, **settings)
+    feed = resident(channels, recipe)
+    for epoch, place in [(0, 0), (0, 1), (0, 4), (1, 2), (1, 3), (0, 5)]:
+        feed.seek(epoch, place)
+        streamed.seek(epoch, place)
+        assert same(feed.batch(), streamed.batch()), (epoch, place)
+
+
+@pytest.mark.parametrize("recipe", list(RECIPES))
+def test_a_batch_is_a_function_of_seed_epoch_and_place(recipe: str) -> None:
+    one, other, unlike = resident(3, recipe), resident(3, recipe), resident(3, recipe, seed=1 + 2**32)
+    one.seek(0, 0)
+    one.batch()
+    for feed in (one, other, unlike):
+        feed.seek(3, 2)
+    assert same(one.batch(), other.batch())
+    assert not torch.equal(one.batch().images, unlike.batch().images)
+
+
+def test_images_come_in_channels_last() -> None:
+    for recipe in RECIPES:
+        feed = resident(3, recipe)
+        feed.seek(0, 0)
+        assert feed.batch().images.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_mixing_keeps_the_hard_labels_for_scoring() -> None:
+    feed = resident(3, "everything")
+    feed.seek(0, 0)
+    _, target, labels = feed.batch()
+    assert target.shape == (8, 3) and labels.dtype == torch.int64
+    torch.testing.assert_close(target.sum(1), torch.ones(8))
+
+
+def test_an_epoch_shows_every_image_at_most_once_and_epochs_differ() -> None:
+    labels = np.arange(50) % 3
+    first, second = (plan_epoch(labels, 8, 0, epoch, balanced=False).index for epoch in (0, 1))
+    assert first.shape == (6, 8) and len(set(first.ravel())) == 48
+    assert not np.array_equal(first, second)
+
+
+def test_balanced_sampling_shows_each_class_equally_often() -> None:
+    labels = np.repeat([0, 1, 2], [900, 90, 10])
+    plan = plan_epoch(labels, 100, 0, 0, balanced=True)
+    counts = np.bincount(labels[plan.index.ravel()])
+    assert counts.sum() == 1000 and (abs(counts - 1000 / 3) < 80).all()
+    assert len(set(plan.index.ravel()[labels[plan.index.ravel()] == 0])) > 200
+
+
+def test_a_batch_larger_than_the_dataset_is_refused() -> None:
+    with pytest.raises(InputError, match="trainer.batch_size=51 is more than the 50 training images"):
+        resident(1, "none", batch_size=51)
+
+
+def test_statistics_for_other_channels_are_refused() -> None:
+    wrong = Card("wrong", ("a",), (3, 4, 4), (0.5,), (0.2,))
+    with pytest.raises(ValueError, match="3 channels, but 1 means"):
+        Normalise(wrong, CPU)
+
+
+def test_a_sweep_shows_a_split_in_order_to_its_last_image() -> None:
+    data = split(3)
+    for workers in (0, 1):
+        batches = list(sweep(data, card(3), batch_size=16, device=CPU, workers=workers))
+        assert [len(y) for _, y in batches] == [16, 16, 16, 2]
+        assert torch.equal(torch.cat([y for _, y in batches]), data.labels)
+        expected = Normalise(card(3), CPU)(data.source.images)  # type: ignore[attr-defined]
+        assert torch.equal(torch.cat([x for x, _ in batches]), expected)
+
+
+class Unreadable:
+    """A source whose third image is bad."""
+
+    shape = (12, 10, 1)
+
+    def __len__(self) -> int:
+        return 16
+
+    def read(self, index: list[int]) -> torch.Tensor:
+        if 3 in index:
+            raise InputError("cannot read bad.png")
+        return torch.zeros(len(index), *self.shape, dtype=torch.uint8)
+
+
+def test_a_bad_file_is_named_in_one_line_though_a_worker_found_it() -> None:
+    data = Split(Unreadable(), torch.zeros(16, dtype=torch.int64))  # type: ignore[arg-type]
+    feed = StreamedFeed(data, card(1), workers=1, batch_size=8, seed=0, device=CPU, parts={})
+    with pytest.raises(InputError) as caught:
+        for place in (0, 1):
+            feed.seek(0, place)
+            feed.batch()
+    assert str(caught.value) == "cannot read bad.png"
+
+
+class Reads(TorchDispatchMode):
+    """Counts looks at values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        self.count += "_local_scalar_dense" in str(function) or "nonzero" in str(function)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("recipe", list(RECIPES))
+def test_a_batch_looks_at_no_value(recipe: str) -> None:
+    feed = resident(3, recipe)
+    feed.seek(0, 0)
+    with Reads() as reads:
+        feed.batch()
+    assert reads.count == 0

@@ -1,0 +1,200 @@
+"""The loop: what it records and saves, and that a step is a device program."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile
+
+from cnntrain.data.feeds import ResidentFeed
+from cnntrain.data.sources import Card, Pixels, Split
+from cnntrain.errors import NonFiniteError
+from cnntrain.models.blocks import conv, dense, linear
+from cnntrain.models.stages import assemble
+from cnntrain.optim import sgd
+from cnntrain.training.evaluate import Outputs, outputs, score
+from cnntrain.training.learner import Learner
+from cnntrain.training.loop import train
+
+CPU = torch.device("cpu")
+CARD = Card("stripes", ("flat", "upright"), (1, 8, 8), (0.5,), (0.5,))
+
+
+def stripes(count: int = 64) -> Split:
+    """Horizontal and vertical stripes with noise."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(count) % 2
+    pattern = (torch.arange(8) % 2 * 200).expand(8, 8)
+    images = torch.where(labels[:, None, None] == 1, pattern, pattern.T)
+    noise = torch.randint(55, (count, 8, 8), generator=generator)
+    return Split(Pixels((images + noise).to(torch.uint8).unsqueeze(-1)), labels)
+
+
+def network(seed: int = 0, dropout: float = 0.3) -> nn.Sequential:
+    makers = {"conv1": conv(4, 3, norm=True), "fc2": dense(8, dropout=dropout), "fc3": linear(2)}
+    return assemble(makers, (1, 8, 8), out_shape=(2,), seed=seed)
+
+
+def learner(net: nn.Sequential, steps: int = 100, **settings: Any) -> Learner:
+    options = {"precision": "fp32", "seed": 0} | settings
+    return Learner(net, sgd(net, lr=0.05), [0.05] * steps, **options)
+
+
+def feed(batch_size: int = 16, seed: int = 0) -> ResidentFeed:
+    return ResidentFeed(stripes(), CARD, batch_size=batch_size, parts={}, seed=seed, device=CPU)
+
+
+def run(net: nn.Sequential, epochs: int = 4, **settings: Any) -> list[dict[str, Any]]:
+    return list(train(learner(net, **settings), feed(), None, epochs=epochs, save=lambda which: None))
+
+
+def test_it_learns_stripes() -> None:
+    net = network()
+    run(net, epochs=12)
+    batches = [(x, y) for x, y in _whole()]
+    assert score(outputs(net, batches, precision="fp32"))["top1"] > 0.95
+
+
+def _whole() -> list[tuple[Tensor, Tensor]]:
+    from cnntrain.data.feeds import sweep
+
+    return list(sweep(stripes(), CARD, batch_size=20, device=CPU))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_two_trainings_with_one_seed_are_equal_to_the_bit_and_another_seed_is_not(precision: str) -> None:
+    nets = [network() for _ in range(3)]
+    records = [run(net, precision=precision, seed=seed, ema=0.9) for net, seed in zip(nets, (0, 0, 1), strict=True)]
+    assert all(torch.equal(a, b) for a, b in zip(nets[0].parameters(), nets[1].parameters(), strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(nets[0].parameters(), nets[2].parameters(), strict=True))
+    times = ("seconds", "samples_per_second")
+    kept = [[{k: v for k, v in record.items() if k not in times} for record in rows] for rows in records]
+    assert kept[0] == kept[1] != kept[2]
+
+
+def test_a_step_looks_at_no_value() -> None:
+    student, data = learner(network(), clip=1.0, ema=0.9, label_smoothing=0.1), feed()
+    student.update(data, 0)
+    with profile(activities=[ProfilerActivity.CPU]) as seen:
+        for step in range(1, 21):
+            student.update(data, step)
+    counts = {event.key: event.count for event in seen.key_averages()}
+    assert counts["aten::convolution"] == 20
+    assert counts.get("aten::_local_scalar_dense", 0) == 0
+
+
+def test_accumulating_two_batches_is_one_step_on_both_without_batch_norm() -> None:
+    def plain() -> nn.Sequential:
+        return assemble({"fc1": dense(6), "fc2": linear(2)}, (1, 8, 8), out_shape=(2,))
+
+    halves, wholes = plain(), plain()
+    accumulating, at_once = learner(halves, accumulate=2), learner(wholes)
+    data = feed(batch_size=16)
+    joined = feed(batch_size=32)
+    for step in range(4):
+        accumulating.update(data, step)
+        at_once.update(joined, step)
+    assert (data.plan.index.ravel() == joined.plan.index.ravel()).all()
+    for a, b in zip(halves.parameters(), wholes.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_one_update_is_what_plain_torch_does() -> None:
+    net = network(dropout=0.0)
+    reference = copy.deepcopy(net)
+    student, data = learner(net, label_smoothing=0.1, clip=0.01, class_weights=torch.tensor([1.0, 3.0])), feed()
+    student.update(data, 0)
+    data.seek(0, 0)
+    x, y, _ = data.batch()
+    optimizer = torch.optim.SGD(reference.parameters(), lr=0.05, momentum=0.9, nesterov=True)
+    for group in [p for p in reference.parameters() if p.ndim > 1]:
+        group.grad = None
+    F.cross_entropy(reference(x), y, torch.tensor([1.0, 3.0]), label_smoothing=0.1).backward()
+    nn.utils.clip_grad_norm_(reference.parameters(), 0.01)
+    for p in reference.parameters():
+        if p.ndim > 1 and p.grad is not None:
+            p.grad += 5e-4 * p.detach()
+    optimizer.step()
+    for a, b in zip(net.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_the_moving_average_follows_its_formula_batch_norm_included() -> None:
+    net = network()
+    student, data = learner(net, ema=0.5), feed()
+    expected = {k: v.clone() for k, v in net.state_dict().items()}
+    for step in range(12):
+        student.update(data, step)
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = {k: decay * v + (1 - decay) * net.state_dict()[k] for k, v in expected.items()}
+    assert student.evaluated is student.average and student.average is not None
+    for key, value in student.average.state_dict().items():
+        if "num_batches" not in key:
+            torch.testing.assert_close(value, expected[key], rtol=1e-5, atol=1e-6)
+
+
+def test_records_come_at_their_steps_and_saves_after_them() -> None:
+    happened: list[Any] = []
+    scores = iter([0.5, 0.7, 0.7, 0.6, 0.6])
+
+    def validate(net: nn.Module) -> dict[str, float]:
+        return {"n": 10, "loss": 1.0, "top1": next(scores), "top1_low": 0.0, "top1_high": 1.0}
+
+    student = learner(network())
+    for record in train(student, feed(), validate, epochs=5, log_every=3, patience=2, save=happened.append):
+        happened.append((record["kind"], record["step"]))
+    assert happened[:7] == [
+        *(("train", 3), ("train", 4), ("val", 4), "best", "last"),
+        *(("train", 6), ("train", 8)),
+    ]
+    assert [step for step in happened if step[0] == "val"] == [("val", 4), ("val", 8), ("val", 12), ("val", 16)]
+    assert happened.count("best") == 2 and happened.count("last") == 4  # patience ended it
+
+
+def test_the_best_of_equal_accuracies_is_the_one_of_smaller_loss() -> None:
+    saved: list[str] = []
+    losses = iter([1.0, 0.5, 0.8])
+
+    def validate(net: nn.Module) -> dict[str, float]:
+        return {"loss": next(losses), "top1": 0.5}
+
+    records = train(learner(network()), feed(), validate, epochs=3, save=saved.append)
+    assert [record["best"] for record in records if record["kind"] == "val"] == [True, True, False]
+
+
+def test_without_validation_the_last_weights_are_the_best() -> None:
+    saved: list[str] = []
+    list(train(learner(network()), feed(), None, epochs=2, save=saved.append))
+    assert saved == ["last", "last", "best"]
+
+
+def test_a_loss_that_is_no_number_ends_the_training() -> None:
+    net = network()
+    student = Learner(net, sgd(net, lr=0.05), [1e30] * 100, precision="fp32", seed=0)
+    with pytest.raises(NonFiniteError, match="optimizer.lr"):
+        list(train(student, feed(), None, epochs=9, save=lambda which: None))
+
+
+def test_evaluation_leaves_the_network_as_it_was() -> None:
+    net = network()
+    before = copy.deepcopy(net.state_dict())
+    outputs(net, _whole(), precision="fp32")
+    assert net.training and all(torch.equal(before[key], value) for key, value in net.state_dict().items())
+
+
+def test_views_are_averaged_by_their_weights() -> None:
+    net = network(dropout=0.0).eval()
+    views = [(0.25, lambda x: x), (0.75, lambda x: x.flip(3))]
+    found = outputs(net, _whole(), precision="fp32", views=views)
+    x = torch.cat([x for x, _ in _whole()])
+    with torch.no_grad():
+        torch.testing.assert_close(found.logits, 0.25 * net(x) + 0.75 * net(x.flip(3)), rtol=1e-4, atol=1e-5)
+
+
+def test_scores_hold_n_and_an_interval() -> None:
+    found = score(Outputs(torch.eye(4), torch.tensor([0, 1, 2, 0])))
+    assert found["n"] == 4 and found["top1"] == 0.75
+    assert found["top1_low"] < 0.75 < found["top1_high"]

@@ -1,0 +1,168 @@
+"""The layer mechanism: removing, reading, seeding."""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import nn
+
+from cnntrain.models.blocks import conv, dense, linear, pooling
+from cnntrain.models.lenet import lenet5, lenet5_1998
+from cnntrain.models.resnet_cifar import resnet_cifar
+from cnntrain.models.stages import Add, Concat, Maker, StageError, assemble, record, tail, walk
+
+SHAPE = (3, 16, 16)
+
+
+def makers() -> dict[str, Maker]:
+    return {
+        "conv1": conv(8, 3, padding=1, norm=True),
+        "pool1": pooling("max", 2),
+        "conv2": conv(12, 3, activation="tanh"),
+        "fc3": dense(20, dropout=0.5),
+        "fc4": linear(5),
+    }
+
+
+def build(remove: Sequence[str] = (), seed: int = 0) -> nn.Sequential:
+    return assemble(makers(), SHAPE, out_shape=(5,), remove=remove, seed=seed)
+
+
+@pytest.mark.parametrize("remove", [[], ["conv1"], ["pool1"], ["conv2"], ["fc3"], ["conv1", "pool1"], ["conv2", "fc3"]])
+def test_a_variant_builds_forwards_and_sends_a_gradient_into_every_parameter(remove: list[str]) -> None:
+    net = build(remove)
+    assert [name for name, _ in net.named_children()] == [name for name in makers() if name not in remove]
+    net(torch.randn(4, *SHAPE)).square().sum().backward()
+    for name, parameter in net.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+        assert parameter.grad.any(), name
+
+
+def test_survivors_of_the_same_shape_start_equal_and_seeds_differ() -> None:
+    whole, variant, other = build().state_dict(), build(["conv2"]).state_dict(), build(seed=1).state_dict()
+    assert torch.equal(whole["conv1.conv.weight"], variant["conv1.conv.weight"])
+    assert torch.equal(whole["fc4.linear.weight"], variant["fc4.linear.weight"])
+    assert whole["fc3.linear.weight"].shape != variant["fc3.linear.weight"].shape
+    assert not torch.equal(whole["conv1.conv.weight"], other["conv1.conv.weight"])
+
+
+def test_removing_a_residual_block_leaves_the_weights_of_the_block_that_grows_a_projection() -> None:
+    whole = resnet_cifar(20, (3, 32, 32), 10, shortcut="B").state_dict()
+    variant = resnet_cifar(20, (3, 32, 32), 10, shortcut="B", remove=["block2_1"]).state_dict()
+    assert "block2_2.skip.conv.weight" in variant and "block2_2.skip.conv.weight" not in whole
+    assert torch.equal(whole["block2_2.main.conv2.weight"], variant["block2_2.main.conv2.weight"])
+
+
+def test_building_leaves_the_random_stream_of_the_caller_alone() -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    build()
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_initial_values_have_the_spread_of_torchs_own_initialisation() -> None:
+    weight = assemble({"fc1": linear(400)}, (300,), out_shape=(400,)).state_dict()["fc1.linear.weight"]
+    bound = 300**-0.5
+    assert weight.abs().max() <= bound
+    assert abs(float(weight.std()) - bound / 3**0.5) < 0.01 * bound
+
+
+@pytest.mark.parametrize(
+    ("remove", "message"),
+    [
+        (["cnv1"], "unknown stage 'cnv1'; did you mean 'conv1'?"),
+        (["fc4"], "'fc4' is the last"),
+    ],
+)
+def test_what_cannot_be_removed_is_refused_with_the_reason(remove: list[str], message: str) -> None:
+    with pytest.raises(StageError, match=message.replace("?", r"\?")):
+        build(remove)
+
+
+def test_kept_stages_shapes_groups_and_sizes_are_guarded() -> None:
+    with pytest.raises(StageError, match="stages around it"):
+        assemble(makers(), SHAPE, out_shape=(5,), keep=["conv2"], remove=["conv2"])
+    with pytest.raises(StageError, match="the output is 5, not 6"):
+        assemble(makers(), SHAPE, out_shape=(6,))
+    with pytest.raises(StageError, match="3 channels arrive, 2 groups do not divide them.*groups=1"):
+        assemble({"conv1": conv(8, 3, groups=2), "fc": linear(5)}, SHAPE, out_shape=(5,))
+    with pytest.raises(StageError, match="'fc3' would have 8,660 parameters, more than 5,000"):
+        assemble(makers(), SHAPE, out_shape=(5,), max_stage_params=5_000)
+    assert assemble(makers(), SHAPE, out_shape=(5,), max_stage_params=5_000, device="meta")
+    with pytest.raises(StageError, match="'type'"):
+        assemble({"type": linear(5)}, SHAPE, out_shape=(5,))
+    with pytest.raises(StageError, match="'conv2'.*Kernel size"):
+        assemble(makers(), (3, 4, 4), out_shape=(5,))
+
+
+def test_refusals_of_the_faithful_lenet() -> None:
+    with pytest.raises(StageError, match="conv3.*the connection table reads map 5, 1 arrive"):
+        lenet5_1998((1, 28, 28), 10, remove=["conv1"])
+    with pytest.raises(StageError, match="rbf.*the fixed codes are 84 long, 120.* arrive"):
+        lenet5_1998((1, 28, 28), 10, remove=["fc6"])
+
+
+def test_narrowing_with_shortcut_a_is_refused_naming_b() -> None:
+    from cnntrain.models.blocks import basic_block
+
+    with pytest.raises(StageError, match="shortcut=A cannot narrow 8 channels to 4; use shortcut=B"):
+        assemble({"block": basic_block(4), "fc": linear(5)}, (8, 8, 8), out_shape=(5,))
+
+
+def test_a_leaf_without_reset_parameters_is_an_error() -> None:
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.empty(3))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * self.weight
+
+    with pytest.raises(TypeError, match="reset_parameters"):
+        assemble({"own": lambda shape: Own()}, (3,), out_shape=(3,))
+
+
+def test_walk_and_tail_agree_with_the_whole_network() -> None:
+    net, x = build().eval(), torch.randn(2, *SHAPE)
+    activations = dict(walk(net, x))
+    assert torch.equal(activations["fc4"], net(x))
+    assert torch.equal(tail(net, "pool1")(activations["pool1"]), net(x))
+    assert [name for name, _ in walk(net, x, upto="conv2")] == ["conv1", "pool1", "conv2"]
+    assert tail(net, "conv1").training is False
+    with pytest.raises(StageError, match="unknown stage 'conv3'; did you mean 'conv"):
+        list(walk(net, x, upto="conv3"))
+    with pytest.raises(TypeError, match="DataParallel"):
+        list(walk(nn.DataParallel(net), x))  # type: ignore[arg-type]
+
+
+def test_record_keeps_a_copy_of_what_leaves_a_module_inside_a_block() -> None:
+    net = resnet_cifar(20, (3, 32, 32), 10).eval()
+    with record(net, ["block1_1.main.norm2", "block1_1"]) as kept:
+        net(torch.randn(2, 3, 32, 32))
+    assert (kept["block1_1.main.norm2"] < 0).any()
+    assert (kept["block1_1"] >= 0).all()
+    with pytest.raises(RuntimeError, match="ran twice"), record(net, ["conv1"]):
+        net(torch.randn(2, 3, 32, 32))
+        net(torch.randn(2, 3, 32, 32))
+    with pytest.raises(StageError, match="unknown module"), record(net, ["conv7"]):
+        pass
+    assert not net.conv1._forward_hooks  # type: ignore[union-attr]
+
+
+def test_composites_add_and_join_their_branches() -> None:
+    x = torch.randn(2, 3, 5, 5)
+    one, two = nn.Conv2d(3, 3, 1), nn.Identity()
+    assert torch.equal(Add(main=one, skip=two)(x), one(x) + x)
+    assert torch.equal(Add(main=one, skip=two, after=nn.ReLU())(x), (one(x) + x).relu())
+    assert torch.equal(Concat(one=one, two=two)(x), torch.cat([one(x), x], dim=1))
+    with pytest.raises(ValueError, match="branches differ: 3×5×5, 1×5×5"):
+        Add(main=one, skip=nn.Conv2d(3, 1, 1)).to("meta")(x.to("meta"))
+
+
+def test_pool_none_keeps_the_shapes() -> None:
+    shapes = {
+        kind: [tuple(out.shape) for _, out in walk(lenet5((1, 28, 28), 10, pool=kind), torch.zeros(1, 1, 28, 28))]
+        for kind in ("max", "avg", "none")
+    }
+    assert shapes["max"] == shapes["avg"] == shapes["none"]

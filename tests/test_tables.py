@@ -1,0 +1,49 @@
+"""Tables and intervals."""
+
+import csv
+import io
+
+import pytest
+from scipy.stats import binomtest
+
+from cnntrain.tables import interval, render, wilson
+
+
+@pytest.mark.parametrize(("right", "n"), [(0, 5), (5, 5), (7, 10), (352, 360), (9_912, 10_000)])
+def test_wilsons_interval_is_scipys(right: int, n: int) -> None:
+    expected = binomtest(right, n).proportion_ci(method="wilson")
+    assert wilson(right, n) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+def test_no_interval_without_trials() -> None:
+    with pytest.raises(ValueError, match="no interval"):
+        wilson(0, 0)
+
+
+def test_an_accuracy_is_written_with_n_and_interval() -> None:
+    assert interval(0.9778, 0.95679, 0.98871, 3600) == "97.78 % (95 % interval 95.68 … 98.87 %, n = 3,600)"
+
+
+ROWS = [{"stage": "conv1", "params": 1234, "rate": 0.123456}, {"stage": "a|b", "params": None, "rate": 2.0}]
+
+
+def test_text_is_aligned_with_numbers_to_the_right() -> None:
+    lines = render(ROWS).splitlines()
+    assert lines[0] == "stage  params    rate"
+    assert lines[2] == "conv1   1,234  0.1235"
+    assert lines[3] == "a|b                 2"
+
+
+def test_csv_reads_back_unrounded() -> None:
+    back = list(csv.DictReader(io.StringIO(render(ROWS, "csv"))))
+    assert back[0] == {"stage": "conv1", "params": "1234", "rate": "0.123456"}
+    assert back[1]["stage"] == "a|b"
+
+
+def test_markdown_has_a_rule_and_aligns_numbers() -> None:
+    lines = render(ROWS, "markdown").splitlines()
+    assert lines[:2] == ["| stage | params | rate |", "| --- | ---: | ---: |"]
+
+
+def test_no_rows_give_no_table() -> None:
+    assert render([]) == ""
