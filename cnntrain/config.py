@@ -5,14 +5,12 @@ no configuration can name code. Everything below this module takes plain typed a
 """
 
 import importlib
-import inspect
 import sys
-import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 import numpy as np
 from hydra.core.hydra_config import HydraConfig
@@ -20,108 +18,18 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.optim import Optimizer
 
-from cnntrain.bounds import Bounds, Count, Fraction, Natural, NonNegative
+from cnntrain.bounds import NonNegative
+from cnntrain.conform import build_schema, conform, conform_options, reject_unknown, signature
 from cnntrain.data.augmentation import AUGMENTATIONS, Part
 from cnntrain.data.datasets import DATASETS, describe, load
 from cnntrain.data.sources import Card, Dataset
-from cnntrain.devices import Precision
-from cnntrain.errors import InputError, nearest, unknown
+from cnntrain.errors import InputError, unknown
 from cnntrain.models import MODELS
 from cnntrain.models.stages import Build
 from cnntrain.optim import OPTIMIZERS, SCHEDULES, learning_rates
+from cnntrain.schema import Options, Selection
 
-Options = dict[str, Any]
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Trainer:
-    """How long, in what steps and in what precision a network learns."""
-
-    epochs: Count
-    batch_size: Count
-    accumulate: Count
-    precision: Precision
-    label_smoothing: Fraction
-    clip: NonNegative
-    ema: Fraction
-    validate_every: Count
-    patience: Natural
-    log_every: Count
-    eval_batch_size: Count
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Which images of a dataset are used, and how they are read."""
-
-    root: str | None
-    train_size: int | float | None  # a number of images, or a fraction of them
-    val_size: int | float
-    classes: list[str | int] | None
-    balance: Literal["none", "weights", "sampling"]
-    workers: Natural
-
-
-@dataclass(frozen=True)
-class Shared:
-    """What every command takes."""
-
-    device: str
-    data_root: str
-    plugins: list[str]
-
-
-@dataclass(frozen=True)
-class Fit(Shared):
-    """`cnntrain fit`."""
-
-    model: Options
-    dataset: Options
-    augmentation: Options
-    optimizer: Options
-    schedule: Options
-    trainer: Trainer
-    seed: Natural
-    deterministic: bool
-    output_dir: str | None
-    init_from: str | None
-
-
-@dataclass(frozen=True)
-class Eval(Shared):
-    """`cnntrain eval`."""
-
-    run: str
-    dataset: Options | None
-    split: Literal["train", "val", "test"]
-    weights: Literal["best", "last"]
-    tta: Literal["none", "flip", "shift", "flip_shift"]
-    precision: Precision
-    batch_size: Count
-    output_dir: str | None
-
-
-@dataclass(frozen=True)
-class Predict(Shared):
-    """`cnntrain predict`."""
-
-    run: str
-    images: list[str] | str
-    weights: Literal["best", "last"]
-    precision: Precision
-    batch_size: Count
-    output_dir: str | None
-
-
-@dataclass(frozen=True)
-class Describe(Shared):
-    """`cnntrain describe`."""
-
-    run: str | None
-    model: Options
-    dataset: Options
-    table: Literal["text", "markdown", "csv"]
 
 
 # From the composed configuration to a checked one.
@@ -132,11 +40,19 @@ def read(schema: type[T], composed: DictConfig | Mapping[str, Any]) -> T:
 
     Raises `InputError` naming the first key that is unknown, missing, of the wrong type or out of range.
     """
-    values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True) if isinstance(composed, DictConfig) else composed
-    assert isinstance(values, Mapping)  # noqa: S101 - a command's configuration is a mapping
+    values = plain(composed)
     import_plugins(values.get("plugins") or [])
     reject_unknown(values, known_keys(schema, values))
     return build_schema(schema, values)
+
+
+def plain(composed: DictConfig | Mapping[str, Any]) -> Options:
+    """Return the composed configuration as dictionaries and lists, interpolations resolved."""
+    if not isinstance(composed, DictConfig):
+        return dict(composed)
+    found = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    assert isinstance(found, dict)
+    return {str(key): value for key, value in found.items()}
 
 
 def import_plugins(names: Sequence[str]) -> None:
@@ -150,92 +66,6 @@ def import_plugins(names: Sequence[str]) -> None:
         raise InputError(f"plugins: {error}") from error
     finally:
         sys.path.pop(0)
-
-
-def build_schema(schema: type[T], values: Mapping[str, Any], where: str = "") -> T:
-    """Fill a schema from values whose keys are known."""
-    hints, filled = get_type_hints(schema, include_extras=True), {}
-    for field in fields(schema):  # type: ignore[arg-type]
-        if field.name not in values:
-            raise InputError(f"{where}{field.name} is missing")
-        filled[field.name] = conform(values[field.name], hints[field.name], f"{where}{field.name}")
-    return schema(**filled)
-
-
-def conform(value: Any, hint: Any, key: str) -> Any:
-    """Return `value` as the annotation wants it.
-
-    Raises `InputError` naming `key` and what it may be.
-    """
-    if isinstance(hint, type) and hasattr(hint, "__dataclass_fields__"):
-        return build_schema(hint, value, f"{key}.")
-    origin, args = get_origin(hint), get_args(hint)
-    if origin is Annotated:
-        number, bounds = conform(value, args[0], key), args[1]
-        if isinstance(bounds, Bounds) and number not in bounds:
-            raise InputError(f"{key}={value} is out of range: it must be {bounds}")
-        return number
-    if origin is Literal:
-        if value not in args or isinstance(value, bool):
-            raise InputError(str(unknown("value", f"{key}={value}", [f"{key}={arg}" for arg in args])))
-        return value
-    if origin in (Union, types.UnionType):
-        for arg in args:
-            if accepts(value, arg):
-                return conform(value, arg, key)
-        raise wrong_type(key, value, hint)
-    if not accepts(value, hint):
-        raise wrong_type(key, value, hint)
-    if origin in (list, tuple, Sequence):
-        return origin_of(origin)(conform(item, args[0], f"{key}[{i}]") for i, item in enumerate(value))
-    return float(value) if hint is float else value
-
-
-def origin_of(origin: Any) -> type:
-    """Return the type to build for a sequence annotation."""
-    return tuple if origin is tuple else list
-
-
-def accepts(value: Any, hint: Any) -> bool:
-    """Say whether the kind of `value` fits an annotation; whole numbers are numbers, truth values are not."""
-    origin = get_origin(hint) or hint
-    if origin is Annotated:
-        return accepts(value, get_args(hint)[0])
-    if origin is Literal:
-        return value in get_args(hint)
-    if origin in (list, tuple, Sequence):
-        return isinstance(value, list | tuple)
-    if origin is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if origin is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if origin is type(None):
-        return value is None
-    return origin is Any or isinstance(value, origin)
-
-
-WORDS = {
-    int: "a whole number",
-    float: "a number",
-    str: "text",
-    bool: "true or false",
-    type(None): "null",
-    dict: "options",
-}
-
-
-def wrong_type(key: str, value: Any, hint: Any) -> InputError:
-    """Say what a key should have held."""
-
-    def word(part: Any) -> str:
-        origin = get_origin(part) or part
-        if origin is Annotated:
-            return word(get_args(part)[0])
-        if origin in (Union, types.UnionType):
-            return " or ".join(word(arg) for arg in get_args(part))
-        return "a list" if origin in (list, tuple, Sequence) else WORDS.get(origin, str(part))
-
-    return InputError(f"{key}={value} should be {word(hint)}")
 
 
 # Which keys there are.
@@ -293,40 +123,6 @@ def own_options(functions: Mapping[str, Callable[..., Any]], options: Mapping[st
     return [option for function in chosen for option in signature(function)]
 
 
-def signature(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """Return the parameters of a function that have a default: the options that a configuration may give."""
-    parameters = inspect.signature(function).parameters
-    return {name: parameter for name, parameter in parameters.items() if parameter.default is not parameter.empty}
-
-
-def reject_unknown(values: Mapping[str, Any], known: set[str], where: str = "") -> None:
-    """Raise `InputError` for the first key that is not known, with the nearest that is."""
-    for name, value in values.items():
-        key = f"{where}{name}"
-        if key not in known:
-            match = nearest_key(key, known)
-            siblings = sorted(k for k in known if k.startswith(where) and "." not in k[len(where) :])
-            hint = f"did you mean {match!r}?" if match else f"choose from {', '.join(siblings)}"
-            raise InputError(f"unknown key {key!r}; {hint}")
-        if isinstance(value, Mapping):
-            reject_unknown(value, known, f"{key}.")
-
-
-def nearest_key(key: str, known: set[str]) -> str | None:
-    """Return the key that was most likely meant: the same word elsewhere, a sibling, or what looks like it."""
-    group, _, word = key.rpartition(".")
-    leaves = {name.rpartition(".")[2]: name for name in sorted(known, reverse=True)}
-    siblings = {name.rpartition(".")[2]: name for name in known if name.rpartition(".")[0] == group}
-    if sibling := nearest(word, siblings):
-        return siblings[sibling]
-    if word in leaves:
-        return leaves[word]
-    if match := nearest(key, known):
-        return match
-    leaf = nearest(word, leaves)
-    return leaves[leaf] if leaf else None
-
-
 # From names to objects.
 
 
@@ -345,16 +141,6 @@ def bind(
     return partial(function, **conform_options(group, function, given))
 
 
-def conform_options(where: str, function: Callable[..., Any], given: Mapping[str, Any]) -> Options:
-    """Check values against the annotations of a function's options."""
-    target = function.func if isinstance(function, partial) else function
-    hints, own = get_type_hints(target, include_extras=True), signature(function)
-    for key in given:
-        if key not in own:
-            raise InputError(f"unknown key '{where}.{key}'; choose from {', '.join(own)}")
-    return {key: conform(value, hints[key], f"{where}.{key}") for key, value in given.items()}
-
-
 def build_model(options: Options, card: Card, **build: Any) -> nn.Sequential:
     """Build the network for the dataset's images and classes; `build` says seed and device."""
     remove = conform(options.get("remove") or [], list[str], "model.remove")
@@ -366,9 +152,7 @@ def build_model(options: Options, card: Card, **build: Any) -> nn.Sequential:
 
 def selection(options: Options) -> Selection:
     """Return the part of a dataset's options that all datasets share."""
-    chosen = build_schema(Selection, options, "dataset.")
-    # Digits are typed as numbers and named in words.
-    return replace(chosen, classes=[str(name) for name in chosen.classes]) if chosen.classes is not None else chosen
+    return build_schema(Selection, options, "dataset.")
 
 
 def dataset_options(options: Options) -> tuple[str, Options]:
@@ -376,7 +160,7 @@ def dataset_options(options: Options) -> tuple[str, Options]:
     readers = {name: entry.read for name, entry in DATASETS.items()}
     shared = [field.name for field in fields(Selection)]
     bound = bind("dataset", readers, options, apart=shared)
-    assert isinstance(bound, partial)  # noqa: S101 - bind returns one
+    assert isinstance(bound, partial)
     return str(options["name"]), dict(bound.keywords)
 
 
@@ -393,7 +177,7 @@ def dataset_root(options: Options, data_root: str) -> Path:
 def dataset_card(options: Options, data_root: str) -> Card:
     """Return what is known of the dataset without reading its images."""
     name, own = dataset_options(options)
-    return describe(name, dataset_root(options, data_root), own, classes=selection(options).classes)
+    return describe(name, dataset_root(options, data_root), own, classes=selection(options).class_names)
 
 
 def fit_images(options: Options, card: Card) -> Options:
@@ -412,7 +196,7 @@ def load_dataset(options: Options, data_root: str, seed: int) -> Dataset:
         own,
         train_size=chosen.train_size,
         val_size=chosen.val_size,
-        classes=chosen.classes,
+        classes=chosen.class_names,
         workers=chosen.workers,
         seed=seed,
     )

@@ -1,8 +1,8 @@
 """What can go wrong for a person, each with the exit code that says so, and the nearest right word."""
 
 import difflib
-import os
 from collections.abc import Iterable
+from itertools import takewhile
 
 
 class CnntrainError(Exception):
@@ -35,7 +35,8 @@ def nearest(word: str, choices: Iterable[str]) -> str | None:
     matches = difflib.get_close_matches(typed, lowered, n=5, cutoff=0.6)
 
     def likeness(choice: str) -> tuple[float, int]:
-        return difflib.SequenceMatcher(None, choice, typed).ratio(), len(os.path.commonprefix([choice, typed]))
+        shared = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(choice, typed, strict=False))))
+        return difflib.SequenceMatcher(None, choice, typed).ratio(), shared
 
     return lowered[max(matches, key=likeness)] if matches else None
 

@@ -80,12 +80,13 @@ def steps(
     step: np.ndarray, total: int, *, milestones: Sequence[Fraction] = (0.5, 0.75), gamma: Fraction = 0.1
 ) -> np.ndarray:
     """Multiply by `gamma` at each milestone, a fraction of the run (He et al. 2016: 0.5 and 0.75)."""
-    return gamma ** np.sum([step >= milestone * total for milestone in milestones], axis=0, dtype=float)
+    passed = np.sum([step >= milestone * total for milestone in milestones], axis=0, dtype=float)
+    return np.asarray(gamma**passed)
 
 
 def cosine(step: np.ndarray, total: int, *, end: Fraction = 0.0) -> np.ndarray:
     """Half a cosine from 1 to `end` (Loshchilov and Hutter 2017, without restarts)."""
-    return end + (1 - end) * (1 + np.cos(math.pi * step / total)) / 2
+    return np.asarray(end + (1 - end) * (1 + np.cos(math.pi * step / total)) / 2)
 
 
 def one_cycle(
@@ -102,7 +103,7 @@ def triangular(
     step: np.ndarray, total: int, *, peak: Fraction = 0.3, start: Fraction = 0.0, end: Fraction = 0.0
 ) -> np.ndarray:
     """Straight lines from `start` up to 1 at the fraction `peak` of the run and down to `end`."""
-    return np.interp(step + 1, [0, max(peak * total, 1e-12), total], [start, 1, end])
+    return np.asarray(np.interp(step + 1, [0, max(peak * total, 1e-12), total], [start, 1, end]))
 
 
 SCHEDULES: dict[str, Callable[..., np.ndarray]] = {

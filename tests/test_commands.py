@@ -64,7 +64,12 @@ def test_every_setting_of_the_trainer_runs(cnntrain: Call, folder: Path, tiny: t
         *("fit", *tiny, "model=resnet20", "augmentation=strong", "optimizer=adamw", "optimizer.lr=1e-3"),
         *("schedule=cosine", "schedule.warmup=1", "trainer.ema=0.9", "trainer.clip=1", "trainer.accumulate=2"),
         *("trainer.label_smoothing=0.1", "trainer.patience=1", "trainer.precision=bf16", "dataset.balance=weights"),
-        *("dataset.train_size=0.5", "deterministic=true", "output_dir=run", "dataset.classes=[grating0,grating3,grating7]"),
+        *(
+            "dataset.train_size=0.5",
+            "deterministic=true",
+            "output_dir=run",
+            "dataset.classes=[grating0,grating3,grating7]",
+        ),
         *("augmentation.mixup.alpha=0.2", "dataset.train_images=320"),
     )
     assert found["steps"] == 2 * (43 // 16 // 2)  # half of nine tenths of three classes' 96 images
@@ -153,7 +158,13 @@ def test_init_from_keeps_the_stages_that_fit(
     cnntrain: Call, folder: Path, tiny: tuple[str, ...], capfd: pytest.CaptureFixture[str]
 ) -> None:
     cnntrain("fit", *tiny, "output_dir=run")
-    words = ["init_from=run", "dataset.classes=[grating0,grating1,grating2]", "output_dir=new", "optimizer.lr=1e-12", "--json"]
+    words = [
+        "init_from=run",
+        "dataset.classes=[grating0,grating1,grating2]",
+        "output_dir=new",
+        "optimizer.lr=1e-12",
+        "--json",
+    ]
     assert main(["fit", *tiny, *words]) == 0
     assert "kept conv1, conv2, fc3, fc4; new fc5" in capfd.readouterr().err
     old, new = (checkpoints.load(folder / name / "checkpoints" / "best.pt")["model"] for name in ("run", "new"))

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 import pytest
 
-from cnntrain import config
 from cnntrain.bounds import Count, Fraction, Positive
+from cnntrain.conform import conform, conform_options
 from cnntrain.errors import InputError
 
 Refused = Callable[..., str]
@@ -119,13 +119,13 @@ def sample(
 
 
 def test_values_are_held_against_annotations() -> None:
-    assert config.conform_options("x", sample, {"whole": 3, "share": 1, "kind": "b", "sizes": [1, 2.5]}) == {
+    assert conform_options("x", sample, {"whole": 3, "share": 1, "kind": "b", "sizes": [1, 2.5]}) == {
         "whole": 3,
         "share": 1.0,
         "kind": "b",
         "sizes": [1.0, 2.5],
     }
-    assert config.conform_options("x", sample, {"sizes": None}) == {"sizes": None}
+    assert conform_options("x", sample, {"sizes": None}) == {"sizes": None}
     for given, text in [
         ({"whole": True}, "x.whole=True should be a whole number"),
         ({"share": 2}, "x.share=2 is out of range: it must be at least 0 and at most 1"),
@@ -135,11 +135,11 @@ def test_values_are_held_against_annotations() -> None:
         ({"other": 1}, "unknown key 'x.other'; choose from whole, share, kind, sizes"),
     ]:
         with pytest.raises(InputError, match=text):
-            config.conform_options("x", sample, given)
+            conform_options("x", sample, given)
 
 
 def test_annotated_without_bounds_passes() -> None:
-    assert config.conform(3, Annotated[int, "pixels"], "x") == 3
+    assert conform(3, Annotated[int, "pixels"], "x") == 3
 
 
 def test_a_plugin_adds_a_model_and_is_never_imported_from_a_record(

@@ -25,7 +25,9 @@ def test_everything_agrees_with_scikit_learn(sample: tuple[torch.Tensor, torch.T
     assert found["n"] == 400
     assert found["top1"] == pytest.approx(oracle.accuracy_score(labels, predicted))
     assert found["top5"] == pytest.approx(oracle.top_k_accuracy_score(labels, logits, k=5, labels=range(7)))
-    assert found["loss"] == pytest.approx(oracle.log_loss(labels, logits.double().softmax(1), labels=range(7)), rel=1e-5)
+    assert found["loss"] == pytest.approx(
+        oracle.log_loss(labels, logits.double().softmax(1), labels=range(7)), rel=1e-5
+    )
     np.testing.assert_array_equal(found["confusion"], oracle.confusion_matrix(labels, predicted, labels=range(7)))
     expected = oracle.precision_recall_fscore_support(labels, predicted, labels=range(6), zero_division=0)
     for key, values in zip(("precision", "recall", "f1", "n"), expected, strict=True):

@@ -139,7 +139,9 @@ def test_receptive_fields_are_the_support_of_an_input_gradient(
             seen = support.sum(1 - axis).nonzero()
             first, last = int(seen.min()), int(seen.max())
             inside = first > 0 and last < size - 1
-            assert last - first + 1 == row.receptive_field[axis] if inside else row.receptive_field[axis] >= size / 2, row
+            assert last - first + 1 == row.receptive_field[axis] if inside else row.receptive_field[axis] >= size / 2, (
+                row
+            )
 
 
 def test_conv3s_table_is_table_1_of_the_paper() -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from cnntrain import config, runs
+from cnntrain import config, runs, schema
 from cnntrain.analysis.geometry import StageGeometry, geometry
 from cnntrain.commands.loading import read_card
 from cnntrain.models.stages import describe_shape
@@ -13,7 +13,7 @@ from cnntrain.tables import render
 
 def run(composed: DictConfig) -> dict[str, Any]:
     """Print a network's stages; return what `--json` prints. No weight is drawn and no image read."""
-    cfg = config.read(config.Describe, composed)
+    cfg = config.read(schema.Describe, composed)
     if cfg.run:
         folder = runs.find(cfg.run)
         options = runs.read_json(folder / runs.CONFIG)["model"]

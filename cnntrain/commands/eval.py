@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig
 
-from cnntrain import config, runs
+from cnntrain import config, runs, schema
 from cnntrain.analysis.metrics import classification
 from cnntrain.commands.loading import load_run, run_dataset
 from cnntrain.data.feeds import sweep
@@ -20,7 +20,7 @@ from cnntrain.training.evaluate import outputs
 
 def run(composed: DictConfig) -> dict[str, Any]:
     """Evaluate as configured; return what `--json` prints."""
-    cfg = config.read(config.Eval, composed)
+    cfg = config.read(schema.Eval, composed)
     prepare(deterministic=False)
     device = choose_device(cfg.device)
     folder = runs.find(cfg.run)

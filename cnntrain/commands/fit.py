@@ -5,16 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import nn
 
-from cnntrain import config, runs
+from cnntrain import config, runs, schema
 from cnntrain.commands import loading
 from cnntrain.data.datasets import fingerprint
 from cnntrain.data.feeds import Feed, ResidentFeed, StreamedFeed, sweep
 from cnntrain.data.sources import Card, Dataset, Pixels, Split
 from cnntrain.data.splits import class_weights
 from cnntrain.devices import choose_device, choose_precision, hardware, prepare
+from cnntrain.errors import InputError
 from cnntrain.progress import clock, follow, say
 from cnntrain.tables import interval, percent
 from cnntrain.training import checkpoints
@@ -25,7 +26,7 @@ from cnntrain.training.loop import train
 
 def run(composed: DictConfig) -> dict[str, Any]:
     """Train as configured; return what `--json` prints."""
-    cfg = config.read(config.Fit, composed)
+    cfg = config.read(schema.Fit, composed)
     folder = Path(cfg.output_dir) if cfg.output_dir else None
     if folder:
         runs.refuse_existing(folder)
@@ -41,12 +42,12 @@ def run(composed: DictConfig) -> dict[str, Any]:
     dataset = config.load_dataset(cfg.dataset, cfg.data_root, cfg.seed)
     net = config.build_model(cfg.model, dataset.card, seed=cfg.seed)
     started_from = loading.start_from(net, cfg.init_from) if cfg.init_from else None
-    net = net.to(device, memory_format=torch.channels_last)
+    net = net.to(device).to(memory_format=torch.channels_last)
     optimizer = config.build_optimizer(cfg.optimizer, net)
     feed = build_feed(dataset, cfg, parts, device)
     per_epoch = feed.batches // trainer.accumulate
     if per_epoch == 0:
-        raise config.InputError(f"trainer.accumulate={trainer.accumulate} batches do not fit into one epoch")
+        raise InputError(f"trainer.accumulate={trainer.accumulate} batches do not fit into one epoch")
     feed.seek(0, 0)
     feed.batch()  # what an augmentation or a file has against these images is said before anything is made
     precision = choose_precision(trainer.precision, device)
@@ -73,7 +74,7 @@ def run(composed: DictConfig) -> dict[str, Any]:
         "data": describe_data(dataset),
         "init_from": started_from,
     }
-    runs.write_json(folder / runs.CONFIG, OmegaConf.to_container(composed, resolve=True))
+    runs.write_json(folder / runs.CONFIG, config.plain(composed))
     runs.write_json(folder / runs.RECORD, record)
     params = sum(parameter.numel() for parameter in net.parameters())
     say(
@@ -114,7 +115,7 @@ def run(composed: DictConfig) -> dict[str, Any]:
     return result
 
 
-def build_feed(dataset: Dataset, cfg: config.Fit, parts: dict[str, Any], device: torch.device) -> Feed:
+def build_feed(dataset: Dataset, cfg: schema.Fit, parts: dict[str, Any], device: torch.device) -> Feed:
     """Keep the images on the device, or have workers read them."""
     settings = {
         "batch_size": cfg.trainer.batch_size,
@@ -150,7 +151,7 @@ def describe_data(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def follow_run(records: Any, folder: Path, trainer: config.Trainer, per_epoch: int) -> dict[str, Any]:
+def follow_run(records: Any, folder: Path, trainer: schema.Trainer, per_epoch: int) -> dict[str, Any]:
     """Log every record; return the numbers of the last epoch and of the best."""
     steps = trainer.epochs * per_epoch
     result: dict[str, Any] = {

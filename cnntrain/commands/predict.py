@@ -9,7 +9,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from cnntrain import config, runs
+from cnntrain import config, runs, schema
 from cnntrain.commands.loading import load_run
 from cnntrain.data.feeds import sweep
 from cnntrain.data.images import decode, pillow_rules, suffixes
@@ -22,7 +22,7 @@ from cnntrain.training.evaluate import outputs
 
 def run(composed: DictConfig) -> dict[str, Any]:
     """Classify as configured; return what `--json` prints."""
-    cfg = config.read(config.Predict, composed)
+    cfg = config.read(schema.Predict, composed)
     prepare(deterministic=False)
     device = choose_device(cfg.device)
     folder = runs.find(cfg.run)

@@ -6,7 +6,7 @@ pixels through the same functions, so their batches agree to the bit.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -107,7 +107,7 @@ class Render:
     def __init__(self, card: Card, parts: Mapping[str, Part], device: torch.device) -> None:
         self.normalise, self.classes = Normalise(card, device), len(card.classes)
         # Output positions are traced back to the image, so the part that acts last maps them first.
-        self.places = [(name, part.place) for name, part in reversed(parts.items()) if part.place]
+        self.places = [(name, part.place) for name, part in reversed(list(parts.items())) if part.place]
         self.outside = any(part.outside for part in parts.values())
         self.pixels = [(name, part.pixels) for name, part in parts.items() if part.pixels]
         self.mixers = [(name, part.batch) for name, part in parts.items() if part.batch]
@@ -164,7 +164,7 @@ class Planned:
     ) -> None:
         if len(split.labels) < batch_size:
             raise InputError(
-                f"trainer.batch_size={batch_size} is more than the {len(split.labels):,} training images; make it smaller"
+                f"trainer.batch_size={batch_size} is more than the {len(split):,} training images; make it smaller"
             )
         self.parts, self.seed, self.device = parts, seed, device
         self.batch_size, self.batches = batch_size, len(split.labels) // batch_size
@@ -235,8 +235,8 @@ class Places:
         return iter(self.rows)
 
 
-def whole(batch: Tensor | InputError) -> Tensor | InputError:
-    """Take a batch as it was read."""
+def whole(batch: Any) -> Any:
+    """Take a batch, or the error instead of it, as it was read."""
     return batch
 
 
@@ -256,7 +256,7 @@ class StreamedFeed(Planned):
         self.places = Places()
         self.loader = DataLoader(
             Reading(split.source),
-            batch_sampler=self.places,  # type: ignore[arg-type]
+            batch_sampler=self.places,
             num_workers=workers,
             collate_fn=whole,
             persistent_workers=True,

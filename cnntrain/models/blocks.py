@@ -30,7 +30,7 @@ ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {
     "leaky_relu": nn.LeakyReLU,
     "none": nn.Identity,
 }
-assert tuple(ACTIVATIONS) == get_args(Activation)  # noqa: S101 - one list, written as a type and as values
+assert tuple(ACTIVATIONS) == get_args(Activation)
 
 
 def chain(**parts: nn.Module | None) -> nn.Sequential:

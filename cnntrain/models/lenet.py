@@ -201,5 +201,5 @@ def lecun_uniform(leaf: nn.Module) -> None:
     if isinstance(leaf, nn.Conv2d | nn.Linear):
         bound = 2.4 / leaf.weight[0].numel()
         nn.init.uniform_(leaf.weight, -bound, bound)
-        assert leaf.bias is not None  # noqa: S101 - every unit of this network has one
+        assert leaf.bias is not None
         nn.init.uniform_(leaf.bias, -bound, bound)

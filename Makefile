@@ -1,0 +1,35 @@
+# make fit, make test: both make the environment first, from the package index.
+PYTHON ?= python3
+BIN := .venv/bin
+ENVIRONMENT := .venv/.installed
+
+.PHONY: help fit test lint types clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+
+fit: $(ENVIRONMENT)  ## train LeNet-5 on the embedded digits and evaluate it on the test split
+	@$(BIN)/cnntrain fit
+	@echo
+	@$(BIN)/cnntrain eval run=latest
+
+test: $(ENVIRONMENT) lint types  ## lint, type-check and run the tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
+
+lint: $(ENVIRONMENT)  ## check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(ENVIRONMENT)  ## check types
+	$(BIN)/mypy
+
+clean:  ## remove the environment and all caches, never runs or data
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache build dist
+
+$(ENVIRONMENT): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "cnntrain needs Python 3.11 or later; name one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
+	@echo "making the environment in .venv (a few minutes, once)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@

@@ -1,0 +1,143 @@
+"""Values against annotations: what a key may hold is written where a function or a schema declares it."""
+
+import inspect
+import types
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from functools import partial
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from cnntrain.bounds import Bounds
+from cnntrain.errors import InputError, nearest, unknown
+
+T = TypeVar("T")
+
+
+def build_schema(schema: type[T], values: Mapping[str, Any], where: str = "") -> T:
+    """Fill a schema from values whose keys are known."""
+    hints, filled = get_type_hints(schema, include_extras=True), {}
+    for field in fields(schema):  # type: ignore[arg-type]
+        if field.name not in values:
+            raise InputError(f"{where}{field.name} is missing")
+        filled[field.name] = conform(values[field.name], hints[field.name], f"{where}{field.name}")
+    return schema(**filled)
+
+
+def conform(value: Any, hint: Any, key: str) -> Any:
+    """Return `value` as the annotation wants it.
+
+    Raises `InputError` naming `key` and what it may be.
+    """
+    if isinstance(hint, type) and hasattr(hint, "__dataclass_fields__"):
+        return build_schema(hint, value, f"{key}.")
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        number, bounds = conform(value, args[0], key), args[1]
+        if isinstance(bounds, Bounds) and number not in bounds:
+            raise InputError(f"{key}={value} is out of range: it must be {bounds}")
+        return number
+    if origin is Literal:
+        if value not in args or isinstance(value, bool):
+            raise InputError(str(unknown("value", f"{key}={value}", [f"{key}={arg}" for arg in args])))
+        return value
+    if origin in (Union, types.UnionType):
+        for arg in args:
+            if accepts(value, arg):
+                return conform(value, arg, key)
+        raise wrong_type(key, value, hint)
+    if not accepts(value, hint):
+        raise wrong_type(key, value, hint)
+    if origin in (list, tuple, Sequence):
+        return origin_of(origin)(conform(item, args[0], f"{key}[{i}]") for i, item in enumerate(value))
+    return float(value) if hint is float else value
+
+
+def origin_of(origin: Any) -> type:
+    """Return the type to build for a sequence annotation."""
+    return tuple if origin is tuple else list
+
+
+def accepts(value: Any, hint: Any) -> bool:
+    """Say whether the kind of `value` fits an annotation; whole numbers are numbers, truth values are not."""
+    origin = get_origin(hint) or hint
+    if origin is Annotated:
+        return accepts(value, get_args(hint)[0])
+    if origin is Literal:
+        return value in get_args(hint)
+    if origin in (list, tuple, Sequence):
+        return isinstance(value, list | tuple)
+    if origin is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if origin is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if origin is type(None):
+        return value is None
+    return origin is Any or isinstance(value, origin)
+
+
+WORDS = {
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    bool: "true or false",
+    type(None): "null",
+    dict: "options",
+}
+
+
+def wrong_type(key: str, value: Any, hint: Any) -> InputError:
+    """Say what a key should have held."""
+
+    def word(part: Any) -> str:
+        origin = get_origin(part) or part
+        if origin is Annotated:
+            return word(get_args(part)[0])
+        if origin in (Union, types.UnionType):
+            return " or ".join(word(arg) for arg in get_args(part))
+        return "a list" if origin in (list, tuple, Sequence) else WORDS.get(origin, str(part))
+
+    return InputError(f"{key}={value} should be {word(hint)}")
+
+
+def signature(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """Return the parameters of a function that have a default: the options that a configuration may give."""
+    parameters = inspect.signature(function).parameters
+    return {name: parameter for name, parameter in parameters.items() if parameter.default is not parameter.empty}
+
+
+def conform_options(where: str, function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Check values against the annotations of a function's options."""
+    target = function.func if isinstance(function, partial) else function
+    hints, own = get_type_hints(target, include_extras=True), signature(function)
+    for key in given:
+        if key not in own:
+            raise InputError(f"unknown key '{where}.{key}'; choose from {', '.join(own)}")
+    return {key: conform(value, hints[key], f"{where}.{key}") for key, value in given.items()}
+
+
+def reject_unknown(values: Mapping[str, Any], known: set[str], where: str = "") -> None:
+    """Raise `InputError` for the first key that is not known, with the nearest that is."""
+    for name, value in values.items():
+        key = f"{where}{name}"
+        if key not in known:
+            match = nearest_key(key, known)
+            siblings = sorted(k for k in known if k.startswith(where) and "." not in k[len(where) :])
+            hint = f"did you mean {match!r}?" if match else f"choose from {', '.join(siblings)}"
+            raise InputError(f"unknown key {key!r}; {hint}")
+        if isinstance(value, Mapping):
+            reject_unknown(value, known, f"{key}.")
+
+
+def nearest_key(key: str, known: set[str]) -> str | None:
+    """Return the key that was most likely meant: the same word elsewhere, a sibling, or what looks like it."""
+    group, _, word = key.rpartition(".")
+    leaves = {name.rpartition(".")[2]: name for name in sorted(known, reverse=True)}
+    siblings = {name.rpartition(".")[2]: name for name in known if name.rpartition(".")[0] == group}
+    if sibling := nearest(word, siblings):
+        return siblings[sibling]
+    if word in leaves:
+        return leaves[word]
+    if match := nearest(key, known):
+        return match
+    leaf = nearest(word, leaves)
+    return leaves[leaf] if leaf else None

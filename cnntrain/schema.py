@@ -1,0 +1,104 @@
+"""What each command's configuration holds: keys, kinds and ranges; the values lie in `conf`."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from cnntrain.bounds import Count, Fraction, Natural, NonNegative
+from cnntrain.devices import Precision
+
+Options = dict[str, Any]  # of a group, held against the function that its name chooses
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """How long, in what steps and in what precision a network learns."""
+
+    epochs: Count
+    batch_size: Count
+    accumulate: Count
+    precision: Precision
+    label_smoothing: Fraction
+    clip: NonNegative
+    ema: Fraction
+    validate_every: Count
+    patience: Natural
+    log_every: Count
+    eval_batch_size: Count
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which images of a dataset are used, and how they are read."""
+
+    root: str | None
+    train_size: int | float | None  # a number of images, or a fraction of them
+    val_size: int | float
+    classes: list[str | int] | None
+    balance: Literal["none", "weights", "sampling"]
+    workers: Natural
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """The classes in words: digits are typed as numbers."""
+        return None if self.classes is None else [str(name) for name in self.classes]
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What every command takes."""
+
+    device: str
+    data_root: str
+    plugins: list[str]
+
+
+@dataclass(frozen=True)
+class Fit(Shared):
+    """`cnntrain fit`."""
+
+    model: Options
+    dataset: Options
+    augmentation: Options
+    optimizer: Options
+    schedule: Options
+    trainer: Trainer
+    seed: Natural
+    deterministic: bool
+    output_dir: str | None
+    init_from: str | None
+
+
+@dataclass(frozen=True)
+class Eval(Shared):
+    """`cnntrain eval`."""
+
+    run: str
+    dataset: Options | None
+    split: Literal["train", "val", "test"]
+    weights: Literal["best", "last"]
+    tta: Literal["none", "flip", "shift", "flip_shift"]
+    precision: Precision
+    batch_size: Count
+    output_dir: str | None
+
+
+@dataclass(frozen=True)
+class Predict(Shared):
+    """`cnntrain predict`."""
+
+    run: str
+    images: list[str] | str
+    weights: Literal["best", "last"]
+    precision: Precision
+    batch_size: Count
+    output_dir: str | None
+
+
+@dataclass(frozen=True)
+class Describe(Shared):
+    """`cnntrain describe`."""
+
+    run: str | None
+    model: Options
+    dataset: Options
+    table: Literal["text", "markdown", "csv"]

@@ -1,0 +1,227 @@
+"""Training speed on this machine: the loop beside its limit and beside a plain PyTorch loop, interleaved.
+
+    python scripts/bench_step.py --data-root data            # LeNet-5 on MNIST, ResNet-20 on CIFAR-10's image folder
+    python scripts/bench_step.py lenet5 --rounds 9
+
+Three ways of taking the same step (same network, batch size, optimizer) take turns for a few seconds each: the loop on
+its feed; the limit, which is the loop on one fixed batch that lies ready; and a plain loop as a user would write it, on
+`torchvision` transforms of PIL images through a `DataLoader`, in fp32. Each round gives one ratio of samples a second;
+the median of the rounds is reported with its range. Other load on the machine spoils the numbers: a warning says so.
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from cnntrain.data.augmentation import AUGMENTATIONS, Part
+from cnntrain.data.datasets import load
+from cnntrain.data.feeds import Batch, Feed, ResidentFeed
+from cnntrain.data.sources import Dataset as Images
+from cnntrain.data.sources import Pixels
+from cnntrain.devices import choose_precision, hardware, prepare
+from cnntrain.models import MODELS
+from cnntrain.optim import sgd
+from cnntrain.tables import render
+from cnntrain.training.learner import Learner
+
+CPU = torch.device("cpu")
+Parts = dict[str, Part]
+Stepper = Callable[[], int]  # takes one step and returns how many samples it learnt from
+
+AUGMENTED: dict[str, Callable[[], Parts]] = {
+    "none": dict,
+    "crop": lambda: {"crop": AUGMENTATIONS["crop"](padding=2, border="zero")},
+    "affine": lambda: {"affine": AUGMENTATIONS["affine"](shift=0.08, rotate=10.0, zoom=0.1, shear=5.0)},
+    "crop_flip": lambda: {"flip": AUGMENTATIONS["flip"](), "crop": AUGMENTATIONS["crop"](padding=4)},
+}
+PLAIN: dict[str, list[object]] = {
+    "none": [],
+    "crop": [transforms.RandomCrop(28, padding=2)],
+    "affine": [transforms.RandomAffine(10, (0.08, 0.08), (0.9, 1.1), 5)],
+    "crop_flip": [transforms.RandomHorizontalFlip(), transforms.RandomCrop(32, padding=4, padding_mode="reflect")],
+}
+CASES = {"lenet5": ("mnist", ("none", "crop", "affine")), "resnet20": ("cifar10", ("crop_flip",))}
+
+
+class FixedFeed:
+    """One batch that lies ready."""
+
+    def __init__(self, feed: ResidentFeed) -> None:
+        feed.seek(0, 0)
+        self.ready, self.batches, self.batch_size = feed.batch(), feed.batches, feed.batch_size
+
+    def seek(self, epoch: int, place: int) -> None:
+        """Stay."""
+
+    def batch(self) -> Batch:
+        """Return the batch."""
+        return self.ready
+
+
+class Pictures(Dataset[tuple[torch.Tensor, int]]):
+    """Images as torchvision's datasets give them: a PIL image made of an array, then transforms."""
+
+    def __init__(self, data: Images, augmentation: str) -> None:
+        source = data.train.source
+        assert isinstance(source, Pixels)
+        self.images, self.labels = source.images.numpy(), data.train.labels.tolist()
+        normalise = transforms.Normalize(data.card.mean, data.card.std)
+        self.transform = transforms.Compose([*PLAIN[augmentation], transforms.ToTensor(), normalise])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        image = self.images[index]
+        return self.transform(Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)), self.labels[index]
+
+
+def network(model: str, data: Images) -> nn.Sequential:
+    """Build the network, the same for all."""
+    return MODELS[model](data.card.shape, len(data.card.classes))
+
+
+def own_loop(model: str, data: Images, feed: Feed) -> Stepper:
+    """The project's step on a feed."""
+    net = network(model, data).to(memory_format=torch.channels_last)
+    steps = 10**6
+    learner = Learner(
+        net, sgd(net, lr=1e-3), np.full(steps, 1e-3).tolist(), precision=choose_precision("auto", CPU), seed=0
+    )
+    count = iter(range(steps))
+
+    def step() -> int:
+        learner.update(feed, next(count))
+        return feed.batch_size
+
+    return step
+
+
+def plain_loop(model: str, data: Images, augmentation: str, batch_size: int, workers: int) -> Stepper:
+    """The loop that a tutorial would write."""
+    net = network(model, data)
+    optimizer = torch.optim.SGD(net.parameters(), lr=1e-3, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    loader = DataLoader(
+        Pictures(data, augmentation), batch_size, shuffle=True, num_workers=workers, drop_last=True,
+        persistent_workers=workers > 0,
+    )  # fmt: skip
+
+    def batches() -> Iterator[list[torch.Tensor]]:
+        while True:
+            yield from loader
+
+    endless, total = batches(), 0.0
+
+    def step() -> int:
+        nonlocal total
+        x, y = next(endless)
+        net.train()
+        optimizer.zero_grad()
+        loss = F.cross_entropy(net(x), y)
+        loss.backward()
+        optimizer.step()
+        total += loss.item()
+        return len(y)
+
+    return step
+
+
+def speed(step: Stepper, seconds: float) -> float:
+    """Return samples per second over at least so many seconds."""
+    samples, began = 0, time.perf_counter()
+    while (spent := time.perf_counter() - began) < seconds:
+        samples += step()
+    return samples / spent
+
+
+def foreign_load() -> float:
+    """Return the share of the machine that others use, over a second in which this process sleeps."""
+
+    def busy() -> tuple[float, float]:
+        ticks = [float(x) for x in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]
+        return sum(ticks), sum(ticks) - ticks[3] - ticks[4]
+
+    before = busy()
+    time.sleep(1)
+    after = busy()
+    return (after[1] - before[1]) / max(after[0] - before[0], 1)
+
+
+def compare(model: str, args: argparse.Namespace) -> list[dict[str, object]]:
+    """Time one network in all its augmentations."""
+    name, augmentations = CASES[model]
+    root = Path(args.data_root)
+    data = load("folder", root / name, {}) if name == "cifar10" else load(name, root, {})
+    rows = []
+    for augmentation in augmentations:
+        feed = ResidentFeed(
+            data.train, data.card, batch_size=args.batch_size, parts=AUGMENTED[augmentation](), seed=0, device=CPU
+        )
+        plain = {f"plain{w}": plain_loop(model, data, augmentation, args.batch_size, w) for w in args.plain_workers}
+        steppers = {
+            "loop": own_loop(model, data, feed),
+            "limit": own_loop(model, data, FixedFeed(feed)),
+            **plain,
+        }
+        for step in steppers.values():
+            speed(step, 1.0)
+        rounds = []
+        for number in range(args.rounds):
+            load_now = foreign_load()
+            if load_now > 0.1:
+                print(f"others use {load_now:.0%} of the machine: this round is not to be trusted", file=sys.stderr)
+            found = {key: speed(step, args.seconds) for key, step in steppers.items()}
+            found["plain"] = max(found[key] for key in plain) if plain else float("nan")
+            rounds.append(found)
+            shown = ", ".join(f"{key} {value:,.0f}" for key, value in found.items())
+            print(f"{model} {augmentation} round {number + 1}: {shown}", file=sys.stderr)
+        for against in ("limit", *(["plain"] if plain else [])):
+            ratios = [found["loop"] / found[against] for found in rounds]
+            rows.append(
+                {
+                    "network": model,
+                    "data": name,
+                    "augmentation": augmentation,
+                    "loop, images/s": round(median(found["loop"] for found in rounds)),
+                    "against": against,
+                    "its images/s": round(median(found[against] for found in rounds)),
+                    "ratio": round(median(ratios), 3),
+                    "range": f"{min(ratios):.3f} … {max(ratios):.3f}",
+                }
+            )
+    return rows
+
+
+def main() -> None:
+    """Time what is asked for and print a Markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("networks", nargs="*", default=list(CASES), choices=[*CASES, []])
+    parser.add_argument("--data-root", default=os.environ.get("CNNTRAIN_DATA", "data"))
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each stepper in each round")
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--plain-workers", type=int, nargs="*", default=[0, 2], help="the faster counts")
+    args = parser.parse_args()
+    prepare(deterministic=False)
+    rows = [row for model in args.networks for row in compare(model, args)]
+    print(render(rows, "markdown"))
+    versions = {"torch": torch.__version__, "python": platform.python_version()}
+    print(json.dumps(hardware() | versions | {"precision": choose_precision("auto", CPU), "rounds": args.rounds}))
+
+
+if __name__ == "__main__":
+    main()
