@@ -23,12 +23,12 @@ commands:
 
 examples:
   cnntrain fit model=lenet5 dataset=mnist trainer.epochs=10
-  cnntrain eval run=runs/fit/lenet5-mnist/<time>_<id> split=test
-  cnntrain describe model=alexnet model.remove=[fc6,fc7] --json
+  cnntrain eval run=latest
+  cnntrain describe model=lenet5 'model.remove=[conv2]'
 
 A command's own options:  cnntrain fit --help
-Its full configuration:   cnntrain fit model=alexnet --cfg job
-Several runs at once:     cnntrain fit -m model=lenet5,alexnet seed=0,1,2
+Its full configuration:   cnntrain fit model=resnet20 --cfg job
+Several runs at once:     cnntrain fit -m model=lenet5,mlp seed=0,1,2
 Tab completion:           eval "$(cnntrain completion bash)"    (in ~/.bashrc; zsh the same way)
                           cnntrain completion fish | source     (in ~/.config/fish/config.fish)
 """

@@ -1,6 +1,7 @@
 """Where a network runs and in which precision."""
 
 import contextlib
+import ctypes
 import os
 import platform
 from pathlib import Path
@@ -51,10 +52,23 @@ def autocast(precision: Literal["fp32", "bf16"], device: torch.device) -> contex
 
 
 def prepare(*, deterministic: bool) -> None:
-    """Set what holds for the whole process: tiny numbers count as zero, and repeatable algorithms if asked for."""
+    """Set what holds for the whole process: tiny numbers count as zero, freed memory is kept, and repeatable
+    algorithms if asked for.
+    """
     torch.set_flush_denormal(True)
+    keep_freed_memory()
     torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.benchmark = not deterministic
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep freed memory: a step frees and asks for the same large tensors again and again, and
+    fetching their pages anew from the system costs a CPU 5 to 10 % of it.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
+        libc.mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD
 
 
 def hardware() -> dict[str, object]:

@@ -88,6 +88,8 @@ def _run(command: str, cfg: DictConfig) -> dict[str, Any]:
     missing = [f"{key}=<value>" for key in _missing(OmegaConf.to_container(cfg))]
     if missing:
         raise InputError(f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing")
+    if cfg.get("deterministic"):
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it once, when torch is imported
     try:
         result: dict[str, Any] = importlib.import_module(f"cnntrain.commands.{command}").run(cfg)
     except UNRESOLVABLE as error:

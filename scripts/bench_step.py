@@ -1,9 +1,9 @@
 """Training speed on this machine: the loop beside its limit and beside a plain PyTorch loop, interleaved.
 
     python scripts/bench_step.py --data-root data            # LeNet-5 on MNIST, ResNet-20 on CIFAR-10's image folder
-    python scripts/bench_step.py lenet5 --rounds 9
+    python scripts/bench_step.py --networks lenet5 --rounds 9
 
-Three ways of taking the same step (same network, batch size, optimizer) take turns for a few seconds each: the loop on
+Three ways of taking the same step (same network, batch size, optimizer) take turns for a second each: the loop on
 its feed; the limit, which is the loop on one fixed batch that lies ready; and a plain loop as a user would write it, on
 `torchvision` transforms of PIL images through a `DataLoader`, in fp32. Each round gives one ratio of samples a second;
 the median of the rounds is reported with its range. Other load on the machine spoils the numbers: a warning says so.
@@ -209,10 +209,10 @@ def compare(model: str, args: argparse.Namespace) -> list[dict[str, object]]:
 def main() -> None:
     """Time what is asked for and print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("networks", nargs="*", default=list(CASES), choices=[*CASES, []])
+    parser.add_argument("--networks", nargs="+", default=list(CASES), choices=list(CASES))
     parser.add_argument("--data-root", default=os.environ.get("CNNTRAIN_DATA", "data"))
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=4.0, help="of each stepper in each round")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--seconds", type=float, default=1.0, help="of each stepper in each round")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--plain-workers", type=int, nargs="*", default=[0, 2], help="the faster counts")
     args = parser.parse_args()
