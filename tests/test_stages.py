@@ -104,7 +104,7 @@ def test_refusals_of_the_faithful_lenet() -> None:
 
 
 def test_narrowing_with_shortcut_a_is_refused_naming_b() -> None:
-    from cnntrain.models.blocks import basic_block
+    from cnntrain.models.residual import basic_block
 
     with pytest.raises(StageError, match="shortcut=A cannot narrow 8 channels to 4; use shortcut=B"):
         assemble({"block": basic_block(4), "fc": linear(5)}, (8, 8, 8), out_shape=(5,))

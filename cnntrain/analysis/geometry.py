@@ -11,14 +11,27 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from cnntrain.models.blocks import PadShortcut, ScaledTanh
-from cnntrain.models.lenet import PartialConv2d, RadialBasis, Subsample
+from cnntrain.models.layers import (
+    Absolute,
+    LocalContrastNorm,
+    LocallyConnected2d,
+    LocalResponseNorm,
+    Maxout,
+    PartialConv2d,
+    RotatedConv2d,
+    ScaledTanh,
+    StochasticPool2d,
+)
+from cnntrain.models.lenet import RadialBasis, Subsample
+from cnntrain.models.lm_resnet import FirstHalf, MultistepBlock, Twice
+from cnntrain.models.residual import PadShortcut
 from cnntrain.models.stages import Add, Concat, Shape, describe_shape
 
 POINTWISE = (
-    *(nn.Identity, nn.ReLU, nn.LeakyReLU, nn.Tanh, nn.Sigmoid, ScaledTanh),
-    *(nn.Dropout, nn.BatchNorm2d),
+    *(nn.Identity, nn.ReLU, nn.LeakyReLU, nn.Tanh, nn.Sigmoid, ScaledTanh, Absolute, Maxout),
+    *(nn.Dropout, nn.BatchNorm2d, LocalResponseNorm, Twice, FirstHalf),
 )
+CONVOLUTIONS = (nn.Conv2d, RotatedConv2d, PartialConv2d, LocallyConnected2d)
 
 
 @dataclass(frozen=True)
@@ -51,18 +64,26 @@ Spans = tuple[Span, Span]  # height, width
 
 @dataclass(frozen=True)
 class Cost:
-    """Multiplications of one image's forward pass, and connections: every input or bias of a unit that has weights."""
+    """What one image's forward pass takes.
+
+    Multiplications; connections: every input or bias of a unit that has weights; numbers written: what layers, sums and
+    joins give, which is what training holds for the backward pass.
+    """
 
     macs: int = 0
     connections: int = 0
+    numbers: int = 0
 
     def __add__(self, other: "Cost") -> "Cost":
-        return Cost(self.macs + other.macs, self.connections + other.connections)
+        return Cost(self.macs + other.macs, self.connections + other.connections, self.numbers + other.numbers)
 
 
 @dataclass(frozen=True)
 class StageGeometry:
-    """One row of a network's table; receptive field and stride are (height, width), with stride None all is seen."""
+    """One row of a network's table; receptive field and stride are (height, width), with stride None all is seen.
+
+    `numbers` are written for one image: times four bytes, the memory of its activations in fp32.
+    """
 
     name: str
     out_shape: Shape
@@ -71,6 +92,12 @@ class StageGeometry:
     params: int
     macs: int
     connections: int
+    numbers: int
+
+    @property
+    def flops(self) -> int:
+        """Multiplications and as many additions."""
+        return 2 * self.macs
 
 
 def geometry(net: nn.Sequential, in_shape: Shape) -> list[StageGeometry]:
@@ -86,7 +113,8 @@ def geometry(net: nn.Sequential, in_shape: Shape) -> list[StageGeometry]:
         fresh = {id(p): p.numel() for p in stage.parameters() if id(p) not in counted}
         counted |= fresh.keys()
         fields, strides = (spans[0].size, spans[1].size), (spans[0].jump, spans[1].jump)
-        rows.append(StageGeometry(name, shape, fields, strides, sum(fresh.values()), cost.macs, cost.connections))
+        params = sum(fresh.values())
+        rows.append(StageGeometry(name, shape, fields, strides, params, cost.macs, cost.connections, cost.numbers))
     return rows
 
 
@@ -98,17 +126,33 @@ def measure(module: nn.Module, shape: Shape, spans: Spans) -> tuple[Shape, Spans
             shape, spans, cost = measure(child, shape, spans)
             total = total + cost
         return shape, spans, total
-    if isinstance(module, Add | Concat):
-        followed = [measure(getattr(module, name), shape, spans) for name in module.names]
-        total = sum((cost for _, _, cost in followed), Cost())
-        united = unite([branch[1] for branch in followed])
-        shapes = [branch[0] for branch in followed]
-        if isinstance(module, Concat):
-            return (sum(s[0] for s in shapes), *shapes[0][1:]), united, total
-        shape, spans, cost = measure(module.after, shapes[0], united)
-        return shape, spans, total + cost
+    if isinstance(module, Add | Concat | MultistepBlock):
+        return measure_branches(module, shape, spans)
     out = leaf_shape(module, shape)
     return out, leaf_spans(module, shape, spans), leaf_cost(module, shape, out)
+
+
+def measure_branches(module: Add | Concat | MultistepBlock, shape: Shape, spans: Spans) -> tuple[Shape, Spans, Cost]:
+    """Follow the branches of a composite, which all read what arrives, to their sum or their join."""
+    total = Cost()
+    if isinstance(module, Add):
+        shape, spans, total = measure(module.before, shape, spans)
+    if isinstance(module, MultistepBlock):  # both states have the same shape and one passes the body
+        followed = [measure(branch, (shape[0] // 2, *shape[1:]), spans) for branch in (module.main, module.skip)]
+    else:
+        followed = [measure(getattr(module, name), shape, spans) for name in module.names]
+    shapes, united = [branch[0] for branch in followed], unite([branch[1] for branch in followed])
+    total = sum((cost for _, _, cost in followed), total)
+    out = shapes[0]
+    if isinstance(module, Concat):
+        out = (sum(part[0] for part in shapes), *out[1:])
+    elif isinstance(module, MultistepBlock):
+        out = (2 * out[0], *out[1:])
+    total = total + Cost(numbers=math.prod(out))
+    if isinstance(module, Add):
+        out, united, cost = measure(module.after, out, united)
+        total = total + cost
+    return out, united, total
 
 
 def unite(branches: list[Spans]) -> Spans:
@@ -136,14 +180,24 @@ def leaf_shape(leaf: nn.Module, shape: Shape) -> Shape:
 
 def leaf_spans(leaf: nn.Module, shape: Shape, spans: Spans) -> Spans:
     """Compose the spans with what one position of the leaf reads."""
-    if isinstance(leaf, nn.Flatten | nn.AdaptiveAvgPool2d):
-        if isinstance(leaf, nn.AdaptiveAvgPool2d) and leaf.output_size not in (1, (1, 1)):
-            raise TypeError(f"the receptive field through {leaf} is not known: its windows differ in size")
+    if isinstance(leaf, nn.Flatten):
         return (spans[0].whole(shape[1]), spans[1].whole(shape[2])) if len(shape) == 3 else spans
+    if isinstance(leaf, nn.AdaptiveAvgPool2d):
+        height, width = (adaptive(leaf, side, out) for side, out in zip(shape[1:], pair(leaf.output_size), strict=True))
+        if pair(leaf.output_size) == (1, 1):
+            return spans[0].whole(shape[1]), spans[1].whole(shape[2])
+        return spans[0].after(height), spans[1].after(width)
     if isinstance(leaf, (nn.Linear, RadialBasis, *POINTWISE)):
         return spans
     height, width = window(leaf)
     return spans[0].after(height), spans[1].after(width)
+
+
+def adaptive(leaf: nn.AdaptiveAvgPool2d, side: int, out: int) -> tuple[int, int, int]:
+    """Return the window of an adaptive pooling whose windows are all alike."""
+    if side % out:
+        raise TypeError(f"the receptive field through {leaf} is not known: its windows differ in size on {side}")
+    return side // out, 0, side // out - 1
 
 
 def window(leaf: nn.Module) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
@@ -155,12 +209,12 @@ def window(leaf: nn.Module) -> tuple[tuple[int, int, int], tuple[int, int, int]]
         return (leaf.stride, 0, 0), (leaf.stride, 0, 0)
     if isinstance(leaf, Subsample):
         return (2, 0, 1), (2, 0, 1)
-    if isinstance(leaf, PartialConv2d):
-        height, width = leaf.kernel_size
-        return (1, 0, height - 1), (1, 0, width - 1)
-    if isinstance(leaf, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d):
+    if isinstance(leaf, LocalContrastNorm):  # the deviation is that of centred values, which see as far again
+        reach = 2 * (leaf.size // 2)
+        return (1, -reach, reach), (1, -reach, reach)
+    if isinstance(leaf, (*CONVOLUTIONS, nn.MaxPool2d, nn.AvgPool2d, StochasticPool2d)):
         kernel, stride, padding = pair(leaf.kernel_size), pair(leaf.stride), pair(leaf.padding)
-        dilation = (1, 1) if isinstance(leaf, nn.AvgPool2d) else pair(leaf.dilation)
+        dilation = pair(getattr(leaf, "dilation", 1))
         low = [-p for p in padding]
         high = [d * (k - 1) - p for d, k, p in zip(dilation, kernel, padding, strict=True)]
         return (stride[0], low[0], high[0]), (stride[1], low[1], high[1])
@@ -177,20 +231,23 @@ def pair(value: object) -> tuple[int, int]:
 
 
 def leaf_cost(leaf: nn.Module, shape: Shape, out: Shape) -> Cost:
-    """Return multiplications and connections of a leaf; pooling, normalisation and activations have none.
+    """Return the cost of a leaf; pooling, normalisation and activations multiply by no weight.
 
     Raises `TypeError` for an unknown layer with parameters.
     """
-    if isinstance(leaf, nn.Conv2d | nn.Linear):
+    numbers = 0 if isinstance(leaf, nn.Identity | nn.Flatten) else math.prod(out)
+    if isinstance(leaf, nn.Conv2d | nn.Linear | RotatedConv2d):
         weights = leaf.weight[0].numel()
-        return Cost(math.prod(out) * weights, math.prod(out) * (weights + (leaf.bias is not None)))
+        return Cost(math.prod(out) * weights, math.prod(out) * (weights + (leaf.bias is not None)), numbers)
     if isinstance(leaf, PartialConv2d):
         area = math.prod(out[1:])
-        return Cost(area * leaf.weight.numel(), area * (leaf.weight.numel() + leaf.bias.numel()))
+        return Cost(area * leaf.weight.numel(), area * (leaf.weight.numel() + leaf.bias.numel()), numbers)
+    if isinstance(leaf, LocallyConnected2d):
+        return Cost(leaf.weight.numel(), leaf.weight.numel() + leaf.bias.numel(), numbers)
     if isinstance(leaf, Subsample):
-        return Cost(0, math.prod(out) * (4 + 1))
+        return Cost(0, math.prod(out) * (4 + 1), numbers)
     if isinstance(leaf, RadialBasis):
-        return Cost(leaf.codes.numel(), leaf.codes.numel())
+        return Cost(leaf.codes.numel(), leaf.codes.numel(), numbers)
     if isinstance(leaf, POINTWISE) or not list(leaf.parameters()):
-        return Cost()
+        return Cost(numbers=numbers)
     raise TypeError(f"the cost of {type(leaf).__name__} with {describe_shape(shape)} inputs is not known")

@@ -5,14 +5,49 @@ from functools import partial
 
 from torch import nn
 
+from cnntrain.models.alexnet import alexnet
+from cnntrain.models.all_cnn import all_cnn
+from cnntrain.models.caltech import caltech_convnet
+from cnntrain.models.convnet import convnet
+from cnntrain.models.googlenet import googlenet, googlenet_heads
+from cnntrain.models.heads import Heads
 from cnntrain.models.lenet import lenet5, lenet5_1998
+from cnntrain.models.lm_resnet import lm_resnet
+from cnntrain.models.locally_connected import locally_connected
+from cnntrain.models.maxout import maxout
+from cnntrain.models.mobilenet import mobilenet_v1
+from cnntrain.models.nin import nin
 from cnntrain.models.perceptron import mlp, softmax
-from cnntrain.models.resnet_cifar import resnet_cifar
+from cnntrain.models.resnet import resnet_basic, resnet_bottleneck
+from cnntrain.models.resnet_cifar import preact_resnet, resnet_cifar
+from cnntrain.models.vgg import vgg
+from cnntrain.models.wide_resnet import wide_resnet
+from cnntrain.models.zfnet import zfnet
 
 MODELS: dict[str, Callable[..., nn.Sequential]] = {
     "softmax": softmax,
     "mlp": mlp,
     "lenet5": lenet5,
     "lenet5_1998": lenet5_1998,
+    "convnet": convnet,
+    "locally_connected": locally_connected,
+    "maxout": maxout,
+    "caltech_convnet": caltech_convnet,
+    "alexnet": alexnet,
+    "alexnet_dense": partial(alexnet, groups=1),
+    "zfnet": zfnet,
+    **{f"vgg{depth}": partial(vgg, depth) for depth in (11, 13, 16, 19)},
+    "nin": nin,
+    "all_cnn": all_cnn,
+    "googlenet": googlenet,
+    "mobilenet_v1": mobilenet_v1,
+    **{f"resnet{depth}": partial(resnet_basic, depth) for depth in (18, 34)},
+    **{f"resnet{depth}": partial(resnet_bottleneck, depth) for depth in (50, 101, 152)},
     **{f"resnet{depth}": partial(resnet_cifar, depth) for depth in (20, 32, 44, 56, 110)},
+    **{f"preact_resnet{depth}": partial(preact_resnet, depth) for depth in (164, 1001)},
+    **{f"lm_resnet{depth}": partial(lm_resnet, depth) for depth in (20, 32, 44, 56, 110)},
+    **{f"wrn_{depth}_{factor}": partial(wide_resnet, depth, factor) for depth, factor in ((28, 10), (16, 8), (40, 4))},
 }
+
+# The companions that train a network with auxiliary classifiers.
+HEADS: dict[str, Callable[..., Heads]] = {"googlenet": googlenet_heads}

@@ -2,25 +2,24 @@
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import Literal, get_args
+from collections.abc import Callable, Sequence
+from typing import Literal, TypeVar, get_args
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from cnntrain.models.stages import Add, Maker, Shape, describe_shape
+from cnntrain.models.layers import (
+    FractionalMaxPool2d,
+    LocalContrastNorm,
+    LocalResponseNorm,
+    ScaledTanh,
+    StochasticPool2d,
+    Unpool,
+)
+from cnntrain.models.stages import Maker, Shape, StageError, describe_shape, shape_after
 
+T = TypeVar("T")
 Activation = Literal["relu", "tanh", "scaled_tanh", "sigmoid", "leaky_relu", "none"]
 Pool = Literal["max", "avg", "none"]
-Shortcut = Literal["A", "B"]
-
-
-class ScaledTanh(nn.Module):
-    """1.7159 tanh(2x/3), which maps ±1 to ±1 (LeCun et al. 1998, appendix A)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return 1.7159 * torch.tanh(x * (2 / 3))
-
 
 ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
@@ -38,11 +37,45 @@ def chain(**parts: nn.Module | None) -> nn.Sequential:
     return nn.Sequential(OrderedDict((name, part) for name, part in parts.items() if part is not None))
 
 
+def sequence(**makers: Maker) -> Maker:
+    """One stage of several makers, each told what leaves the one before it."""
+
+    def make(shape: Shape) -> nn.Module:
+        parts = {}
+        for name, maker in makers.items():
+            parts[name] = maker(shape)
+            shape = shape_after(parts[name], shape)
+        return chain(**parts)
+
+    return make
+
+
+def by_size(in_shape: Shape, *, small: T, medium: T, large: T) -> T:
+    """Choose for CIFAR's images (below 48 pixels a side), Tiny ImageNet's (below 80), or ImageNet's."""
+    side = min(in_shape[1:])
+    return small if side < 48 else medium if side < 80 else large
+
+
+def require(values: Sequence[int], number: int, option: str) -> None:
+    """Refuse a list that does not have one value for each of `number` layers."""
+    if len(values) != number:
+        raise StageError(f"model.{option} needs {number} numbers, one a layer, not {len(values)}")
+
+
 def spatial(shape: Shape) -> Shape:
     """Return a (channels, height, width) shape as it is; raise `ValueError` for any other."""
     if len(shape) != 3:
         raise ValueError(f"needs maps (channels × height × width), but {describe_shape(shape)} numbers arrive")
     return shape
+
+
+def check_groups(channels: int, out: int, groups: int) -> None:
+    """Raise `ValueError` where groups divide the channels unevenly; fewer groups would change a second thing."""
+    if channels % groups or out % groups:
+        raise ValueError(
+            f"{channels} channels arrive, {groups} groups do not divide them; "
+            "keep an earlier convolution or set groups=1"
+        )
 
 
 def conv(
@@ -51,24 +84,30 @@ def conv(
     *,
     stride: int = 1,
     padding: int = 0,
+    dilation: int = 1,
     groups: int = 1,
     norm: bool = False,
+    norm_last: bool = False,
+    bias: bool | None = None,
     activation: Activation = "relu",
+    dropout: float = 0.0,
 ) -> Maker:
-    """Convolution, batch norm if asked for (the convolution then needs no bias), activation."""
+    """Convolution, batch norm if asked for (before the activation or last), activation, dropout of what it gives.
+
+    A convolution followed by batch norm needs no bias; `bias=True` keeps it where a paper has it.
+    """
 
     def make(shape: Shape) -> nn.Module:
         channels = spatial(shape)[0]
-        if channels % groups or out % groups:
-            raise ValueError(
-                f"{channels} channels arrive, {groups} groups do not divide them; "
-                "keep an earlier convolution or set groups=1"
-            )
-        return chain(
-            conv=nn.Conv2d(channels, out, kernel, stride, padding, groups=groups, bias=not norm),
-            norm=nn.BatchNorm2d(out) if norm else None,
-            act=ACTIVATIONS[activation]() if activation != "none" else None,
+        check_groups(channels, out, groups)
+        bare = norm and not norm_last
+        layer = nn.Conv2d(
+            channels, out, kernel, stride, padding, dilation, groups, bias=not bare if bias is None else bias
         )
+        act = ACTIVATIONS[activation]() if activation != "none" else None
+        batch_norm = nn.BatchNorm2d(out) if norm else None
+        after = {"act": act, "norm": batch_norm} if norm_last else {"norm": batch_norm, "act": act}
+        return chain(conv=layer, **after, dropout=nn.Dropout(dropout) if dropout else None)
 
     return make
 
@@ -96,20 +135,67 @@ def dense(out: int, *, activation: Activation = "relu", dropout: float = 0.0) ->
     return make
 
 
-def pooling(kind: Pool, kernel: int, stride: int | None = None) -> Maker:
-    """Max or average pooling; "none" keeps one position of each window, so that the shapes stay the same."""
+def dropout(share: float) -> Maker:
+    """Dropout as a stage of its own, after a pool."""
+    return lambda shape: nn.Dropout(share)
+
+
+def check_window(kernel: int, padding: int, shape: Shape) -> None:
+    """Raise `ValueError` where a window is larger than the maps that arrive."""
+    if min(shape[1:]) + 2 * padding < kernel:
+        raise ValueError(f"windows of {kernel}×{kernel} do not fit into maps of {describe_shape(shape[1:])}")
+
+
+def pooling(kind: Pool, kernel: int, stride: int | None = None, *, padding: int = 0, ceil: bool = False) -> Maker:
+    """Max or average pooling; "none" keeps one position of each window, so that the shapes stay the same.
+
+    With `ceil` a last window may reach over the border, as in cuda-convnet and Caffe.
+    """
 
     def make(shape: Shape) -> nn.Module:
         spatial(shape)
         step = stride or kernel
+        if not ceil:
+            check_window(kernel, padding, shape)
         if kind == "max":
-            return nn.MaxPool2d(kernel, step)
+            return nn.MaxPool2d(kernel, step, padding, ceil_mode=ceil)
         if kind == "avg":
-            return nn.AvgPool2d(kernel, step)
+            return nn.AvgPool2d(kernel, step, padding, ceil_mode=ceil)
         low = (shape[1] - kernel) % step, (shape[2] - kernel) % step
         if kernel > step or any(low):  # a window of one would reach positions that the pooled map does not have
             raise ValueError(f"pool=none keeps shapes only where windows of {kernel} tile {describe_shape(shape)}")
         return nn.MaxPool2d(1, step)
+
+    return make
+
+
+def stochastic_pool(kernel: int, stride: int | None = None) -> Maker:
+    """Pooling that draws one value of each window."""
+
+    def make(shape: Shape) -> nn.Module:
+        check_window(kernel, 0, spatial(shape))
+        return StochasticPool2d(kernel, stride or kernel)
+
+    return make
+
+
+def fractional_pool() -> Maker:
+    """Max pooling by a factor of √2."""
+
+    def make(shape: Shape) -> nn.Module:
+        spatial(shape)
+        return FractionalMaxPool2d()
+
+    return make
+
+
+def unpooled(kernel: int, body: Maker) -> Maker:
+    """Max pooling, `body` on the pooled maps, unpooling to where the maxima were."""
+
+    def make(shape: Shape) -> nn.Module:
+        check_window(kernel, 0, spatial(shape))
+        channels, height, width = shape
+        return Unpool(kernel, body((channels, height // kernel, width // kernel)))
 
     return make
 
@@ -124,45 +210,22 @@ def global_average() -> Maker:
     return make
 
 
-class PadShortcut(nn.Module):
-    """Every `stride`-th position, and zero channels appended: no parameters (He et al. 2016, option A)."""
-
-    def __init__(self, stride: int, extra: int) -> None:
-        super().__init__()
-        self.stride, self.extra = stride, extra
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x[:, :, :: self.stride, :: self.stride]
-        return torch.cat([x, x.new_zeros(x.shape[0], self.extra, *x.shape[2:])], dim=1) if self.extra else x
-
-
-def shortcut(kind: Shortcut, channels: int, out: int, stride: int) -> nn.Module:
-    """The identity where shapes allow it, else option A (pad) or B (1×1 convolution and batch norm)."""
-    if channels == out and stride == 1:
-        return nn.Identity()
-    if kind == "B":
-        return chain(conv=nn.Conv2d(channels, out, 1, stride, bias=False), norm=nn.BatchNorm2d(out))
-    if out < channels:
-        raise ValueError(f"shortcut=A cannot narrow {channels} channels to {out}; use shortcut=B")
-    return PadShortcut(stride, out - channels)
-
-
-def basic_block(out: int, *, stride: int = 1, kind: Shortcut = "A") -> Maker:
-    """Two 3×3 convolutions with batch norm beside a shortcut, ReLU after the sum (He et al. 2016, fig. 2)."""
+def lrn() -> Maker:
+    """Local response normalisation with AlexNet's constants."""
 
     def make(shape: Shape) -> nn.Module:
-        channels = spatial(shape)[0]
-        return Add(
-            main=chain(
-                conv1=nn.Conv2d(channels, out, 3, stride, 1, bias=False),
-                norm1=nn.BatchNorm2d(out),
-                act1=nn.ReLU(),
-                conv2=nn.Conv2d(out, out, 3, 1, 1, bias=False),
-                norm2=nn.BatchNorm2d(out),
-            ),
-            skip=shortcut(kind, channels, out, stride),
-            after=nn.ReLU(),
-        )
+        spatial(shape)
+        return LocalResponseNorm()
+
+    return make
+
+
+def local_contrast(size: int = 9) -> Maker:
+    """Local contrast normalisation."""
+
+    def make(shape: Shape) -> nn.Module:
+        spatial(shape)
+        return LocalContrastNorm(size)
 
     return make
 
@@ -171,3 +234,11 @@ def he_normal(leaf: nn.Module) -> None:
     """Normal weights of variance 2 / (outputs × kernel area) for convolutions (He et al. 2015, section 2.2)."""
     if isinstance(leaf, nn.Conv2d):
         nn.init.kaiming_normal_(leaf.weight, mode="fan_out", nonlinearity="relu")
+
+
+def he_normal_inputs(leaf: nn.Module) -> None:
+    """Normal weights of variance 2 / inputs of a unit, biases of zero: for plain ReLU networks (He et al. 2015)."""
+    if isinstance(leaf, nn.Conv2d | nn.Linear):
+        nn.init.kaiming_normal_(leaf.weight, nonlinearity="relu")
+        if leaf.bias is not None:
+            nn.init.zeros_(leaf.bias)

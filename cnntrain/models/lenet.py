@@ -10,7 +10,9 @@ from typing import Unpack
 import torch
 from torch import Tensor, nn
 
-from cnntrain.models.blocks import Activation, Pool, ScaledTanh, chain, conv, dense, linear, pooling, spatial
+from cnntrain.models.blocks import Activation, Pool, chain, conv, dense, linear, pooling, spatial
+from cnntrain.models.convolutions import partial_conv
+from cnntrain.models.layers import ScaledTanh
 from cnntrain.models.stages import Build, Maker, Shape, assemble
 
 
@@ -99,53 +101,6 @@ def subsample() -> Maker:
 
     def make(shape: Shape) -> nn.Module:
         return chain(pool=Subsample(spatial(shape)[0]), act=ScaledTanh())
-
-    return make
-
-
-class PartialConv2d(nn.Module):
-    """A convolution whose output maps each read only the input maps that a table lists.
-
-    It holds one kernel for each connection of the table, [connections, kernel, kernel].
-    """
-
-    def __init__(self, table: tuple[tuple[int, ...], ...], in_channels: int, kernel: int) -> None:
-        super().__init__()
-        self.table, self.in_channels, self.out_channels = table, in_channels, len(table)
-        pairs = [(out, read) for out, reads in enumerate(table) for read in reads]
-        self.outputs, self.inputs = [out for out, _ in pairs], [read for _, read in pairs]
-        self.kernel_size = (kernel, kernel)
-        self.weight = nn.Parameter(torch.empty(len(pairs), kernel, kernel))
-        self.bias = nn.Parameter(torch.empty(len(table)))
-
-    def reset_parameters(self) -> None:
-        area = self.weight[0].numel()
-        for row, out in enumerate(self.outputs):
-            bound = 2.4 / (len(self.table[out]) * area)
-            nn.init.uniform_(self.weight[row], -bound, bound)
-            nn.init.uniform_(self.bias[out], -bound, bound)
-
-    def dense_weight(self) -> Tensor:
-        """Return the kernels as [outputs, inputs, kernel, kernel], zero where the table has no connection."""
-        shape = (self.out_channels, self.in_channels, *self.kernel_size)
-        rows = (
-            torch.tensor(self.outputs, device=self.weight.device),
-            torch.tensor(self.inputs, device=self.weight.device),
-        )
-        return self.weight.new_zeros(shape).index_put(rows, self.weight)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.conv2d(x, self.dense_weight(), self.bias)
-
-
-def partial_conv(table: tuple[tuple[int, ...], ...], kernel: int) -> Maker:
-    """Convolution with a connection table, then the squashing function."""
-
-    def make(shape: Shape) -> nn.Module:
-        channels, last = spatial(shape)[0], max(max(reads) for reads in table)
-        if channels <= last:
-            raise ValueError(f"the connection table reads map {last}, {channels} arrive")
-        return chain(conv=PartialConv2d(table, channels, kernel), act=ScaledTanh())
 
     return make
 

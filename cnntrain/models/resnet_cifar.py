@@ -1,23 +1,55 @@
 """The CIFAR residual networks: He, Zhang, Ren and Sun, "Deep Residual Learning for Image Recognition", CVPR 2016,
-section 4.2. Deviation: none in the layers; initial weights follow the authors' code (normal, fan-out).
+section 4.2, and with pre-activation "Identity Mappings in Deep Residual Networks", ECCV 2016.
+
+Deviation: none in the layers; initial weights follow the authors' code (normal, fan-out).
 """
 
 from typing import Unpack
 
 from torch import nn
 
-from cnntrain.models.blocks import Shortcut, basic_block, conv, global_average, he_normal, linear
+from cnntrain.models.blocks import conv, global_average, he_normal, linear
+from cnntrain.models.residual import Shortcut, basic_block, norm_act, preact_basic_block, preact_bottleneck_block
 from cnntrain.models.stages import Build, Maker, Shape, assemble
 
 
 def resnet_cifar(
-    depth: int, in_shape: Shape, num_classes: int, *, shortcut: Shortcut = "A", **build: Unpack[Build]
+    depth: int,
+    in_shape: Shape,
+    num_classes: int,
+    *,
+    shortcut: Shortcut = "A",
+    preactivation: bool = False,
+    **build: Unpack[Build],
 ) -> nn.Sequential:
     """6n + 2 layers: a 3×3 convolution, n blocks each of 16, 32 and 64 channels, global average, linear."""
-    makers: dict[str, Maker] = {"conv1": conv(16, 3, padding=1, norm=True)}
+
+    def block(width: int, stride: int, first: bool) -> Maker:
+        if preactivation:
+            return preact_basic_block(width, stride=stride, kind=shortcut, share=first)
+        return basic_block(width, stride=stride, kind=shortcut)
+
+    makers: dict[str, Maker] = {
+        "conv1": conv(16, 3, padding=1, bias=False, activation="none")
+        if preactivation
+        else conv(16, 3, padding=1, norm=True)
+    }
     for group, width in enumerate((16, 32, 64), 1):
-        for block in range(1, (depth - 2) // 6 + 1):
-            stride = 2 if group > 1 and block == 1 else 1
-            makers[f"block{group}_{block}"] = basic_block(width, stride=stride, kind=shortcut)
+        for number in range(1, (depth - 2) // 6 + 1):
+            stride = 2 if group > 1 and number == 1 else 1
+            makers[f"block{group}_{number}"] = block(width, stride, group == number == 1)
+    if preactivation:
+        makers["norm"] = norm_act()
     makers |= {"pool": global_average(), "fc": linear(num_classes)}
+    return assemble(makers, in_shape, out_shape=(num_classes,), init=he_normal, **build)
+
+
+def preact_resnet(depth: int, in_shape: Shape, num_classes: int, **build: Unpack[Build]) -> nn.Sequential:
+    """9n + 2 layers: pre-activation bottlenecks that end in 64, 128 and 256 channels (ResNet-164 and 1001)."""
+    makers: dict[str, Maker] = {"conv1": conv(16, 3, padding=1, bias=False, activation="none")}
+    for group, width in enumerate((64, 128, 256), 1):
+        for number in range(1, (depth - 2) // 9 + 1):
+            stride = 2 if group > 1 and number == 1 else 1
+            makers[f"block{group}_{number}"] = preact_bottleneck_block(width, stride=stride, share=group == number == 1)
+    makers |= {"norm": norm_act(), "pool": global_average(), "fc": linear(num_classes)}
     return assemble(makers, in_shape, out_shape=(num_classes,), init=he_normal, **build)

@@ -200,16 +200,18 @@ def record(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]
 
 
 class Add(nn.Module):
-    """The sum of named branches that read the same input, then `after`."""
+    """The sum of named branches that read the same input, itself read through `before`; then `after`."""
 
-    def __init__(self, after: nn.Module | None = None, **branches: nn.Module) -> None:
+    def __init__(self, before: nn.Module | None = None, after: nn.Module | None = None, **branches: nn.Module) -> None:
         super().__init__()
         self.names = tuple(branches)
+        self.before = before if before is not None else nn.Identity()
         for name, branch in branches.items():
             self.add_module(name, branch)
         self.after = after if after is not None else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
+        x = self.before(x)
         outputs = [getattr(self, name)(x) for name in self.names]
         if x.is_meta and len({out.shape for out in outputs}) > 1:  # addition would broadcast silently
             raise ValueError(f"branches differ: {', '.join(describe_shape(tuple(out.shape[1:])) for out in outputs)}")

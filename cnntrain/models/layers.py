@@ -1,0 +1,228 @@
+"""Layers of the papers that torch does not have, each with its forward pass in plain tensor arithmetic.
+
+Constants (a band, a Gaussian) are made where they are used, in the input's type and on its device: nothing to store.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class ScaledTanh(nn.Module):
+    """1.7159 tanh(2x/3), which maps ±1 to ±1 (LeCun et al. 1998, appendix A)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 1.7159 * torch.tanh(x * (2 / 3))
+
+
+class Absolute(nn.Module):
+    """|x|: the rectification of Jarrett et al., ICCV 2009."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.abs()
+
+
+class LocalResponseNorm(nn.Module):
+    """x / (k + α · the sum of squares over `size` neighbouring maps)^(3/4) (Krizhevsky et al. 2012, section 3.3).
+
+    Here α multiplies the sum, as in the paper; torch's multiplies the mean. The sum over channels is a 1×1 convolution
+    with a band of ones: torch's own, a pooling in three dimensions, takes four times as long.
+    """
+
+    def __init__(self, size: int = 5, alpha: float = 1e-4, k: float = 2.0) -> None:
+        super().__init__()
+        self.size, self.alpha, self.k = size, alpha, k
+
+    def forward(self, x: Tensor) -> Tensor:
+        index = torch.arange(x.shape[1], device=x.device)
+        band = ((index[:, None] - index).abs() <= self.size // 2).to(x.dtype)
+        total = F.conv2d(x.square(), band[:, :, None, None])
+        root = (self.k + self.alpha * total).rsqrt()
+        return x * root * root.sqrt()
+
+    def extra_repr(self) -> str:
+        return f"size={self.size}, alpha={self.alpha}, k={self.k}"
+
+
+class LocalContrastNorm(nn.Module):
+    """(x - m) / σ over a Gaussian neighbourhood of `size`×`size` positions in all maps (Jarrett et al. 2009).
+
+    Borders are repeated, so a constant image becomes zero. The paper floors σ at its mean over the image; here a small
+    constant does, so that the layer stays local.
+    """
+
+    def __init__(self, size: int = 9, deviation: float = 1.591, floor: float = 0.01) -> None:
+        super().__init__()
+        self.size, self.deviation, self.floor = size, deviation, floor
+
+    def local_mean(self, x: Tensor) -> Tensor:
+        """Return the weighted mean over all maps and the neighbourhood, [N, 1, H, W]."""
+        radius = self.size // 2
+        steps = torch.arange(-radius, radius + 1, device=x.device, dtype=x.dtype)
+        bell = torch.exp(-0.5 * (steps / self.deviation) ** 2)
+        bell = bell / bell.sum()
+        mean = F.pad(x.mean(dim=1, keepdim=True), (radius,) * 4, mode="replicate")
+        return F.conv2d(F.conv2d(mean, bell.view(1, 1, 1, -1)), bell.view(1, 1, -1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        centred = x - self.local_mean(x)
+        return centred / (self.local_mean(centred.square()) + self.floor**2).sqrt()
+
+    def extra_repr(self) -> str:
+        return f"size={self.size}"
+
+
+class StochasticPool2d(nn.Module):
+    """One value of each window, drawn with probability proportional to it (Zeiler and Fergus, ICLR 2013).
+
+    In evaluation the values weighted with their probabilities. Negative values count as zero, as after a ReLU.
+    """
+
+    def __init__(self, kernel_size: int, stride: int) -> None:
+        super().__init__()
+        self.kernel_size, self.stride, self.padding = kernel_size, stride, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        size, step = self.kernel_size, self.stride
+        windows = x.relu().unfold(2, size, step).unfold(3, size, step).flatten(-2)
+        total = windows.sum(-1, keepdim=True)
+        if not self.training:
+            return (windows.square() / total.clamp(min=torch.finfo(x.dtype).tiny)).sum(-1)
+        mark = torch.rand_like(total) * total
+        chosen = (windows.cumsum(-1) <= mark).sum(-1, keepdim=True).clamp(max=size * size - 1)
+        return windows.gather(-1, chosen).squeeze(-1)
+
+
+class FractionalMaxPool2d(nn.Module):
+    """Max pooling by a factor between one and two over windows of drawn places (Graham 2014); fixed in evaluation."""
+
+    def __init__(self, kernel_size: int = 2, ratio: float = math.sqrt(0.5)) -> None:
+        super().__init__()
+        self.kernel_size, self.ratio = kernel_size, ratio
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = [int(side * self.ratio) for side in x.shape[2:]]
+        if x.is_meta:  # torch has no shape rule for this layer
+            return x.new_empty(*x.shape[:2], *size)
+        draws = x.new_full((*x.shape[:2], 2), 0.5)
+        if self.training:
+            draws.uniform_()
+        pooled: Tensor = F.fractional_max_pool2d(x, self.kernel_size, output_size=size, _random_samples=draws)
+        return pooled
+
+
+class Maxout(nn.Module):
+    """The largest of each `pieces` consecutive channels (Goodfellow et al., ICML 2013)."""
+
+    def __init__(self, pieces: int) -> None:
+        super().__init__()
+        self.pieces = pieces
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, channels, *places = x.shape
+        return x.reshape(n, channels // self.pieces, self.pieces, *places).amax(dim=2)
+
+
+class RotatedConv2d(nn.Module):
+    """A convolution whose every kernel also stands rotated by 90°, 180° and 270°: four consecutive maps a kernel."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, padding: int = 0) -> None:
+        super().__init__()
+        self.kernel_size, self.stride = (kernel_size, kernel_size), (1, 1)
+        self.padding, self.dilation = (padding, padding), (1, 1)
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel_size, kernel_size))
+        self.bias = nn.Parameter(torch.empty(out_channels))
+
+    def reset_parameters(self) -> None:
+        bound = self.weight[0].numel() ** -0.5
+        nn.init.uniform_(self.weight, -bound, bound)
+        nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, x: Tensor) -> Tensor:
+        turned = torch.stack([torch.rot90(self.weight, turns, (2, 3)) for turns in range(4)], dim=1).flatten(0, 1)
+        return F.conv2d(x, turned, self.bias.repeat_interleave(4), padding=self.padding)
+
+
+class LocallyConnected2d(nn.Module):
+    """A convolution without shared weights: every output position has kernels of its own (LeCun 1989, Net-3).
+
+    The weight is [out, in × kernel × kernel, positions], the bias [out, positions].
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, stride: int, out_size: tuple[int, int]
+    ) -> None:
+        super().__init__()
+        self.kernel_size, self.stride = (kernel_size, kernel_size), (stride, stride)
+        self.padding, self.dilation, self.out_size = (0, 0), (1, 1), out_size
+        positions = out_size[0] * out_size[1]
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels * kernel_size**2, positions))
+        self.bias = nn.Parameter(torch.empty(out_channels, positions))
+
+    def reset_parameters(self) -> None:
+        bound = self.weight.shape[1] ** -0.5
+        nn.init.uniform_(self.weight, -bound, bound)
+        nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, x: Tensor) -> Tensor:
+        patches = F.unfold(x, self.kernel_size, stride=self.stride)  # [N, in × kernel × kernel, positions]
+        out = torch.einsum("nkp,okp->nop", patches, self.weight) + self.bias
+        return out.reshape(*out.shape[:2], *self.out_size)
+
+
+class PartialConv2d(nn.Module):
+    """A convolution whose output maps each read only the input maps that a table lists.
+
+    It holds one kernel for each connection of the table, [connections, kernel, kernel].
+    """
+
+    def __init__(self, table: tuple[tuple[int, ...], ...], in_channels: int, kernel: int) -> None:
+        super().__init__()
+        self.table, self.in_channels, self.out_channels = table, in_channels, len(table)
+        pairs = [(out, read) for out, reads in enumerate(table) for read in reads]
+        self.outputs, self.inputs = [out for out, _ in pairs], [read for _, read in pairs]
+        self.kernel_size, self.stride, self.padding, self.dilation = (kernel, kernel), (1, 1), (0, 0), (1, 1)
+        self.weight = nn.Parameter(torch.empty(len(pairs), kernel, kernel))
+        self.bias = nn.Parameter(torch.empty(len(table)))
+
+    def reset_parameters(self) -> None:
+        area, first = self.weight[0].numel(), 0
+        for out, reads in enumerate(self.table):
+            bound = 2.4 / (len(reads) * area)
+            nn.init.uniform_(self.weight[first : first + len(reads)], -bound, bound)
+            nn.init.uniform_(self.bias[out], -bound, bound)
+            first += len(reads)
+
+    def dense_weight(self) -> Tensor:
+        """Return the kernels as [outputs, inputs, kernel, kernel], zero where the table has no connection."""
+        shape = (self.out_channels, self.in_channels, *self.kernel_size)
+        rows = (
+            torch.tensor(self.outputs, device=self.weight.device),
+            torch.tensor(self.inputs, device=self.weight.device),
+        )
+        return self.weight.new_zeros(shape).index_put(rows, self.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.dense_weight(), self.bias)
+
+
+class Unpool(nn.Module):
+    """Max pooling, a body that keeps the shape, and unpooling to the places of the maxima, zero elsewhere."""
+
+    def __init__(self, kernel_size: int, body: nn.Module) -> None:
+        super().__init__()
+        self.pool, self.body = nn.MaxPool2d(kernel_size, return_indices=True), body
+        self.unpool = nn.MaxUnpool2d(kernel_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled, places = self.pool(x)
+        inner = self.body(pooled)
+        if inner.shape != pooled.shape:
+            raise ValueError(
+                f"the body turns {tuple(pooled.shape[1:])} into {tuple(inner.shape[1:])}: no places for it"
+            )
+        if x.is_meta:  # torch has no shape rule for this layer
+            return torch.empty_like(x)
+        return self.unpool(inner, places, output_size=x.shape[2:])  # type: ignore[no-any-return]

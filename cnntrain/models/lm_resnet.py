@@ -1,0 +1,69 @@
+"""LM-ResNet: Lu, Zhong, Li and Dong, "Beyond Finite Layer Neural Networks: Bridging Deep Architectures and Numerical
+Differential Equations", ICML 2018, equation 3: x(t+1) = (1 - k) x(t) + k x(t-1) + F(x(t)), one trainable k a block.
+
+The state that passes between blocks is x(t) and x(t-1) joined along the channels; x(-1) is x(0), so the first block's k
+changes nothing. Where a block changes the shape, both states pass its shortcut of option A. With every k = 0 this is
+the CIFAR ResNet to the last bit.
+"""
+
+from typing import Unpack
+
+import torch
+from torch import Tensor, nn
+
+from cnntrain.models.blocks import conv, global_average, he_normal, linear, spatial
+from cnntrain.models.residual import basic_body, shortcut
+from cnntrain.models.stages import Build, Maker, Shape, assemble
+
+
+class MultistepBlock(nn.Module):
+    """A residual block that also adds the state before the last: [N, 2C, H, W] to [N, 2C', H', W']."""
+
+    def __init__(self, main: nn.Module, skip: nn.Module) -> None:
+        super().__init__()
+        self.main, self.skip = main, skip
+        self.step = nn.Parameter(torch.empty(()))
+
+    def reset_parameters(self) -> None:
+        nn.init.uniform_(self.step, -0.1, 0.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        now, last = x.chunk(2, dim=1)
+        skipped = self.skip(now)
+        kept = (1 - self.step) * skipped + self.step * self.skip(last)
+        return torch.cat([(self.main(now) + kept).relu(), skipped], dim=1)
+
+
+def multistep_block(out: int, stride: int) -> Maker:
+    """A basic block that carries two states."""
+
+    def make(shape: Shape) -> nn.Module:
+        channels = spatial(shape)[0] // 2
+        return MultistepBlock(basic_body(channels, out, stride), shortcut("A", channels, out, stride))
+
+    return make
+
+
+class Twice(nn.Module):
+    """The same maps twice: x(0) and x(-1)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x, x], dim=1)
+
+
+class FirstHalf(nn.Module):
+    """The first half of the maps: x(t) alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.chunk(2, dim=1)[0]
+
+
+def lm_resnet(depth: int, in_shape: Shape, num_classes: int, **build: Unpack[Build]) -> nn.Sequential:
+    """6n + 2 layers as the CIFAR ResNet has them, in blocks that remember one step more."""
+    makers: dict[str, Maker] = {"conv1": conv(16, 3, padding=1, norm=True), "start": lambda shape: Twice()}
+    for group, width in enumerate((16, 32, 64), 1):
+        for number in range(1, (depth - 2) // 6 + 1):
+            stride = 2 if group > 1 and number == 1 else 1
+            makers[f"block{group}_{number}"] = multistep_block(width, stride)
+    makers |= {"end": lambda shape: FirstHalf(), "pool": global_average(), "fc": linear(num_classes)}
+    return assemble(makers, in_shape, out_shape=(num_classes,), keep=("start", "end"), init=he_normal, **build)

@@ -1,0 +1,27 @@
+"""Locally connected layers beside convolutions of the same windows: LeCun, "Generalization and Network Design
+Strategies", 1989, whose Net-3 has kernels of its own at every position and whose Net-5 shares them.
+"""
+
+from typing import Unpack
+
+from torch import nn
+
+from cnntrain.models.blocks import conv, dense, linear
+from cnntrain.models.convolutions import locally_connected as local
+from cnntrain.models.stages import Build, Maker, Shape, assemble
+
+
+def locally_connected(
+    in_shape: Shape, num_classes: int, *, shared: bool = False, **build: Unpack[Build]
+) -> nn.Sequential:
+    """Two layers of 5×5 windows with stride 2, then fully connected; `shared` makes them convolutions."""
+
+    def layer(out: int) -> Maker:
+        return conv(out, 5, stride=2) if shared else local(out, 5, stride=2)
+
+    return assemble(
+        {"conv1": layer(8), "conv2": layer(16), "fc3": dense(64), "fc4": linear(num_classes)},
+        in_shape,
+        out_shape=(num_classes,),
+        **build,
+    )
