@@ -27,7 +27,7 @@ from cnntrain.errors import InputError, unknown
 from cnntrain.models import MODELS
 from cnntrain.models.stages import Build
 from cnntrain.optim import OPTIMIZERS, SCHEDULES, learning_rates
-from cnntrain.schema import Options, Selection
+from cnntrain.schema import Options, Selection, Split
 
 T = TypeVar("T")
 
@@ -187,8 +187,8 @@ def fit_images(options: Options, card: Card) -> Options:
     return options | {key: value for key, value in wanted.items() if key in own}
 
 
-def load_dataset(options: Options, data_root: str, seed: int) -> Dataset:
-    """Read the dataset, divided as the configuration says."""
+def load_dataset(options: Options, data_root: str, seed: int, *, only: Split | None = None) -> Dataset:
+    """Read the dataset, divided as the configuration says; the images of `only` one split are enough for some."""
     (name, own), chosen = dataset_options(options), selection(options)
     return load(
         name,
@@ -199,6 +199,7 @@ def load_dataset(options: Options, data_root: str, seed: int) -> Dataset:
         classes=chosen.class_names,
         workers=chosen.workers,
         seed=seed,
+        only=only,
     )
 
 

@@ -7,6 +7,7 @@ from cnntrain.bounds import Count, Fraction, Natural, NonNegative
 from cnntrain.devices import Precision
 
 Options = dict[str, Any]  # of a group, held against the function that its name chooses
+Split = Literal["train", "val", "test"]
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,6 @@ class Shared:
     """What every command takes."""
 
     device: str
-    data_root: str
     plugins: list[str]
 
 
@@ -64,6 +64,7 @@ class Fit(Shared):
     trainer: Trainer
     seed: Natural
     deterministic: bool
+    data_root: str
     output_dir: str | None
     init_from: str | None
 
@@ -74,11 +75,12 @@ class Eval(Shared):
 
     run: str
     dataset: Options | None
-    split: Literal["train", "val", "test"]
+    split: Split
     weights: Literal["best", "last"]
     tta: Literal["none", "flip", "shift", "flip_shift"]
     precision: Precision
     batch_size: Count
+    data_root: str | None
     output_dir: str | None
 
 
@@ -101,4 +103,5 @@ class Describe(Shared):
     run: str | None
     model: Options
     dataset: Options
+    data_root: str
     table: Literal["text", "markdown", "csv"]

@@ -25,7 +25,7 @@ def run(composed: DictConfig) -> dict[str, Any]:
     device = choose_device(cfg.device)
     folder = runs.find(cfg.run)
     net, card, settings = load_run(folder, cfg.weights)
-    dataset, workers = run_dataset(settings, card, cfg.dataset, cfg.data_root)
+    dataset, workers = run_dataset(settings, card, cfg.dataset, cfg.data_root or settings["data_root"], cfg.split)
     split = getattr(dataset, cfg.split)
     if split is None:
         raise InputError(f"split={cfg.split}: {dataset.card.name} has no such images here")

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cnntrain import config, runs
+from cnntrain import config, runs, schema
 from cnntrain.data.sources import Card, Dataset
 from cnntrain.errors import CheckpointError, InputError
 from cnntrain.models.stages import describe_shape
@@ -85,9 +85,11 @@ def start_from(net: nn.Sequential, run: str) -> dict[str, Any]:
 
 
 def run_dataset(
-    settings: Mapping[str, Any], card: Card, other: Mapping[str, Any] | None, data_root: str
+    settings: Mapping[str, Any], card: Card, other: Mapping[str, Any] | None, data_root: str, split: schema.Split
 ) -> tuple[Dataset, int]:
-    """Return the dataset to evaluate a run on and its number of workers: the run's own, changed or replaced by `other`.
+    """Return the dataset to evaluate a run on, with the images of `split`, and its number of workers.
+
+    It is the run's own, changed or replaced by `other`.
 
     Raises `InputError` when classes or image shape are not those that the network knows.
     """
@@ -104,4 +106,4 @@ def run_dataset(
             f"{found.name} has {describe_shape(found.shape)} images, the network takes {describe_shape(card.shape)}"
         )
     options["classes"] = list(card.classes)  # their order is the run's
-    return config.load_dataset(options, data_root, settings["seed"]), options["workers"]
+    return config.load_dataset(options, data_root, settings["seed"], only=split), options["workers"]

@@ -127,6 +127,7 @@ def load(
     classes: Sequence[str] | None = None,
     workers: int = 0,
     seed: int = 0,
+    only: Literal["train", "val", "test"] | None = None,
     on_progress: Progress | None = None,
 ) -> Dataset:
     """Return a dataset with its images divided into training, validation and test.
@@ -134,8 +135,8 @@ def load(
     Validation is carved from the training images, `val_size` of them (a number or a fraction), the same for every seed;
     0 carves none. A dataset that brings validation and test images keeps them; one that brings validation images only
     has them as its test set; one without either gives a fifth of its images as its test set. `train_size` then keeps
-    that many of the training images, drawn by `seed`. `workers=0` holds all images in memory. InputError for anything
-    in the data or the sizes that training would stumble over.
+    that many of the training images, drawn by `seed`. `workers=0` holds all images in memory, or those of the split
+    that is `only` asked for. InputError for anything in the data or the sizes that training would stumble over.
     """
     whole = entry_of(name).read(Path(root), **options)
     card = checked_classes(keep_card(whole.card, classes))
@@ -153,8 +154,9 @@ def load(
     if train_size is not None:
         train = subset(train, card, train_size, seed)
     if workers == 0:
-        train, test = in_memory(train, on_progress), in_memory(test, on_progress)
-        val = val and in_memory(val, on_progress)
+        train = in_memory(train, on_progress) if only in (None, "train") else train
+        val = in_memory(val, on_progress) if val and only in (None, "val") else val
+        test = in_memory(test, on_progress) if only in (None, "test") else test
     if isinstance(pool.source, Files):
         mean, std = statistics((train if train_size is None else pool).source)
         card = replace(card, mean=mean, std=std)
