@@ -18,9 +18,21 @@ class InputError(CnntrainError, ValueError):
 
 
 class NonFiniteError(CnntrainError):
-    """The loss stopped being a number."""
+    """The loss or a gradient stopped being a number, at optimizer step number `step` (from 0)."""
 
     exit_code = 3
+
+    def __init__(self, message: str, step: int) -> None:
+        super().__init__(message)
+        self.step = step
+
+
+class StoppedError(CnntrainError):
+    """A signal ended the work after everything was saved; the exit code is the shell's, 128 + its number."""
+
+    def __init__(self, message: str, signal: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal
 
 
 class CheckpointError(CnntrainError):

@@ -12,19 +12,27 @@ QUIET_SECONDS = 30.0  # a log without a terminal hears of a long epoch this ofte
 
 
 def follow(
-    records: Iterable[dict[str, Any]], *, steps: int, epochs: int, samples_per_step: int
+    records: Iterable[dict[str, Any]], *, start: int = 0, steps: int, epochs: int, samples_per_step: int
 ) -> Iterator[dict[str, Any]]:
-    """Pass on the records of a training of so many `steps`, and show them as they come."""
+    """Pass on the records of a training of so many `steps` from `start` on, and show them as they come."""
     terminal = sys.stderr.isatty()
-    bar = tqdm(total=steps, unit="step", file=sys.stderr, disable=not terminal, dynamic_ncols=True, smoothing=0.1)
+    bar = tqdm(
+        total=steps,
+        initial=start,
+        unit="step",
+        file=sys.stderr,
+        disable=not terminal,
+        dynamic_ncols=True,
+        smoothing=0.1,
+    )
     began = spoke = time.perf_counter()
     shown = ""
     with bar:
         for record in records:
             now, step = time.perf_counter(), record["step"]
-            left = clock((steps - step) * (now - began) / step)
+            left = clock((steps - step) * (now - began) / max(step - start, 1))
             if record["kind"] == "train":
-                speed = f"{step * samples_per_step / (now - began):,.0f} images/s"
+                speed = f"{(step - start) * samples_per_step / (now - began):,.0f} images/s"
                 shown = (
                     f"epoch {record['epoch']}/{epochs}  loss {record['loss']:.4f}  top-1 {100 * record['top1']:.1f} %"
                 )

@@ -1,5 +1,6 @@
 """The run folder: what a run leaves behind, as files that rebuild it."""
 
+import contextlib
 import json
 import math
 import os
@@ -7,10 +8,12 @@ import platform
 import secrets
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from cnntrain import __version__
 from cnntrain.errors import InputError
@@ -28,8 +31,8 @@ def new_folder(command: str, name: str) -> Path:
 
 def refuse_existing(folder: Path) -> None:
     """Raise `InputError` when `folder` already holds a run, or is a file."""
-    if (folder / RECORD).exists():
-        raise InputError(f"output_dir={folder} already holds a run; name another folder")
+    if (folder / CONFIG).exists():
+        raise InputError(f"output_dir={folder} already holds a run; name another folder, or resume=auto")
     if folder.exists() and not folder.is_dir():
         raise InputError(f"output_dir={folder} is a file; name a folder")
 
@@ -37,9 +40,8 @@ def refuse_existing(folder: Path) -> None:
 def create(folder: Path) -> Path:
     """Make the folder of a run.
 
-    Raises `InputError` when it already holds one or cannot be written.
+    Raises `InputError` when it cannot be made or written to.
     """
-    refuse_existing(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -69,10 +71,47 @@ def write_json(path: Path, value: object) -> None:
     partial.replace(path)
 
 
+@contextlib.contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Hold a run's folder against other processes; the system lets go when the holder dies.
+
+    Raises `InputError` naming the holder when another process has it.
+    """
+    held, holder = FileLock(folder / ".lock", timeout=0), folder / ".holder"
+    try:
+        held.acquire()
+    except Timeout as error:
+        name = holder.read_text(encoding="utf-8") if holder.exists() else "another process"
+        raise InputError(f"output_dir={folder} is in use by {name}") from error
+    try:
+        holder.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        held.release()
+
+
 def append_metrics(folder: Path, record: Mapping[str, object]) -> None:
     """Add one line to the run's metrics."""
     with (folder / METRICS).open("a", encoding="utf-8") as sink:
         sink.write(json.dumps(plain(record)) + "\n")
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """Return the records of a run; a last line that was not written to its end is left out."""
+    path, records = folder / METRICS, []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        with contextlib.suppress(ValueError):
+            records.append(json.loads(line))
+    return records
+
+
+def keep_metrics(folder: Path, count: int) -> None:
+    """Keep the first `count` records of a run, those that its checkpoint knows of."""
+    kept = read_metrics(folder)[:count]
+    partial = folder / f".{METRICS}.{os.getpid()}.tmp"
+    partial.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+    partial.replace(folder / METRICS)
 
 
 def provenance(argv: list[str]) -> dict[str, object]:

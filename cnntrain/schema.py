@@ -24,6 +24,8 @@ class Trainer:
     validate_every: Count
     patience: Natural
     log_every: Count
+    checkpoint_seconds: NonNegative
+    keep_every: Natural
     eval_batch_size: Count
 
 
@@ -66,6 +68,8 @@ class Fit(Shared):
     deterministic: bool
     data_root: str
     output_dir: str | None
+    resume: str
+    check_resume: bool
     init_from: str | None
 
 

@@ -3,19 +3,22 @@
     python scripts/bench_step.py --data-root data            # LeNet-5 on MNIST, ResNet-20 on CIFAR-10's image folder
     python scripts/bench_step.py --networks lenet5 --rounds 9
 
-Three ways of taking the same step (same network, batch size, optimizer) take turns for a second each: the loop on
-its feed; the limit, which is the loop on one fixed batch that lies ready; and a plain loop as a user would write it, on
-`torchvision` transforms of PIL images through a `DataLoader`, in fp32. Each round gives one ratio of samples a second;
-the median of the rounds is reported with its range. Other load on the machine spoils the numbers: a warning says so.
+Three ways of taking the same step (same network, batch size, optimizer), each in a process of its own, take turns for a
+second each: the loop on its feed; the limit, which is the loop on one fixed batch that lies ready; and a plain loop as
+a user would write it, on `torchvision` transforms of PIL images through a `DataLoader`, in fp32. Each round gives one
+ratio of samples a second; the median of the rounds is reported with its range. Other load on the machine spoils the
+numbers: a warning says so.
 """
 
 import argparse
 import json
+import multiprocessing
 import os
 import platform
 import sys
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
 
@@ -62,7 +65,8 @@ class FixedFeed:
 
     def __init__(self, feed: ResidentFeed) -> None:
         feed.seek(0, 0)
-        self.ready, self.batches, self.batch_size = feed.batch(), feed.batches, feed.batch_size
+        self.ready, self.plan = feed.batch(), feed.plan
+        self.batches, self.batch_size = feed.batches, feed.batch_size
 
     def seek(self, epoch: int, place: int) -> None:
         """Stay."""
@@ -70,6 +74,9 @@ class FixedFeed:
     def batch(self) -> Batch:
         """Return the batch."""
         return self.ready
+
+    def close(self) -> None:
+        """Nothing to let go of."""
 
 
 class Pictures(Dataset[tuple[torch.Tensor, int]]):
@@ -161,49 +168,66 @@ def foreign_load() -> float:
     return (after[1] - before[1]) / max(after[0] - before[0], 1)
 
 
-def compare(model: str, args: argparse.Namespace) -> list[dict[str, object]]:
-    """Time one network in all its augmentations."""
-    name, augmentations = CASES[model]
-    root = Path(args.data_root)
-    data = load("folder", root / name, {}) if name == "cifar10" else load(name, root, {})
-    rows = []
-    for augmentation in augmentations:
-        feed = ResidentFeed(
-            data.train, data.card, batch_size=args.batch_size, parts=AUGMENTED[augmentation](), seed=0, device=CPU
-        )
-        plain = {f"plain{w}": plain_loop(model, data, augmentation, args.batch_size, w) for w in args.plain_workers}
-        steppers = {
-            "loop": own_loop(model, data, feed),
-            "limit": own_loop(model, data, FixedFeed(feed)),
-            **plain,
-        }
-        for step in steppers.values():
-            speed(step, 1.0)
-        rounds = []
-        for number in range(args.rounds):
-            load_now = foreign_load()
-            if load_now > 0.1:
-                print(f"others use {load_now:.0%} of the machine: this round is not to be trusted", file=sys.stderr)
-            found = {key: speed(step, args.seconds) for key, step in steppers.items()}
-            found["plain"] = max(found[key] for key in plain) if plain else float("nan")
-            rounds.append(found)
-            shown = ", ".join(f"{key} {value:,.0f}" for key, value in found.items())
-            print(f"{model} {augmentation} round {number + 1}: {shown}", file=sys.stderr)
-        for against in ("limit", *(["plain"] if plain else [])):
-            ratios = [found["loop"] / found[against] for found in rounds]
-            rows.append(
-                {
-                    "network": model,
-                    "data": name,
-                    "augmentation": augmentation,
-                    "loop, images/s": round(median(found["loop"] for found in rounds)),
-                    "against": against,
-                    "its images/s": round(median(found[against] for found in rounds)),
-                    "ratio": round(median(ratios), 3),
-                    "range": f"{min(ratios):.3f} … {max(ratios):.3f}",
-                }
-            )
-    return rows
+def read(name: str, root: Path) -> Images:
+    """Read the images that a case trains on."""
+    return load("folder", root / name, {}) if name == "cifar10" else load(name, root, {})
+
+
+def serve(pipe: Connection, kind: str, model: str, augmentation: str, root: Path, batch_size: int) -> None:
+    """Time one way of stepping, for as many seconds as the pipe asks for, until it asks for none."""
+    data = read(CASES[model][0], root)
+    if kind.startswith("plain"):
+        step = plain_loop(model, data, augmentation, batch_size, int(kind.removeprefix("plain")))
+    else:
+        prepare(deterministic=False)
+        parts = AUGMENTED[augmentation]()
+        feed = ResidentFeed(data.train, data.card, batch_size=batch_size, parts=parts, seed=0, device=CPU)
+        step = own_loop(model, data, FixedFeed(feed) if kind == "limit" else feed)
+    speed(step, 1.0)
+    pipe.send(0.0)
+    while seconds := pipe.recv():
+        pipe.send(speed(step, seconds))
+
+
+def compare(model: str, augmentation: str, args: argparse.Namespace) -> list[dict[str, object]]:
+    """Time one network with one augmentation, every way in a process of its own."""
+    kinds = ["loop", "limit", *(f"plain{workers}" for workers in args.plain_workers)]
+    context, pipes = multiprocessing.get_context("spawn"), {}
+    for kind in kinds:
+        pipes[kind], theirs = context.Pipe()
+        settings = (theirs, kind, model, augmentation, Path(args.data_root), args.batch_size)
+        context.Process(target=serve, args=settings).start()
+        pipes[kind].recv()
+    rounds: list[dict[str, float]] = []
+    for number in range(args.rounds):
+        if (others := foreign_load()) > 0.1:
+            print(f"others use {others:.0%} of the machine: this round is not to be trusted", file=sys.stderr)
+        found = {}
+        for kind in kinds:
+            pipes[kind].send(args.seconds)
+            found[kind] = pipes[kind].recv()
+        rounds.append(found)
+        shown = ", ".join(f"{kind} {value:,.0f}" for kind, value in found.items())
+        print(f"{model} {augmentation} round {number + 1}: {shown}", file=sys.stderr)
+    for pipe in pipes.values():
+        pipe.send(0)
+    plain = max(kinds[2:], key=lambda kind: median(found[kind] for found in rounds), default=None)
+    return [row(model, augmentation, rounds, against) for against in ("limit", plain) if against]
+
+
+def row(model: str, augmentation: str, rounds: list[dict[str, float]], against: str) -> dict[str, object]:
+    """Return the loop's speed, another's, and the median of their ratios with its range."""
+    ratios = [found["loop"] / found[against] for found in rounds]
+    return {
+        "network": model,
+        "data": CASES[model][0],
+        "augmentation": augmentation,
+        "loop, images/s": round(median(found["loop"] for found in rounds)),
+        "against": against,
+        "its images/s": round(median(found[against] for found in rounds)),
+        "ratio": round(median(ratios), 3),
+        "range": f"{min(ratios):.3f} … {max(ratios):.3f}",
+    }
 
 
 def main() -> None:
@@ -214,10 +238,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--seconds", type=float, default=1.0, help="of each stepper in each round")
     parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--plain-workers", type=int, nargs="*", default=[0, 2], help="the faster counts")
+    parser.add_argument("--plain-workers", type=int, nargs="*", default=[0, 2], help="of these the faster one counts")
     args = parser.parse_args()
-    prepare(deterministic=False)
-    rows = [row for model in args.networks for row in compare(model, args)]
+    rows = [found for model in args.networks for kind in CASES[model][1] for found in compare(model, kind, args)]
     print(render(rows, "markdown"))
     versions = {"torch": torch.__version__, "python": platform.python_version()}
     print(json.dumps(hardware() | versions | {"precision": choose_precision("auto", CPU), "rounds": args.rounds}))

@@ -17,7 +17,7 @@ from cnntrain.models.stages import assemble
 from cnntrain.optim import sgd
 from cnntrain.training.evaluate import Outputs, outputs, score
 from cnntrain.training.learner import Learner
-from cnntrain.training.loop import train
+from cnntrain.training.loop import Progress, train
 
 CPU = torch.device("cpu")
 CARD = Card("stripes", ("flat", "upright"), (1, 8, 8), (0.5,), (0.5,))
@@ -48,7 +48,7 @@ def feed(batch_size: int = 16, seed: int = 0) -> ResidentFeed:
 
 
 def run(net: nn.Sequential, epochs: int = 4, **settings: Any) -> list[dict[str, Any]]:
-    return list(train(learner(net, **settings), feed(), None, epochs=epochs, save=lambda which: None))
+    return list(train(learner(net, **settings), feed(), None, at=Progress(), epochs=epochs, save=lambda which: None))
 
 
 def test_it_learns_stripes() -> None:
@@ -144,14 +144,16 @@ def test_records_come_at_their_steps_and_saves_after_them() -> None:
         return {"n": 10, "loss": 1.0, "top1": next(scores), "top1_low": 0.0, "top1_high": 1.0}
 
     student = learner(network())
-    for record in train(student, feed(), validate, epochs=5, log_every=3, patience=2, save=happened.append):
+    for record in train(
+        student, feed(), validate, at=Progress(), epochs=5, log_every=3, patience=2, save=happened.append
+    ):
         happened.append((record["kind"], record["step"]))
     assert happened[:7] == [
-        *(("train", 3), ("train", 4), ("val", 4), "best", "last"),
+        *(("train", 3), ("train", 4), ("val", 4), "best", "epoch"),
         *(("train", 6), ("train", 8)),
     ]
     assert [step for step in happened if step[0] == "val"] == [("val", 4), ("val", 8), ("val", 12), ("val", 16)]
-    assert happened.count("best") == 2 and happened.count("last") == 4  # patience ended it
+    assert happened.count("best") == 2 and happened.count("epoch") == 4  # patience ended it
 
 
 def test_the_best_of_equal_accuracies_is_the_one_of_smaller_loss() -> None:
@@ -161,21 +163,21 @@ def test_the_best_of_equal_accuracies_is_the_one_of_smaller_loss() -> None:
     def validate(net: nn.Module) -> dict[str, float]:
         return {"loss": next(losses), "top1": 0.5}
 
-    records = train(learner(network()), feed(), validate, epochs=3, save=saved.append)
+    records = train(learner(network()), feed(), validate, at=Progress(), epochs=3, save=saved.append)
     assert [record["best"] for record in records if record["kind"] == "val"] == [True, True, False]
 
 
 def test_without_validation_the_last_weights_are_the_best() -> None:
     saved: list[str] = []
-    list(train(learner(network()), feed(), None, epochs=2, save=saved.append))
-    assert saved == ["last", "last", "best"]
+    list(train(learner(network()), feed(), None, at=Progress(), epochs=2, save=saved.append))
+    assert saved == ["epoch", "epoch", "best"]
 
 
 def test_a_loss_that_is_no_number_ends_the_training() -> None:
     net = network()
     student = Learner(net, sgd(net, lr=0.05), [1e30] * 100, precision="fp32", seed=0)
     with pytest.raises(NonFiniteError, match="optimizer.lr"):
-        list(train(student, feed(), None, epochs=9, save=lambda which: None))
+        list(train(student, feed(), None, at=Progress(), epochs=9, save=lambda which: None))
 
 
 def test_evaluation_leaves_the_network_as_it_was() -> None:

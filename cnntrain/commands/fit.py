@@ -1,183 +1,277 @@
-"""`cnntrain fit`: train a network and leave a run folder."""
+"""`cnntrain fit`: train a network and leave a run folder, or go on with the one that is there."""
 
+import contextlib
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig
-from torch import nn
 
-from cnntrain import config, runs, schema
-from cnntrain.commands import loading
-from cnntrain.data.datasets import fingerprint
-from cnntrain.data.feeds import Feed, ResidentFeed, StreamedFeed, sweep
-from cnntrain.data.sources import Card, Dataset, Pixels, Split
-from cnntrain.data.splits import class_weights
-from cnntrain.devices import choose_device, choose_precision, hardware, prepare
-from cnntrain.errors import InputError
+from cnntrain import config, runs
+from cnntrain.commands import resuming, session
+from cnntrain.commands.proving import prove_resume
+from cnntrain.devices import hardware, prepare
+from cnntrain.errors import CnntrainError, InputError, NonFiniteError, StoppedError
 from cnntrain.progress import clock, follow, say
+from cnntrain.schema import Fit
 from cnntrain.tables import interval, percent
 from cnntrain.training import checkpoints
-from cnntrain.training.evaluate import outputs, score
-from cnntrain.training.learner import Learner
 from cnntrain.training.loop import train
+from cnntrain.training.signals import Signals
+
+TRIES = 3  # saves in a row that may fail before the training gives up
 
 
 def run(composed: DictConfig) -> dict[str, Any]:
     """Train as configured; return what `--json` prints."""
-    cfg = config.read(schema.Fit, composed)
-    folder = Path(cfg.output_dir) if cfg.output_dir else None
-    if folder:
-        runs.refuse_existing(folder)
+    cfg, settings = config.read(Fit, composed), config.plain(composed)
     prepare(deterministic=cfg.deterministic)
-    device = choose_device(cfg.device)
-    chosen, trainer = config.selection(cfg.dataset), cfg.trainer
+    folder = wanted_folder(cfg)
+    going_on = folder is not None and (folder / runs.CONFIG).exists()
+    if folder and going_on:
+        resuming.refuse_changes(runs.read_json(folder / runs.CONFIG), settings)
+        if finished := finished_result(folder, cfg):
+            report(finished)
+            return finished
+    session.check(cfg)
+    dataset = session.load_data(cfg)
+    if cfg.check_resume:
+        return prove_resume(cfg, dataset)
+    built = session.build(cfg, dataset)
+    folder = runs.create(folder or runs.new_folder("fit", f"{cfg.model['name']}-{cfg.dataset['name']}"))
+    with runs.lock(folder):
+        return Training(built, folder, settings).run()
 
-    # Everything that can be wrong is found before anything is read or made.
-    parts = config.build_parts(cfg.augmentation)
-    shapes = config.build_model(cfg.model, config.dataset_card(cfg.dataset, cfg.data_root), device="meta")
-    config.build_rates(cfg.schedule, config.build_optimizer(cfg.optimizer, shapes).defaults["lr"], 1, 1)
 
-    dataset = config.load_dataset(cfg.dataset, cfg.data_root, cfg.seed)
-    net = config.build_model(cfg.model, dataset.card, seed=cfg.seed)
-    started_from = loading.start_from(net, cfg.init_from) if cfg.init_from else None
-    net = net.to(device).to(memory_format=torch.channels_last)
-    optimizer = config.build_optimizer(cfg.optimizer, net)
-    feed = build_feed(dataset, cfg, parts, device)
-    per_epoch = feed.batches // trainer.accumulate
-    if per_epoch == 0:
-        raise InputError(f"trainer.accumulate={trainer.accumulate} batches do not fit into one epoch")
-    feed.seek(0, 0)
-    feed.batch()  # what an augmentation or a file has against these images is said before anything is made
-    precision = choose_precision(trainer.precision, device)
-    learner = Learner(
-        net,
-        optimizer,
-        config.build_rates(cfg.schedule, optimizer.defaults["lr"], trainer.epochs, per_epoch),
-        precision=precision,
-        seed=cfg.seed,
-        accumulate=trainer.accumulate,
-        label_smoothing=trainer.label_smoothing,
-        clip=trainer.clip,
-        ema=trainer.ema,
-        class_weights=balance(dataset) if chosen.balance == "weights" else None,
-    )
+def wanted_folder(cfg: Fit) -> Path | None:
+    """Return the folder that was asked for, None for a new one.
 
-    name = f"{cfg.model['name']}-{cfg.dataset['name']}"
-    folder = runs.create(folder or runs.new_folder("fit", name))
-    record = runs.provenance(config.command_line("fit")) | {
-        "hardware": hardware(),
-        "device": str(device),
-        "precision": precision,
-        "seed": cfg.seed,
-        "data": describe_data(dataset),
-        "init_from": started_from,
-    }
-    runs.write_json(folder / runs.CONFIG, config.plain(composed))
-    runs.write_json(folder / runs.RECORD, record)
-    params = sum(parameter.numel() for parameter in net.parameters())
-    say(
-        f"{cfg.model['name']} ({params:,} parameters) on {cfg.dataset['name']}: {len(dataset.train):,} training and "
-        f"{len(dataset.val) if dataset.val else 0:,} validation images, {trainer.epochs} epochs of {per_epoch} steps, "
-        f"{device}, {precision}"
-    )
+    Raises `InputError` when it holds a run that must not be continued, or none that could be.
+    """
+    if cfg.resume in ("auto", "never"):
+        folder = Path(cfg.output_dir) if cfg.output_dir else None
+        if folder and (cfg.resume == "never" or not (folder / runs.CONFIG).exists()):
+            runs.refuse_existing(folder)
+        return folder
+    if cfg.output_dir and Path(cfg.output_dir) != Path(cfg.resume):
+        raise InputError(f"resume={cfg.resume} and output_dir={cfg.output_dir} name different folders")
+    return runs.find(cfg.resume)
 
-    def save(which: str) -> None:
-        checkpoints.save(folder / "checkpoints" / f"{which}.pt", {"format": 1, **learner.weights()})
 
-    def validate(network: nn.Module, split: Split) -> dict[str, float]:
-        batches = sweep(split, dataset.card, batch_size=trainer.eval_batch_size, device=device, workers=chosen.workers)
-        return score(outputs(network, batches, precision=precision))
+def finished_result(folder: Path, cfg: Fit) -> dict[str, Any] | None:
+    """Return the result of a run that has nothing left to do."""
+    if not (folder / runs.RESULTS).exists():
+        return None
+    result = runs.read_json(folder / runs.RESULTS)
+    before = runs.read_json(folder / runs.CONFIG)["trainer"]["epochs"]
+    return result | {"run_dir": str(folder)} if before == cfg.trainer.epochs else None
 
-    val = dataset.val
-    records = train(
-        learner,
-        feed,
-        (lambda network: validate(network, val)) if val else None,
-        epochs=trainer.epochs,
-        validate_every=trainer.validate_every,
-        log_every=trainer.log_every,
-        patience=trainer.patience,
-        save=save,
-    )
-    started = time.perf_counter()
+
+class Training:
+    """A run on its way: the loop's records into files, its saves into checkpoints, its end into words."""
+
+    def __init__(self, built: session.Session, folder: Path, settings: dict[str, Any]) -> None:
+        self.built, self.folder, self.cfg = built, folder, built.cfg
+        self.at, self.records = resuming.restore(built, folder)
+        self.resumed_from, self.saved, self.failures = self.at.step, time.monotonic(), 0
+        (folder / runs.RESULTS).unlink(missing_ok=True)  # of fewer epochs
+        runs.keep_metrics(folder, self.records)
+        runs.write_json(folder / runs.CONFIG, settings)
+        self.record = self.provenance()
+        runs.write_json(folder / runs.RECORD, self.record)
+
+    def provenance(self) -> dict[str, Any]:
+        """Return where this run comes from; the sessions before this one keep their place in it."""
+        path = self.folder / runs.RECORD
+        earlier = runs.read_json(path) if path.exists() else {}
+        this = {"from_step": self.at.step, **runs.provenance(config.command_line("fit"))}
+        sessions: list[dict[str, Any]] = [*earlier.get("sessions", []), this]
+        return sessions[0] | {
+            "hardware": hardware(),
+            "device": str(self.built.device),
+            "precision": self.built.precision,
+            "seed": self.cfg.seed,
+            "data": session.describe_data(self.built.dataset),
+            "init_from": self.built.started_from,
+            "sessions": sessions,
+            "seconds": earlier.get("seconds", 0.0),
+            "exit": "running",
+        }
+
+    def run(self) -> dict[str, Any]:
+        """Train to the end, or until a signal; return the result."""
+        self.announce()
+        began, before = time.perf_counter(), self.record["seconds"]
+        ending = "failed"
+        try:
+            with Signals() as signals, explained(self.built):
+                self.follow(signals)
+            if signals.stopped_by:
+                ending = f"stopped by {signals.stopped_by.name}"
+                signals.pass_on()
+                raise StoppedError(
+                    f"{ending} after {self.at.step:,} steps; the same command with output_dir={self.folder} goes on",
+                    signals.stopped_by,
+                )
+            ending = "done"
+        except BaseException as error:
+            if ending == "failed":
+                ending = f"{type(error).__name__}: {error}"
+            raise
+        finally:
+            self.built.feed.close()
+            self.record |= {"seconds": before + time.perf_counter() - began, "exit": ending}
+            runs.write_json(self.folder / runs.RECORD, self.record)
+        result = self.result()
+        runs.write_json(self.folder / runs.RESULTS, result)
+        report(result)
+        return result
+
+    def follow(self, signals: Signals) -> None:
+        """Log every record and keep the checkpoints, until the loop ends."""
+        trainer = self.cfg.trainer
+        built = self.built
+        records = train(
+            built.learner,
+            built.feed,
+            (lambda net: built.validate(net, signals.stop)) if built.dataset.val else None,
+            at=self.at,
+            epochs=trainer.epochs,
+            save=self.save,
+            validate_every=trainer.validate_every,
+            log_every=trainer.log_every,
+            patience=trainer.patience,
+            stop=lambda: self.between_steps(signals),
+        )
+        try:
+            for record in self.shown(records):
+                self.log(record)
+        except NonFiniteError as error:
+            self.record["bad_batch"] = self.bad_batch(error.step)
+            raise
+        self.save_last()
+
+    def shown(self, records: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        """Show the records as they come."""
+        trainer = self.cfg.trainer
+        yield from follow(
+            records,
+            start=self.at.step,
+            steps=trainer.epochs * self.built.per_epoch,
+            epochs=trainer.epochs,
+            samples_per_step=trainer.batch_size * trainer.accumulate,
+        )
+
+    def between_steps(self, signals: Signals) -> bool:
+        """Save when asked to, and say whether to stop."""
+        if signals.save_asked:
+            signals.save_asked = False
+            self.save_last()
+            say(f"saved at step {self.at.step:,}")
+        return signals.stop()
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Write a record; a log that cannot be written does not end a training."""
+        try:
+            runs.append_metrics(self.folder, record)
+            self.records += 1
+        except OSError as error:
+            say(f"warning: {self.folder / runs.METRICS} cannot be written: {error}")
+
+    def save(self, which: str) -> None:
+        """Keep the best weights at once, the last state at an epoch's end if some time has passed since."""
+        if which == "best":
+            weights = {key: value for key, value in self.snapshot().items() if key not in ("optimizer", "sums")}
+            self.attempt(lambda: checkpoints.save(self.folder / "checkpoints" / checkpoints.BEST, weights))
+            return
+        epoch, every = self.at.step // self.built.per_epoch, self.cfg.trainer.keep_every
+        if every and epoch % every == 0:
+            path = self.folder / "checkpoints" / f"epoch_{epoch:04}.pt"
+            self.attempt(lambda: checkpoints.save(path, self.snapshot()))
+        if time.monotonic() - self.saved >= self.cfg.trainer.checkpoint_seconds:
+            self.save_last()
+
+    def save_last(self) -> None:
+        """Keep the state of this step, and the one saved before it."""
+        self.attempt(lambda: checkpoints.save_last(self.folder / "checkpoints", self.snapshot()))
+        self.saved = time.monotonic()
+
+    def snapshot(self) -> checkpoints.State:
+        """Return the state of this step."""
+        return resuming.snapshot(self.built, self.at, self.records)
+
+    def attempt(self, save: Any) -> None:
+        """Save; a failure is reported and forgiven until it has happened several times in a row."""
+        try:
+            save()
+            self.failures = 0
+        except OSError as error:
+            self.failures += 1
+            if self.failures >= TRIES:
+                raise CnntrainError(f"{self.failures} saves in a row have failed: {error}") from error
+            say(f"warning: not saved: {error}")
+
+    def bad_batch(self, step: int) -> dict[str, Any]:
+        """Return where training broke: the step and the images of its batches."""
+        epoch, turn = divmod(step, self.built.per_epoch)
+        accumulate = self.cfg.trainer.accumulate
+        self.built.feed.seek(epoch, turn * accumulate)
+        images = self.built.feed.plan.index[turn * accumulate : (turn + 1) * accumulate]
+        return {"step": step + 1, "epoch": epoch + 1, "images": images.ravel().tolist()}
+
+    def announce(self) -> None:
+        """Say what is about to happen."""
+        cfg, data = self.cfg, self.built.dataset
+        params = sum(parameter.numel() for parameter in self.built.learner.net.parameters())
+        say(
+            f"{cfg.model['name']} ({params:,} parameters) on {cfg.dataset['name']}: {len(data.train):,} training and "
+            f"{len(data.val) if data.val else 0:,} validation images, {cfg.trainer.epochs} epochs of "
+            f"{self.built.per_epoch:,} steps, {self.built.device}, {self.built.precision}"
+        )
+        if self.at.step:
+            say(f"going on from step {self.at.step:,} in {self.folder}")
+
+    def result(self) -> dict[str, Any]:
+        """Return the numbers of the last epoch and of the best, from all that the run has recorded."""
+        found: dict[str, Any] = dict.fromkeys(("steps", "epochs", "samples_per_second", "train", "val", "best"))
+        for record in runs.read_metrics(self.folder):
+            if record["kind"] == "train":
+                found |= {"steps": record["step"], "train": {key: record[key] for key in ("loss", "top1")}}
+                if "seconds" in record:
+                    found |= {"epochs": record["epoch"], "samples_per_second": record["samples_per_second"]}
+            elif record["kind"] == "val":
+                found["val"] = {key: record[key] for key in ("n", "loss", "top1", "top1_low", "top1_high")}
+                if record["best"]:
+                    found["best"] = found["val"] | {"epoch": record["epoch"]}
+        best = found["best"] or found["train"]
+        return found | {
+            "run_dir": str(self.folder),
+            "resumed_from": self.resumed_from,
+            "seconds": self.record["seconds"],
+            "objective": best["top1"],
+        }
+
+
+@contextlib.contextmanager
+def explained(built: session.Session) -> Iterator[None]:
+    """Say of a training that ran out of memory what it asked for, and what helps."""
     try:
-        result = follow_run(records, folder, trainer, per_epoch)
-    except BaseException as error:
-        runs.write_json(folder / runs.RECORD, record | {"exit": f"{type(error).__name__}: {error}"})
-        raise
-    seconds = time.perf_counter() - started
-    result |= {"run_dir": str(folder), "resumed_from": 0, "seconds": seconds}
-    runs.write_json(folder / runs.RESULTS, result)
-    runs.write_json(folder / runs.RECORD, record | {"seconds": seconds, "exit": "done"})
-    report(folder, result)
-    return result
+        yield
+    except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
+        full = isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+        if not full:
+            raise
+        trainer = built.cfg.trainer
+        raise CnntrainError(
+            f"out of memory with trainer.batch_size={trainer.batch_size} in {built.precision}; halve "
+            f"trainer.batch_size and double trainer.accumulate ({trainer.accumulate}), use trainer.precision=bf16, or "
+            "make dataset.image_size smaller"
+        ) from error
 
 
-def build_feed(dataset: Dataset, cfg: schema.Fit, parts: dict[str, Any], device: torch.device) -> Feed:
-    """Keep the images on the device, or have workers read them."""
-    settings = {
-        "batch_size": cfg.trainer.batch_size,
-        "parts": parts,
-        "seed": cfg.seed,
-        "device": device,
-        "balanced": cfg.dataset["balance"] == "sampling",
-    }
-    workers = cfg.dataset["workers"]
-    if workers == 0 and isinstance(dataset.train.source, Pixels):
-        return ResidentFeed(dataset.train, dataset.card, **settings)
-    return StreamedFeed(dataset.train, dataset.card, workers=workers, **settings)
-
-
-def balance(dataset: Dataset) -> torch.Tensor:
-    """Return the weight of each class in the loss."""
-    return class_weights(dataset.train.labels, len(dataset.card.classes))
-
-
-def describe_data(dataset: Dataset) -> dict[str, Any]:
-    """Return what a run must remember of its dataset to be evaluated later."""
-    card: Card = dataset.card
-    counts = {name: len(split) for name in ("train", "val", "test") if (split := getattr(dataset, name)) is not None}
-    return {
-        "name": card.name,
-        "shape": card.shape,
-        "classes": card.classes,
-        "mean": card.mean,
-        "std": card.std,
-        "images": counts,
-        "fingerprint": fingerprint(dataset),
-        "skipped": dataset.skipped,
-    }
-
-
-def follow_run(records: Any, folder: Path, trainer: schema.Trainer, per_epoch: int) -> dict[str, Any]:
-    """Log every record; return the numbers of the last epoch and of the best."""
-    steps = trainer.epochs * per_epoch
-    result: dict[str, Any] = {
-        "steps": 0,
-        "epochs": 0,
-        "samples_per_second": None,
-        "train": None,
-        "val": None,
-        "best": None,
-    }
-    samples = trainer.batch_size * trainer.accumulate
-    for record in follow(records, steps=steps, epochs=trainer.epochs, samples_per_step=samples):
-        runs.append_metrics(folder, record)
-        if record["kind"] == "train":
-            result |= {"steps": record["step"], "train": {"loss": record["loss"], "top1": record["top1"]}}
-            if "seconds" in record:
-                result |= {"epochs": record["epoch"], "samples_per_second": record["samples_per_second"]}
-        else:
-            result["val"] = {key: record[key] for key in ("n", "loss", "top1", "top1_low", "top1_high")}
-            if record["best"]:
-                result["best"] = result["val"] | {"epoch": record["epoch"]}
-    result["objective"] = result["best"]["top1"] if result["best"] else result["train"]["top1"]
-    return result
-
-
-def report(folder: Path, result: dict[str, Any]) -> None:
+def report(result: dict[str, Any]) -> None:
     """Tell the person what came out, where it lies and what to type next."""
     best = result["best"]
     if best:
@@ -186,5 +280,5 @@ def report(folder: Path, result: dict[str, Any]) -> None:
     else:
         print(f"training top-1    {percent(result['train']['top1'])} in the last epoch (no validation images)")
     print(f"took              {clock(result['seconds'])}, {result['samples_per_second']:,.0f} images/s")
-    print(f"run               {folder}")
-    print(f"next              cnntrain eval run={folder}")
+    print(f"run               {result['run_dir']}")
+    print(f"next              cnntrain eval run={result['run_dir']}")

@@ -5,18 +5,24 @@ holds every pixel on the device, the streamed one has workers read the images of
 pixels through the same functions, so their batches agree to the bit.
 """
 
+import multiprocessing
+import os
+import signal
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from cnntrain.data.augmentation import Part, Plan
 from cnntrain.data.sources import Card, Pixels, Source, Split
 from cnntrain.draws import generator
-from cnntrain.errors import InputError
+from cnntrain.errors import CnntrainError, InputError
+
+HUNG_SECONDS = 300  # without a batch, until a worker counts as hung
 
 
 class Batch(NamedTuple):
@@ -32,10 +38,13 @@ class Feed(Protocol):
 
     batches: int  # full batches an epoch
     batch_size: int
+    plan: Plan  # of the epoch that `seek` went to
 
     def seek(self, epoch: int, place: int) -> None: ...
 
     def batch(self) -> Batch: ...
+
+    def close(self) -> None: ...
 
 
 class Normalise:
@@ -189,6 +198,9 @@ class Planned:
             self.begin(epoch)
         self.place = place
 
+    def close(self) -> None:
+        """Let go of what the feed holds besides memory."""
+
     def drawn_here(self) -> dict[str, Tensor]:
         """Return what each part has drawn for this batch."""
         return {name: drawn[self.place] for name, drawn in self.drawn.items()}
@@ -215,14 +227,26 @@ class Reading(Dataset[Tensor]):
     An error that crossed the process as an exception would come out wrapped in the worker's traceback.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, workers: int) -> None:
         self.source = source
+        self.reading = torch.full((max(workers, 1), 2), -1).share_memory_()  # process and image of each worker
 
     def __getitems__(self, index: Sequence[int]) -> Tensor | InputError:
+        worker, images = get_worker_info(), []
         try:
-            return self.source.read(index)
+            for position in index:
+                self.reading[worker.id if worker else 0] = torch.tensor([os.getpid(), position])
+                images.append(self.source.read([position]))
         except InputError as error:
             return error
+        return torch.cat(images)
+
+    def suspects(self, complaint: str) -> str:
+        """Name what the workers that a complaint of the loader names (or else all) were reading."""
+        rows = [row for row in self.reading.tolist() if row[1] >= 0]
+        named = [row for row in rows if str(row[0]) in complaint] or rows
+        path = getattr(self.source, "path", lambda position: f"image {position}")
+        return ", ".join(str(path(position)) for _, position in named)
 
 
 class Places:
@@ -240,12 +264,41 @@ def whole(batch: Any) -> Any:
     return batch
 
 
+def ignore_signals(worker: int) -> None:
+    """Leave signals to the main process: a terminal or a scheduler sends them to the whole group."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def read_batches(loader: DataLoader) -> Iterator[Tensor]:
-    """Yield what the workers read; raise what they could not."""
-    for batch in loader:
-        if isinstance(batch, InputError):
-            raise batch
-        yield batch
+    """Yield what the workers read; raise what they could not.
+
+    Raises `CnntrainError` naming the image at which a worker died or hung.
+    """
+    assert isinstance(loader.dataset, Reading)
+    try:
+        for batch in loader:
+            if isinstance(batch, InputError):
+                raise batch
+            yield batch
+    except RuntimeError as error:
+        if "DataLoader" not in str(error):
+            raise
+        complaint = str(error).splitlines()[0]
+        raise CnntrainError(f"{complaint}; it was reading {loader.dataset.suspects(complaint)}") from error
+
+
+def end_workers(seconds: float = 5.0) -> None:
+    """Wait for worker processes that were told to end, and kill those that do not: they ignore signals.
+
+    Python would wait for them for ever when it ends itself.
+    """
+    deadline = time.monotonic() + seconds
+    for child in multiprocessing.active_children():
+        child.join(max(0.0, deadline - time.monotonic()))
+        if child.is_alive():
+            child.kill()
+            child.join()
 
 
 class StreamedFeed(Planned):
@@ -255,16 +308,24 @@ class StreamedFeed(Planned):
         super().__init__(split, card, device=device, **settings)  # type: ignore[arg-type]
         self.places = Places()
         self.loader = DataLoader(
-            Reading(split.source),
+            Reading(split.source, workers),
             batch_sampler=self.places,
             num_workers=workers,
             collate_fn=whole,
-            persistent_workers=True,
+            persistent_workers=workers > 0,
+            timeout=HUNG_SECONDS if workers else 0,
             pin_memory=device.type == "cuda",
+            worker_init_fn=ignore_signals,
             generator=torch.Generator(),  # the default one belongs to dropout
         )
         self.ahead: Iterator[Tensor] = iter(())
         self.due = (-1, 0)
+
+    def close(self) -> None:
+        """End the workers."""
+        self.ahead = iter(())
+        del self.loader
+        end_workers()
 
     def seek(self, epoch: int, place: int) -> None:
         """Go to batch number `place` of `epoch`; the workers start over unless it is the next one."""
@@ -299,10 +360,12 @@ def read_in_order(split: Split, batch_size: int, workers: int) -> Iterator[Tenso
         return
     rows = [list(range(i, min(i + batch_size, len(split.labels)))) for i in range(0, len(split.labels), batch_size)]
     loader = DataLoader(
-        Reading(split.source),
+        Reading(split.source, workers),
         batch_sampler=rows,
+        timeout=HUNG_SECONDS if workers else 0,
         num_workers=workers,
         collate_fn=whole,
+        worker_init_fn=ignore_signals,
         generator=torch.Generator(),
     )
     yield from read_batches(loader)

@@ -1,36 +1,87 @@
-"""Checkpoints: files of tensors and JSON types that are either whole or refused."""
+"""Checkpoints: files of tensors and JSON types that are either whole or refused.
+
+`last.pt` is the newest, `previous.pt` the one before it, `best.pt` the weights with the best validation.
+"""
 
 import os
+import shutil
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from cnntrain.errors import CheckpointError
 
 State = dict[str, Any]  # tensors and JSON types only
+LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
 
 
 def save(path: Path, state: State) -> None:
-    """Write `state` so that `path` at any moment holds a whole checkpoint, the earlier or the new one."""
+    """Write `state` so that `path` at any moment holds a whole checkpoint, the earlier or the new one.
+
+    Raises `OSError` when the disk is full or cannot be written; nothing half-written stays.
+    """
+    partial = written(path, state)
+    partial.replace(path)
+    sync_folder(path.parent)
+
+
+def save_last(folder: Path, state: State) -> None:
+    """Write `last.pt` and keep the one before it as `previous.pt`: two whole checkpoints from the second save on."""
+    partial, last = written(folder / LAST, state), folder / LAST
+    if last.exists():
+        aside = folder / f".{PREVIOUS}.{os.getpid()}.tmp"
+        aside.unlink(missing_ok=True)
+        os.link(last, aside)  # a second name for the old file, so that neither name is ever without one
+        aside.replace(folder / PREVIOUS)
+    partial.replace(last)
+    sync_folder(folder)
+
+
+def written(path: Path, state: State) -> Path:
+    """Write and verify `state` beside `path`, in the same folder since replacing must not cross file systems."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # same folder: replacing must not cross file systems
+    need, free = 1.2 * sum(tensor.nbytes for tensor in tensors(state)), shutil.disk_usage(path.parent).free
+    if free < need:
+        raise OSError(f"the disk is full: {path} needs {need / 2**20:.1f} MiB, {free / 2**20:.1f} MiB are free")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with partial.open("wb") as sink:
             torch.save(state, sink)
             sink.flush()
             os.fsync(sink.fileno())
         verify(partial)
-        partial.replace(path)
+    except RuntimeError as error:  # torch's writer hides the system's error behind its own
+        partial.unlink(missing_ok=True)
+        raise OSError(f"{path} could not be written; is the disk full? ({str(error).splitlines()[0]})") from error
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
+    return partial
+
+
+def tensors(state: object) -> Iterator[Tensor]:
+    """Yield every tensor in nested containers."""
+    if isinstance(state, Tensor):
+        yield state
+    elif isinstance(state, dict):
+        for value in state.values():
+            yield from tensors(value)
+    elif isinstance(state, list | tuple):
+        for value in state:
+            yield from tensors(value)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the system write a folder's names to the disk."""
+    handle = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(handle)
     finally:
-        os.close(folder)
+        os.close(handle)
 
 
 def verify(path: Path) -> None:
@@ -41,8 +92,8 @@ def verify(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
-    except (OSError, zipfile.BadZipFile, NotImplementedError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}") from error
+    except Exception as error:  # a damaged directory of the archive fails wherever its bytes stop making sense
+        raise CheckpointError(f"{path} is damaged: {error or type(error).__name__}") from error
     if damaged is not None:
         raise CheckpointError(f"{path} is damaged: {damaged} does not match its checksum")
 
@@ -59,7 +110,30 @@ def load(path: Path) -> State:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for one meaning
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise CheckpointError(f"{path} cannot be read: {reason[0]}") from error
-    if not isinstance(state, dict):
+        raise CheckpointError(f"{path} was not loaded: {reason[0]}") from error
+    if not isinstance(state, dict) or "model" not in state:
         raise CheckpointError(f"{path} holds no checkpoint")
     return state
+
+
+def load_newest(folder: Path) -> tuple[State | None, list[str]]:
+    """Return the newest whole checkpoint of a run (None if none was ever written) and what was wrong with newer ones.
+
+    Raises `CheckpointError` when there are checkpoints and none is whole.
+    """
+    problems: list[str] = []
+    for path in (folder / LAST, folder / PREVIOUS):
+        if path.exists():
+            try:
+                return load(path), problems
+            except CheckpointError as error:
+                problems.append(str(error))
+    if problems:
+        raise CheckpointError(f"no checkpoint is whole: {'; '.join(problems)}")
+    return None, []
+
+
+def clean(folder: Path) -> None:
+    """Remove what a process that died while writing left behind."""
+    for leftover in folder.glob(".*.tmp"):
+        leftover.unlink(missing_ok=True)

@@ -1,9 +1,8 @@
 """What learns: a network, its optimizer, its moving average, and the update of one step."""
 
 import copy
-import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +48,9 @@ class Learner:
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         self.right = torch.zeros((), dtype=torch.int64, device=self.device)
         self.count = 0
+        # The first step whose loss or gradient is no number; from then on the optimizer's kernels skip every update.
+        self.bad_step = torch.full((), -1, dtype=torch.int64, device=self.device)
+        self.optimizer.found_inf = torch.zeros((), device=self.device)  # type: ignore[attr-defined]
         self.reseeds: tuple[int, list[int]] = (-1, [])
 
     @property
@@ -62,6 +64,7 @@ class Learner:
         epoch, turn = divmod(step, per_epoch)
         self.reseed(epoch, turn, per_epoch)
         self.net.train()
+        sound = torch.ones((), dtype=torch.bool, device=self.device)
         for place in range(turn * self.accumulate, (turn + 1) * self.accumulate):
             feed.seek(epoch, place)
             x, target, labels = feed.batch()
@@ -69,17 +72,27 @@ class Learner:
                 logits = self.net(x)
             loss = F.cross_entropy(logits.float(), target, self.class_weights, label_smoothing=self.label_smoothing)
             (loss / self.accumulate if self.accumulate > 1 else loss).backward()
-            self.loss_sum += loss.detach() * len(labels)
+            loss = loss.detach()
+            sound = sound & loss.isfinite()
+            self.loss_sum += loss * len(labels)
             self.right += (logits.detach().argmax(dim=1) == labels).sum()
             self.count += len(labels)
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
         if self.clip:
-            nn.utils.clip_grad_norm_(self.parameters, self.clip)
+            nn.utils.clip_grads_with_norm_(self.parameters, self.clip, norm)
+        self.guard(sound & norm.isfinite(), step)
         self.set_rate(step)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.average:
             decay = min(self.decay, (1 + step) / (10 + step))  # the first averages would remember the initial weights
             torch._foreach_lerp_(self.averaged, self.live, 1 - decay)
+
+    def guard(self, sound: Tensor, step: int) -> None:
+        """Note the first step that is not `sound`, and make the optimizer skip it and all that follow."""
+        self.bad_step.copy_(torch.where((self.bad_step < 0) & ~sound, step, self.bad_step))
+        self.optimizer.found_inf.copy_(self.bad_step >= 0)  # type: ignore[attr-defined]
 
     def reseed(self, epoch: int, turn: int, per_epoch: int) -> None:
         """Make dropout's masks a function of (seed, step), so that no generator state has to be kept."""
@@ -95,26 +108,51 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = self.rates[step]
 
-    def read(self) -> dict[str, float]:
-        """Return mean loss and top-1 of the batches since the last reading: the one look at the device's numbers.
+    def read(self, step: int) -> dict[str, float]:
+        """Return the learning rate, mean loss and top-1 of the batches since the last reading, after `step` steps.
 
-        Raises `NonFiniteError` when the loss is not a number.
+        It is the one look at the device's numbers. Raises `NonFiniteError`, which knows the step, when a loss or a
+        gradient was no number; the weights are those before that step.
         """
-        loss, top1 = float(self.loss_sum) / self.count, int(self.right) / self.count
+        if (bad := int(self.bad_step)) >= 0:
+            raise NonFiniteError(
+                f"the loss or its gradient is no number at step {bad + 1}; a smaller optimizer.lr, trainer.clip=1 or a "
+                "longer schedule.warmup usually helps",
+                bad,
+            )
+        found = {
+            "lr": self.rates[step - 1],
+            "loss": float(self.loss_sum) / self.count,
+            "top1": int(self.right) / self.count,
+        }
         self.loss_sum.zero_()
         self.right.zero_()
         self.count = 0
-        if not math.isfinite(loss):
-            raise NonFiniteError(
-                f"the training loss became {loss}; a smaller optimizer.lr, trainer.clip=1 or a longer "
-                "schedule.warmup usually helps"
-            )
-        return {"loss": loss, "top1": top1}
+        return found
 
-    def weights(self) -> dict[str, dict[str, Tensor]]:
-        """Return the state dicts to keep: of the network, and of its moving average where there is one."""
-        kept = {"model": self.net.state_dict()}
+    def state(self) -> dict[str, Any]:
+        """Return all that the next step depends on but the data: tensors (live ones) and plain numbers."""
+        kept = {
+            "model": self.net.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "sums": {"loss": self.loss_sum, "right": self.right, "count": self.count},
+        }
         return kept | {"ema": self.average.state_dict()} if self.average else kept
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue from what `state` returned."""
+        self.net.load_state_dict(state["model"])
+        if self.average:
+            self.average.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        for parameter, kept in self.optimizer.state.items():
+            for name, tensor in kept.items():
+                if isinstance(tensor, Tensor) and tensor.shape == parameter.shape:
+                    # Fused optimizers walk memory without regard to strides: state must lie as its parameter does.
+                    kept[name] = torch.empty_like(parameter).copy_(tensor)
+        self.loss_sum.copy_(state["sums"]["loss"])
+        self.right.copy_(state["sums"]["right"])
+        self.count = state["sums"]["count"]
 
 
 def floating(net: nn.Module) -> list[Tensor]:

@@ -11,66 +11,79 @@ from cnntrain.data.feeds import Feed
 from cnntrain.training.learner import Learner
 
 Record = dict[str, Any]
+Stop = Callable[[], bool]
 
 
 @dataclass
 class Progress:
-    """How far a run has come."""
+    """How far a run has come: all that the loop remembers from step to step."""
 
     step: int = 0  # optimizer steps taken
-    best: tuple[float, float] = (-1.0, 0.0)  # top-1 and minus the loss, which decides between equal top-1
+    validated: int = 0  # the step of the last validation
+    best_top1: float = -1.0
+    best_loss: float = 0.0
     waited: int = 0  # validations since the best
+
+    def note(self, scores: dict[str, float]) -> bool:
+        """Take in a validation; return whether it is the best: of equal top-1 the one of smaller loss."""
+        better = (scores["top1"], -scores["loss"]) > (self.best_top1, -self.best_loss)
+        if better:
+            self.best_top1, self.best_loss = scores["top1"], scores["loss"]
+        self.validated, self.waited = self.step, 0 if better else self.waited + 1
+        return better
 
 
 def train(
     learner: Learner,
     feed: Feed,
-    validate: Callable[[nn.Sequential], dict[str, float]] | None,
+    validate: Callable[[nn.Sequential], dict[str, float] | None] | None,
     *,
+    at: Progress,
     epochs: int,
+    save: Callable[[str], None],
     validate_every: int = 1,
     log_every: int = 20,
     patience: int = 0,
-    save: Callable[[str], None],
+    stop: Stop = lambda: False,
 ) -> Iterator[Record]:
-    """Train for `epochs`, and yield what happened: a "train" record every `log_every` steps and at each epoch's end,
-    a "val" record every `validate_every` epochs and at the end.
+    """Train from `at` to the end of `epochs`, and yield what happens: a "train" record every `log_every` steps and at
+    each epoch's end, a "val" record every `validate_every` epochs and at the end.
 
-    `patience` ends the training after so many validations without a better one. `save("best")` and `save("last")` are
-    called after the record that they belong to; without validation the last weights are the best.
+    What is due at a step is settled before the next one, and `stop` is asked between steps: the place of a run is its
+    number of steps. A validation that returns None was stopped and is repeated whole. `patience` ends the training
+    after so many validations without a better one. `save` is called with "best" after the record that it belongs to
+    (without validation at the end), and with "epoch" after each epoch.
     """
-    at, per_epoch = Progress(), feed.batches // learner.accumulate
+    per_epoch = feed.batches // learner.accumulate
     last = epochs * per_epoch
-    started, done = time.perf_counter(), 0
-    while at.step < last and not (patience and at.waited >= patience):
-        learner.update(feed, at.step)
-        at.step += 1
-        epoch, done = (at.step - 1) // per_epoch + 1, done + 1
-        ended = at.step % per_epoch == 0
-        if ended or at.step % log_every == 0:
-            record = {
-                "kind": "train",
-                "step": at.step,
-                "epoch": epoch,
-                "lr": learner.rates[at.step - 1],
-                **learner.read(),
-            }
-            if ended:
-                seconds = time.perf_counter() - started
-                samples = done * learner.accumulate * feed.batch_size
-                record |= {"seconds": seconds, "samples_per_second": samples / seconds}
-            yield record
-        if not ended:
-            continue
-        if validate and (epoch % validate_every == 0 or at.step == last):
+    began, since = time.perf_counter(), at.step
+    while True:
+        epoch, ended = -(-at.step // per_epoch), at.step % per_epoch == 0
+        due = at.step == last or (ended and epoch % validate_every == 0)
+        if validate and due and at.validated < at.step:
             scores = validate(learner.evaluated)
-            reached = scores["top1"], -scores["loss"]
-            better = reached > at.best
-            at.best, at.waited = (reached, 0) if better else (at.best, at.waited + 1)
+            if scores is None:
+                return
+            better = at.note(scores)
             yield {"kind": "val", "step": at.step, "epoch": epoch, "best": better, **scores}
             if better:
                 save("best")
-        save("last")
-        started, done = time.perf_counter(), 0
+        if ended and at.step > since:
+            save("epoch")
+            began, since = time.perf_counter(), at.step
+        if at.step == last or (patience and at.waited >= patience):
+            break
+        if stop():
+            return
+        learner.update(feed, at.step)
+        at.step += 1
+        ended = at.step % per_epoch == 0
+        if ended or at.step % log_every == 0:
+            record = {"kind": "train", "step": at.step, "epoch": -(-at.step // per_epoch), **learner.read(at.step)}
+            if ended:
+                seconds = time.perf_counter() - began
+                samples = (at.step - since) * learner.accumulate * feed.batch_size
+                record |= {"seconds": seconds, "samples_per_second": samples / seconds}
+            yield record
     if not validate:
         save("best")

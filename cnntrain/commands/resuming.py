@@ -1,0 +1,92 @@
+"""Going on with a run where it stopped: what a checkpoint holds, and what may have changed since."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cnntrain import runs
+from cnntrain.commands.session import Session
+from cnntrain.errors import CheckpointError, InputError
+from cnntrain.progress import say
+from cnntrain.training import checkpoints
+from cnntrain.training.loop import Progress
+
+# What does not change a run's numbers, or only where it runs.
+FREE = {
+    *("device", "data_root", "output_dir", "resume", "check_resume", "plugins", "dataset.root", "dataset.workers"),
+    *("trainer.log_every", "trainer.checkpoint_seconds", "trainer.keep_every"),
+}
+
+
+def flat(options: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """Return nested options under dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in options.items():
+        found |= flat(value, f"{where}{key}.") if isinstance(value, Mapping) else {f"{where}{key}": value}
+    return found
+
+
+def refuse_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """Raise `InputError` naming the keys in which a configuration differs from that of the run it would continue.
+
+    More epochs are the same run under a constant learning rate only: any other schedule would have gone another way.
+    """
+    before, after = flat(old), flat(new)
+    free = FREE | ({"trainer.epochs"} if new["schedule"]["name"] == "constant" else set())
+    changed = [
+        key
+        for key in sorted(before.keys() | after.keys())
+        if key not in free and runs.plain(before.get(key)) != runs.plain(after.get(key))
+    ]
+    if changed:
+        shown = ", ".join(f"{key} ({before.get(key)} → {after.get(key)})" for key in changed)
+        raise InputError(f"output_dir already holds a run with other settings: {shown}; name another folder")
+
+
+def snapshot(session: Session, at: Progress, records: int) -> checkpoints.State:
+    """Return a checkpoint of a run that has written so many records."""
+    where = {"threads": torch.get_num_threads(), "precision": session.precision, "torch": str(torch.__version__)}
+    return {
+        "format": 1,
+        **session.learner.state(),
+        "progress": asdict(at),
+        "records": records,
+        "classes": list(session.dataset.card.classes),
+        "made": where | {"device": session.device.type},
+    }
+
+
+def restore(session: Session, folder: Path) -> tuple[Progress, int]:
+    """Continue from the newest whole checkpoint of a run; return its place and how many records it knows of.
+
+    Raises `CheckpointError` when every checkpoint is damaged, or belongs to another network.
+    """
+    checkpoints.clean(folder / "checkpoints")
+    state, problems = checkpoints.load_newest(folder / "checkpoints")
+    for problem in problems:
+        say(f"warning: {problem}; using the checkpoint before it")
+    if state is None:
+        return Progress(), 0
+    now = snapshot(session, Progress(), 0)["made"]
+    for key, value in state["made"].items():
+        if now[key] != value:
+            say(f"warning: {key} was {value} and is {now[key]}; the numbers will not repeat to the bit")
+    try:
+        session.learner.load_state(state)
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{folder} does not fit this network: {str(error).splitlines()[0]}") from error
+    return Progress(**state["progress"]), state["records"]
+
+
+def same(one: object, other: object) -> bool:
+    """Say whether two states agree to the bit."""
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        return one.dtype == other.dtype and torch.equal(one, other)
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(same(a, b) for a, b in zip(one, other, strict=True))
+    return one == other

@@ -1,0 +1,143 @@
+"""A training put together from its configuration: everything that `fit` runs and that a test of it runs again."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+import torch
+from torch import nn
+
+from cnntrain import config
+from cnntrain.commands.loading import start_from
+from cnntrain.data.augmentation import Part
+from cnntrain.data.datasets import fingerprint
+from cnntrain.data.feeds import Feed, ResidentFeed, StreamedFeed, sweep
+from cnntrain.data.sources import Dataset, Pixels
+from cnntrain.data.splits import class_weights
+from cnntrain.devices import choose_device, choose_precision
+from cnntrain.errors import InputError
+from cnntrain.schema import Fit
+from cnntrain.training.evaluate import outputs, score
+from cnntrain.training.learner import Learner
+
+Batches = TypeVar("Batches")
+
+
+@dataclass
+class Session:
+    """What a training needs, built and checked; nothing is written yet."""
+
+    cfg: Fit
+    device: torch.device
+    precision: Literal["fp32", "bf16"]
+    dataset: Dataset
+    learner: Learner
+    feed: Feed
+    started_from: dict[str, Any] | None
+
+    @property
+    def per_epoch(self) -> int:
+        """Optimizer steps an epoch."""
+        return self.feed.batches // self.cfg.trainer.accumulate
+
+    def validate(self, net: nn.Sequential, stop: Callable[[], bool]) -> dict[str, float] | None:
+        """Score a network on the validation images; None when `stop` said so on the way."""
+        split = self.dataset.val
+        assert split is not None
+        batches = sweep(
+            split,
+            self.dataset.card,
+            batch_size=self.cfg.trainer.eval_batch_size,
+            device=self.device,
+            workers=self.cfg.dataset["workers"],
+        )
+        try:
+            return score(outputs(net, until(stop, batches), precision=self.precision))
+        except ValidationStopped:
+            return None
+
+
+class ValidationStopped(Exception):  # noqa: N818 - it is no error
+    """A validation was asked to stop between two batches."""
+
+
+def until(stop: Callable[[], bool], batches: Iterable[Batches]) -> Iterator[Batches]:
+    """Pass on batches; raise `ValidationStopped` once `stop` says so."""
+    for batch in batches:
+        if stop():
+            raise ValidationStopped
+        yield batch
+
+
+def check(cfg: Fit) -> None:
+    """Find what is wrong with a configuration before any image is read."""
+    choose_device(cfg.device)
+    config.build_parts(cfg.augmentation)
+    shapes = config.build_model(cfg.model, config.dataset_card(cfg.dataset, cfg.data_root), device="meta")
+    config.build_rates(cfg.schedule, config.build_optimizer(cfg.optimizer, shapes).defaults["lr"], 1, 1)
+
+
+def load_data(cfg: Fit) -> Dataset:
+    """Read the images of a configuration."""
+    return config.load_dataset(cfg.dataset, cfg.data_root, cfg.seed)
+
+
+def build(cfg: Fit, dataset: Dataset) -> Session:
+    """Build the network, optimizer, feed and learner of a configuration."""
+    trainer, device = cfg.trainer, choose_device(cfg.device)
+    net = config.build_model(cfg.model, dataset.card, seed=cfg.seed)
+    started_from = start_from(net, cfg.init_from) if cfg.init_from else None
+    net = net.to(device).to(memory_format=torch.channels_last)
+    optimizer = config.build_optimizer(cfg.optimizer, net)
+    feed = build_feed(dataset, cfg, config.build_parts(cfg.augmentation), device)
+    per_epoch = feed.batches // trainer.accumulate
+    if per_epoch == 0:
+        raise InputError(f"trainer.accumulate={trainer.accumulate} batches do not fit into one epoch")
+    feed.seek(0, 0)
+    feed.batch()  # what an augmentation or a file has against these images is said before anything is made
+    precision = choose_precision(trainer.precision, device)
+    weights = class_weights(dataset.train.labels, len(dataset.card.classes))
+    learner = Learner(
+        net,
+        optimizer,
+        config.build_rates(cfg.schedule, optimizer.defaults["lr"], trainer.epochs, per_epoch),
+        precision=precision,
+        seed=cfg.seed,
+        accumulate=trainer.accumulate,
+        label_smoothing=trainer.label_smoothing,
+        clip=trainer.clip,
+        ema=trainer.ema,
+        class_weights=weights if cfg.dataset["balance"] == "weights" else None,
+    )
+    return Session(cfg, device, precision, dataset, learner, feed, started_from)
+
+
+def build_feed(dataset: Dataset, cfg: Fit, parts: dict[str, Part], device: torch.device) -> Feed:
+    """Keep the images on the device, or have workers read them."""
+    settings = {
+        "batch_size": cfg.trainer.batch_size,
+        "parts": parts,
+        "seed": cfg.seed,
+        "device": device,
+        "balanced": cfg.dataset["balance"] == "sampling",
+    }
+    workers = cfg.dataset["workers"]
+    if workers == 0 and isinstance(dataset.train.source, Pixels):
+        return ResidentFeed(dataset.train, dataset.card, **settings)
+    return StreamedFeed(dataset.train, dataset.card, workers=workers, **settings)
+
+
+def describe_data(dataset: Dataset) -> dict[str, Any]:
+    """Return what a run must remember of its dataset to be evaluated later."""
+    card = dataset.card
+    counts = {name: len(split) for name in ("train", "val", "test") if (split := getattr(dataset, name)) is not None}
+    return {
+        "name": card.name,
+        "shape": card.shape,
+        "classes": card.classes,
+        "mean": card.mean,
+        "std": card.std,
+        "images": counts,
+        "fingerprint": fingerprint(dataset),
+        "skipped": dataset.skipped,
+    }
