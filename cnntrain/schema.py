@@ -27,6 +27,7 @@ class Trainer:
     checkpoint_seconds: NonNegative
     keep_every: Natural
     eval_batch_size: Count
+    tensorboard: bool
 
 
 @dataclass(frozen=True)
@@ -74,18 +75,40 @@ class Fit(Shared):
 
 
 @dataclass(frozen=True)
-class Eval(Shared):
+class Evaluated(Shared):
+    """What every command takes that measures runs."""
+
+    split: Split
+    weights: Literal["best", "last"]
+    precision: Precision
+    batch_size: Count
+    data_root: str | None
+
+
+@dataclass(frozen=True)
+class Eval(Evaluated):
     """`cnntrain eval`."""
 
     run: str
     dataset: Options | None
-    split: Split
-    weights: Literal["best", "last"]
     tta: Literal["none", "flip", "shift", "flip_shift"]
-    precision: Precision
-    batch_size: Count
-    data_root: str | None
     output_dir: str | None
+
+
+@dataclass(frozen=True)
+class Report(Evaluated):
+    """`cnntrain report`."""
+
+    run: str
+    output: str | None
+
+
+@dataclass(frozen=True)
+class Compare(Evaluated):
+    """`cnntrain compare`."""
+
+    runs: list[str]
+    table: Literal["text", "markdown", "csv"]
 
 
 @dataclass(frozen=True)
@@ -109,3 +132,21 @@ class Describe(Shared):
     dataset: Options
     data_root: str
     table: Literal["text", "markdown", "csv"]
+
+
+@dataclass(frozen=True)
+class Export:
+    """`cnntrain export`."""
+
+    run: str
+    format: Literal["safetensors", "pt2", "onnx"]
+    weights: Literal["best", "last"]
+    output: str | None
+    plugins: list[str]
+
+
+@dataclass(frozen=True)
+class Env:
+    """`cnntrain env`."""
+
+    data_root: str

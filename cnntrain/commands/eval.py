@@ -1,7 +1,8 @@
 """`cnntrain eval`: measure a run on a split."""
 
+import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from omegaconf import DictConfig
@@ -10,41 +11,71 @@ from cnntrain import config, runs, schema
 from cnntrain.analysis.metrics import classification
 from cnntrain.commands.loading import load_run, run_dataset
 from cnntrain.data.feeds import sweep
+from cnntrain.data.sources import Split
 from cnntrain.data.views import VIEWS
 from cnntrain.devices import choose_device, choose_precision, hardware, prepare
-from cnntrain.errors import InputError
-from cnntrain.progress import track
+from cnntrain.errors import CheckpointError, InputError
+from cnntrain.progress import say, track
 from cnntrain.tables import interval, percent, render
 from cnntrain.training.evaluate import outputs
+
+
+class Evaluation(NamedTuple):
+    """What an evaluation left in its folder."""
+
+    folder: Path
+    found: dict[str, Any]  # results.json
+    probabilities: np.ndarray  # float32 [N, classes]
+    labels: np.ndarray  # int64 [N]
 
 
 def run(composed: DictConfig) -> dict[str, Any]:
     """Evaluate as configured; return what `--json` prints."""
     cfg = config.read(schema.Eval, composed)
+    folder = runs.find(cfg.run)
+    output = Path(cfg.output_dir) if cfg.output_dir else None
+    argv = config.command_line("eval")
+    found, target = evaluate(folder, cfg, argv, tta=cfg.tta, dataset=cfg.dataset, output=output)
+    report(found, target)
+    return found
+
+
+def evaluate(
+    folder: Path,
+    cfg: schema.Evaluated,
+    argv: list[str],
+    *,
+    tta: str = "none",
+    dataset: dict[str, Any] | None = None,
+    output: Path | None = None,
+) -> tuple[dict[str, Any], Path]:
+    """Measure the run in `folder`, write what was found and return it with the folder it went to.
+
+    `dataset` changes or replaces the run's own images; `argv` is the command line to remember.
+    """
     prepare(deterministic=False)
     device = choose_device(cfg.device)
-    folder = runs.find(cfg.run)
     net, card, settings = load_run(folder, cfg.weights)
-    dataset, workers = run_dataset(settings, card, cfg.dataset, cfg.data_root or settings["data_root"], cfg.split)
-    split = getattr(dataset, cfg.split)
+    data_root = cfg.data_root or settings["data_root"]
+    images, workers = run_dataset(settings, card, dataset, data_root, cfg.split)
+    split = getattr(images, cfg.split)
     if split is None:
-        raise InputError(f"split={cfg.split}: {dataset.card.name} has no such images here")
+        raise InputError(f"split={cfg.split}: {images.card.name} has no such images here")
 
     net, precision = net.to(device), choose_precision(cfg.precision, device)
     batches = sweep(split, card, batch_size=cfg.batch_size, device=device, workers=workers)
     shown = track(batches, -(-len(split) // cfg.batch_size), f"eval {cfg.split}")
-    result = outputs(net, shown, precision=precision, views=VIEWS[cfg.tta])
+    result = outputs(net, shown, precision=precision, views=VIEWS[tta])
     found = {
         "run_dir": str(folder),
         "split": cfg.split,
-        "dataset": dataset.card.name,
+        "dataset": images.card.name,
         "weights": cfg.weights,
-        "tta": cfg.tta,
+        "tta": tta,
         **classification(result.logits, result.labels, card.classes),
     }
 
-    views = "" if cfg.tta == "none" else f"_{cfg.tta}"
-    target = Path(cfg.output_dir) if cfg.output_dir else folder / "eval" / f"{cfg.split}_{cfg.weights}{views}"
+    target = output or place(folder, cfg.split, cfg.weights, tta)
     target.mkdir(parents=True, exist_ok=True)
     probabilities = result.logits.softmax(dim=1).numpy()
     np.savez_compressed(
@@ -55,10 +86,62 @@ def run(composed: DictConfig) -> dict[str, Any]:
         labels=result.labels.numpy(),
         classes=np.array(card.classes),
     )
-    made = {"device": str(device), "precision": precision, "hardware": hardware()}
-    runs.write_json(target / runs.RESULTS, found | {"record": runs.provenance(config.command_line("eval")) | made})
-    report(found, target)
-    return found
+    made = {
+        "device": str(device),
+        "precision": precision,
+        "hardware": hardware(),
+        "weights": weights_digest(folder, cfg.weights),
+        "images": images_digest(split),
+        "other_dataset": dataset,
+    }
+    runs.write_json(target / runs.RESULTS, found | {"record": runs.provenance(argv) | made})
+    return found, target
+
+
+def evaluation(folder: Path, cfg: schema.Evaluated) -> Evaluation:
+    """Return a run's evaluation, made first where it is missing or is one of other weights or of another dataset."""
+    target = place(folder, cfg.split, cfg.weights)
+    if not is_current(target, weights_digest(folder, cfg.weights)):
+        say(f"evaluating {folder} ({cfg.split} images, {cfg.weights} weights)")
+        evaluate(folder, cfg, ["cnntrain", "eval", f"run={folder}", f"split={cfg.split}", f"weights={cfg.weights}"])
+    with np.load(target / "predictions.npz") as saved:
+        return Evaluation(target, runs.read_json(target / runs.RESULTS), saved["probabilities"], saved["labels"])
+
+
+def place(folder: Path, split: str, weights: str, tta: str = "none") -> Path:
+    """Return where the evaluation of a run lies."""
+    return folder / "eval" / (f"{split}_{weights}" if tta == "none" else f"{split}_{weights}_{tta}")
+
+
+def is_current(target: Path, weights: str) -> bool:
+    """Say whether `target` holds an evaluation of these weights on the run's own images."""
+    if not ((target / runs.RESULTS).is_file() and (target / "predictions.npz").is_file()):
+        return False
+    record = runs.read_json(target / runs.RESULTS).get("record", {})
+    return record.get("weights") == weights and not record.get("other_dataset")
+
+
+def weights_digest(folder: Path, weights: str) -> str:
+    """Return a short digest of a run's checkpoint.
+
+    Raises `CheckpointError` when there is none.
+    """
+    path = folder / "checkpoints" / f"{weights}.pt"
+    if not path.is_file():
+        raise CheckpointError(f"there is no checkpoint {path}")
+    with path.open("rb") as source:
+        return hashlib.file_digest(source, "sha256").hexdigest()[:16]
+
+
+def images_digest(split: Split, most: int = 256) -> str:
+    """Return a short digest of a split's labels and of the pixels of at most `most` evenly spaced images.
+
+    It is the same whether the images lie in memory or are read as they are needed.
+    """
+    index = np.linspace(0, len(split) - 1, min(len(split), most)).round().astype(np.int64)
+    digest = hashlib.sha256(split.labels.numpy().tobytes())
+    digest.update(split.source.read(index).numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def report(found: dict[str, Any], target: Path) -> None:

@@ -17,7 +17,7 @@ from cnntrain.training.loop import Progress
 # What does not change a run's numbers, or only where it runs.
 FREE = {
     *("device", "data_root", "output_dir", "resume", "check_resume", "plugins", "dataset.root", "dataset.workers"),
-    *("trainer.log_every", "trainer.checkpoint_seconds", "trainer.keep_every"),
+    *("trainer.log_every", "trainer.checkpoint_seconds", "trainer.keep_every", "trainer.tensorboard"),
 }
 
 
