@@ -10,6 +10,8 @@ COMMANDS: dict[str, str] = {
     "fit": "train a network; the run's folder keeps its configuration, metrics and weights",
     "eval": "measure a trained network on validation or test images",
     "predict": "label images with a trained network",
+    "export": "write a trained network to a file for other programs",
+    "env": "show versions and hardware, for a report of a problem",
     "describe": "list a network's stages with shapes, parameters and operations",
 }
 
@@ -28,6 +30,7 @@ examples:
 
 A command's own options:  cnntrain fit --help
 Its full configuration:   cnntrain fit model=resnet20 --cfg job
+Groups and defaults:      cnntrain config list         (and show, copy, check)
 Several runs at once:     cnntrain fit -m model=lenet5,mlp seed=0,1,2
 Tab completion:           eval "$(cnntrain completion bash)"    (in ~/.bashrc; zsh the same way)
                           cnntrain completion fish | source     (in ~/.config/fish/config.fish)
@@ -70,6 +73,10 @@ def _dispatch(argv: list[str]) -> int:
         from cnntrain.completion import main as completion
 
         return completion(words, list(COMMANDS), config_dir())
+    if command == "config":
+        from cnntrain.configuration import main as configuration
+
+        return configuration(words, list(COMMANDS), config_dir())
     if command in ("--help", "-h", "help"):
         print(usage(), end="")
         return 0
@@ -82,6 +89,6 @@ def _dispatch(argv: list[str]) -> int:
     from cnntrain.errors import unknown
 
     kind = "flag" if command.startswith("-") else "command"
-    choices = ["--help", "--version"] if kind == "flag" else [*COMMANDS, "completion", "help"]
+    choices = ["--help", "--version"] if kind == "flag" else [*COMMANDS, "config", "completion", "help"]
     print(f"cnntrain: {unknown(kind, command, choices)}", file=sys.stderr)
     return 2

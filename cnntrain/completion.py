@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from cnntrain.catalog import ALIASES, FLAGS, choices, compose, options
+from cnntrain.catalog import ALIASES, FLAGS, choices, compose, groups, options
 from cnntrain.errors import InputError, unknown
 
 FOLDERS = {"run", "runs", "init_from", "resume", "images", "data_root", "output_dir", "dataset.root"}
@@ -80,9 +80,13 @@ def candidates(words: list[str], commands: list[str], conf: Path) -> list[str]:
     """Return what the last of `words` may become, given the words before it (the program's name left out)."""
     *before, word = words
     if not before:
-        return _starting(word, [*commands, "completion", *(["--help", "--version"] if word else [])])
+        return _starting(word, [*commands, "config", "completion", *(["--help", "--version"] if word else [])])
     if before[0] == "completion":
         return _starting(word, SCRIPTS) if len(before) == 1 else []
+    if before[0] == "config":
+        if before[1:2] != ["check"]:
+            return _starting(word, _shown(before[1:], commands, conf))
+        before = ["fit", *before[2:]]
     if before[0] not in commands:
         return []
     flag = ALIASES.get(before[-1], before[-1])
@@ -119,6 +123,20 @@ def _settings(word: str, before: list[str], folders: Sequence[Path]) -> list[str
     else:
         found = _starting(start, ("true", "false")) if isinstance(node.get(key.split(".")[-1]), bool) else []
     return [word.removesuffix(start) + each for each in found]
+
+
+def _shown(before: Sequence[str], commands: Sequence[str], conf: Path) -> list[str]:
+    """Return what `cnntrain config` takes after the words `before`."""
+    if not before:
+        return ["list", "show", "copy", "check"]
+    own = [group for group in groups([conf]) if group != "common"]
+    if before == ["list"]:
+        return own
+    if before in (["show"], ["copy"]):
+        return [f"{group}/{option}" for group in own for option in options([conf], group)] + [
+            *(commands if before == ["show"] else ())
+        ]
+    return []
 
 
 def _starting(start: str, names: Iterable[str]) -> list[str]:

@@ -47,8 +47,9 @@ class JobError(Exception):
 class Task:
     """What Hydra calls for each job: import the command inside the job and run it (picklable, for any launcher)."""
 
-    def __init__(self, command: str, argv: list[str]) -> None:
+    def __init__(self, command: str, argv: list[str], job: str | None = None) -> None:
         self.command = command
+        self.job = job or command  # the module in `cnntrain.commands` that does the work
         self.argv = argv
         self.results: list[dict[str, Any]] = []
         self.error: Exception | None = None
@@ -62,7 +63,7 @@ class Task:
         sys.argv = ["cnntrain", self.command, *self.argv]  # a run's record shows the words as they were typed
         try:
             if job.mode != RunMode.MULTIRUN:
-                result = _run(self.command, cfg)
+                result = _run(self.job, cfg)
             else:
                 settings = " ".join(override.lstrip("+") for override in job.overrides.task)
                 print(f"cnntrain: job {job.job.num}: {settings}", file=sys.stderr, flush=True)
@@ -70,7 +71,7 @@ class Task:
                 keeps_folder = "output_dir" in cfg
                 if keeps_folder:
                     cfg.output_dir = str(folder)
-                result = _run(self.command, cfg)
+                result = _run(self.job, cfg)
                 if not keeps_folder:  # the result of a job in another process reaches us as a file
                     (folder / "results.json").write_text(as_json(result) + "\n", encoding="utf-8")
         except Exception as error:
@@ -83,15 +84,15 @@ class Task:
         return result.get("objective")
 
 
-def _run(command: str, cfg: DictConfig) -> dict[str, Any]:
-    """Call the command's `run`, telling values that `cfg` leaves open from mistakes of the program."""
+def _run(job: str, cfg: DictConfig) -> dict[str, Any]:
+    """Call the job's `run`, telling values that `cfg` leaves open from mistakes of the program."""
     missing = [f"{key}=<value>" for key in _missing(OmegaConf.to_container(cfg))]
     if missing:
         raise InputError(f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing")
     if cfg.get("deterministic"):
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it once, when torch is imported
     try:
-        result: dict[str, Any] = importlib.import_module(f"cnntrain.commands.{command}").run(cfg)
+        result: dict[str, Any] = importlib.import_module(f"cnntrain.commands.{job}").run(cfg)
     except UNRESOLVABLE as error:
         raise InputError(_open_value(error)) from error
     except CONFIGURATION_ERRORS as error:
@@ -108,12 +109,14 @@ def _missing(node: Any, prefix: str = "") -> Iterator[str]:
             yield from _missing(item, f"{prefix}{key}.")
 
 
-def launch(command: str, argv: list[str], conf: Path) -> int:
+def launch(command: str, argv: list[str], conf: Path, job: str | None = None) -> int:
     """Run `cnntrain <command> <argv>` with the configuration in `conf`, and return the exit code.
+
+    `job` is what is done with the configuration when that is not the command itself.
 
     Prints the result as JSON if asked to, and whatever goes wrong as one line on standard error.
     """
-    task = Task(command, argv)
+    task = Task(command, argv, job)
     _sweep_folders.clear()
     try:
         line = read(argv, conf)
@@ -146,11 +149,15 @@ def _manual(task: Task, line: Line, conf: Path) -> str:
 
 def _hydra(task: Task, line: Line, conf: Path) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach `launch` instead of being printed by Hydra
-    typed = sys.argv
+    typed, first = sys.argv, line.folders[0]
+    if first != conf:  # Hydra searches --config-dir last, and the person's own options come first
+        if not first.is_dir():
+            raise InputError(f"--config-dir {first} is no folder")
+        line.flags["--config-dir"] = str(conf)
     sys.argv = [f"cnntrain {task.command}", *line.argv]
     try:
         with _any_help_string():
-            hydra.main(version_base="1.3", config_path=str(conf), config_name=task.command)(task)()
+            hydra.main(version_base="1.3", config_path=str(first.absolute()), config_name=task.command)(task)()
     finally:
         sys.argv = typed
     if task.error is not None:

@@ -24,6 +24,7 @@ PACKAGE = Path(cnntrain.__file__).parent
 LAYERS = [
     {"__main__"},
     {"cli"},
+    {"configuration"},
     {"launch", "completion"},
     {"words", "manual"},
     {"catalog"},

@@ -1,0 +1,207 @@
+"""`cnntrain config`, the recipes, and the documentation's own commands."""
+
+import itertools
+import json
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from cnntrain import completion
+from cnntrain.cli import COMMANDS, config_dir, main
+from cnntrain.models import MODELS
+
+ROOT = Path(__file__).resolve().parents[1]
+Out = Callable[..., str]
+
+
+@pytest.fixture
+def out(folder: Path, capfd: pytest.CaptureFixture[str]) -> Out:
+    """Run a command that must succeed, and return what it prints."""
+
+    def call(*words: str) -> str:
+        capfd.readouterr()
+        code = main(list(words))
+        printed, err = capfd.readouterr()
+        assert code == 0, err
+        return printed
+
+    return call
+
+
+def test_list_names_every_group_and_option_with_its_first_comment(out: Out) -> None:
+    text = out("config", "list")
+    rows, group = dict[tuple[str, str], str](), ""
+    for line in text.splitlines():
+        if line.startswith("  "):
+            option, _, comment = line.strip().partition(" ")
+            rows[group, option.rstrip("*")] = comment.strip()
+        else:
+            group = line
+    files = [path for path in config_dir().glob("*/*.yaml") if path.parent.name != "common"]
+    assert set(rows) == {(path.parent.name, path.stem) for path in files}
+    for path in files:
+        comment = rows[path.parent.name, path.stem]
+        assert comment and f"# {comment}\n" in path.read_text()
+    assert "  lenet5* " in text and "  onecycle* " in text
+    assert out("config", "list", "schedule") in text
+    assert "optimizer" not in out("config", "list", "schedule", "model")
+
+
+def test_show_gives_the_file_itself(out: Out) -> None:
+    own = (config_dir() / "optimizer" / "sgd.yaml").read_text()
+    assert out("config", "show", "optimizer/sgd") == out("config", "show", "optimizer=sgd") == own
+    assert out("config", "show", "fit") == (config_dir() / "fit.yaml").read_text()
+    assert "val_size" in out("config", "show", "common/dataset")
+
+
+def test_a_copy_can_be_changed_and_then_comes_first(out: Out, refused: Callable[..., str], folder: Path) -> None:
+    assert "--config-dir conf" in out("config", "copy", "optimizer/sgd")
+    copy = folder / "conf" / "optimizer" / "sgd.yaml"
+    assert copy.read_text() == (config_dir() / "optimizer" / "sgd.yaml").read_text()
+    copy.write_text(copy.read_text().replace("0.05", "0.07"))
+    assert "exists already" in refused("config", "copy", "optimizer/sgd")
+    assert "0.07" in copy.read_text()
+    composed = yaml.safe_load(out("fit", "--config-dir", "conf", "--cfg", "job"))
+    assert composed["optimizer"]["lr"] == 0.07 and composed["model"]["name"] == "lenet5"
+    assert "lr: 0.07" in out("fit", "--config-dir=conf", "--help")
+    (folder / "conf" / "optimizer" / "own.yaml").write_text("# Mine.\nname: sgd\n")
+    assert re.search(r"  own +Mine\.", out("config", "list", "optimizer", "--config-dir", "conf"))
+    out("config", "copy", "model=mlp", "elsewhere")
+    assert (folder / "elsewhere" / "model" / "mlp.yaml").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["shwo"], "did you mean 'show'?"),
+        (["list", "modle"], "unknown group 'modle'; did you mean 'model'?"),
+        (["show"], "say what to show"),
+        (["show", "model"], "cnntrain config list model"),
+        (["show", "modle/mlp"], "did you mean 'model'?"),
+        (["show", "model/mpl"], "unknown model 'mpl'; did you mean 'mlp'?"),
+        (["show", "fti"], "unknown command 'fti'; did you mean 'fit'?"),
+        (["copy", "fit"], "say what to copy"),
+        (["copy", "model/mpl"], "did you mean 'mlp'?"),
+        (["list", "--confg-dir", "x"], "did you mean '--config-dir'?"),
+        (["list", "--config-dir", "nowhere"], "nowhere is no folder"),
+        (["check", "trainer.epoch=3"], "did you mean 'trainer.epochs'?"),
+        (["check", "model.remove=[conv9]"], "unknown stage 'conv9'"),
+        (["check", "trainer.epochs=0"], "at least 1"),
+        (["check", "nowhere.yaml"], "nowhere.yaml: No such file"),
+        (["check", "seed=1,2", "-m"], "leave -m out"),
+        (["check", "dataset=folder"], "dataset.root"),
+    ],
+)
+def test_bad_words_are_named_with_the_nearest_right_one(
+    refused: Callable[..., str], words: list[str], message: str
+) -> None:
+    assert message in refused("config", *words)
+
+
+def test_check_takes_words_experiments_keys_and_lists_and_makes_nothing(
+    out: Out, refused: Callable[..., str], folder: Path
+) -> None:
+    (folder / "mine" / "experiment").mkdir(parents=True)
+    (folder / "mine" / "experiment" / "a.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /model: mlp\ntrainer: {epochs: 3}\n"
+    )
+    (folder / "keys.yaml").write_text("trainer:\n  epochs: 4\noptimizer: {lr: 0.3}\n")
+    (folder / "words.yaml").write_text("- model=resnet20\n- model.shortcut=B\n")
+    (folder / "torn.yaml").write_text("a: [\n")
+    (folder / "wrong.yaml").write_text("trainer:\n  epoch: 4\n")
+    (folder / "number.yaml").write_text("3\n")
+    before = sorted(folder.rglob("*"))
+    assert "lenet5 (61,706 parameters) on digits (1×28×28, 10 classes)" in out("config", "check")
+    assert "mlp" in out("config", "check", "mine/experiment/a.yaml")
+    assert "5 epochs" in out("config", "check", "mine/experiment/a.yaml", "trainer.epochs=5")
+    assert "4 epochs" in out("config", "check", "keys.yaml")
+    assert json.loads(out("config", "check", "words.yaml", "--json"))["config"]["model"]["shortcut"] == "B"
+    assert sorted(folder.rglob("*")) == before
+    assert "torn.yaml" in refused("config", "check", "torn.yaml")
+    assert "did you mean 'trainer.epochs'" in refused("config", "check", "wrong.yaml")
+    assert "number.yaml holds neither" in refused("config", "check", "number.yaml")
+
+
+def test_usage_and_completion_know_the_words(out: Out, capfd: pytest.CaptureFixture[str]) -> None:
+    assert "cnntrain config check" in out("config", "--help")
+    assert main(["config"]) == 2
+    assert "usage: cnntrain config" in capfd.readouterr().err
+
+    def after(line: str) -> list[str]:
+        words = shlex.split(line) + ([""] if line.endswith(" ") else [])
+        return completion.candidates(words, list(COMMANDS), config_dir())
+
+    assert after("conf") == ["config"]
+    assert after("config ") == ["check", "copy", "list", "show"]
+    assert after("config list sche") == ["schedule"]
+    assert after("config show schedule/o") == ["schedule/onecycle"]
+    assert after("config show fi") == ["fit"] and after("config copy fi") == []
+    assert after("config check optimizer=ada") == ["optimizer=adam", "optimizer=adamw"]
+    assert after("config check optimizer.l") == ["optimizer.lr="]
+    assert after("config copy schedule/step ") == []
+
+
+def test_reading_imports_neither_hydra_nor_torch() -> None:
+    code = "import sys; from cnntrain.cli import main; main(['config', 'list']); main(['config', 'show', 'fit']);"
+    code += "sys.exit(bool({'torch', 'hydra', 'omegaconf', 'numpy'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+RECIPES = sorted(path.stem for path in (config_dir() / "experiment").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_compose_state_their_result_and_leave_the_last_word_to_the_line(name: str, out: Out) -> None:
+    lines = (config_dir() / "experiment" / f"{name}.yaml").read_text().splitlines()
+    assert lines[0] == "# @package _global_"
+    for line, word in zip(lines[2:5], ("command", "cost", "result"), strict=True):
+        assert line.startswith(f"#   {word}") and len(line) > 12
+    assert f"experiment={name}" in lines[2]
+    assert out("config", "check", f"experiment={name}")
+    words = ("model=mlp", "optimizer=adam", "optimizer.lr=0.5", "trainer.epochs=7")
+    composed = yaml.safe_load(out("fit", f"experiment={name}", *words, "--cfg", "job"))
+    assert composed["model"]["name"] == "mlp" and composed["optimizer"] == {
+        **{"name": "adam", "lr": 0.5, "beta1": 0.9, "beta2": 0.999, "weight_decay": 0.0, "decay_all": False}
+    }
+    assert composed["trainer"]["epochs"] == 7 and "shortcut" not in composed["model"]
+
+
+def test_the_recipes_that_are_promised_exist() -> None:
+    assert {"digits_lenet5", "mnist_lenet5", "cifar10_resnet20"} <= set(RECIPES)
+
+
+def blocks(page: str) -> list[str]:
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", (ROOT / "docs" / page).read_text(), re.MULTILINE | re.DOTALL)
+    return [block for language, block in found if not language]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the pages are written for a POSIX shell")
+@pytest.mark.parametrize("page", ["configuration.md", "own_images.md"])
+def test_every_block_of_the_documentation_runs(
+    page: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    for shade, name in enumerate(("ants", "bees")):
+        (folder / "my_images" / name).mkdir(parents=True)
+        for i in range(25):
+            pixels = rng.integers(0, 120, size=(40, 50, 3)) + 100 * shade
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / "my_images" / name / f"{name[0]}{i}.jpg")
+    monkeypatch.setitem(MODELS, "two_layers", MODELS["softmax"])  # the page's plugin takes its place, for this test
+    found = blocks(page)
+    assert len(found) >= 2
+    for block in found:
+        for ours, lines in itertools.groupby(block.splitlines(), lambda line: line.startswith("cnntrain ")):
+            if ours:  # in this process, which has torch already
+                for line in lines:
+                    assert main(shlex.split(line, comments=True)[1:]) == 0, f"{line}\n{capfd.readouterr().err}"
+            else:
+                done = subprocess.run(["bash", "-euc", "\n".join(lines)], capture_output=True, text=True, check=False)
+                assert done.returncode == 0, f"{block}\n{done.stderr}"
