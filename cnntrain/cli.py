@@ -12,6 +12,8 @@ COMMANDS: dict[str, str] = {
     "predict": "label images with a trained network",
     "export": "write a trained network to a file for other programs",
     "env": "show versions and hardware, for a report of a problem",
+    "report": "write a run's configuration, curves, accuracy and mistakes as one page",
+    "compare": "hold runs side by side and say which differences can be believed",
     "describe": "list a network's stages with shapes, parameters and operations",
 }
 

@@ -1,0 +1,224 @@
+"""Whether classifiers differ: paired tests and intervals, over images and over seeds, and the words they allow.
+
+Two networks on the same images are two fixed things, and the images are the sample; two ways of training over the same
+seeds are the question people mean, and the seeds are the sample. The two are tested apart.
+"""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import optimize, stats
+
+LEVEL = 0.05
+EXACT_SEEDS = 12  # up to here every pattern of signs is counted, beyond it many are drawn
+DRAWS = 99_999
+
+
+class Images(NamedTuple):
+    """Two classifiers on the same images: how many only one of them gets right."""
+
+    only_first: int
+    only_second: int
+    n: int
+
+    @property
+    def delta(self) -> float:
+        """Top-1 of the second minus that of the first."""
+        return (self.only_second - self.only_first) / self.n
+
+
+def disagreement(first: np.ndarray, second: np.ndarray) -> Images:
+    """Count the images that only one of two classifiers gets right, from truth values [N] in the same order."""
+    if first.shape != second.shape or first.ndim != 1 or len(first) == 0:
+        raise ValueError(f"outcomes of shapes {first.shape} and {second.shape} are not of the same images")
+    return Images(int((first & ~second).sum()), int((second & ~first).sum()), len(first))
+
+
+def mcnemar(images: Images) -> float:
+    """Return the exact two-sided p of McNemar's test: given a disagreement, either is right with probability 1/2.
+
+    The binomial distribution is used at any number of disagreements (McNemar 1947 approximates it by chi-squared).
+    """
+    total = images.only_first + images.only_second
+    return float(stats.binomtest(images.only_second, total).pvalue) if total else 1.0
+
+
+def image_interval(images: Images, z: float = 1.959963984540054) -> tuple[float, float]:
+    """Return the interval of the difference in top-1 over images, at 95 % unless another `z` is given.
+
+    Tango's score interval for paired proportions (1998, equations 6 to 9), which holds for few disagreements too: the
+    differences from which what was seen lies less than `z` standard errors away.
+    """
+    found = images.delta
+
+    def score(delta: float) -> float:
+        gap = images.only_second - images.only_first - images.n * delta
+        if gap == 0:
+            return 0.0
+        # The likeliest share of images that only the first gets right, if `delta` were the difference.
+        linear = (
+            (2 * images.n - images.only_second + images.only_first) * delta - images.only_second - images.only_first
+        )
+        constant = -images.only_first * delta * (1 - delta)
+        share = (math.sqrt(linear**2 - 8 * images.n * constant) - linear) / (4 * images.n)
+        return gap / math.sqrt(images.n * (2 * share + delta * (1 - delta)))
+
+    edge = 1 - 1e-12
+    low = optimize.brentq(lambda delta: score(delta) - z, -edge, found) if found > -edge else -1.0
+    high = optimize.brentq(lambda delta: score(delta) + z, found, edge) if found < edge else 1.0
+    return float(low), float(high)
+
+
+def seed_interval(differences: Sequence[float]) -> tuple[float, float, float]:
+    """Return the mean of paired differences and its 95 % t interval over seeds.
+
+    Raises `ValueError` for fewer than two.
+    """
+    if len(differences) < 2:
+        raise ValueError("an interval over seeds needs at least two")
+    values, n = np.asarray(differences, dtype=np.float64), len(differences)
+    mean = float(values.mean())
+    half = float(stats.t.ppf(0.975, n - 1) * values.std(ddof=1) / math.sqrt(n))
+    return mean, mean - half, mean + half
+
+
+def sign_flip(differences: Sequence[float]) -> float:
+    """Return the two-sided p of the sign-flip permutation test of paired differences (Fisher 1935, section 21).
+
+    It is exact for up to 12 differences. Beyond, the share among 99,999 draws, the observed signs counted with them.
+    """
+    values = np.asarray(differences, dtype=np.float64)
+    # Accuracies are ratios of counts: sums that are equal on paper differ in the last digits.
+    reached = abs(values.sum()) - 1e-9 * np.abs(values).sum()
+    if len(values) <= EXACT_SEEDS:
+        signs = np.array(list(itertools.product((-1.0, 1.0), repeat=len(values))))
+        return float((np.abs(signs @ values) >= reached).mean())
+    signs = np.random.default_rng(0).choice((-1.0, 1.0), size=(DRAWS, len(values)))
+    return float(((np.abs(signs @ values) >= reached).sum() + 1) / (DRAWS + 1))
+
+
+def holm(ps: Sequence[float | None]) -> list[float | None]:
+    """Return the p of each row after Holm's correction over the rows that have one (Holm 1979)."""
+    order = sorted((p, row) for row, p in enumerate(ps) if p is not None)
+    corrected: list[float | None] = [None] * len(ps)
+    largest = 0.0
+    for rank, (p, row) in enumerate(order):
+        largest = max(largest, min(1.0, p * (len(order) - rank)))
+        corrected[row] = largest
+    return corrected
+
+
+def seeds_needed(rows: int) -> int:
+    """Return the fewest shared seeds with which a row of so many can reach p = 0.05 after Holm's correction."""
+    return 1 + math.ceil(math.log2(rows / LEVEL))
+
+
+def believable(low: float, high: float, p: float | None) -> bool:
+    """Say whether a difference can be believed: corrected p and interval agree that it is not zero."""
+    return p is not None and p <= LEVEL and not low <= 0 <= high
+
+
+# Rows: what is held against the first, or the reason (text) why it cannot be.
+
+
+def image_rows(first: str, names: Sequence[str], held: Sequence[Images | str]) -> list[dict[str, Any]]:
+    """Return a row for each network that is held against `first` on the same images.
+
+    Keys: name, against, n, only_this, only_other, delta, delta_low, delta_high, p, p_holm, believable, verdict.
+    """
+    ps = [mcnemar(images) if isinstance(images, Images) else None for images in held]
+    rows = []
+    for name, images, p, corrected in zip(names, held, ps, holm(ps), strict=True):
+        row: dict[str, Any] = {"name": name, "against": first}
+        if isinstance(images, Images) and corrected is not None:
+            low, high = image_interval(images)
+            row |= {"n": images.n, "only_this": images.only_second, "only_other": images.only_first}
+            row |= {"delta": images.delta, "delta_low": low, "delta_high": high, "p": p, "p_holm": corrected}
+            row |= {"believable": believable(low, high, corrected)}
+            row |= {"verdict": image_verdict(name, first, images, corrected)}
+        else:
+            empty = ("n", "only_this", "only_other", "delta", "delta_low", "delta_high", "p", "p_holm", "believable")
+            row |= dict.fromkeys(empty) | {"verdict": f"{name} cannot be held against {first}: {images}."}
+        rows.append(row)
+    return rows
+
+
+def seed_rows(first: str, names: Sequence[str], held: Sequence[Sequence[float] | str]) -> list[dict[str, Any]]:
+    """Return a row for each way of training that is held against `first`, from differences over shared seeds.
+
+    Keys: name, against, n_seeds, delta (a mean), delta_low, delta_high, p, p_holm, believable, verdict.
+    """
+    ps = [None if isinstance(deltas, str) else sign_flip(deltas) for deltas in held]
+    tested = sum(p is not None for p in ps)
+    rows = []
+    for name, deltas, p, corrected in zip(names, held, ps, holm(ps), strict=True):
+        row: dict[str, Any] = {"name": name, "against": first}
+        if not isinstance(deltas, str) and corrected is not None:
+            mean, low, high = seed_interval(deltas)
+            row |= {"n_seeds": len(deltas), "delta": mean, "delta_low": low, "delta_high": high}
+            row |= {"p": p, "p_holm": corrected, "believable": believable(low, high, corrected)}
+            row |= {"verdict": seed_verdict(name, first, deltas, corrected, tested)}
+        else:
+            empty = ("n_seeds", "delta", "delta_low", "delta_high", "p", "p_holm", "believable")
+            row |= dict.fromkeys(empty) | {"verdict": f"{name} cannot be held against {first}: {deltas}."}
+        rows.append(row)
+    return rows
+
+
+# In words.
+
+
+def points(share: float) -> str:
+    """Write a difference of proportions in percentage points: +1.20."""
+    return f"{100 * share:+.2f}"
+
+
+def compared(name: str, first: str, delta: float, low: float, high: float) -> str:
+    """Say which is better and by how much."""
+    words = "better than" if delta > 0 else "worse than" if delta < 0 else "as good as"
+    return f"{name} is {words} {first} by {points(abs(delta))[1:]} points ({points(low)} … {points(high)})"
+
+
+def image_verdict(name: str, first: str, images: Images, p: float) -> str:
+    """Return the sentence about two networks on the same images, from the corrected p."""
+    low, high = image_interval(images)
+    measured = f"{images.only_second:,} images right only by {name}, {images.only_first:,} only by {first}; p = {p:.2g}"
+    if believable(low, high, p):
+        sentence = compared(name, first, images.delta, low, high)
+        return f"{sentence} on images like these: it can be believed of these two networks ({measured})."
+    return (
+        f"{name} and {first} cannot be told apart on {images.n:,} images: "
+        f"{points(images.delta)} points ({points(low)} … {points(high)}; {measured})."
+    )
+
+
+def seed_verdict(name: str, first: str, differences: Sequence[float], p: float, rows: int) -> str:
+    """Return the sentence about two ways of training over shared seeds, from the corrected p of one of `rows` rows."""
+    mean, low, high = seed_interval(differences)
+    n = len(differences)
+    if believable(low, high, p):
+        return f"{compared(name, first, mean, low, high)} over {n} shared seeds: it can be believed (p = {p:.2g})."
+    if n < seeds_needed(rows):
+        asked = "one comparison" if rows == 1 else f"{rows} comparisons"
+        return (
+            f"{name} against {first}: {points(mean)} points over {n} shared seeds ({points(low)} … {points(high)}) "
+            f"decide nothing; {asked} {'needs' if rows == 1 else 'need'} at least {seeds_needed(rows)} seeds."
+        )
+    return (
+        f"{name} and {first} cannot be told apart over {n} shared seeds: "
+        f"{points(mean)} points ({points(low)} … {points(high)}; p = {p:.2g})."
+    )
+
+
+def conclude(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return one sentence for all rows: that of a single one, else how many can be believed and which."""
+    if len(rows) == 1:
+        return str(rows[0]["verdict"])
+    tested = [row for row in rows if row["believable"] is not None]
+    kept = [f"{row['name']} ({points(row['delta'])} points)" for row in tested if row["believable"]]
+    count = f"{len(tested)} difference{'' if len(tested) == 1 else 's'} from {rows[0]['against']}"
+    correction = " after Holm's correction" if len(tested) > 1 else ""
+    return f"Of {count}, {len(kept) or 'none'} can be believed{correction}" + (f": {', '.join(kept)}." if kept else ".")

@@ -1,0 +1,235 @@
+"""The report: one page that needs nothing beside itself, escapes whatever it shows, and fits every screen."""
+
+import base64
+import html
+import io
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from html.parser import HTMLParser
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cnntrain.analysis import figures
+from cnntrain.cli import main
+from cnntrain.commands.report import epoch_means
+from cnntrain.models import MODELS
+
+Call = Callable[..., dict[str, Any]]
+ROOT = Path(__file__).resolve().parents[1]
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+QUIET = [
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+]
+
+
+class Page(HTMLParser):
+    """What a browser would find: elements with their attributes, and the text."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+@pytest.fixture
+def report(cnntrain: Call, folder: Path, tiny: tuple[str, ...]) -> Path:
+    """The page of a run that makes mistakes."""
+    cnntrain("fit", *tiny, "output_dir=run")
+    return Path(cnntrain("report", "run=run")["report"])
+
+
+def test_a_report_shows_what_was_measured(report: Path, cnntrain: Call) -> None:
+    found, page = cnntrain("eval", "run=run"), Page(report)
+    assert report == Path("run/report.html")
+    assert f"{100 * found['top1']:.2f} % (95 % interval" in page.text and "n = 48" in page.text
+    for word in ("lenet5 on synthetic", "trainer.epochs", "conv1", "Learning rate", "grating3", "fingerprint"):
+        assert word in page.text, word
+    again = page.text.rpartition("To do it again:")[2].strip().splitlines()
+    assert again[0].startswith("cnntrain fit model=lenet5 dataset=synthetic") and "seed=0" in again[0]
+    assert "output_dir" not in again[0] and again[1] == "cnntrain eval run=latest split=test weights=best"
+    assert len(page.all("svg")) == 4
+    pictures = [element["src"] for element in page.all("img")]
+    wrong = round(48 * (1 - found["top1"]))
+    assert len(pictures) == min(24, wrong) + 6  # mistakes and the kernels of conv1
+    shown = Image.open(io.BytesIO(base64.b64decode(str(pictures[0]).partition(",")[2])))
+    assert shown.size == (28, 28)
+
+
+def test_a_report_reaches_for_nothing(report: Path) -> None:
+    page, text = Page(report), report.read_text()
+    assert not page.all("script") and not page.all("link") and not page.all("iframe")
+    for tag, attributes in page.elements:
+        assert not [name for name in attributes if name.startswith("on")], tag
+        for name in ("src", "href", "xlink:href"):
+            if value := attributes.get(name):
+                assert value.startswith(("data:image/png;base64,", "#")), value
+    addresses = set(re.findall(r"https?://[^\s\"'<]+", text))
+    assert addresses == {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}  # names, never fetched
+    assert not re.search(r"url\((?!#)|@import", text)
+
+
+def test_names_cannot_become_markup(cnntrain: Call, folder: Path) -> None:
+    names = ["<script>alert(1)<", "<img src=x onerror=alert(1)>", 'a"b&amp;$c$']
+    generator = np.random.default_rng(0)
+    for part, many in (("train", 12), ("test", 6)):
+        for name in names:
+            place = folder / "photos" / part / name
+            place.mkdir(parents=True)
+            for i in range(many):
+                Image.fromarray(generator.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(place / f"{i}.png")
+    words = ["dataset.root=photos", "dataset.image_size=16", "augmentation=none", "trainer.epochs=1"]
+    cnntrain("fit", "model=softmax", "dataset=folder", *words, "trainer.batch_size=8", "output_dir='<b>run'")
+    page = Page(Path(cnntrain("report", "run='<b>run'")["report"]))
+    assert not page.all("script") and not page.all("b") and not [e for e in page.all("img") if "onerror" in e]
+    assert all(name in page.text for name in names) and "<b>run" in page.text
+    assert {element.get("title") for element in page.all("div")} >= set(names)
+
+
+def test_the_page_goes_where_it_is_asked_to(
+    report: Path, cnntrain: Call, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    found = cnntrain("report", "run=run", "output=page.html", "split=val", "weights=last")
+    assert set(found) == {"run_dir", "report", "split", "weights", "n", "top1", "top1_low", "top1_high"}
+    assert (found["report"], found["n"]) == ("page.html", 10) and "last weights" in (folder / "page.html").read_text()
+    for words, reason in (
+        (["run=run", "output=no/page.html"], "the folder no does not exist"),
+        (["run=run", "output=run"], "is a folder"),
+        (["run=nowhere"], "does not exist"),
+        (["run=run", "split=tset"], "split=test"),
+    ):
+        assert main(["report", *words]) == 2
+        assert reason in capfd.readouterr().err
+
+
+def test_a_report_evaluates_once_and_again_when_the_weights_change(
+    report: Path, cnntrain: Call, tiny: tuple[str, ...], capfd: pytest.CaptureFixture[str]
+) -> None:
+    cnntrain("fit", *tiny, "seed=1", "output_dir=other")
+    assert main(["report", "run=run"]) == 0
+    assert "evaluating" not in capfd.readouterr().err
+    shutil.copy("other/checkpoints/best.pt", "run/checkpoints/best.pt")
+    assert main(["report", "run=run"]) == 0
+    assert "evaluating run" in capfd.readouterr().err
+    assert f"loss</dt><dd>{cnntrain('eval', 'run=other')['loss']:.4f}<" in report.read_text()
+
+
+def test_changed_images_are_not_shown_beside_old_predictions(report: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    config = json.loads(Path("run/config.json").read_text())
+    config["dataset"]["test_images"] = 60
+    Path("run/config.json").write_text(json.dumps(config))
+    assert main(["report", "run=run"]) == 2
+    assert "evaluate again: cnntrain eval run=run" in capfd.readouterr().err
+
+
+def test_what_the_words_changed_is_listed_and_nothing_else(cnntrain: Call, folder: Path, tiny: tuple[str, ...]) -> None:
+    cnntrain("fit", *tiny, "model=mlp", "model.hidden=[12]", "dataset.val_size=0", "output_dir=run")
+    page = Page(Path(cnntrain("report", "run=run")["report"]))
+    expected = {"model.name", "model.hidden", "dataset.name", "dataset.train_images", "dataset.test_images"}
+    expected |= {"dataset.val_size", "trainer.epochs", "trainer.batch_size", "device"}
+    assert set(re.findall(r"<td><code>([\w.]+)</code>", (folder / "run" / "report.html").read_text())) == expected
+    assert "12 templates of fc1" in page.text  # 784 weights each, shown as pictures
+    assert page.text.count("validation") <= 1  # no curve of it
+
+
+def test_epochs_are_means_over_their_steps() -> None:
+    records = [
+        {"step": 4, "epoch": 1, "loss": 1.0},
+        {"step": 6, "epoch": 1, "loss": 4.0},
+        {"step": 12, "epoch": 2, "loss": 0.5},
+    ]
+    assert epoch_means(records, "loss") == [(1.0, 2.0), (2.0, 0.5)]
+
+
+def test_drawings_are_whole_elements_in_the_colours_of_the_page() -> None:
+    generator = np.random.default_rng(0)
+    probabilities = generator.dirichlet([0.5] * 4, size=50)
+    drawings = [
+        figures.curves({"training": [(1.0, 2.0), (2.0, 1.0)], "validation": [(1.0, 0.0)]}, "loss", log=True),
+        figures.curves({"training": []}, "top1"),
+        figures.reliability(probabilities, generator.integers(4, size=50)),
+    ]
+    for drawing in drawings:
+        assert ElementTree.fromstring(drawing).tag.endswith("svg")  # noqa: S314
+        assert "currentColor" in drawing and not [colour for colour in figures.COLOURS if colour in drawing]
+    assert "validation" in drawings[0]
+    assert figures.curves({"a": [(0.0, 1.0)]}, "x") == figures.curves({"a": [(0.0, 1.0)]}, "x")
+
+
+def test_the_surest_mistakes_come_first() -> None:
+    probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.05, 0.95], [0.6, 0.4]])
+    labels = np.array([0, 1, 0, 0, 1])
+    assert figures.worst_mistakes(probabilities, labels) == [3, 1, 2, 4]
+    assert figures.worst_mistakes(probabilities, labels, most=2) == [3, 1]
+    assert figures.worst_mistakes(np.eye(2), np.arange(2)) == []
+
+
+def test_weights_are_shown_where_they_are_pictures() -> None:
+    for name, shape, kind, size in (
+        ("lenet5", (1, 28, 28), "kernels", (6, 1, 5, 5)),
+        ("resnet20", (3, 32, 32), "kernels", (16, 3, 3, 3)),
+        ("softmax", (1, 28, 28), "templates", (10, 1, 28, 28)),
+        ("mlp", (3, 8, 9), "templates", (300, 3, 8, 9)),
+    ):
+        net = MODELS[name](shape, 10)
+        found = figures.first_filters(net, shape)
+        assert found is not None and (found[0], found[1].shape) == (kind, size)
+        assert figures.first_filters(net, (2, 28, 28)) is None
+        assert {figures.weight_picture(weight).dtype for weight in found[1]} == {np.dtype(np.uint8)}
+    grey = figures.weight_picture(np.array([[[0.0, 0.5], [-0.5, 0.25]]]))
+    assert grey[0, 0].tolist() == [255, 255, 255] and grey[0, 1, 0] > grey[0, 1, 2] and grey[1, 0, 2] > grey[1, 0, 0]
+    assert figures.weight_picture(np.zeros((3, 2, 2))).tolist() == [[[128] * 3] * 2] * 2
+
+
+def test_a_heat_picture_has_the_rows_of_the_matrix() -> None:
+    picture = figures.heat_picture(np.array([[4, 0], [1, 3]]))
+    assert picture.shape == (2, 2, 4) and picture[0, 0, 3] == 255 and picture[0, 1, 3] == 0
+    assert picture[1, 0, 3] == 128 and (picture[0, 0, :3] != picture[1, 0, :3]).any()
+
+
+def test_the_template_is_packaged() -> None:
+    assert (files("cnntrain.analysis") / "report.html.jinja").is_file()
+    wheel = pytest.importorskip("hatchling.builders.wheel")
+    included = {file.distribution_path for file in wheel.WheelBuilder(str(ROOT)).recurse_included_files()}
+    assert "cnntrain/analysis/report.html.jinja" in included
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_page_never_scrolls_sideways(report: Path, folder: Path, width: int) -> None:
+    frame = (
+        f'<iframe style="border:0;width:{width}px;height:900px" srcdoc="{html.escape(report.read_text())}"></iframe>'
+    )
+    script = (
+        "onload = () => { const page = document.querySelector('iframe').contentDocument;"
+        "const broken = [...page.images].filter(image => !image.naturalWidth).length;"
+        "const root = page.documentElement;"
+        "document.title = [root.scrollWidth, root.clientWidth, page.images.length, broken].join(' '); }"
+    )
+    (folder / "frame.html").write_text(f'<meta charset="utf-8">{frame}<script>{script}</script>', encoding="utf-8")
+    command = [str(BROWSER), *QUIET, f"--user-data-dir={folder / 'profile'}", "--window-size=1400,1000"]
+    command += ["--virtual-time-budget=5000", "--dump-dom", (folder / "frame.html").as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    found = re.search(r"<title>(\d+) (\d+) (\d+) (\d+)</title>", done.stdout)
+    assert found, done.stderr[-2000:]
+    scroll, client, images, broken = map(int, found.groups())
+    assert scroll <= client <= width and images > 6 and broken == 0
