@@ -41,14 +41,14 @@ Points = Sequence[tuple[float, float]]
 
 
 def curves(lines: Mapping[str, Points], what: str, *, log: bool = False) -> str:
-    """Draw up to two named lines of (epoch, value) as SVG; a single point is drawn as a dot."""
+    """Draw up to two lines of (epoch, value) as SVG, with their names where they have some; few points are dots."""
     with drawing(what) as (figure, axes):
         for (name, points), colour in zip(lines.items(), (FIRST, SECOND), strict=False):
             x, y = zip(*points, strict=True) if points else ((), ())
             axes.plot(x, y, color=colour, label=name, marker="o" if len(points) < 10 else None, markersize=3)
         if log and any(value > 0 for points in lines.values() for _, value in points):
             axes.set_yscale("log")
-        if len(lines) > 1:
+        if all(lines):
             axes.legend()
         axes.set_xlabel("epoch")
         return as_svg(figure, what)

@@ -1,5 +1,6 @@
 """`cnntrain compare`: runs side by side, and which of their differences can be believed."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,13 +55,13 @@ def run(composed: DictConfig) -> dict[str, Any]:
     entries = [read_entry(folder, name, cfg) for folder, name in zip(folders, short_names(folders), strict=True)]
     groups = group(entries)
     differing = differing_keys(groups)
-    label_of = {entry.folder: found for found in groups for entry in found.entries}
+    group_of = {entry.folder: members for members in groups for entry in members.entries}
     by_image, by_seed = over_images(entries), over_seeds(groups)
     found = {
         "split": cfg.split,
         "weights": cfg.weights,
         "differing": differing,
-        "runs": [as_json(entry, label_of[entry.folder], differing) for entry in entries],
+        "runs": [as_json(entry, group_of[entry.folder], differing) for entry in entries],
         "groups": [group_json(found) for found in groups],
         "over_images": by_image,
         "over_seeds": by_seed,
@@ -118,22 +119,15 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def group(entries: Sequence[Entry]) -> list[Group]:
-    """Gather the runs that differ in their seed only, in order of appearance, labelled A, B, C …"""
-    gathered: list[list[Entry]] = []
+    """Gather the runs that differ in their seed only, in order of appearance, labelled A … Z, AA …"""
+    gathered: dict[str, list[Entry]] = {}
     for entry in entries:
         experiment = {key: value for key, value in entry.settings.items() if key not in SAME}
-        for others in gathered:
-            if {key: value for key, value in others[0].settings.items() if key not in SAME} == experiment:
-                others.append(entry)
-                break
-        else:
-            gathered.append([entry])
-    return [Group(label(i), members, *size(members[0].folder)) for i, members in enumerate(gathered)]
-
-
-def label(number: int) -> str:
-    """Return A … Z, then A1 … Z1 and so on."""
-    return chr(ord("A") + number % 26) + (str(number // 26) if number >= 26 else "")
+        gathered.setdefault(json.dumps(experiment, sort_keys=True), []).append(entry)
+    return [
+        Group(chr(ord("A") + i % 26) * (i // 26 + 1), members, *size(members[0].folder))
+        for i, members in enumerate(gathered.values())
+    ]
 
 
 def size(folder: Path) -> tuple[int, int | None]:

@@ -105,14 +105,16 @@ def facts(net: nn.Module, found: Mapping[str, Any], record: Mapping[str, Any]) -
 
 def changed(settings: Mapping[str, Any], record: Mapping[str, Any]) -> list[Row]:
     """Return the settings that are not the defaults of `cnntrain fit` with the chosen model, dataset and so on."""
-    chosen = [f"{group}={settings[group]['name']}" for group in ("model", "dataset", "optimizer", "schedule")]
-    chosen += [word for word in record["argv"] if word.startswith(("augmentation=", "trainer="))]
-    try:
-        default = flat(config.plain(compose("fit", overrides=chosen)))
-    except HydraException:  # a group of the user's own that is not to be had here
-        default = flat(config.plain(compose("fit")))
+    usual_choices = compose("fit", return_hydra_config=True).hydra.runtime.choices
+    recipes = [word for word in record["argv"] if word.startswith("augmentation=")]
+    named = [f"{group}={settings[group]['name']}" for group in ("model", "dataset", "optimizer", "schedule")]
     standard = flat(config.plain(compose("fit")))
-    rows = []
+    try:
+        default = flat(config.plain(compose("fit", overrides=[*named, *recipes])))
+    except HydraException:  # an option of the user's own that is not to be had here
+        default, recipes = standard, []
+    rows = [{"key": "augmentation", "value": word.partition("=")[2]} for word in recipes]
+    rows = [row | {"default": usual_choices["augmentation"]} for row in rows]
     for key, value in flat(settings).items():
         usual = (standard if key.endswith(".name") else default).get(key)
         if value != usual and key not in ("output_dir", "resume"):
@@ -140,7 +142,7 @@ def curves(records: Sequence[Row]) -> dict[str, str]:
         if validated:
             lines["validation"] = [(row["epoch"], row[key]) for row in validated if row[key] is not None]
         drawn[caption] = figures.curves(lines, key, log=log)
-    drawn["Learning rate"] = figures.curves({"lr": [(row["step"] / per_epoch, row["lr"]) for row in trained]}, "lr")
+    drawn["Learning rate"] = figures.curves({"": [(row["step"] / per_epoch, row["lr"]) for row in trained]}, "lr")
     return drawn
 
 
