@@ -215,6 +215,7 @@ def test_mistakes_and_confusions_are_drawn() -> None:
     assert shown is not None and shown.dtype == torch.uint8 and shown.shape[0] == 3
     assert pictures.mistakes_picture(split, Outputs(torch.eye(3)[labels], labels), CARD) is None
     assert pictures.confusion_picture(wrong, CARD.classes).shape[0] == 3
+    assert set(pictures.evaluation_pictures(split, wrong, CARD)) == {"confusion", "mistakes"}
     many = Outputs(torch.eye(50), torch.arange(50))
     assert pictures.confusion_picture(many, [str(i) for i in range(50)]).float().std() > 0
 

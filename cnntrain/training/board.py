@@ -92,7 +92,7 @@ class Board:
 
     def _named(self, record: Mapping[str, Any]) -> dict[str, float]:
         """Return the scalars of a record by their names in TensorBoard."""
-        found = {tag: record[key] for key, tag in TAGS[record["kind"]].items() if record.get(key) is not None}
+        found = {tag: record[key] for key, tag in TAGS.get(record["kind"], {}).items() if record.get(key) is not None}
         if record["kind"] == "train":
             found["epoch"] = record["epoch"]
         if "seconds" in record:  # of the epoch, or of its part since the run was resumed

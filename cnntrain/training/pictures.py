@@ -58,6 +58,12 @@ def enlarge(image: Tensor, least: int = 256) -> Tensor:
     return image.repeat_interleave(factor, dim=1).repeat_interleave(factor, dim=2)
 
 
+def evaluation_pictures(split: Split, result: Outputs, card: Card) -> dict[str, Tensor]:
+    """Show what a network says of a split: the confusion matrix, and its mistakes if there are any."""
+    mistakes = mistakes_picture(split, result, card)
+    return {"confusion": confusion_picture(result, card.classes)} | ({} if mistakes is None else {"mistakes": mistakes})
+
+
 def mistakes_picture(split: Split, result: Outputs, card: Card) -> Tensor | None:
     """Show the images of `split` that were taken for another class, the surest mistakes first; None without any."""
     shares, predicted = result.logits.softmax(dim=1).max(dim=1)
