@@ -51,6 +51,7 @@ def curves(lines: Mapping[str, Points], what: str, *, log: bool = False) -> str:
         if all(lines):
             axes.legend()
         axes.set_xlabel("epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
         return as_svg(figure, what)
 
 

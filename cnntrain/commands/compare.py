@@ -57,9 +57,7 @@ def run(composed: DictConfig) -> dict[str, Any]:
     differing = differing_keys(groups)
     group_of = {entry.folder: members for members in groups for entry in members.entries}
     by_image, by_seed = over_images(entries), over_seeds(groups)
-    found = {
-        "split": cfg.split,
-        "weights": cfg.weights,
+    found = {"split": cfg.split, "weights": cfg.weights} | {
         "differing": differing,
         "runs": [as_json(entry, group_of[entry.folder], differing) for entry in entries],
         "groups": [group_json(found) for found in groups],
@@ -132,8 +130,8 @@ def group(entries: Sequence[Entry]) -> list[Group]:
 
 def size(folder: Path) -> tuple[int, int | None]:
     """Return the parameters and the multiplications of a run's network; None where a layer's cost is not known."""
-    card = read_card(runs.read_json(folder / runs.RECORD))
-    net = config.build_model(runs.read_json(folder / runs.CONFIG)["model"], card, device="meta")
+    settings, card = runs.read_json(folder / runs.CONFIG), read_card(runs.read_json(folder / runs.RECORD))
+    net = config.build_model(settings["model"], card, device="meta")
     params = sum(parameter.numel() for parameter in net.parameters())
     try:
         return params, sum(stage.macs for stage in geometry(net, card.shape))
