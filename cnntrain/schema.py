@@ -128,6 +128,7 @@ class Describe(Shared):
     """`cnntrain describe`."""
 
     run: str | None
+    models: list[str] | None
     model: Options
     dataset: Options
     data_root: str

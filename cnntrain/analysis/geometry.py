@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from cnntrain.models.layers import (
     Absolute,
@@ -80,18 +81,19 @@ class Cost:
 
 @dataclass(frozen=True)
 class StageGeometry:
-    """One row of a network's table; receptive field and stride are (height, width), with stride None all is seen.
+    """One row of a network's table; receptive field and stride are (height, width), with a stride of None all is seen.
 
-    `numbers` are written for one image: times four bytes, the memory of its activations in fp32.
+    What cannot be known of a foreign part is None: receptive field and stride, connections. `numbers` are written for
+    one image: times four bytes, the memory of its activations in fp32.
     """
 
     name: str
     out_shape: Shape
-    receptive_field: tuple[int, int]
-    stride: tuple[int | None, int | None]
+    receptive_field: tuple[int, int] | None
+    stride: tuple[int | None, int | None] | None
     params: int
     macs: int
-    connections: int
+    connections: int | None
     numbers: int
 
     @property
@@ -115,6 +117,29 @@ def geometry(net: nn.Sequential, in_shape: Shape) -> list[StageGeometry]:
         fields, strides = (spans[0].size, spans[1].size), (spans[0].jump, spans[1].jump)
         params = sum(fresh.values())
         rows.append(StageGeometry(name, shape, fields, strides, params, cost.macs, cost.connections, cost.numbers))
+    return rows
+
+
+def outline(net: nn.Sequential, in_shape: Shape) -> list[StageGeometry]:
+    """Return the rows of a network of any layers, on the meta device: shapes, parameters and what torch counts."""
+    rows: list[StageGeometry] = []
+    x, numbers = torch.empty(1, *in_shape, device="meta"), [0]
+
+    def count(module: nn.Module, inputs: object, out: object) -> None:
+        if isinstance(out, Tensor) and not list(module.children()) and not isinstance(module, nn.Identity | nn.Flatten):
+            numbers[-1] += math.prod(out.shape)
+
+    handles = [module.register_forward_hook(count) for module in net.modules()]
+    with torch.no_grad():
+        for name, stage in net.eval().named_children():
+            numbers.append(0)
+            with FlopCounterMode(display=False) as counter:
+                x = stage(x)
+            params = sum(parameter.numel() for parameter in stage.parameters())
+            macs = counter.get_total_flops() // 2
+            rows.append(StageGeometry(name, tuple(x.shape[1:]), None, None, params, macs, None, numbers[-1]))
+    for handle in handles:
+        handle.remove()
     return rows
 
 

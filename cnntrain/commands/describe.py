@@ -1,71 +1,145 @@
-"""`cnntrain describe`: the table of a network's stages."""
+"""`cnntrain describe`: the table of a network's stages, or several networks side by side."""
 
 from typing import Any
 
 from omegaconf import DictConfig
+from torch import nn
 
 from cnntrain import config, runs, schema
-from cnntrain.analysis.geometry import StageGeometry, geometry
+from cnntrain.analysis.geometry import StageGeometry, geometry, outline
 from cnntrain.commands.loading import read_card
-from cnntrain.models.stages import describe_shape
+from cnntrain.models import MODELS
+from cnntrain.models.googlenet import PUBLISHED
+from cnntrain.models.stages import Shape, StageError, describe_shape
+from cnntrain.progress import say
 from cnntrain.tables import render
+
+BYTES = 4  # of a number in fp32
 
 
 def run(composed: DictConfig) -> dict[str, Any]:
-    """Print a network's stages; return what `--json` prints. No weight is drawn and no image read."""
+    """Print a network's stages; return what `--json` prints. No image is read, no weight of ours drawn."""
     cfg = config.read(schema.Describe, composed)
+    if cfg.models:
+        return compare(cfg, cfg.models)
     if cfg.run:
         folder = runs.find(cfg.run)
         options = runs.read_json(folder / runs.CONFIG)["model"]
         card = read_card(runs.read_json(folder / runs.RECORD))
     else:
         options, card = cfg.model, config.dataset_card(cfg.dataset, cfg.data_root)
-    net = config.build_model(options, card, device="meta")
-    stages = geometry(net, card.shape)
-    total = {
-        "params": sum(stage.params for stage in stages),
-        "macs": sum(stage.macs for stage in stages),
-        "connections": sum(stage.connections for stage in stages),
-    }
+    stages = measured(config.build_model(options, card, device="meta"), card.shape)
+    total = totals(stages)
     removed = f" without {', '.join(options['remove'])}" if options.get("remove") else ""
     if cfg.table == "text":
-        print(f"{options['name']}{removed} for {describe_shape(card.shape)} images of {len(card.classes)} classes\n")
+        name = " ".join(filter(None, (options["name"], options.get("arch"))))
+        print(f"{name}{removed} for {describe_shape(card.shape)} images of {len(card.classes)} classes\n")
     bottom = {"stage": "total", "output": "", "receptive field": "", "stride": "", **short(total)}
     print(render([*(row(stage) for stage in stages), bottom], cfg.table))
+    if options["name"] == "googlenet" and cfg.table == "text":
+        print(
+            "\nthe paper's table (224×224 images, 1000 classes; K = 1024 weights, M = a million) beside the exact one"
+        )
+        print("where they differ; its first row is model.stem=separable\n")
+        print(render(published()))
     return {
         "model": options["name"],
         "in_shape": list(card.shape),
         **total,
-        "flops": 2 * total["macs"],
         "stages": [as_json(stage) for stage in stages],
     }
 
 
-def short(counts: dict[str, int]) -> dict[str, int]:
-    """Name the counted columns as the table does."""
-    return {"parameters": counts["params"], "MACs": counts["macs"], "connections": counts["connections"]}
+def compare(cfg: schema.Describe, names: list[str]) -> dict[str, Any]:
+    """Print one line a network, each with its default options for the images of one dataset."""
+    card = config.dataset_card(cfg.dataset, cfg.data_root)
+    found = []
+    for name in names:
+        try:
+            stages = measured(config.build_model({"name": name}, card, device="meta"), card.shape)
+        except StageError as error:
+            raise StageError(f"{name}: {error}") from error
+        found.append({"model": name, "stages": len(stages), **totals(stages)})
+    if cfg.table == "text":
+        print(f"for {describe_shape(card.shape)} images of {len(card.classes)} classes\n")
+    print(render([{"model": one["model"], "stages": one["stages"], **short(one)} for one in found], cfg.table))
+    return {"in_shape": list(card.shape), "models": found}
+
+
+def measured(net: nn.Sequential, shape: Shape) -> list[StageGeometry]:
+    """Return the rows of a network; of a foreign one, whose layers have no known receptive field, an outline."""
+    if reason := getattr(net, "observe_only", None):
+        say(f"one stage, to be observed only: {reason}")
+    try:
+        return geometry(net, shape)
+    except (TypeError, ValueError) as error:
+        say(f"without receptive fields and connections: {error}")
+        return outline(net, shape)
+
+
+def totals(stages: list[StageGeometry]) -> dict[str, Any]:
+    """Return the sums over the stages; connections are None where one is not known."""
+    connections = [stage.connections for stage in stages if stage.connections is not None]
+    macs = sum(stage.macs for stage in stages)
+    return {
+        "params": sum(stage.params for stage in stages),
+        "macs": macs,
+        "flops": 2 * macs,
+        "activation_bytes": BYTES * sum(stage.numbers for stage in stages),
+        "connections": sum(connections) if len(connections) == len(stages) else None,
+    }
+
+
+def short(counts: dict[str, Any]) -> dict[str, Any]:
+    """Name the counted columns as the table does; activations are those of one image in fp32."""
+    return {
+        "parameters": counts["params"],
+        "MACs": counts["macs"],
+        "FLOPs": counts["flops"],
+        "activations kB": round(counts["activation_bytes"] / 1024),
+        "connections": counts["connections"],
+    }
 
 
 def row(stage: StageGeometry) -> dict[str, object]:
     """Return a stage as a line of the table."""
-    counts = {"params": stage.params, "macs": stage.macs, "connections": stage.connections}
+    field, stride = stage.receptive_field, stage.stride
+    steps = None if stride is None else "all" if None in stride else describe_shape(tuple(s or 0 for s in stride))
     return {
         "stage": stage.name,
         "output": describe_shape(stage.out_shape),
-        "receptive field": describe_shape(stage.receptive_field),
-        "stride": "all" if stage.stride[0] is None else describe_shape(tuple(s or 0 for s in stage.stride)),
-        **short(counts),
+        "receptive field": None if field is None else describe_shape(field),
+        "stride": steps,
+        **short(totals([stage])),
     }
 
 
 def as_json(stage: StageGeometry) -> dict[str, Any]:
-    """Return a stage for `--json`; a stride of null sees the whole image."""
+    """Return a stage for `--json`; a stride of [null, null] sees the whole image, null is not known."""
     return {
         "name": stage.name,
         "out_shape": list(stage.out_shape),
-        "params": stage.params,
-        "macs": stage.macs,
-        "connections": stage.connections,
-        "receptive_field": list(stage.receptive_field),
-        "stride": list(stage.stride),
+        **totals([stage]),
+        "receptive_field": stage.receptive_field and list(stage.receptive_field),
+        "stride": stage.stride and list(stage.stride),
     }
+
+
+def published() -> list[dict[str, object]]:
+    """Return GoogLeNet's rows of weights and multiplications as printed and as they are, where they differ."""
+    shape: Shape = (3, 224, 224)
+    net = MODELS["googlenet"](shape, 1000, device="meta")
+    weights = {
+        name: sum(tensor.numel() for tensor in stage.parameters() if tensor.ndim > 1)
+        for name, stage in net.named_children()
+    }
+    macs = {stage.name: stage.macs for stage in geometry(net, shape)}
+    for counts in (weights, macs):
+        counts["conv2"] += counts["conv2_reduce"]  # one row in the paper
+    rows: list[dict[str, object]] = []
+    for name, (thousands, millions) in PUBLISHED.items():
+        exact = round(weights[name] / 1024, 1), round(macs[name] / 1e6, 1)
+        if abs(exact[0] - thousands) > 1 or abs(exact[1] - millions) > 1:
+            printed = {"stage": name, "printed K": thousands, "exact K": exact[0]}
+            rows.append(printed | {"printed M": millions, "exact M": exact[1]})
+    return rows

@@ -13,6 +13,7 @@ import torch
 from cnntrain.bounds import Count, NonNegative, Positive
 from cnntrain.data.downloads import DOWNLOADS, card_of, reader_of
 from cnntrain.data.folder import folder_card, read_folder
+from cnntrain.data.imagenet import imagenet_card, read_imagenet
 from cnntrain.data.images import resized
 from cnntrain.data.sources import Card, Dataset, Files, Pixels, Progress, Split, resident, statistics
 from cnntrain.data.splits import carve, class_weights, counts_of, keep_card, keep_classes, subset
@@ -97,6 +98,7 @@ DATASETS: dict[str, DatasetEntry] = {
     "digits": DatasetEntry(digits_card, read_digits),
     **{name: DatasetEntry(card_of(name), reader_of(name)) for name in DOWNLOADS},
     "folder": DatasetEntry(folder_card, read_folder),
+    "imagenet": DatasetEntry(imagenet_card, read_imagenet),
     "synthetic": DatasetEntry(synthetic_card, read_synthetic),
 }
 

@@ -9,6 +9,7 @@ from cnntrain.models.alexnet import alexnet
 from cnntrain.models.all_cnn import all_cnn
 from cnntrain.models.caltech import caltech_convnet
 from cnntrain.models.convnet import convnet
+from cnntrain.models.foreign import timm, torchvision
 from cnntrain.models.googlenet import googlenet, googlenet_heads
 from cnntrain.models.heads import Heads
 from cnntrain.models.lenet import lenet5, lenet5_1998
@@ -47,6 +48,8 @@ MODELS: dict[str, Callable[..., nn.Sequential]] = {
     **{f"preact_resnet{depth}": partial(preact_resnet, depth) for depth in (164, 1001)},
     **{f"lm_resnet{depth}": partial(lm_resnet, depth) for depth in (20, 32, 44, 56, 110)},
     **{f"wrn_{depth}_{factor}": partial(wide_resnet, depth, factor) for depth, factor in ((28, 10), (16, 8), (40, 4))},
+    "torchvision": torchvision,
+    "timm": timm,
 }
 
 # The companions that train a network with auxiliary classifiers.
