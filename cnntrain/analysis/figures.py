@@ -42,6 +42,8 @@ Points = Sequence[tuple[float, float]]
 
 def curves(lines: Mapping[str, Points], what: str, *, log: bool = False) -> str:
     """Draw up to two lines of (epoch, value) as SVG, with their names where they have some; few points are dots."""
+    from matplotlib.ticker import MaxNLocator
+
     with drawing(what) as (figure, axes):
         for (name, points), colour in zip(lines.items(), (FIRST, SECOND), strict=False):
             x, y = zip(*points, strict=True) if points else ((), ())
@@ -51,7 +53,7 @@ def curves(lines: Mapping[str, Points], what: str, *, log: bool = False) -> str:
         if all(lines):
             axes.legend()
         axes.set_xlabel("epoch")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
         return as_svg(figure, what)
 
 
