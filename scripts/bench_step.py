@@ -32,7 +32,8 @@ from torchvision import transforms
 
 from cnntrain.data.augmentation import AUGMENTATIONS, Part
 from cnntrain.data.datasets import load
-from cnntrain.data.feeds import Batch, Feed, ResidentFeed
+from cnntrain.data.feeds import Feed, ResidentFeed
+from cnntrain.data.rendering import Batch
 from cnntrain.data.sources import Dataset as Images
 from cnntrain.data.sources import Pixels
 from cnntrain.devices import choose_precision, hardware, prepare

@@ -3,7 +3,7 @@
     python scripts/chaos.py --kills 100
     python scripts/chaos.py --kills 20 -- model=resnet20 dataset=synthetic dataset.channels=3 trainer.ema=0.99
 
-Words after `--` are settings of `cnntrain fit` instead of the default ones. Each life of the training is the same command
+Words after `--` are settings of `cnntrain fit` instead of the default ones. Each life of the training is one command
 line; it is killed with SIGKILL after a random time from its first step on, and the last life runs to its end. Then
 weights, optimizer, place and metrics of the two runs must agree to the bit. Exit code 1 if they do not.
 """

@@ -64,6 +64,7 @@ def refused(folder: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., st
 TINY = (
     *("model=lenet5", "dataset=synthetic", "dataset.train_images=96", "dataset.test_images=48", "augmentation=none"),
     *("trainer.epochs=2", "trainer.batch_size=16", "optimizer.lr=0.05", "device=cpu"),
+    "trainer.tensorboard=false",
 )
 
 

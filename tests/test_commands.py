@@ -48,6 +48,21 @@ def test_fit_leaves_a_run_that_eval_rebuilds_to_the_same_numbers(
     assert json.loads((run / "eval" / "test_best" / "results.json").read_text())["top1"] == found["top1"]
 
 
+def test_tensorboard_shows_every_record_and_nothing_twice_after_a_resume(
+    cnntrain: Call, folder: Path, tiny: tuple[str, ...]
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    words = [*tiny, "trainer.tensorboard=true", "schedule=constant", "output_dir=run"]
+    cnntrain("fit", *words, "trainer.epochs=1")
+    cnntrain("fit", *words, "trainer.epochs=2")
+    events = EventAccumulator(str(folder / "run" / "tensorboard"))
+    events.Reload()
+    steps = [event.step for event in events.Scalars("val/top1")]
+    assert steps == [5, 10] and [event.step for event in events.Scalars("train/loss")] == [5, 10]
+    assert {"batch", "confusion"} <= set(events.Tags()["images"])
+
+
 def test_two_fits_are_equal_to_the_bit_and_workers_change_nothing(
     cnntrain: Call, folder: Path, tiny: tuple[str, ...]
 ) -> None:

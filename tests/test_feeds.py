@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cnntrain.data import feeds
+from cnntrain.data import workers
 from cnntrain.data.augmentation import AUGMENTATIONS, Part
-from cnntrain.data.feeds import Batch, Normalise, ResidentFeed, StreamedFeed, plan_epoch, sweep
+from cnntrain.data.feeds import ResidentFeed, StreamedFeed, plan_epoch, sweep
+from cnntrain.data.rendering import Batch, Normalise
 from cnntrain.data.sources import Card, Pixels, Split
 from cnntrain.errors import CnntrainError, InputError
 
@@ -151,8 +152,8 @@ def test_statistics_for_other_channels_are_refused() -> None:
 
 def test_a_sweep_shows_a_split_in_order_to_its_last_image() -> None:
     data = split(3)
-    for workers in (0, 1):
-        batches = list(sweep(data, card(3), batch_size=16, device=CPU, workers=workers))
+    for count in (0, 1):
+        batches = list(sweep(data, card(3), batch_size=16, device=CPU, workers=count))
         assert [len(y) for _, y in batches] == [16, 16, 16, 2]
         assert torch.equal(torch.cat([y for _, y in batches]), data.labels)
         expected = Normalise(card(3), CPU)(data.source.images)  # type: ignore[attr-defined]
@@ -195,13 +196,13 @@ class Endless(Unreadable):
 def test_f25_a_dead_or_hung_worker_is_named_with_what_it_read(
     source: type[Unreadable], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feeds, "HUNG_SECONDS", 3)
+    monkeypatch.setattr(workers, "HUNG_SECONDS", 3)
     data = Split(source(), torch.zeros(16, dtype=torch.int64))  # type: ignore[arg-type]
     feed, began = StreamedFeed(data, card(1), workers=1, batch_size=16, seed=0, device=CPU, parts={}), time.monotonic()
     with pytest.raises(CnntrainError, match=r"DataLoader.*it was reading image 3$"):
         feed.seek(0, 0)
         feed.batch()
-    monkeypatch.setattr(feeds.end_workers, "__defaults__", (0.5,))
+    monkeypatch.setattr(workers.end_workers, "__defaults__", (0.5,))
     feed.close()
     assert time.monotonic() - began < 20 and not multiprocessing.active_children()
 

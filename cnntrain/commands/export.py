@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from cnntrain import config, runs, schema
 from cnntrain.commands.loading import load_run
-from cnntrain.data.feeds import Normalise
+from cnntrain.data.rendering import Normalise
 from cnntrain.data.sources import Card
 from cnntrain.devices import prepare
 from cnntrain.draws import generator

@@ -18,7 +18,9 @@ from cnntrain.progress import clock, follow, say
 from cnntrain.schema import Fit
 from cnntrain.tables import interval, percent
 from cnntrain.training import checkpoints
+from cnntrain.training.board import open_board
 from cnntrain.training.loop import train
+from cnntrain.training.pictures import batch_picture, evaluation_pictures, filter_pictures
 from cnntrain.training.signals import Signals
 
 TRIES = 3  # saves in a row that may fail before the training gives up
@@ -81,6 +83,8 @@ class Training:
         runs.write_json(folder / runs.CONFIG, settings)
         self.record = self.provenance()
         runs.write_json(folder / runs.RECORD, self.record)
+        self.settings = settings
+        self.board = open_board(folder / "tensorboard", self.at.step, self.cfg.trainer.tensorboard)
 
     def provenance(self) -> dict[str, Any]:
         """Return where this run comes from; the sessions before this one keep their place in it."""
@@ -122,17 +126,24 @@ class Training:
             raise
         finally:
             self.built.feed.close()
+            if ending != "done":
+                self.board.close()
             self.record |= {"seconds": before + time.perf_counter() - began, "exit": ending}
             runs.write_json(self.folder / runs.RECORD, self.record)
         result = self.result()
         runs.write_json(self.folder / runs.RESULTS, result)
+        self.finish_board(result)
         report(result)
         return result
 
     def follow(self, signals: Signals) -> None:
         """Log every record and keep the checkpoints, until the loop ends."""
-        trainer = self.cfg.trainer
-        built = self.built
+        trainer, built = self.cfg.trainer, self.built
+        epoch, turn = divmod(self.at.step, built.per_epoch)
+        built.feed.seek(epoch, turn * trainer.accumulate)
+        self.board.pictures(
+            self.at.step, lambda: {"batch": batch_picture(built.feed.batch().images, built.dataset.card)}
+        )
         records = train(
             built.learner,
             built.feed,
@@ -164,6 +175,16 @@ class Training:
             samples_per_step=trainer.batch_size * trainer.accumulate,
         )
 
+    def finish_board(self, result: dict[str, Any]) -> None:
+        """Show what the last network says of the validation images, and the settings with the final numbers."""
+        built, val = self.built, self.built.dataset.val
+        if val:
+            self.board.pictures(self.at.step, lambda: evaluation_pictures(val, built.outputs(val), built.dataset.card))
+        numbers = {"train/loss": result["train"]["loss"], "train/top1": result["train"]["top1"]}
+        if result["best"]:
+            numbers |= {"best/loss": result["best"]["loss"], "best/top1": result["best"]["top1"]}
+        self.board.close(self.settings, numbers)
+
     def between_steps(self, signals: Signals) -> bool:
         """Save when asked to, and say whether to stop."""
         if signals.save_asked:
@@ -179,6 +200,10 @@ class Training:
             self.records += 1
         except OSError as error:
             say(f"warning: {self.folder / runs.METRICS} cannot be written: {error}")
+        self.board.record(record)
+        if record["kind"] == "val":
+            net, card = self.built.learner.evaluated, self.built.dataset.card
+            self.board.pictures(record["step"], lambda: filter_pictures(net, card))
 
     def save(self, which: str) -> None:
         """Keep the best weights at once, the last state at an epoch's end if some time has passed since."""

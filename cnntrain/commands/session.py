@@ -12,12 +12,12 @@ from cnntrain.commands.loading import start_from
 from cnntrain.data.augmentation import Part
 from cnntrain.data.datasets import fingerprint
 from cnntrain.data.feeds import Feed, ResidentFeed, StreamedFeed, sweep
-from cnntrain.data.sources import Dataset, Pixels
+from cnntrain.data.sources import Dataset, Pixels, Split
 from cnntrain.data.splits import class_weights
 from cnntrain.devices import choose_device, choose_precision
 from cnntrain.errors import InputError
 from cnntrain.schema import Fit
-from cnntrain.training.evaluate import outputs, score
+from cnntrain.training.evaluate import Outputs, outputs, score
 from cnntrain.training.learner import Learner
 
 Batches = TypeVar("Batches")
@@ -42,19 +42,20 @@ class Session:
 
     def validate(self, net: nn.Sequential, stop: Callable[[], bool]) -> dict[str, float] | None:
         """Score a network on the validation images; None when `stop` said so on the way."""
-        split = self.dataset.val
-        assert split is not None
-        batches = sweep(
-            split,
-            self.dataset.card,
-            batch_size=self.cfg.trainer.eval_batch_size,
-            device=self.device,
-            workers=self.cfg.dataset["workers"],
-        )
+        assert self.dataset.val is not None
         try:
-            return score(outputs(net, until(stop, batches), precision=self.precision))
+            return score(outputs(net, until(stop, self.sweep(self.dataset.val)), precision=self.precision))
         except ValidationStopped:
             return None
+
+    def sweep(self, split: Split) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield the images and labels of a split."""
+        size, workers = self.cfg.trainer.eval_batch_size, self.cfg.dataset["workers"]
+        return sweep(split, self.dataset.card, batch_size=size, device=self.device, workers=workers)
+
+    def outputs(self, split: Split) -> Outputs:
+        """Return what the network says of a split."""
+        return outputs(self.learner.evaluated, self.sweep(split), precision=self.precision)
 
 
 class ValidationStopped(Exception):  # noqa: N818 - it is no error
