@@ -298,7 +298,7 @@ def test_single_run_leaves_nothing_and_keeps_the_folder(command: Callable[..., l
     ("error", "code", "message"),
     [
         (InputError("no such\n  thing"), 2, "no such thing"),
-        (NonFiniteError("loss is nan"), 3, "loss is nan"),
+        (NonFiniteError("loss is nan", 3), 3, "loss is nan"),
         (CheckpointError("torn"), 4, "torn"),
         (ZeroDivisionError("by zero"), 1, "ZeroDivisionError: by zero (CNNTRAIN_TRACEBACK=1 shows where)"),
     ],
@@ -455,7 +455,7 @@ def test_failed_job_of_a_sweep_is_named(
 ) -> None:
     def run(cfg: DictConfig) -> dict[str, Any]:
         if cfg.seed == 1:
-            raise NonFiniteError("loss is nan")
+            raise NonFiniteError("loss is nan", 3)
         return {}
 
     seen = command(run)
