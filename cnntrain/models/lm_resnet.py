@@ -62,8 +62,8 @@ def lm_resnet(depth: int, in_shape: Shape, num_classes: int, **build: Unpack[Bui
     """6n + 2 layers as the CIFAR ResNet has them, in blocks that remember one step more."""
     makers: dict[str, Maker] = {"conv1": conv(16, 3, padding=1, norm=True), "start": lambda shape: Twice()}
     for group, width in enumerate((16, 32, 64), 1):
-        for number in range(1, (depth - 2) // 6 + 1):
-            stride = 2 if group > 1 and number == 1 else 1
-            makers[f"block{group}_{number}"] = multistep_block(width, stride)
+        makers[f"block{group}_1"] = multistep_block(width, 1 if group == 1 else 2)
+        later = range(2, (depth - 2) // 6 + 1)
+        makers |= dict.fromkeys((f"block{group}_{number}" for number in later), multistep_block(width, 1))
     makers |= {"end": lambda shape: FirstHalf(), "pool": global_average(), "fc": linear(num_classes)}
     return assemble(makers, in_shape, out_shape=(num_classes,), keep=("start", "end"), init=he_normal, **build)

@@ -70,10 +70,9 @@ def residual(
     makers = {"conv1": by_size(in_shape, small=stem(3, 1), medium=stem(7, 2), large=stem(7, 2))}
     makers |= by_size(in_shape, small={}, medium=pool_one(), large=pool_one())
     for group, blocks in enumerate(BLOCKS[depth], 1):
-        for number in range(1, blocks + 1):
-            stride = 2 if group > 1 and number == 1 else 1
-            width = 64 * 2 ** (group - 1) * expansion
-            makers[f"block{group}_{number}"] = block(width, stride, group == number == 1)
+        width = 64 * 2 ** (group - 1) * expansion
+        makers[f"block{group}_1"] = block(width, 1 if group == 1 else 2, group == 1)
+        makers |= dict.fromkeys((f"block{group}_{number}" for number in range(2, blocks + 1)), block(width, 1, False))
     if preactivation:
         makers["norm"] = norm_act()
     makers |= {"pool": global_average(), "fc": linear(num_classes)}

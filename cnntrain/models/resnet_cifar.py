@@ -35,9 +35,9 @@ def resnet_cifar(
         else conv(16, 3, padding=1, norm=True)
     }
     for group, width in enumerate((16, 32, 64), 1):
-        for number in range(1, (depth - 2) // 6 + 1):
-            stride = 2 if group > 1 and number == 1 else 1
-            makers[f"block{group}_{number}"] = block(width, stride, group == number == 1)
+        makers[f"block{group}_1"] = block(width, 1 if group == 1 else 2, group == 1)
+        later = range(2, (depth - 2) // 6 + 1)
+        makers |= dict.fromkeys((f"block{group}_{number}" for number in later), block(width, 1, False))
     if preactivation:
         makers["norm"] = norm_act()
     makers |= {"pool": global_average(), "fc": linear(num_classes)}
@@ -48,8 +48,9 @@ def preact_resnet(depth: int, in_shape: Shape, num_classes: int, **build: Unpack
     """9n + 2 layers: pre-activation bottlenecks that end in 64, 128 and 256 channels (ResNet-164 and 1001)."""
     makers: dict[str, Maker] = {"conv1": conv(16, 3, padding=1, bias=False, activation="none")}
     for group, width in enumerate((64, 128, 256), 1):
-        for number in range(1, (depth - 2) // 9 + 1):
-            stride = 2 if group > 1 and number == 1 else 1
-            makers[f"block{group}_{number}"] = preact_bottleneck_block(width, stride=stride, share=group == number == 1)
+        first = preact_bottleneck_block(width, stride=1 if group == 1 else 2, share=group == 1)
+        later = range(2, (depth - 2) // 9 + 1)
+        makers[f"block{group}_1"] = first
+        makers |= dict.fromkeys((f"block{group}_{number}" for number in later), preact_bottleneck_block(width))
     makers |= {"norm": norm_act(), "pool": global_average(), "fc": linear(num_classes)}
     return assemble(makers, in_shape, out_shape=(num_classes,), init=he_normal, **build)

@@ -57,11 +57,14 @@ def assemble(
     """
     check_names(makers, remove, keep)
     shape, stages = tuple(in_shape), OrderedDict[str, nn.Module]()
+    known: dict[tuple[Maker, Shape], Shape] = {}  # makers are pure: one pass serves all stages of a maker
     for name in (name for name in makers if name not in remove):
         try:
             with torch.device("meta"):
                 stage = makers[name](shape)
-            after = shape_after(stage, shape)
+            if (makers[name], shape) not in known:
+                known[makers[name], shape] = shape_after(stage, shape)
+            after = known[makers[name], shape]
         except (ValueError, RuntimeError, IndexError) as error:
             raise StageError(f"stage {name!r}: {error} ({describe_shape(shape)} arrives{without(remove)})") from error
         if device != "meta":

@@ -19,12 +19,10 @@ def wide_resnet(
     """6n + 4 layers: n pre-activation blocks each of 16, 32 and 64 channels times `factor`, dropout inside them."""
     makers: dict[str, Maker] = {"conv1": conv(16, 3, padding=1, bias=False, activation="none")}
     for group, width in enumerate((16, 32, 64), 1):
-        for number in range(1, (depth - 4) // 6 + 1):
-            makers[f"block{group}_{number}"] = preact_basic_block(
-                width * factor,
-                stride=2 if group > 1 and number == 1 else 1,
-                share=group == number == 1,
-                dropout=dropout,
-            )
+        wide, stride = width * factor, 1 if group == 1 else 2
+        makers[f"block{group}_1"] = preact_basic_block(wide, stride=stride, share=group == 1, dropout=dropout)
+        later = range(2, (depth - 4) // 6 + 1)
+        block = preact_basic_block(wide, dropout=dropout)
+        makers |= dict.fromkeys((f"block{group}_{number}" for number in later), block)
     makers |= {"norm": norm_act(), "pool": global_average(), "fc": linear(num_classes)}
     return assemble(makers, in_shape, out_shape=(num_classes,), init=he_normal, **build)
