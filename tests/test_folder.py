@@ -207,7 +207,7 @@ def test_a_bad_file_met_while_streaming_is_named_across_processes(tmp_path: Path
 def test_progress_reaches_the_number_of_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     seen: list[tuple[int, int]] = []
     load("folder", tree(tmp_path, each=100), {}, on_progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(64, 144), (128, 144), (144, 144), (40, 40), (16, 16)]
+    assert seen == [(64, 144), (128, 144), (144, 144), (16, 16), (40, 40)]
     assert capsys.readouterr().out == ""
 
 

@@ -152,7 +152,7 @@ def test_what_the_words_changed_is_listed_and_nothing_else(cnntrain: Call, folde
         "dataset.train_images",
         "dataset.test_images",
     }
-    expected |= {"dataset.val_size", "trainer.epochs", "trainer.batch_size", "device"}
+    expected |= {"dataset.val_size", "trainer.epochs", "trainer.batch_size", "trainer.tensorboard", "device"}
     assert set(re.findall(r"<td><code>([\w.]+)</code>", (folder / "run" / "report.html").read_text())) == expected
     assert "12 templates of fc1" in page.text  # 784 weights each, shown as pictures
     assert "validation" not in page.text  # there is no curve of it
