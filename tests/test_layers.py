@@ -1,6 +1,7 @@
 """What single layers compute, each against another way to compute it."""
 
 import math
+from typing import get_args
 
 import pytest
 import torch
@@ -8,7 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from cnntrain.models import MODELS
-from cnntrain.models.blocks import conv, unpooled
+from cnntrain.models.blocks import Activation, conv, unpooled
+from cnntrain.models.convnet import Convolution, Norm, Pooling
 from cnntrain.models.convolutions import maxout_conv, transposed_conv
 from cnntrain.models.layers import (
     FractionalMaxPool2d,
@@ -231,3 +233,32 @@ def test_lm_resnet_follows_its_recursion() -> None:
     after, kept = block(torch.cat([now, last], 1)).chunk(2, 1)
     torch.testing.assert_close(after, (1.5 * now - 0.5 * last + block.main(now)).relu())  # type: ignore[operator]
     assert torch.equal(kept, now)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        *(("convolution", value) for value in get_args(Convolution)),
+        *(("norm", value) for value in get_args(Norm)),
+        *(("activation", value) for value in get_args(Activation)),
+        *(("pool", value) for value in get_args(Pooling)),
+        *(("groups", 2), ("dilation", 2), ("hidden", 0), ("dropout", 0.5), ("widths", [4, 4, 4]), ("kernel", 5)),
+    ],
+)
+def test_every_kind_of_layer_is_a_word_away_and_learns(option: str, value: object) -> None:
+    torch.manual_seed(0)
+    options = {"widths": [4, 8], "hidden": 16, "activation": "tanh", option: value}
+    net = MODELS["convnet"]((1, 16, 16), 3, **options)
+    x, y = torch.randn(6, 1, 16, 16), torch.arange(6) % 3
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.05)
+    losses = []
+    for _ in range(40):
+        loss = F.cross_entropy(net(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
+    out = net.eval()(x)
+    assert torch.equal(out, net(x)) and out.isfinite().all()
