@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
 from cnntrain.models import MODELS
 from cnntrain.models.stages import Shape, StageError
@@ -15,7 +14,7 @@ from cnntrain.models.stages import Shape, StageError
 REFUSALS = json.loads((Path(__file__).parent / "golden" / "refusals.json").read_text())
 OWN = [name for name in MODELS if name not in ("torchvision", "timm")]
 GRAY = ("softmax", "mlp", "lenet5", "lenet5_1998", "convnet", "locally_connected", "maxout")
-LONG = 32  # stages; of longer networks the first, the last and the strided block of each resolution stand for all
+LONG = 28  # stages; of longer networks the first, the last and the strided block of each resolution stand for all
 SHORT = 16  # stages; gradients through the longer ones flow through the same blocks
 
 
@@ -67,7 +66,7 @@ def test_every_removal_trains_or_is_refused_for_a_known_reason(name: str) -> Non
 
 
 def test_the_last_stage_of_every_network_stays() -> None:
-    for name in OWN:
-        last = [stage for stage, _ in nn.Module.named_children(MODELS[name](images(name), 10, device="meta"))][-1]
+    for name in ("softmax", "lenet5_1998", "nin", "all_cnn", "googlenet", "lm_resnet20", "wrn_16_8", "vgg19"):
+        last = [stage for stage, _ in MODELS[name](images(name), 10, device="meta").named_children()][-1]
         with pytest.raises(StageError, match="is the last"):
             MODELS[name](images(name), 10, remove=[last], device="meta")
