@@ -6,8 +6,8 @@
 Three ways of taking the same step (same network, batch size, optimizer), each in a process of its own, take turns for a
 second each: the loop on its feed; the limit, which is the loop on one fixed batch that lies ready; and a plain loop as
 a user would write it, on `torchvision` transforms of PIL images through a `DataLoader`, in fp32. Each round gives one
-ratio of samples a second; the median of the rounds is reported with its range. Other load on the machine spoils the
-numbers: a warning says so.
+ratio of samples a second; the median of the rounds is reported with its range. A round waits for other load on the
+machine to end, five minutes in all; what runs beside it after that is said.
 """
 
 import argparse
@@ -43,6 +43,8 @@ from cnntrain.tables import render
 from cnntrain.training.learner import Learner
 
 CPU = torch.device("cpu")
+BUSY = 0.1  # the share of the machine that others may use in a round
+PATIENCE = 300  # seconds to wait for them in all
 Parts = dict[str, Part]
 Stepper = Callable[[], int]  # takes one step and returns how many samples it learnt from
 
@@ -200,8 +202,12 @@ def compare(model: str, augmentation: str, args: argparse.Namespace) -> list[dic
         context.Process(target=serve, args=settings).start()
         pipes[kind].recv()
     rounds: list[dict[str, float]] = []
-    for number in range(args.rounds):
-        if (others := foreign_load()) > 0.1:
+    waited = 0
+    while len(rounds) < args.rounds:
+        if (others := foreign_load()) > BUSY and waited < PATIENCE:
+            waited += 1
+            continue
+        if others > BUSY:
             print(f"others use {others:.0%} of the machine: this round is not to be trusted", file=sys.stderr)
         found = {}
         for kind in kinds:
@@ -209,7 +215,7 @@ def compare(model: str, augmentation: str, args: argparse.Namespace) -> list[dic
             found[kind] = pipes[kind].recv()
         rounds.append(found)
         shown = ", ".join(f"{kind} {value:,.0f}" for kind, value in found.items())
-        print(f"{model} {augmentation} round {number + 1}: {shown}", file=sys.stderr)
+        print(f"{model} {augmentation} round {len(rounds)}: {shown}", file=sys.stderr)
     for pipe in pipes.values():
         pipe.send(0)
     plain = max(kinds[2:], key=lambda kind: median(found[kind] for found in rounds), default=None)
