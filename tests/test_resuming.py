@@ -421,6 +421,17 @@ def test_f29_a_folder_in_use_is_refused_naming_the_holder(
     assert cnntrain("fit", *tiny, "output_dir=run")["epochs"] == 2
 
 
+def test_a_run_that_is_refused_after_its_workers_started_ends_all_the_same(folder: Path, tiny: tuple[str, ...]) -> None:
+    (folder / "run").mkdir()
+    with runs.lock(folder / "run"), start(folder, *tiny, "dataset.workers=1", "output_dir=run") as process:
+        try:
+            _, err = process.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    assert process.returncode == 2 and "in use by process" in err
+
+
 def test_f22_a_handler_that_was_there_before_is_called_after_the_save(folder: Path, tiny: tuple[str, ...]) -> None:
     seen: list[bool] = []
     earlier = signal.signal(

@@ -1,5 +1,6 @@
 """Processes that read images ahead: what they report, how they fail, and how they end."""
 
+import atexit
 import multiprocessing
 import os
 import signal
@@ -85,6 +86,10 @@ def end_workers(seconds: float = 5.0) -> None:
         if child.is_alive():
             child.kill()
             child.join()
+
+
+# However a process ends, its workers end before Python starts to wait for them.
+atexit.register(end_workers, 0.0)
 
 
 def loader(source: Source, rows: Any, workers: int, *, persistent: bool = False, pin: bool = False) -> DataLoader:
