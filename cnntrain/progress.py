@@ -27,11 +27,14 @@ def follow(
     )
     began = spoke = time.perf_counter()
     shown = ""
+    unsaid = False  # an epoch's end without a line: its validation says it, if there is one
     with bar:
         for record in records:
             now, step = time.perf_counter(), record["step"]
             left = clock((steps - step) * (now - began) / max(step - start, 1))
             if record["kind"] == "train":
+                if unsaid:
+                    bar.write(shown, file=sys.stderr)
                 speed = f"{(step - start) * samples_per_step / (now - began):,.0f} images/s"
                 shown = (
                     f"epoch {record['epoch']}/{epochs}  loss {record['loss']:.4f}  top-1 {100 * record['top1']:.1f} %"
@@ -44,14 +47,17 @@ def follow(
                     print(f"{shown}  {speed}  {left} left", file=sys.stderr, flush=True)
                 elif "seconds" in record:
                     shown += f"  {record['samples_per_second']:,.0f} images/s"
+                unsaid = "seconds" in record
             else:
-                spoke = now
+                spoke, unsaid = now, False
                 best = "  best" if record["best"] else ""
                 line = f"{shown}  val {100 * record['top1']:.2f} %{best}"
                 bar.write(line, file=sys.stderr) if terminal else print(
                     f"{line}  {left} left", file=sys.stderr, flush=True
                 )
             yield record
+        if unsaid:
+            bar.write(shown, file=sys.stderr)
 
 
 def track(items: Iterable[T], total: int, what: str) -> Iterator[T]:
