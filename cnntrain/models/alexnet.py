@@ -2,9 +2,10 @@
 2012, section 3.5 and figure 2.
 
 The stem follows the images: 11×11 windows with stride 4 as published, padded by 2 where they do not tile the image
-(the paper says 224, its sizes need 227 or this); 7×7 with stride 2 for images of 48 to 79 pixels; 5×5 with stride 1
-below. All later stages are the same, so a study of them carries over. Deviation: initial weights after He et al. 2015,
-since the paper's (deviation 0.01, some biases 1) start slowly.
+(the paper says 224, its sizes need 227 or this); 7×7 with stride 2 for images of 48 to 79 pixels; 5×5 with stride 2
+from 32 pixels on and with stride 1 below, where pool5 would find nothing to pool. All later stages are the same, so a
+study of them carries over. Deviation: initial weights after He et al. 2015, since the paper's (deviation 0.01, some
+biases 1) start slowly.
 """
 
 from collections.abc import Sequence
@@ -37,10 +38,11 @@ def alexnet(
     require(widths, 5, "widths")
     w1, w2, w3, w4, w5 = widths
     padding = 0 if (in_shape[-1] - 11) % 4 == 0 else 2
+    small_stride = 2 if min(in_shape[1:]) >= 32 else 1
     makers: dict[str, Maker] = {
         "conv1": by_size(
             in_shape,
-            small=conv(w1, 5, padding=2),
+            small=conv(w1, 5, stride=small_stride, padding=2),
             medium=conv(w1, 7, stride=2, padding=3),
             large=conv(w1, 11, stride=4, padding=padding),
         ),

@@ -1,7 +1,7 @@
 """ZFNet: Zeiler and Fergus, "Visualizing and Understanding Convolutional Networks", ECCV 2014, figure 3.
 
 Convolutions 1 and 2 are smaller than AlexNet's and see more positions; normalisation stands after pooling. For 64 and
-for fewer than 48 pixels the stem shrinks as AlexNet's does (7×7 with stride 2, 5×5 with stride 1) and convolution 2
+for fewer than 48 pixels the stem shrinks (7×7 with stride 2, 5×5 with stride 1) and convolution 2
 strides by one. Deviation: initial weights after He et al. 2015.
 """
 
