@@ -18,8 +18,8 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.optim import Optimizer
 
-from cnntrain.bounds import NonNegative
-from cnntrain.conform import build_schema, conform, conform_options, reject_unknown, signature
+from cnntrain.bounds import NonNegative, Positive
+from cnntrain.conform import ANY, build_schema, conform, conform_options, reject_unknown, signature
 from cnntrain.data.augmentation import AUGMENTATIONS, Part
 from cnntrain.data.datasets import DATASETS, describe, load
 from cnntrain.data.sources import Card, Dataset
@@ -86,7 +86,7 @@ def known_keys(schema: type, values: Mapping[str, Any]) -> set[str]:
 
 
 def model_keys(options: Mapping[str, Any]) -> Iterator[str]:
-    yield from ("name", "remove", *own_options(MODELS, options))
+    yield from ("name", "remove", "widen", f"widen.{ANY}", *own_options(MODELS, options))
 
 
 def dataset_keys(options: Mapping[str, Any]) -> Iterator[str]:
@@ -144,8 +144,9 @@ def bind(
 def build_model(options: Options, card: Card, **build: Any) -> nn.Sequential:
     """Build the network for the dataset's images and classes; `build` says seed and device."""
     remove = conform(options.get("remove") or [], list[str], "model.remove")
-    function = bind("model", MODELS, options, apart=("remove",))
-    settings: Build = {"remove": remove, **build}  # type: ignore[typeddict-item]
+    widen = conform(options.get("widen") or {}, dict[str, Positive], "model.widen")
+    function = bind("model", MODELS, options, apart=("remove", "widen"))
+    settings: Build = {"remove": remove, "widen": widen, **build}  # type: ignore[typeddict-item]
     net: nn.Sequential = function(card.shape, len(card.classes), **settings)
     return net
 

@@ -11,6 +11,7 @@ from cnntrain.bounds import Bounds
 from cnntrain.errors import InputError, nearest, unknown
 
 T = TypeVar("T")
+ANY = "*"  # the end of a known key below which any name may stand
 
 
 def build_schema(schema: type[T], values: Mapping[str, Any], where: str = "") -> T:
@@ -49,6 +50,8 @@ def conform(value: Any, hint: Any, key: str) -> Any:
         raise wrong_type(key, value, hint)
     if origin in (list, tuple, Sequence):
         return origin_of(origin)(conform(item, args[0], f"{key}[{i}]") for i, item in enumerate(value))
+    if origin is dict:
+        return {name: conform(item, args[1], f"{key}.{name}") for name, item in value.items()}
     return float(value) if hint is float else value
 
 
@@ -124,7 +127,7 @@ def reject_unknown(values: Mapping[str, Any], known: set[str], where: str = "") 
             siblings = sorted(k for k in known if k.startswith(where) and "." not in k[len(where) :])
             hint = f"did you mean {match!r}?" if match else f"choose from {', '.join(siblings)}"
             raise InputError(f"unknown key {key!r}; {hint}")
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and f"{key}.{ANY}" not in known:
             reject_unknown(value, known, f"{key}.")
 
 

@@ -202,3 +202,13 @@ def test_options_build_networks_that_learn(name: str, options: dict[str, object]
 def test_what_cannot_be_is_refused_with_the_reason(name: str, options: dict[str, object], message: str) -> None:
     with pytest.raises(StageError, match=message):
         MODELS[name](CIFAR, 10, device="meta", **options)
+
+
+def test_a_plain_network_is_the_residual_one_without_its_shortcuts() -> None:
+    residual, plain = (MODELS["resnet20"](CIFAR, 10, shortcut=kind).eval() for kind in ("A", "none"))
+    sizes = [sorted(tuple(p.shape) for p in net.parameters()) for net in (residual, plain)]
+    assert sizes[0] == sizes[1]
+    x = torch.randn(2, 16, 8, 8)
+    block, bare = residual.block1_2, plain.block1_2
+    bare.main.load_state_dict(block.main.state_dict())
+    assert torch.equal(F.relu(block.main(x) + x), block(x)) and torch.equal(F.relu(block.main(x)), bare(x))

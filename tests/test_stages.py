@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from cnntrain.models import MODELS
 from cnntrain.models.blocks import conv, dense, linear, pooling
 from cnntrain.models.lenet import lenet5, lenet5_1998
 from cnntrain.models.resnet_cifar import resnet_cifar
@@ -166,3 +167,23 @@ def test_pool_none_keeps_the_shapes() -> None:
         for kind in ("max", "avg", "none")
     }
     assert shapes["max"] == shapes["avg"] == shapes["none"]
+
+
+def test_a_wider_stage_gives_more_maps_and_what_follows_fits() -> None:
+    net = MODELS["alexnet"]((3, 32, 32), 10, widen={"conv2": 1.5, "fc6": 0.5}, device="meta")
+    shapes = {name: tuple(p.shape) for name, p in net.named_parameters()}
+    assert shapes["conv2.conv.weight"] == (384, 48, 5, 5) and shapes["conv3.conv.weight"] == (384, 384, 3, 3)
+    assert shapes["fc6.linear.weight"] == (2048, 256) and shapes["fc7.linear.weight"] == (4096, 2048)
+
+
+def test_a_stage_without_a_width_is_not_widened() -> None:
+    for name, reason in (("pool1", "no width"), ("fc5", "no width"), ("fc9", "did you mean"), ("conv1", "unknown")):
+        with pytest.raises(StageError, match=reason):
+            MODELS["lenet5"]((1, 28, 28), 10, widen={name: 2.0}, remove=["conv1"], device="meta")
+
+
+def test_survivors_of_a_widened_network_start_with_the_same_weights() -> None:
+    plain, wide = (MODELS["lenet5"]((1, 28, 28), 10, widen=widen) for widen in ({}, {"fc3": 2.0}))
+    one, other = plain.state_dict(), wide.state_dict()
+    equal = {name for name in one if one[name].shape == other[name].shape and torch.equal(one[name], other[name])}
+    assert equal == {name for name in one if not name.startswith(("fc3", "fc4"))}

@@ -15,7 +15,7 @@ from cnntrain.models.layers import (
     StochasticPool2d,
     Unpool,
 )
-from cnntrain.models.stages import Maker, Shape, StageError, describe_shape, shape_after
+from cnntrain.models.stages import Maker, Shape, StageError, describe_shape, shape_after, widenable
 
 T = TypeVar("T")
 Activation = Literal["relu", "tanh", "scaled_tanh", "sigmoid", "leaky_relu", "none"]
@@ -78,6 +78,7 @@ def check_groups(channels: int, out: int, groups: int) -> None:
         )
 
 
+@widenable
 def conv(
     out: int,
     kernel: int,
@@ -121,6 +122,7 @@ def linear(out: int) -> Maker:
     return make
 
 
+@widenable
 def dense(out: int, *, activation: Activation = "relu", dropout: float = 0.0) -> Maker:
     """A fully connected stage: linear, activation, dropout of what it gives."""
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from cnntrain.models.blocks import chain, spatial
-from cnntrain.models.stages import Add, Maker, Shape
+from cnntrain.models.stages import Add, Maker, Shape, widenable
 
-Shortcut = Literal["A", "B"]
+Shortcut = Literal["A", "B", "none"]
 
 
 class PadShortcut(nn.Module):
@@ -56,16 +56,23 @@ def basic_body(channels: int, out: int, stride: int) -> nn.Sequential:
     )
 
 
+@widenable
 def basic_block(out: int, *, stride: int = 1, kind: Shortcut = "A") -> Maker:
-    """Two 3×3 convolutions with batch norm beside a shortcut, ReLU after the sum (CVPR, fig. 5 left)."""
+    """Two 3×3 convolutions with batch norm beside a shortcut, ReLU after the sum (CVPR, fig. 5 left).
+
+    `kind="none"` leaves out the shortcut: the plain networks that the paper compares with (section 4.1).
+    """
 
     def make(shape: Shape) -> nn.Module:
         channels = spatial(shape)[0]
+        if kind == "none":
+            return chain(main=basic_body(channels, out, stride), after=nn.ReLU())
         return Add(main=basic_body(channels, out, stride), skip=shortcut(kind, channels, out, stride), after=nn.ReLU())
 
     return make
 
 
+@widenable
 def bottleneck_block(out: int, *, stride: int = 1, late_stride: bool = False) -> Maker:
     """1×1, 3×3 and 1×1 convolutions beside a shortcut (CVPR, fig. 5 right); the first strides, or the 3×3 (v1.5)."""
 
@@ -90,20 +97,23 @@ def bottleneck_block(out: int, *, stride: int = 1, late_stride: bool = False) ->
     return make
 
 
-def preactivated(shape: Shape, out: int, stride: int, kind: Shortcut, share: bool, body: nn.Sequential) -> Add:
+def preactivated(shape: Shape, out: int, stride: int, kind: Shortcut, share: bool, body: nn.Sequential) -> nn.Module:
     """Batch norm and ReLU, then the body, plus a shortcut (ECCV, fig. 1b).
 
     Where the shortcut is a projection, or with `share`, both branches read what batch norm and ReLU give (section 4.1
     of the paper, on the first block); else the body alone does and the shortcut is the identity.
     """
     channels = spatial(shape)[0]
-    skip = shortcut(kind, channels, out, stride, norm=False)
     first = chain(norm1=nn.BatchNorm2d(channels), act1=nn.ReLU())
+    if kind == "none":
+        return chain(before=first, main=body)
+    skip = shortcut(kind, channels, out, stride, norm=False)
     if share or not isinstance(skip, nn.Identity):
         return Add(before=first, main=body, skip=skip)
     return Add(main=chain(**dict(first.named_children()), **dict(body.named_children())), skip=skip)
 
 
+@widenable
 def preact_basic_block(
     out: int, *, stride: int = 1, kind: Shortcut = "B", share: bool = False, dropout: float = 0.0
 ) -> Maker:
@@ -122,6 +132,7 @@ def preact_basic_block(
     return make
 
 
+@widenable
 def preact_bottleneck_block(out: int, *, stride: int = 1, share: bool = False) -> Maker:
     """Pre-activation with 1×1, 3×3 and 1×1 convolutions; the 3×3 strides, as in the authors' code."""
 

@@ -1,14 +1,16 @@
 """The layer mechanism: a network is an ordered mapping of stage names to makers.
 
 A maker is told the shape that reaches it and returns an ordinary module; `assemble` threads the shapes through and
-returns a plain `nn.Sequential`. Removing a stage is building without it, so everything after it infers its shapes anew.
+returns a plain `nn.Sequential`. Removing a stage is building without it, and widening one is building it wider, so
+everything after it infers its shapes anew.
 The stage's name is its address everywhere: on the command line, in the state dict, in a table's row.
 """
 
 import contextlib
+import functools
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TypedDict
+from typing import Concatenate, ParamSpec, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +20,7 @@ from cnntrain.errors import InputError, unknown
 
 Shape = tuple[int, ...]  # the batch axis excluded
 Maker = Callable[[Shape], nn.Module]  # runs on the meta device: it must not look at values
+P = ParamSpec("P")
 Initialise = Callable[[nn.Module], None]  # sets the tensors of one leaf, after its own `reset_parameters`
 
 
@@ -29,6 +32,7 @@ class Build(TypedDict, total=False):
     """What every model function passes on to `assemble`."""
 
     remove: Sequence[str]
+    widen: Mapping[str, float]
     seed: int
     device: str
     max_stage_params: int
@@ -42,6 +46,7 @@ def assemble(
     keep: Sequence[str] = (),
     init: Initialise | None = None,
     remove: Sequence[str] = (),
+    widen: Mapping[str, float] | None = None,
     seed: int = 0,
     device: str = "cpu",
     max_stage_params: int = 200_000_000,
@@ -50,12 +55,13 @@ def assemble(
 
     Every leaf is initialised from `(seed, its path)`, so two variants share the initial weights of every leaf whose
     shape they share. `device="meta"` builds shapes without memory, and then no stage is too large. The last stage and
-    those named in `keep` cannot be removed.
+    those named in `keep` cannot be removed. `widen` multiplies the maps or units that a stage gives (see `widenable`).
 
     Raises `StageError` when a name is unknown or kept, a stage cannot take the shape that arrives, a stage has more
     than `max_stage_params` parameters, or what comes out is not `out_shape`.
     """
     check_names(makers, remove, keep)
+    makers = widened(makers, widen or {}, remove)
     shape, stages = tuple(in_shape), OrderedDict[str, nn.Module]()
     known: dict[tuple[Maker, Shape], Shape] = {}  # makers are pure: one pass serves all stages of a maker
     for name in (name for name in makers if name not in remove):
@@ -88,6 +94,39 @@ def check_names(makers: Mapping[str, Maker], remove: Sequence[str], keep: Sequen
             raise StageError(f"stage {name!r} is the last and cannot be removed: it gives one number for each class")
         if name in keep:
             raise StageError(f"stage {name!r} cannot be removed: the stages around it would no longer fit in meaning")
+
+
+def widenable(factory: Callable[Concatenate[int, P], Maker]) -> Callable[Concatenate[int, P], Maker]:
+    """Let a stage be built wider: the first argument of `factory` is the number of maps or units that it gives."""
+
+    @functools.wraps(factory)
+    def build(out: int, /, *args: P.args, **options: P.kwargs) -> Maker:
+        maker = factory(out, *args, **options)
+
+        def wider(factor: float) -> Maker:
+            return build(max(2, 2 * round(out * factor / 2)), *args, **options)  # even: two groups must divide it
+
+        setattr(maker, "widened", wider)  # noqa: B010 - a function has no such attribute to a type checker
+        return maker
+
+    return build
+
+
+def widened(makers: Mapping[str, Maker], widen: Mapping[str, float], remove: Sequence[str]) -> dict[str, Maker]:
+    """Return the makers with those named in `widen` made wider by a factor, rounded to an even number.
+
+    Raises `StageError` for a stage that is unknown, removed, the last, or has no width of its own.
+    """
+    changed = dict(makers)
+    for name, factor in widen.items():
+        if name not in makers or name in remove:
+            left = [stage for stage in makers if stage not in remove]
+            raise StageError(f"model.widen: {unknown('stage', name, left)} (the stages: {', '.join(left)})")
+        wider = getattr(makers[name], "widened", None)
+        if wider is None or name == list(makers)[-1]:
+            raise StageError(f"model.widen: stage {name!r} has no width of its own to change")
+        changed[name] = wider(factor)
+    return changed
 
 
 def shape_after(stage: nn.Module, shape: Shape) -> Shape:
