@@ -1,6 +1,5 @@
-"""`cnntrain config`, the recipes, and the documentation's own commands."""
+"""`cnntrain config` and the recipes."""
 
-import itertools
 import json
 import re
 import shlex
@@ -9,16 +8,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
-from PIL import Image
 
 from cnntrain import completion
 from cnntrain.cli import COMMANDS, config_dir, main
-from cnntrain.models import MODELS
 
-ROOT = Path(__file__).resolve().parents[1]
 Out = Callable[..., str]
 
 
@@ -176,32 +171,3 @@ def test_recipes_compose_state_their_result_and_leave_the_last_word_to_the_line(
 
 def test_the_recipes_that_are_promised_exist() -> None:
     assert {"digits_lenet5", "mnist_lenet5", "cifar10_resnet20"} <= set(RECIPES)
-
-
-def blocks(page: str) -> list[str]:
-    found = re.findall(r"^```(\w*)\n(.*?)^```$", (ROOT / "docs" / page).read_text(), re.MULTILINE | re.DOTALL)
-    return [block for language, block in found if not language]
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="the pages are written for a POSIX shell")
-@pytest.mark.parametrize("page", ["configuration.md", "own_images.md"])
-def test_every_block_of_the_documentation_runs(
-    page: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    rng = np.random.default_rng(0)
-    for shade, name in enumerate(("ants", "bees")):
-        (folder / "my_images" / name).mkdir(parents=True)
-        for i in range(25):
-            pixels = rng.integers(0, 120, size=(40, 50, 3)) + 100 * shade
-            Image.fromarray(pixels.astype(np.uint8)).save(folder / "my_images" / name / f"{name[0]}{i}.jpg")
-    monkeypatch.setitem(MODELS, "two_layers", MODELS["softmax"])  # the page's plugin takes its place, for this test
-    found = blocks(page)
-    assert len(found) >= 2
-    for block in found:
-        for ours, lines in itertools.groupby(block.splitlines(), lambda line: line.startswith("cnntrain ")):
-            if ours:  # in this process, which has torch already
-                for line in lines:
-                    assert main(shlex.split(line, comments=True)[1:]) == 0, f"{line}\n{capfd.readouterr().err}"
-            else:
-                done = subprocess.run(["bash", "-euc", "\n".join(lines)], capture_output=True, text=True, check=False)
-                assert done.returncode == 0, f"{block}\n{done.stderr}"

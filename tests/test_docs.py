@@ -1,0 +1,231 @@
+"""README and docs: every block of commands runs, every link and name leads somewhere.
+
+A fence says what it holds: `sh` is commands, `console` is commands behind `$` with exactly what they print (`…` for
+what is left out), `text` is anything to read, `yaml` and `python` are files. The blocks of a page run in their order in
+one fresh folder, which holds `my_images` and `photos` and is the home of whoever types. A block that cannot run here
+says why in the source, on the line before it (`<!-- not run: needs a cluster -->`); its `cnntrain` lines are composed
+and checked all the same, and so are those within sentences and tables.
+"""
+
+import ast
+import itertools
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from cnntrain.catalog import choices, compose
+from cnntrain.cli import COMMANDS, config_dir, main
+from cnntrain.models import MODELS
+from cnntrain.words import split
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = {str(path.relative_to(ROOT)): path.read_text() for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))}
+
+# What is appended to the words of a page, by command, so that it takes a second; of a sweep the first two values run.
+SMALLER: dict[str, tuple[str, ...]] = {"fit": ("trainer.epochs=1", "trainer.tensorboard=false")}
+# Images that would have to be downloaded are drawn instead, once the words have been checked as they stand.
+AT_HAND = ("digits", "synthetic", "folder")
+DRAWN = (
+    *("dataset=synthetic", "dataset.train_images=64", "dataset.test_images=16", "dataset.image_size=32"),
+    "trainer.batch_size=16",
+)
+
+Call = Callable[..., str]
+
+
+class Block(NamedTuple):
+    """A fenced block: the reason why it does not run, or nothing; what it holds; its text."""
+
+    excuse: str
+    language: str
+    text: str
+
+
+FENCE = re.compile(r"(?:^<!-- not run:(.*?)-->\n)?^```(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCKS = {page: [Block(*found) for found in FENCE.findall(text)] for page, text in PAGES.items()}
+RUN = ("sh", "console")
+PROSE = {page: FENCE.sub("", text) for page, text in PAGES.items()}
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the pages are written for a POSIX shell")
+
+
+@pytest.fixture
+def house(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Whoever types the words lives here, with images of their own."""
+    rng = np.random.default_rng(0)
+    for shade, name in enumerate(("my_images/ants", "my_images/bees", "photos")):
+        (folder / name).mkdir(parents=True)
+        for i in range(4 if name == "photos" else 50):
+            pixels = rng.integers(0, 120, size=(40, 50, 3)) + 60 * shade
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / name / f"{i}.jpg")
+    monkeypatch.setenv("HOME", str(folder))
+    monkeypatch.setitem(MODELS, "two_layers", MODELS["softmax"])  # a page's plugin takes its place, for this test
+    return folder
+
+
+@pytest.fixture
+def call(capfd: pytest.CaptureFixture[str]) -> Call:
+    """Run `cnntrain` with these words in this process; it must succeed. Return what it prints."""
+
+    def call(*words: str) -> str:
+        capfd.readouterr()
+        code = main(list(words))
+        out, err = capfd.readouterr()
+        assert code == 0, f"cnntrain {shlex.join(words)}\n{err}"
+        return out
+
+    return call
+
+
+# Doing what a block says.
+
+
+def do(call: Call, command: str, *words: str) -> str:
+    """Run a command as a page has it, made small where it trains, and return what it prints."""
+    if {"--help", "--cfg"} & set(words) or command not in COMMANDS:
+        return call(command, *words)
+    more = SMALLER.get(command, ())
+    if command == "fit" and needs_download(words):
+        check(call, command, *words)
+        more += DRAWN
+    sweep = {"-m", "--multirun"} & set(words)
+    return call(command, *(first_values(word, 2) if sweep else word for word in words), *more)
+
+
+def check(call: Call, command: str, *words: str) -> None:
+    """Compose the words; those of `fit` are checked whole. A sweep's first job stands for the others."""
+    single = [first_values(word, 1) for word in words if word not in ("-m", "--multirun")]
+    if command == "fit":
+        call("config", "check", *single)
+    else:
+        call(command, *single, "--cfg", "job")
+
+
+def first_values(word: str, most: int) -> str:
+    key, equals, value = word.partition("=")
+    return f"{key}{equals}{','.join(split(value)[:most])}"
+
+
+def needs_download(words: Sequence[str]) -> bool:
+    """Say whether the dataset of a `fit`, chosen by its words or its experiment, is one that has to be downloaded."""
+    own = [Path(words[words.index("--config-dir") + 1])] if "--config-dir" in words else []
+    return compose([*own, config_dir()], "fit", choices(words)).choices["dataset"] not in AT_HAND
+
+
+def run_shell(call: Call, lines: Sequence[str]) -> None:
+    """Run lines in a shell; a `cnntrain` inside a loop or a pipe is noted there and done afterwards, in here."""
+    note = Path("noted").absolute()
+    stub = f"cnntrain() {{ printf '%s\\0' \"$@\" >> {note}; printf '\\n\\0' >> {note}; }}"
+    done = subprocess.run(["bash", "-euc", "\n".join([stub, *lines])], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, "\n".join([*lines, done.stderr])
+    if note.exists():
+        for words in note.read_text().split("\n\0")[:-1]:
+            do(call, *words.split("\0")[:-1])
+        note.unlink()
+
+
+def within(text: str) -> Iterator[list[str]]:
+    """Yield the words of each `cnntrain` in a text of shell."""
+    for line in text.replace("\\\n", " ").splitlines():
+        lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+        lexer.whitespace_split = True
+        for between, words in itertools.groupby(lexer, lambda word: set(word) <= set(";|&()<>")):
+            found = list(words)
+            if not between and "cnntrain" in found:
+                yield found[found.index("cnntrain") + 1 :]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if any(block.language in RUN for block in BLOCKS[page])])
+def test_every_block_of_commands_runs(page: str, house: Path, call: Call) -> None:
+    for block in (block for block in BLOCKS[page] if block.language in RUN):
+        if block.excuse:
+            for command, *words in within(block.text):
+                check(call, command, *words)
+        elif block.language == "console":
+            for command, printed in re.findall(r"^\$ cnntrain (.*)\n((?:(?!\$ ).*\n)*)", block.text, re.MULTILINE):
+                pattern = re.escape(printed.strip()).replace("…", ".*")
+                assert re.fullmatch(pattern, do(call, *shlex.split(command)).strip(), re.DOTALL), command
+        else:
+            lines = block.text.replace("\\\n", " ").splitlines()
+            for plain, group in itertools.groupby(lines, lambda line: line.startswith("cnntrain ")):
+                if plain:
+                    for line in group:
+                        do(call, *shlex.split(line, comments=True)[1:])
+                else:
+                    run_shell(call, list(group))
+
+
+def test_every_fence_says_what_it_holds() -> None:
+    for page, blocks in BLOCKS.items():
+        assert len(blocks) * 2 == len(re.findall(r"^ *(?:```|~~~)", PAGES[page], re.MULTILINE)), (
+            f"{page}: a fence is open"
+        )
+        excuses = [block.excuse for block in blocks if block.excuse]
+        assert len(excuses) == PAGES[page].count("<!-- not run"), f"{page}: a reason without a block behind it"
+        assert all(len(excuse.split()) > 1 for excuse in excuses), f"{page}: a block without a reason"
+        for block in blocks:
+            assert block.language in (*RUN, "text", "yaml", "python"), f"{page}: ```{block.language}\n{block.text}"
+            assert not (block.excuse and block.language not in RUN), f"{page}: ```{block.language} does not run anyway"
+            if block.language == "yaml":
+                yaml.safe_load(block.text)
+            elif block.language == "python":
+                ast.parse(block.text)
+
+
+def test_trainings_in_sentences_and_tables_compose(house: Path, call: Call) -> None:
+    found = [span for text in PROSE.values() for span in re.findall(r"`cnntrain (fit [^`…<|]+)`", text)]
+    assert found
+    for span in dict.fromkeys(found):
+        check(call, *(word for word in shlex.split(span) if not word.startswith("dataset.root=")), "dataset.root=.")
+
+
+# Links and names.
+
+
+def test_every_link_leads_somewhere() -> None:
+    anchors = {page: {anchor(title) for title in re.findall(r"^#+ (.*)$", text, re.M)} for page, text in PROSE.items()}
+    reached = {"README.md"}
+    for page, text in PROSE.items():
+        for link in re.findall(r"\]\(([^)\s]+)\)", text):
+            if "://" not in link:
+                path, _, place = link.partition("#")
+                target = (ROOT / page).parent / path if path else ROOT / page
+                assert target.exists(), f"{page}: {link}"
+                name = str(target.resolve().relative_to(ROOT))
+                reached.add(name)
+                assert not place or place in anchors[name], f"{page}: {link}"
+    assert reached >= PAGES.keys(), "a page that no other names"
+
+
+def anchor(title: str) -> str:
+    """Return the anchor that GitHub gives a heading."""
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+
+
+def test_the_readme_lists_every_command() -> None:
+    table = re.search(r"^\| command \|.*\n\|[-|]+\n((?:\|.*\n)+)", PAGES["README.md"], re.MULTILINE)
+    assert table
+    assert set(re.findall(r"^\| `(\w+)` \|", table[1], re.MULTILINE)) == {*COMMANDS, "config", "completion"}
+
+
+def test_the_tree_of_the_readme_names_what_is_there() -> None:
+    tree = next(block.text for block in BLOCKS["README.md"] if block.text.startswith("conf/"))
+    parent = ROOT
+    for line in tree.splitlines():
+        name = line.split()[0]
+        path = (parent if line.startswith(" ") else ROOT) / name
+        assert path.exists(), line
+        folder = path if name.endswith("/") else path.parent
+        for other in re.findall(r"\w+\.py", line.partition(name)[2]):
+            assert (folder / other).exists(), line
+        if not line.startswith(" "):
+            parent = path
