@@ -188,6 +188,21 @@ def test_trainings_in_sentences_and_tables_compose(house: Path, call: Call) -> N
         check(call, *(word for word in shlex.split(span) if not word.startswith("dataset.root=")), "dataset.root=.")
 
 
+@pytest.mark.parametrize(
+    ("code", "again"), [(0, False), (2, False), (4, False), (130, False), (137, None), (143, True)]
+)
+def test_what_was_stopped_is_started_again_and_what_failed_is_not(code: int, again: bool | None, folder: Path) -> None:
+    """137 is the loop's only: a cluster that kills a job queues it by itself or had warned it before."""
+    job, loop = (block.text for block in BLOCKS["docs/resuming.md"] if "$?" in block.text)
+    stubs = 'srun() { "$@"; }; scontrol() { echo "$@"; }; sleep() { :; }; SLURM_JOB_ID=7\n'
+    stubs += f"cnntrain() {{ echo start; if [ -e started ]; then return 0; fi; touch started; return {code}; }}\n"
+    done = subprocess.run(["bash", "-uc", stubs + job], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (code, "start\nrequeue 7\n" if again else "start\n")
+    (folder / "started").unlink()
+    done = subprocess.run(["bash", "-uc", stubs + loop], capture_output=True, text=True, check=True)
+    assert done.stdout.count("start") == (1 if again is False else 2)
+
+
 # Links and names.
 
 
