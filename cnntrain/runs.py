@@ -64,6 +64,15 @@ def plain(value: object) -> Any:
     return str(value)
 
 
+def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings by dotted key; an empty group stands for itself."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        nested = isinstance(value, Mapping) and value
+        found |= flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
+    return found
+
+
 def write_json(path: Path, value: object) -> None:
     """Write a JSON file whole or not at all."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -12,11 +12,12 @@ import pytest
 import torch
 from torch import nn
 
+from cnntrain.analysis import pictures
+from cnntrain.analysis.metrics import confusion_matrix
 from cnntrain.data.sources import Card, Pixels, Split
 from cnntrain.models import MODELS
-from cnntrain.training import pictures
-from cnntrain.training.board import flat, open_board
-from cnntrain.training.evaluate import Outputs
+from cnntrain.runs import flat
+from cnntrain.training.board import open_board
 
 NAMES = {
     *("train/loss", "train/top1", "val/loss", "val/top1", "val/top5", "lr/group0"),
@@ -96,8 +97,7 @@ def test_a_resumed_run_shows_every_step_once(tmp_path: Path) -> None:
 def test_the_configuration_stands_beside_the_final_numbers_in_the_same_run(tmp_path: Path) -> None:
     settings = {"seed": 3, "model": {"name": "lenet5", "remove": ["conv2"], "deep": {}}, "root": None, "flag": True}
     assert flat(settings) == {
-        **{"seed": 3, "model.name": "lenet5", "model.remove": '["conv2"]', "model.deep": "{}", "root": "null"},
-        "flag": True,
+        **{"seed": 3, "model.name": "lenet5", "model.remove": ["conv2"], "model.deep": {}, "root": None, "flag": True}
     }
     board = open_board(tmp_path)
     board.record(next(records()))
@@ -105,7 +105,8 @@ def test_the_configuration_stands_beside_the_final_numbers_in_the_same_run(tmp_p
     found = read(tmp_path)
     assert points(found, "hparam/val_top1") == [(2, 0.75)]
     content = found.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
-    assert b"model.name" in content and b"lenet5" in content
+    for text in (b"model.name", b"lenet5", b'["conv2"]', b"model.deep", b"{}", b"null"):
+        assert text in content
     assert [path.is_file() for path in tmp_path.iterdir()] == [True]
 
 
@@ -196,28 +197,29 @@ def test_filters_of_convolutions_and_of_linear_layers_are_shown_and_others_left_
     for name in ("lenet5", "softmax"):
         net = MODELS[name](mnist.shape, 3)
         ((tag, shown),) = pictures.filter_pictures(net, mnist).items()
-        assert tag == f"filters/{next(net.named_parameters())[0]}"
-        assert shown.dtype == torch.uint8 and shown.shape[0] == 1
+        assert tag == f"filters/{next(net.named_children())[0]}"
+        assert shown.dtype == torch.uint8 and shown.shape[0] == 3
         assert max(shown.shape[1:]) >= 256
     conv = nn.Conv2d(1, 1, 2, bias=False)
     with torch.no_grad():
         conv.weight.copy_(torch.tensor([[[[0.0, -2.0], [1.0, 2.0]]]]))
-    (shown,) = pictures.filter_pictures(conv, mnist).values()
-    assert shown[0, ::128, ::128].tolist() == [[128, 0], [191, 255]]
-    assert pictures.filter_pictures(nn.Conv2d(2, 4, 3), mnist) == {}
+    (shown,) = pictures.filter_pictures(nn.Sequential(conv), mnist).values()
+    assert torch.equal(
+        shown[:, ::128, ::128], torch.tensor(pictures.weight_picture(conv.weight[0].detach().numpy())).permute(2, 0, 1)
+    )
+    assert pictures.filter_pictures(nn.Sequential(nn.Conv2d(2, 4, 3)), mnist) == {}
 
 
 def test_mistakes_and_confusions_are_drawn() -> None:
-    labels = torch.tensor([0, 1, 2, 2])
-    wrong = Outputs(torch.eye(3)[[0, 2, 1, 2]] * 5, labels)
+    labels, logits = torch.tensor([0, 1, 2, 2]), torch.eye(3)[[0, 2, 1, 2]] * 5
     split = Split(Pixels(torch.zeros(4, 4, 4, 3, dtype=torch.uint8)), labels)
-    shown = pictures.mistakes_picture(split, wrong, CARD)
+    shown = pictures.mistakes_picture(split, logits, labels, CARD)
     assert shown is not None and shown.dtype == torch.uint8 and shown.shape[0] == 3
-    assert pictures.mistakes_picture(split, Outputs(torch.eye(3)[labels], labels), CARD) is None
-    assert pictures.confusion_picture(wrong, CARD.classes).shape[0] == 3
-    assert set(pictures.evaluation_pictures(split, wrong, CARD)) == {"confusion", "mistakes"}
-    many = Outputs(torch.eye(50), torch.arange(50))
-    assert pictures.confusion_picture(many, [str(i) for i in range(50)]).float().std() > 0
+    assert pictures.mistakes_picture(split, torch.eye(3)[labels], labels, CARD) is None
+    confusion = confusion_matrix(logits.argmax(dim=1), labels, 3)
+    assert pictures.confusion_picture(confusion, CARD.classes).shape[0] == 3
+    assert set(pictures.evaluation_pictures(split, logits, labels, CARD)) == {"confusion", "mistakes"}
+    assert pictures.confusion_picture(np.eye(50, dtype=int), [str(i) for i in range(50)]).float().std() > 0
 
 
 def test_the_records_of_a_real_run_are_drawn(cnntrain: Any, folder: Path, tiny: tuple[str, ...]) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnntrain.analysis import figures
+from cnntrain.analysis import figures, pictures
 from cnntrain.cli import main
 from cnntrain.commands.report import epoch_means
 from cnntrain.models import MODELS
@@ -185,9 +185,9 @@ def test_drawings_are_whole_elements_in_the_colours_of_the_page() -> None:
 def test_the_surest_mistakes_come_first() -> None:
     probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.05, 0.95], [0.6, 0.4]])
     labels = np.array([0, 1, 0, 0, 1])
-    assert figures.worst_mistakes(probabilities, labels) == [3, 1, 2, 4]
-    assert figures.worst_mistakes(probabilities, labels, most=2) == [3, 1]
-    assert figures.worst_mistakes(np.eye(2), np.arange(2)) == []
+    assert pictures.worst_mistakes(probabilities, labels) == [3, 1, 2, 4]
+    assert pictures.worst_mistakes(probabilities, labels, most=2) == [3, 1]
+    assert pictures.worst_mistakes(np.eye(2), np.arange(2)) == []
 
 
 def test_weights_are_shown_where_they_are_pictures() -> None:
@@ -198,17 +198,17 @@ def test_weights_are_shown_where_they_are_pictures() -> None:
         ("mlp", (3, 8, 9), "templates", (300, 3, 8, 9)),
     ):
         net = MODELS[name](shape, 10)
-        found = figures.first_filters(net, shape)
+        found = pictures.first_filters(net, shape)
         assert found is not None and (found[0], found[1].shape) == (kind, size)
-        assert figures.first_filters(net, (2, 28, 28)) is None
-        assert {figures.weight_picture(weight).dtype for weight in found[1]} == {np.dtype(np.uint8)}
-    grey = figures.weight_picture(np.array([[[0.0, 0.5], [-0.5, 0.25]]]))
+        assert pictures.first_filters(net, (2, 28, 28)) is None
+        assert {pictures.weight_picture(weight).dtype for weight in found[1]} == {np.dtype(np.uint8)}
+    grey = pictures.weight_picture(np.array([[[0.0, 0.5], [-0.5, 0.25]]]))
     assert grey[0, 0].tolist() == [255, 255, 255] and grey[0, 1, 0] > grey[0, 1, 2] and grey[1, 0, 2] > grey[1, 0, 0]
-    assert figures.weight_picture(np.zeros((3, 2, 2))).tolist() == [[[128] * 3] * 2] * 2
+    assert pictures.weight_picture(np.zeros((3, 2, 2))).tolist() == [[[128] * 3] * 2] * 2
 
 
 def test_a_heat_picture_has_the_rows_of_the_matrix() -> None:
-    picture = figures.heat_picture(np.array([[4, 0], [1, 3]]))
+    picture = pictures.heat_picture(np.array([[4, 0], [1, 3]]))
     assert picture.shape == (2, 2, 4) and picture[0, 0, 3] == 255 and picture[0, 1, 3] == 0
     assert picture[1, 0, 3] == 128 and (picture[0, 0, :3] != picture[1, 0, :3]).any()
 

@@ -1,17 +1,14 @@
-"""Figures for a page that is read in light and in dark: drawings as SVG that takes the page's colours, pictures as PNG.
+"""Drawings for a page that is read in light and in dark: SVG that takes the page's colours.
 
-Drawings are made in stand-in colours that become the style sheet's variables; no text of the user's is in them.
+They are made in stand-in colours that become the style sheet's variables; no text of the user's is in them.
 """
 
-import base64
 import contextlib
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
-from torch import nn
 
 if TYPE_CHECKING:  # matplotlib takes half a second to import
     from matplotlib.axes import Axes
@@ -98,57 +95,3 @@ def as_svg(figure: "Figure", name: str) -> str:
     for stand_in, colour in COLOURS.items():
         text = text.replace(stand_in, colour)
     return text[text.index("<svg") :].replace("<svg", f'<svg role="img" aria-label="{name}"', 1)
-
-
-# Pictures.
-
-
-def as_png(pixels: np.ndarray) -> str:
-    """Return uint8 pixels [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] as the address of a PNG that holds itself."""
-    sink = io.BytesIO()
-    Image.fromarray(pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels).save(sink, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(sink.getvalue()).decode()}"
-
-
-def first_filters(net: nn.Sequential, in_shape: tuple[int, int, int]) -> tuple[str, np.ndarray] | None:
-    """Return the kind and values [N, C, height, width] of the weights that first see `in_shape` images.
-
-    The kernels of a convolution, or the templates of a linear layer; None where it is neither or has other channels.
-    """
-    channels, height, width = in_shape
-    stage = next(net.children())
-    leaf = next((m for m in stage.modules() if isinstance(m, nn.Conv2d | nn.Linear)), None)
-    if leaf is None or channels not in (1, 3):
-        return None
-    weights = leaf.weight.detach().cpu().float().numpy()
-    if isinstance(leaf, nn.Conv2d):
-        return ("kernels", weights) if weights.shape[1] == channels else None
-    return ("templates", weights.reshape(-1, *in_shape)) if weights.shape[1] == channels * height * width else None
-
-
-def weight_picture(weight: np.ndarray) -> np.ndarray:
-    """Return weights [C, H, W] as uint8 [H, W, 3].
-
-    For one channel 0 is white, red above and blue below; for three it is grey.
-    """
-    scaled = weight / max(float(np.abs(weight).max()), 1e-12)
-    if len(weight) == 3:
-        shown = scaled.transpose(1, 2, 0) / 2 + 0.5
-    else:
-        above, below = np.clip(scaled[0], 0, 1)[..., None], np.clip(-scaled[0], 0, 1)[..., None]
-        red, blue = np.array([0.75, 0.1, 0.1]), np.array([0.1, 0.25, 0.75])
-        shown = 1 - above * (1 - red) - below * (1 - blue)
-    return np.asarray((shown * 255).round(), dtype=np.uint8)
-
-
-def heat_picture(confusion: np.ndarray) -> np.ndarray:
-    """Return counts [classes, classes] as uint8 [classes, classes, 4]: the share of each row as opacity."""
-    share = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
-    colour = np.where(np.eye(len(confusion), dtype=bool)[..., None], (47, 125, 92), (200, 60, 40))
-    return np.concatenate([colour, (share**0.5 * 255).round()[..., None]], axis=2).astype(np.uint8)
-
-
-def worst_mistakes(probabilities: np.ndarray, labels: np.ndarray, most: int = 24) -> list[int]:
-    """Return the places of the most confident wrong predictions, the surest first."""
-    wrong = np.flatnonzero(probabilities.argmax(axis=1) != labels)
-    return [int(i) for i in wrong[np.argsort(-probabilities.max(axis=1)[wrong], kind="stable")][:most]]

@@ -102,18 +102,7 @@ def read_entry(folder: Path, name: str, cfg: schema.Compare) -> Entry:
     """Return a run with its evaluation, made where it is missing."""
     settings, found = runs.read_json(folder / runs.CONFIG), evaluation(folder, cfg)
     right = found.probabilities.argmax(axis=1) == found.labels
-    return Entry(folder, name, settings["seed"], flat(settings), found, right)
-
-
-def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested settings by dotted key; an empty group stands for itself."""
-    found: dict[str, Any] = {}
-    for key, value in settings.items():
-        if isinstance(value, Mapping) and value:
-            found |= flat(value, f"{prefix}{key}.")
-        else:
-            found[f"{prefix}{key}"] = value
-    return found
+    return Entry(folder, name, settings["seed"], runs.flat(settings), found, right)
 
 
 def group(entries: Sequence[Entry]) -> list[Group]:

@@ -10,6 +10,7 @@ import torch
 from omegaconf import DictConfig
 
 from cnntrain import config, runs
+from cnntrain.analysis.pictures import batch_picture, evaluation_pictures, filter_pictures
 from cnntrain.commands import resuming, session
 from cnntrain.commands.proving import prove_resume
 from cnntrain.devices import hardware, prepare
@@ -20,7 +21,6 @@ from cnntrain.tables import interval, percent
 from cnntrain.training import checkpoints
 from cnntrain.training.board import open_board
 from cnntrain.training.loop import train
-from cnntrain.training.pictures import batch_picture, evaluation_pictures, filter_pictures
 from cnntrain.training.signals import Signals
 
 TRIES = 3  # saves in a row that may fail before the training gives up
@@ -179,7 +179,7 @@ class Training:
         """Show what the last network says of the validation images, and the settings with the final numbers."""
         built, val = self.built, self.built.dataset.val
         if val:
-            self.board.pictures(self.at.step, lambda: evaluation_pictures(val, built.outputs(val), built.dataset.card))
+            self.board.pictures(self.at.step, lambda: evaluation_pictures(val, *built.outputs(val), built.dataset.card))
         numbers = {"train/loss": result["train"]["loss"], "train/top1": result["train"]["top1"]}
         if result["best"]:
             numbers |= {"best/loss": result["best"]["loss"], "best/top1": result["best"]["top1"]}

@@ -14,9 +14,8 @@ from omegaconf import DictConfig
 from torch import nn
 
 from cnntrain import config, runs, schema
-from cnntrain.analysis import figures
+from cnntrain.analysis import figures, pictures
 from cnntrain.analysis.geometry import geometry
-from cnntrain.commands.compare import flat
 from cnntrain.commands.describe import row as stage_row
 from cnntrain.commands.eval import Evaluation, confusions, evaluation, images_digest
 from cnntrain.commands.loading import load_run, run_dataset
@@ -108,14 +107,14 @@ def changed(settings: Mapping[str, Any], record: Mapping[str, Any]) -> list[Row]
     usual_choices = compose("fit", return_hydra_config=True).hydra.runtime.choices
     recipes = [word for word in record["argv"] if word.startswith("augmentation=")]
     named = [f"{group}={settings[group]['name']}" for group in ("model", "dataset", "optimizer", "schedule")]
-    standard = flat(config.plain(compose("fit")))
+    standard = runs.flat(config.plain(compose("fit")))
     try:
-        default = flat(config.plain(compose("fit", overrides=[*named, *recipes])))
+        default = runs.flat(config.plain(compose("fit", overrides=[*named, *recipes])))
     except HydraException:  # an option of the user's own that is not to be had here
         default, recipes = standard, []
     rows = [{"key": "augmentation", "value": word.partition("=")[2]} for word in recipes]
     rows = [row | {"default": usual_choices["augmentation"]} for row in rows]
-    for key, value in flat(settings).items():
+    for key, value in runs.flat(settings).items():
         usual = (standard if key.endswith(".name") else default).get(key)
         if value != usual and key not in ("output_dir", "resume"):
             rows.append({"key": key, "value": words(value), "default": words(usual)})
@@ -173,27 +172,26 @@ def class_rows(per_class: Sequence[Row]) -> list[Row]:
 def confusion(counts: list[list[int]], classes: Sequence[str]) -> Row:
     """Return the confusion matrix as cells of (count, share of the row), or as a picture of many classes."""
     matrix = np.array(counts)
-    share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    share = pictures.row_shares(matrix)
     few = len(classes) <= MOST_CELLS
     return {
         "classes": list(classes),
         "tall": max(map(len, classes)) > 3,
         "rows": [list(zip(a, b, strict=True)) for a, b in zip(counts, share.tolist(), strict=True)] if few else [],
-        "picture": None if few else figures.as_png(figures.heat_picture(matrix)),
+        "picture": None if few else pictures.as_png(pictures.heat_picture(matrix)),
         "often": confusions(counts, list(classes), most=5 if few else 20),
     }
 
 
 def mistakes(measured: Evaluation, split: Split, card: Card) -> list[Row]:
     """Return the most confident wrong predictions with their pictures."""
-    places = figures.worst_mistakes(measured.probabilities, measured.labels)
-    pictures = split.source.read(places).numpy()
+    places = pictures.worst_mistakes(measured.probabilities, measured.labels)
     rows = []
-    for place, picture in zip(places, pictures, strict=True):
+    for place, image in zip(places, split.source.read(places).numpy(), strict=True):
         p = measured.probabilities[place]
         rows.append(
             {
-                "picture": figures.as_png(picture),
+                "picture": pictures.as_png(image),
                 "true": card.classes[int(measured.labels[place])],
                 "predicted": card.classes[int(p.argmax())],
                 "probability": percent(float(p.max()), 1),
@@ -205,17 +203,17 @@ def mistakes(measured: Evaluation, split: Split, card: Card) -> list[Row]:
 
 def filters(net: nn.Sequential, card: Card) -> Row | None:
     """Return the first stage's weights as pictures, or None where they are no pictures."""
-    found = figures.first_filters(net, card.shape)
+    found = pictures.first_filters(net, card.shape)
     if found is None:
         return None
     kind, weights = found
-    pictures = [figures.as_png(figures.weight_picture(weight)) for weight in weights[:MOST_FILTERS]]
+    shown = [pictures.as_png(pictures.weight_picture(weight)) for weight in weights[:MOST_FILTERS]]
     labelled = kind == "templates" and len(weights) == len(card.classes)
     return {
         "kind": kind,
         "stage": next(name for name, _ in net.named_children()),
         "count": len(weights),
-        "pictures": list(zip(pictures, card.classes if labelled else [""] * len(pictures), strict=False)),
+        "pictures": list(zip(shown, card.classes if labelled else [""] * len(shown), strict=False)),
         "channels": card.shape[0],
     }
 

@@ -21,20 +21,12 @@ FREE = {
 }
 
 
-def flat(options: Mapping[str, Any], where: str = "") -> dict[str, Any]:
-    """Return nested options under dotted keys."""
-    found: dict[str, Any] = {}
-    for key, value in options.items():
-        found |= flat(value, f"{where}{key}.") if isinstance(value, Mapping) else {f"{where}{key}": value}
-    return found
-
-
 def refuse_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     """Raise `InputError` naming the keys in which a configuration differs from that of the run it would continue.
 
     More epochs are the same run under a constant learning rate only: any other schedule would have gone another way.
     """
-    before, after = flat(old), flat(new)
+    before, after = runs.flat(old), runs.flat(new)
     free = FREE | ({"trainer.epochs"} if new["schedule"]["name"] == "constant" else set())
     changed = [
         key

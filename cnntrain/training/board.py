@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from cnntrain.progress import say
+from cnntrain.runs import flat
 
 # What a record's keys are called in TensorBoard.
 TAGS = {
@@ -64,7 +65,7 @@ class Board:
     def close(self, hparams: Mapping[str, Any] | None = None, metrics: Mapping[str, float] | None = None) -> None:
         """Note the configuration (nested) with its final numbers, and close the file."""
         if self.sink and hparams is not None:
-            self._attempt(lambda: self._hparams(flat(hparams), dict(metrics or {})))
+            self._attempt(lambda: self._hparams(hparams, metrics or {}))
         self._abandon()
 
     def _attempt(self, act: Callable[[], None]) -> None:
@@ -112,9 +113,13 @@ class Board:
         for tag, pixels in images.items():
             self._summary(image(tag, pixels, dataformats="CHW"), step)
 
-    def _hparams(self, settings: dict[str, Any], metrics: Mapping[str, float]) -> None:
+    def _hparams(self, nested: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
         from torch.utils.tensorboard.summary import hparams, scalar
 
+        settings = {
+            key: value if isinstance(value, bool | int | float | str) else json.dumps(value)
+            for key, value in flat(nested).items()
+        }
         named = {f"hparam/{key}": value for key, value in metrics.items()}
         for summary in (*hparams(settings, named), *(scalar(tag, value) for tag, value in named.items())):
             self._summary(summary, self.step)
@@ -126,14 +131,3 @@ def open_board(folder: Path, start_step: int = 0, enabled: bool = True) -> Board
     TensorBoard is imported here and nowhere earlier.
     """
     return Board(folder if enabled else None, start_step)
-
-
-def flat(options: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
-    """Return nested options under dotted keys; what is no number, text or truth value becomes JSON text."""
-    found: dict[str, bool | int | float | str] = {}
-    for key, value in options.items():
-        if isinstance(value, Mapping) and value:
-            found |= flat(value, f"{prefix}{key}.")
-        else:
-            found[f"{prefix}{key}"] = value if isinstance(value, bool | int | float | str) else json.dumps(value)
-    return found
