@@ -194,14 +194,15 @@ def test_weights_are_shown_where_they_are_pictures() -> None:
     for name, shape, kind, size in (
         ("lenet5", (1, 28, 28), "kernels", (6, 1, 5, 5)),
         ("resnet20", (3, 32, 32), "kernels", (16, 3, 3, 3)),
+        ("all_cnn", (3, 32, 32), "kernels", (96, 3, 3, 3)),  # behind dropout
         ("softmax", (1, 28, 28), "templates", (10, 1, 28, 28)),
         ("mlp", (3, 8, 9), "templates", (300, 3, 8, 9)),
     ):
         net = MODELS[name](shape, 10)
         found = pictures.first_filters(net, shape)
-        assert found is not None and (found[0], found[1].shape) == (kind, size)
+        assert found is not None and (found[1], found[2].shape) == (kind, size)
         assert pictures.first_filters(net, (2, 28, 28)) is None
-        assert {pictures.weight_picture(weight).dtype for weight in found[1]} == {np.dtype(np.uint8)}
+        assert {pictures.weight_picture(weight).dtype for weight in found[2]} == {np.dtype(np.uint8)}
     grey = pictures.weight_picture(np.array([[[0.0, 0.5], [-0.5, 0.25]]]))
     assert grey[0, 0].tolist() == [255, 255, 255] and grey[0, 1, 0] > grey[0, 1, 2] and grey[1, 0, 2] > grey[1, 0, 0]
     assert pictures.weight_picture(np.zeros((3, 2, 2))).tolist() == [[[128] * 3] * 2] * 2

@@ -23,13 +23,13 @@ def as_png(pixels: np.ndarray) -> str:
     return f"data:image/png;base64,{base64.b64encode(sink.getvalue()).decode()}"
 
 
-def grid(images: Tensor, gap: int = 2) -> Tensor:
-    """Lay images uint8 [N, C, H, W] out in rows, white between them; at most `MOST` are shown."""
+def grid(images: Tensor, gap: int = 2, between: int = 255) -> Tensor:
+    """Lay images uint8 [N, C, H, W] out in rows, a shade of grey between them; at most `MOST` are shown."""
     images = images[:MOST]
     count, channels, height, width = images.shape
     columns = math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
-    sheet = images.new_full((channels, rows * (height + gap) - gap, columns * (width + gap) - gap), 255)
+    sheet = images.new_full((channels, rows * (height + gap) - gap, columns * (width + gap) - gap), between)
     for place, image in enumerate(images):
         top, left = place // columns * (height + gap), place % columns * (width + gap)
         sheet[:, top : top + height, left : left + width] = image
@@ -52,20 +52,21 @@ def batch_picture(images: Tensor, card: Card) -> Tensor:
 # Weights.
 
 
-def first_filters(net: nn.Sequential, in_shape: tuple[int, int, int]) -> tuple[str, np.ndarray] | None:
-    """Return the kind and values [N, C, height, width] of the weights that first see `in_shape` images.
+def first_filters(net: nn.Sequential, in_shape: tuple[int, int, int]) -> tuple[str, str, np.ndarray] | None:
+    """Return the stage, kind and values [N, C, height, width] of the weights that first see `in_shape` images.
 
     The kernels of a convolution, or the templates of a linear layer; None where it is neither or has other channels.
     """
     channels, height, width = in_shape
-    stage = next(net.children())
-    leaf = next((m for m in stage.modules() if isinstance(m, nn.Conv2d | nn.Linear)), None)
-    if leaf is None or channels not in (1, 3):
+    owners = ((name, m) for name, m in net.named_modules() if next(m.parameters(recurse=False), None) is not None)
+    name, leaf = next(owners, ("", None))
+    if not isinstance(leaf, nn.Conv2d | nn.Linear) or channels not in (1, 3):
         return None
-    weights = leaf.weight.detach().cpu().float().numpy()
+    stage, weights = name.partition(".")[0], leaf.weight.detach().cpu().float().numpy()
     if isinstance(leaf, nn.Conv2d):
-        return ("kernels", weights) if weights.shape[1] == channels else None
-    return ("templates", weights.reshape(-1, *in_shape)) if weights.shape[1] == channels * height * width else None
+        return (stage, "kernels", weights) if weights.shape[1] == channels else None
+    templates = weights.shape[1] == channels * height * width
+    return (stage, "templates", weights.reshape(-1, *in_shape)) if templates else None
 
 
 def weight_picture(weight: np.ndarray) -> np.ndarray:
@@ -88,9 +89,10 @@ def filter_pictures(net: nn.Sequential, card: Card) -> dict[str, Tensor]:
     found = first_filters(net, card.shape)
     if found is None:
         return {}
-    stage = next(name for name, _ in net.named_children())
-    shown = np.stack([weight_picture(weight) for weight in found[1][:MOST]])
-    return {f"filters/{stage}": enlarge(grid(torch.from_numpy(shown).permute(0, 3, 1, 2), gap=1))}
+    stage, _, weights = found
+    shown = np.stack([weight_picture(weight) for weight in weights[:MOST]])
+    sheet = grid(torch.from_numpy(shown).permute(0, 3, 1, 2), gap=1, between=64)  # a weight of 0 is white or grey
+    return {f"filters/{stage}": enlarge(sheet)}
 
 
 # What a network says of images.

@@ -206,12 +206,12 @@ def filters(net: nn.Sequential, card: Card) -> Row | None:
     found = pictures.first_filters(net, card.shape)
     if found is None:
         return None
-    kind, weights = found
+    stage, kind, weights = found
     shown = [pictures.as_png(pictures.weight_picture(weight)) for weight in weights[:MOST_FILTERS]]
     labelled = kind == "templates" and len(weights) == len(card.classes)
     return {
         "kind": kind,
-        "stage": next(name for name, _ in net.named_children()),
+        "stage": stage,
         "count": len(weights),
         "pictures": list(zip(shown, card.classes if labelled else [""] * len(shown), strict=False)),
         "channels": card.shape[0],
