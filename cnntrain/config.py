@@ -24,7 +24,8 @@ from cnntrain.data.augmentation import AUGMENTATIONS, Part
 from cnntrain.data.datasets import DATASETS, describe, load
 from cnntrain.data.sources import Card, Dataset
 from cnntrain.errors import InputError, unknown
-from cnntrain.models import MODELS
+from cnntrain.models import HEADS, MODELS
+from cnntrain.models.heads import Heads
 from cnntrain.models.stages import Build
 from cnntrain.optim import OPTIMIZERS, SCHEDULES, learning_rates
 from cnntrain.schema import Options, Selection, Split
@@ -86,7 +87,7 @@ def known_keys(schema: type, values: Mapping[str, Any]) -> set[str]:
 
 
 def model_keys(options: Mapping[str, Any]) -> Iterator[str]:
-    yield from ("name", "remove", "widen", f"widen.{ANY}", *own_options(MODELS, options))
+    yield from ("name", "remove", "widen", f"widen.{ANY}", *own_options(MODELS, options), *heads_options(options))
 
 
 def dataset_keys(options: Mapping[str, Any]) -> Iterator[str]:
@@ -123,6 +124,11 @@ def own_options(functions: Mapping[str, Callable[..., Any]], options: Mapping[st
     return [option for function in chosen for option in signature(function)]
 
 
+def heads_options(options: Mapping[str, Any]) -> list[str]:
+    """Return the options of a model's auxiliary heads, where it has any."""
+    return list(signature(HEADS[options["name"]])) if options.get("name") in HEADS else []
+
+
 # From names to objects.
 
 
@@ -145,10 +151,20 @@ def build_model(options: Options, card: Card, **build: Any) -> nn.Sequential:
     """Build the network for the dataset's images and classes; `build` says seed and device."""
     remove = conform(options.get("remove") or [], list[str], "model.remove")
     widen = conform(options.get("widen") or {}, dict[str, Positive], "model.widen")
-    function = bind("model", MODELS, options, apart=("remove", "widen"))
+    function = bind("model", MODELS, options, apart=("remove", "widen", *heads_options(options)))
     settings: Build = {"remove": remove, "widen": widen, **build}  # type: ignore[typeddict-item]
     net: nn.Sequential = function(card.shape, len(card.classes), **settings)
     return net
+
+
+def build_heads(options: Options, net: nn.Sequential, card: Card, **build: Any) -> Heads | None:
+    """Build the companion that trains a network with auxiliary heads; None where it has none or is to go without."""
+    if options["name"] not in HEADS:
+        return None
+    function = HEADS[options["name"]]
+    given = {key: options[key] for key in heads_options(options) if key in options}
+    companion = function(net, card.shape, len(card.classes), **conform_options("model", function, given), **build)
+    return companion if companion.at else None
 
 
 def selection(options: Options) -> Selection:

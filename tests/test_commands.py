@@ -117,7 +117,7 @@ def test_training_on_everything_makes_the_last_weights_the_best(
 def test_describe_counts_the_faithful_lenet(cnntrain: Call) -> None:
     found = cnntrain("describe", "model=lenet5_1998")
     counts = {"params", "macs", "flops", "activation_bytes", "connections"}
-    assert {"model", "in_shape", "stages", *counts} == set(found)
+    assert {"model", "in_shape", "stages", "heads", *counts} == set(found)
     assert (found["params"], found["connections"], found["flops"]) == (60_000, 340_908, 2 * 326_520)
     stage = {"name", "out_shape", "receptive_field", "stride", *counts}
     assert all(set(row) == stage for row in found["stages"])

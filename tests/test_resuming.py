@@ -26,6 +26,7 @@ SETTINGS = {
         *("augmentation=strong", "augmentation.mixup.alpha=0.2", "trainer.accumulate=2", "trainer.clip=1"),
         *("trainer.patience=5", "trainer.log_every=3"),
     ),
+    "heads": ("trainer.ema=0.9", "trainer.clip=1"),
     "adamw": ("optimizer=adamw", "optimizer.lr=1e-3", "model=mlp", "dataset.balance=sampling"),
 }
 TIMES = ("seconds", "samples_per_second")
@@ -61,7 +62,7 @@ def stop_after_validation(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def agree(one: Path, other: Path) -> None:
     a, b = (checkpoints.load(run / "checkpoints" / "last.pt") for run in (one, other))
-    for key in ("model", "optimizer", "sums", "progress", "records", *(["ema"] if "ema" in a else [])):
+    for key in ("model", "optimizer", "sums", "progress", "records", *({"ema", "heads"} & a.keys())):
         assert resuming.same(a[key], b[key]), key
     best = [checkpoints.load(run / "checkpoints" / "best.pt")["model"] for run in (one, other)]
     assert resuming.same(*best)
@@ -71,8 +72,10 @@ def agree(one: Path, other: Path) -> None:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("settings", list(SETTINGS))
 def test_f01_f05_a_stop_at_any_step_and_a_resume_give_the_same_bits(
-    cnntrain: Call, folder: Path, tiny: tuple[str, ...], settings: str, precision: str
+    cnntrain: Call, folder: Path, tiny: tuple[str, ...], settings: str, precision: str, request: pytest.FixtureRequest
 ) -> None:
+    if settings == "heads":
+        request.getfixturevalue("lenet_heads")
     words = [*tiny, *SETTINGS[settings], f"trainer.precision={precision}", "dataset.train_images=120"]
     whole = cnntrain("fit", *words, "output_dir=whole")
     last = whole["steps"]
@@ -117,6 +120,7 @@ def test_f03_a_stop_during_validation_repeats_it_whole(cnntrain: Call, folder: P
 
 STATE = [
     "model",
+    "heads",
     "ema",
     "optimizer",
     "sums",
@@ -127,6 +131,7 @@ STATE = [
 ]
 
 
+@pytest.mark.usefixtures("lenet_heads")
 @pytest.mark.parametrize("piece", STATE)
 def test_f01_every_stored_piece_is_needed(
     cnntrain: Call, folder: Path, tiny: tuple[str, ...], piece: str, monkeypatch: pytest.MonkeyPatch

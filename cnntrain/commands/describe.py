@@ -28,7 +28,9 @@ def run(composed: DictConfig) -> dict[str, Any]:
         card = read_card(runs.read_json(folder / runs.RECORD))
     else:
         options, card = cfg.model, config.dataset_card(cfg.dataset, cfg.data_root)
-    stages = measured(config.build_model(options, card, device="meta"), card.shape)
+    net = config.build_model(options, card, device="meta")
+    heads = config.build_heads(options, net, card, device="meta")
+    stages = measured(net, card.shape)
     total = totals(stages)
     removed = f" without {', '.join(options['remove'])}" if options.get("remove") else ""
     if cfg.table == "text":
@@ -36,6 +38,8 @@ def run(composed: DictConfig) -> dict[str, Any]:
         print(f"{name}{removed} for {describe_shape(card.shape)} images of {len(card.classes)} classes\n")
     bottom = {"stage": "total", "output": "", "receptive field": "", "stride": "", **short(total)}
     print(render([*(row(stage) for stage in stages), bottom], cfg.table))
+    if heads and cfg.table == "text":
+        print(f"\n{heads.summary()}")
     if options["name"] == "googlenet" and cfg.table == "text":
         print(
             "\nthe paper's table (224×224 images, 1000 classes; K = 1024 weights, M = a million) beside the exact one"
@@ -47,6 +51,7 @@ def run(composed: DictConfig) -> dict[str, Any]:
         "in_shape": list(card.shape),
         **total,
         "stages": [as_json(stage) for stage in stages],
+        "heads": heads and {"params": heads.params, "weight": heads.weight, "at": heads.at},
     }
 
 

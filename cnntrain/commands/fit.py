@@ -208,7 +208,9 @@ class Training:
     def save(self, which: str) -> None:
         """Keep the best weights at once, the last state at an epoch's end if some time has passed since."""
         if which == "best":
-            weights = {key: value for key, value in self.snapshot().items() if key not in ("optimizer", "sums")}
+            weights = {
+                key: value for key, value in self.snapshot().items() if key not in ("heads", "optimizer", "sums")
+            }
             self.attempt(lambda: checkpoints.save(self.folder / "checkpoints" / checkpoints.BEST, weights))
             return
         epoch, every = self.at.step // self.built.per_epoch, self.cfg.trainer.keep_every
@@ -249,12 +251,15 @@ class Training:
     def announce(self) -> None:
         """Say what is about to happen."""
         cfg, data = self.cfg, self.built.dataset
-        params = sum(parameter.numel() for parameter in self.built.learner.net.parameters())
+        learner = self.built.learner
+        params = sum(parameter.numel() for parameter in learner.net.parameters())
         say(
             f"{cfg.model['name']} ({params:,} parameters) on {cfg.dataset['name']}: {len(data.train):,} training and "
             f"{len(data.val) if data.val else 0:,} validation images, {cfg.trainer.epochs} epochs of "
             f"{self.built.per_epoch:,} steps, {self.built.device}, {self.built.precision}"
         )
+        if learner.companion:
+            say(learner.companion.summary())
         if self.at.step:
             say(f"going on from step {self.at.step:,} in {self.folder}")
 

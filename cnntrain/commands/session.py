@@ -74,7 +74,9 @@ def check(cfg: Fit) -> None:
     """Find what is wrong with a configuration before any image is read."""
     choose_device(cfg.device)
     config.build_parts(cfg.augmentation)
-    shapes = config.build_model(cfg.model, config.dataset_card(cfg.dataset, cfg.data_root), device="meta")
+    card = config.dataset_card(cfg.dataset, cfg.data_root)
+    shapes = config.build_model(cfg.model, card, device="meta")
+    config.build_heads(cfg.model, shapes, card, device="meta")
     config.build_rates(cfg.schedule, config.build_optimizer(cfg.optimizer, shapes).defaults["lr"], 1, 1)
 
 
@@ -88,8 +90,9 @@ def build(cfg: Fit, dataset: Dataset) -> Session:
     trainer, device = cfg.trainer, choose_device(cfg.device)
     net = config.build_model(cfg.model, dataset.card, seed=cfg.seed)
     started_from = start_from(net, cfg.init_from) if cfg.init_from else None
-    net = net.to(device).to(memory_format=torch.channels_last)
-    optimizer = config.build_optimizer(cfg.optimizer, net)
+    companion = config.build_heads(cfg.model, net, dataset.card, seed=cfg.seed)
+    trained = (companion or net).to(device).to(memory_format=torch.channels_last)
+    optimizer = config.build_optimizer(cfg.optimizer, trained)
     feed = build_feed(dataset, cfg, config.build_parts(cfg.augmentation), device)
     per_epoch = feed.batches // trainer.accumulate
     if per_epoch == 0:
@@ -104,6 +107,7 @@ def build(cfg: Fit, dataset: Dataset) -> Session:
         config.build_rates(cfg.schedule, optimizer.defaults["lr"], trainer.epochs, per_epoch),
         precision=precision,
         seed=cfg.seed,
+        companion=companion,
         accumulate=trainer.accumulate,
         label_smoothing=trainer.label_smoothing,
         clip=trainer.clip,

@@ -52,5 +52,6 @@ MODELS: dict[str, Callable[..., nn.Sequential]] = {
     "timm": timm,
 }
 
-# The companions that train a network with auxiliary classifiers.
+# The companions that train a network with auxiliary classifiers, as functions of the network, its images' shape and the
+# number of classes; their options are the model's.
 HEADS: dict[str, Callable[..., Heads]] = {"googlenet": googlenet_heads}

@@ -8,6 +8,7 @@ from typing import Literal, Unpack
 
 from torch import nn
 
+from cnntrain.bounds import NonNegative
 from cnntrain.models.blocks import (
     by_size,
     chain,
@@ -57,7 +58,6 @@ PUBLISHED = {
 }
 
 HEADS = {"head_4a": "inception_4a", "head_4d": "inception_4d"}
-HEAD_WEIGHT = 0.3  # of each auxiliary loss
 
 
 def googlenet(in_shape: Shape, num_classes: int, *, stem: Stem = "plain", **build: Unpack[Build]) -> nn.Sequential:
@@ -150,17 +150,18 @@ def naive_inception(one: int, three: int, five: int) -> Maker:
 
 
 def googlenet_heads(
-    net: nn.Sequential, in_shape: Shape, num_classes: int, *, seed: int = 0, device: str = "cpu"
+    net: nn.Sequential, in_shape: Shape, num_classes: int, *, auxiliary: NonNegative = 0.3, **build: Unpack[Build]
 ) -> Heads:
-    """Return the companion that trains `net` with its two auxiliary classifiers, after 4a and 4d (section 5)."""
+    """Return the companion that trains `net` with its two auxiliary classifiers, after 4a and 4d (section 5).
+
+    `auxiliary` is the weight of each one's loss, 0 for none.
+    """
     order = list(stages(in_shape, num_classes, "plain"))
-    places = {head: (stage, auxiliary(num_classes)) for head, stage in HEADS.items()}
-    return attach(
-        net, in_shape, num_classes, order, places, HEAD_WEIGHT, init=he_normal_inputs, seed=seed, device=device
-    )
+    places = {head: (stage, auxiliary_head(num_classes)) for head, stage in HEADS.items()}
+    return attach(net, in_shape, num_classes, order, places, auxiliary, init=he_normal_inputs, **build)
 
 
-def auxiliary(num_classes: int) -> Maker:
+def auxiliary_head(num_classes: int) -> Maker:
     """Average pooling to 4×4, a 1×1 convolution, and two fully connected layers."""
 
     def pool(shape: Shape) -> nn.Module:

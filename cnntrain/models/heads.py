@@ -1,11 +1,12 @@
 """Auxiliary classifiers: a companion for training, outside the chain of stages, which it reads by walking."""
 
 from collections.abc import Mapping, Sequence
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 
-from cnntrain.models.stages import Initialise, Maker, Shape, assemble, walk
+from cnntrain.models.stages import Build, Initialise, Maker, Shape, StageError, assemble, walk
 
 
 class Heads(nn.Module):
@@ -25,6 +26,16 @@ class Heads(nn.Module):
             found |= {head: self.heads[head](x) for head, place in self.at.items() if place == stage}
         return x, found
 
+    @property
+    def params(self) -> int:
+        """The heads' parameters, without the network's."""
+        return sum(parameter.numel() for parameter in self.heads.parameters())
+
+    def summary(self) -> str:
+        """Say in one line where the heads stand, what they hold and what they are for."""
+        counts = f"{self.params:,} parameters, loss weight {self.weight:g}"
+        return f"auxiliary heads after {', '.join(self.at.values())}: {counts}, gone at evaluation"
+
 
 def attach(
     net: nn.Sequential,
@@ -35,23 +46,23 @@ def attach(
     weight: float,
     *,
     init: Initialise | None = None,
-    seed: int = 0,
-    device: str = "cpu",
+    **build: Unpack[Build],
 ) -> Heads:
     """Build the heads of `places`, {head: (stage, maker)}, on a network that may lack some stages of `order`.
 
-    A head whose stage was removed reads the nearest stage before it that is left. Raises `StageError` where a head
-    cannot take the shape there, and `ValueError` where no stage before it is left.
+    A head whose stage was removed reads the nearest stage before it that is left; with `weight` 0 there are no heads.
+    Raises `StageError` where a head cannot take the shape there, or no stage before it is left.
     """
+    if weight == 0:
+        return Heads(net, {}, {}, weight)
     shapes = shapes_of(net, in_shape)
     at, heads = {}, {}
     for head, (stage, maker) in places.items():
         left = [name for name in order[: order.index(stage) + 1] if name in shapes]
         if not left:
-            raise ValueError(f"{head}: neither {stage} nor any stage before it is left")
+            raise StageError(f"{head} needs {stage} or a stage before it, and none is left; train without heads")
         at[head] = left[-1]
-        built = assemble({head: maker}, shapes[left[-1]], out_shape=(num_classes,), init=init, seed=seed, device=device)
-        heads[head] = built[0]
+        heads[head] = assemble({head: maker}, shapes[left[-1]], out_shape=(num_classes,), init=init, **build)[0]
     return Heads(net, heads, at, weight)
 
 

@@ -13,13 +13,16 @@ from cnntrain.data.feeds import Feed
 from cnntrain.devices import autocast
 from cnntrain.draws import generator
 from cnntrain.errors import NonFiniteError
+from cnntrain.models.heads import Heads
 
 
 class Learner:
     """A network in training; `update` takes one optimizer step, and all sums stay on the device until `read`.
 
     `rates` holds the learning rate of every step. `ema` is the decay of the weights' moving average, 0 for none;
-    `clip` the largest norm of the gradient, 0 for any; `class_weights` multiply each class's loss.
+    `clip` the largest norm of the gradient, 0 for any; `class_weights` multiply each class's loss. A `companion` adds
+    the losses of auxiliary heads on `net` to what is trained; the average, the evaluated network and the loss that
+    `read` returns are those of `net` alone.
     """
 
     def __init__(
@@ -30,6 +33,7 @@ class Learner:
         *,
         precision: Literal["fp32", "bf16"],
         seed: int,
+        companion: Heads | None = None,
         accumulate: int = 1,
         label_smoothing: float = 0.0,
         clip: float = 0.0,
@@ -37,10 +41,11 @@ class Learner:
         class_weights: Tensor | None = None,
     ) -> None:
         self.net, self.optimizer, self.rates, self.precision = net, optimizer, rates, precision
+        self.companion, self.weight = companion, companion.weight if companion else 0.0
         self.seed, self.accumulate, self.label_smoothing, self.clip = seed, accumulate, label_smoothing, clip
         self.device = next(net.parameters()).device
         self.class_weights = class_weights.to(self.device) if class_weights is not None else None
-        self.parameters = list(net.parameters())
+        self.parameters = list((companion or net).parameters())
         self.decay = ema
         self.average = copy.deepcopy(net).requires_grad_(False).eval() if ema else None
         self.averaged = floating(self.average) if self.average else []
@@ -69,12 +74,13 @@ class Learner:
             feed.seek(epoch, place)
             x, target, labels = feed.batch()
             with autocast(self.precision, self.device):
-                logits = self.net(x)
-            loss = F.cross_entropy(logits.float(), target, self.class_weights, label_smoothing=self.label_smoothing)
-            (loss / self.accumulate if self.accumulate > 1 else loss).backward()
-            loss = loss.detach()
-            sound = sound & loss.isfinite()
-            self.loss_sum += loss * len(labels)
+                logits, heads = self.answers(x)
+            loss = total = self.loss(logits, target)
+            for answer in heads.values():
+                total = total + self.weight * self.loss(answer, target)
+            (total / self.accumulate if self.accumulate > 1 else total).backward()
+            sound = sound & total.detach().isfinite()
+            self.loss_sum += loss.detach() * len(labels)
             self.right += (logits.detach().argmax(dim=1) == labels).sum()
             self.count += len(labels)
         gradients = [p.grad for p in self.parameters if p.grad is not None]
@@ -88,6 +94,14 @@ class Learner:
         if self.average:
             decay = min(self.decay, (1 + step) / (10 + step))  # the first averages would remember the initial weights
             torch._foreach_lerp_(self.averaged, self.live, 1 - decay)
+
+    def answers(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the network's logits and those of its auxiliary heads."""
+        return self.companion(x) if self.companion else (self.net(x), {})
+
+    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the mean cross-entropy of a batch with class numbers or probabilities as its target."""
+        return F.cross_entropy(logits.float(), target, self.class_weights, label_smoothing=self.label_smoothing)
 
     def guard(self, sound: Tensor, step: int) -> None:
         """Note the first step that is not `sound`, and make the optimizer skip it and all that follow."""
@@ -111,8 +125,9 @@ class Learner:
     def read(self, step: int) -> dict[str, float]:
         """Return the learning rate, mean loss and top-1 of the batches since the last reading, after `step` steps.
 
-        It is the one look at the device's numbers. Raises `NonFiniteError`, which knows the step, when a loss or a
-        gradient was no number; the weights are those before that step.
+        The loss is that of the network's own logits, without auxiliary heads. It is the one look at the device's
+        numbers. Raises `NonFiniteError`, which knows the step, when a loss or a gradient was no number; the weights are
+        those before that step.
         """
         if (bad := int(self.bad_step)) >= 0:
             raise NonFiniteError(
@@ -137,11 +152,15 @@ class Learner:
             "optimizer": self.optimizer.state_dict(),
             "sums": {"loss": self.loss_sum, "right": self.right, "count": self.count},
         }
+        if self.companion:
+            kept["heads"] = self.companion.heads.state_dict()
         return kept | {"ema": self.average.state_dict()} if self.average else kept
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from what `state` returned."""
         self.net.load_state_dict(state["model"])
+        if self.companion:
+            self.companion.heads.load_state_dict(state["heads"])
         if self.average:
             self.average.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
