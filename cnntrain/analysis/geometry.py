@@ -32,6 +32,7 @@ POINTWISE = (
     *(nn.Identity, nn.ReLU, nn.LeakyReLU, nn.Tanh, nn.Sigmoid, ScaledTanh, Absolute, Maxout),
     *(nn.Dropout, nn.BatchNorm2d, LocalResponseNorm, Twice, FirstHalf),
 )
+RESHAPING = (Maxout, Twice, FirstHalf)  # of those: they change the number of maps
 CONVOLUTIONS = (nn.Conv2d, RotatedConv2d, PartialConv2d, LocallyConnected2d)
 
 
@@ -192,7 +193,9 @@ def unite(branches: list[Spans]) -> Spans:
 
 
 def leaf_shape(leaf: nn.Module, shape: Shape) -> Shape:
-    """Return the shape that leaves a leaf, from a forward pass without memory."""
+    """Return the shape that leaves a leaf, from a forward pass without memory where it is another than arrives."""
+    if isinstance(leaf, POINTWISE) and not isinstance(leaf, RESHAPING):
+        return shape
     was_training, device = leaf.training, "meta"
     held = next((t for t in (*leaf.parameters(), *leaf.buffers())), None)
     if held is not None and not held.is_meta:

@@ -10,10 +10,12 @@ import contextlib
 import functools
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Concatenate, ParamSpec, TypedDict
+from typing import Any, Concatenate, ParamSpec, TypedDict
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from cnntrain.draws import generator
 from cnntrain.errors import InputError, unknown
@@ -134,13 +136,20 @@ def shape_after(stage: nn.Module, shape: Shape) -> Shape:
 
     Raises `ValueError` when the stage swallows the batch axis or leaves nothing.
     """
-    with torch.no_grad():
+    with torch.no_grad(), PassBy():
         out = stage.eval()(torch.empty(2, *shape, device="meta"))
     stage.train()
     after = tuple(out.shape)
     if after[:1] != (2,) or 0 in after:
         raise ValueError(f"turns {describe_shape((2, *shape))} into {describe_shape(after)}")
     return after[1:]
+
+
+class PassBy(TorchFunctionMode):
+    """Leave out batch norm and ReLU, which keep every shape and take most of a pass on the meta device."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return args[0] if func in (F.batch_norm, F.relu) else func(*args, **(kwargs or {}))
 
 
 def guard_size(name: str, stage: nn.Module, shape: Shape, remove: Sequence[str], limit: int) -> None:
