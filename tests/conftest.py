@@ -61,6 +61,36 @@ def refused(folder: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., st
     return call
 
 
+@pytest.fixture(scope="session")
+def trains() -> Callable[..., bool]:
+    """Say whether a network on the meta device forwards and back-propagates to every parameter and to its images.
+
+    A chain does if each of its stages does with the shape that reaches it; stages that were tried are remembered.
+    """
+    import torch
+    from torch import nn
+
+    tried: dict[object, tuple[int, ...]] = {}
+
+    def attempt(stage: nn.Module, shape: tuple[int, ...]) -> tuple[int, ...]:
+        x = torch.empty(2, *shape, device="meta", requires_grad=True)
+        out: torch.Tensor = stage(x)
+        out.sum().backward()
+        return tuple(out.shape[1:]) if all(p.grad is not None for p in (x, *stage.parameters())) else ()
+
+    def call(net: nn.Sequential, shape: tuple[int, ...]) -> bool:
+        for stage in net:
+            key = shape, str(stage), *(parameter.shape for parameter in stage.parameters())
+            if key not in tried:
+                tried[key] = attempt(stage, shape)
+            shape = tried[key]
+            if not shape:
+                return False
+        return True
+
+    return call
+
+
 TINY = (
     *("model=lenet5", "dataset=synthetic", "dataset.train_images=96", "dataset.test_images=48", "augmentation=none"),
     *("trainer.epochs=2", "trainer.batch_size=16", "optimizer.lr=0.05", "device=cpu"),

@@ -34,8 +34,8 @@ def test_torchvisions_weights_give_torchvisions_outputs(
         for key, buffer in model.named_buffers():  # statistics that a trained network might have
             if key.endswith(("mean", "var")):
                 buffer.uniform_(0.5, 1.5)
-    net = MODELS[name](shape, 7, **options).eval()
-    net.load_state_dict(dict(zip(net.state_dict(), model.state_dict().values(), strict=True)))
+    net = MODELS[name](shape, 7, device="meta", **options).eval()
+    net.load_state_dict(dict(zip(net.state_dict(), model.state_dict().values(), strict=True)), assign=True)
     x = torch.randn(1, *shape)
     with torch.no_grad():
         torch.testing.assert_close(net(x), model(x), rtol=1e-5, atol=1e-5)

@@ -174,6 +174,21 @@ def test_separable_convolutions_and_their_price() -> None:
     torch.testing.assert_close(stage(x), whole_kernel)
 
 
+def test_a_depthwise_separable_convolution_is_one_whose_kernels_are_scaled_copies() -> None:
+    x, depthwise, pointwise = torch.randn(2, 4, 7, 7), torch.randn(4, 3, 3), torch.randn(5, 4)
+    found = F.conv2d(F.conv2d(x, depthwise[:, None], groups=4), pointwise[:, :, None, None])
+    torch.testing.assert_close(found, F.conv2d(x, torch.einsum("oc,cij->ocij", pointwise, depthwise)))
+
+
+def test_channels_are_summed_and_a_filter_is_not_swept_over_them() -> None:
+    for size, stride in ((3, 1), (4, 2)):
+        x, w = torch.randn(1, 3, size, size), torch.randn(1, 3, 2, 2)
+        alone = [F.conv2d(x[:, i : i + 1], w[:, i : i + 1], stride=stride) for i in range(3)]
+        found = F.conv2d(x, w, stride=stride)
+        assert found.shape == (1, 1, 2, 2)
+        torch.testing.assert_close(found, alone[0] + alone[1] + alone[2])
+
+
 def test_a_1_by_1_convolution_is_a_linear_map_at_each_position() -> None:
     layer, x = nn.Conv2d(4, 3, 1), torch.randn(2, 4, 5, 6)
     expected = torch.einsum("oc,nchw->nohw", layer.weight[:, :, 0, 0], x) + layer.bias[None, :, None, None]  # type: ignore[index]
@@ -204,16 +219,42 @@ def test_binomial_and_box_kernels_average_and_an_even_kernel_shifts_by_half_a_pi
         np.testing.assert_allclose(np.abs(centre), shift, atol=1e-9)
 
 
+def test_a_bank_of_kernels_answers_to_the_edges_it_was_made_for() -> None:
+    across, along = np.zeros((24, 24)), np.ones((24, 24))
+    across[:, 12:] = 1
+    for size in (5, 15):
+        step = np.repeat([-1.0, 0, 1], [size // 2, 1, size // 2])
+        vertical = np.tile(step, (size, 1))
+        for kernel, image in ((vertical, across), (vertical.T, across.T)):
+            assert correlate(image, kernel).max() == size * (size // 2)
+            assert np.abs(correlate(image.T, kernel)).max() == np.abs(correlate(along, kernel)).max() == 0
+        outline = np.full((size, size), -1.0)
+        outline[size // 2, size // 2] = size**2 - 1
+        assert np.abs(correlate(along, outline)).max() == 0 < np.abs(correlate(across, outline)).max()
+        blurred = correlate(across, np.ones((size, size)))[0] / size**2
+        np.testing.assert_allclose(np.diff(blurred)[np.diff(blurred) > 0], 1 / size)  # the step became a ramp
+
+
 def test_convolution_commutes_with_shifts_but_not_with_turns() -> None:
     x, w = torch.randn(1, 1, 12, 12), torch.randn(1, 1, 3, 3)
     moved = F.conv2d(x.roll((2, 1), (2, 3)), w)
     torch.testing.assert_close(moved[:, :, 2:, 1:], F.conv2d(x, w)[:, :, :-2, :-1])
+    assert not torch.allclose(moved, F.conv2d(x, w))  # the answer moves too: it is equivariant, not invariant
     assert not torch.allclose(F.conv2d(x.rot90(1, (2, 3)), w), F.conv2d(x, w).rot90(1, (2, 3)))
+    doubled, answers = (t.repeat_interleave(2, 2).repeat_interleave(2, 3) for t in (x, F.conv2d(x, w)))
+    assert not torch.allclose(F.conv2d(doubled, w)[:, :, 1:-1, 1:-1], answers)
 
 
 def test_convolution_over_words() -> None:
     words, layer = torch.randn(1, 10, 7), nn.Conv1d(10, 4, 3)
     assert layer(words).shape == (1, 4, 5) and layer(words).amax(2).shape == (1, 4)
+    windows = torch.stack([words[0, :, i : i + 3].flatten() for i in range(5)])
+    expected = windows @ layer.weight.flatten(1).T + layer.bias
+    torch.testing.assert_close(layer(words)[0].T, expected)
+    for length, kernel, stride, padding in itertools.product((7, 8), (2, 3), (1, 2), (0, 1)):
+        starts = range(-padding, length + padding - kernel + 1, stride)
+        out = F.conv1d(torch.ones(1, 1, length), torch.ones(1, 1, kernel), stride=stride, padding=padding)
+        assert out.shape[2] == len(starts)
 
 
 # Pooling, normalisation, regularisation, gradients.
@@ -229,7 +270,10 @@ def test_pooling_of_the_4_by_4_example_and_its_gradients() -> None:
     assert torch.equal((x * routed).flatten()[routed.flatten() > 0], torch.tensor([5.0, 9, 4, 3]))
     (spread,) = torch.autograd.grad(mean.sum(), x)
     assert (spread == 0.25).all()
-    assert pooling("max", 3, 2)((1, 7, 7))(torch.randn(1, 1, 7, 7)).shape == (1, 1, 3, 3)
+    row = torch.randn(7)
+    for size, stride in ((2, 2), (3, 2), (3, 1)):  # apart, overlapping, and one that only blurs
+        pooled = pooling("max", size, stride)((1, 7, 7))(row.expand(1, 1, 7, 7))[0, 0, 0]
+        assert pooled.tolist() == [float(max(row[i : i + size])) for i in range(0, 7 - size + 1, stride)]
 
 
 def test_pooling_takes_parameters_only_from_a_later_full_connection() -> None:
@@ -257,6 +301,20 @@ def test_batch_norm_divides_by_the_root_of_the_biased_variance_and_keeps_the_unb
     )
 
 
+def test_batch_norm_scales_shifts_and_differentiates_through_its_statistics() -> None:
+    layer, x = nn.BatchNorm2d(2).double(), torch.randn(3, 2, 2, 2, dtype=torch.float64, requires_grad=True)
+    nn.init.constant_(layer.weight, 3.0)
+    nn.init.constant_(layer.bias, -1.0)
+    values = layer(x).transpose(0, 1).flatten(1)
+    torch.testing.assert_close(values.mean(1), torch.full((2,), -1.0, dtype=torch.float64))
+    torch.testing.assert_close(
+        values.std(1, correction=0), torch.full((2,), 3.0, dtype=torch.float64), rtol=1e-3, atol=0
+    )
+    assert torch.autograd.gradcheck(layer, x)
+    (through,) = torch.autograd.grad(layer(x).sum(), x)
+    assert through.abs().max() < 1e-12  # a shift of all values changes nothing
+
+
 def test_halved_weights_are_the_geometric_mean_of_all_thinned_networks() -> None:
     hidden, classes = 6, 4
     rng = np.random.default_rng(2)
@@ -282,18 +340,21 @@ def test_dropout_evaluates_as_the_thinned_network_with_halved_weights() -> None:
     assert 0.3 < share < 0.7
 
 
-def test_the_gradient_vanishes_through_sigmoids_and_not_through_residuals() -> None:
+def test_the_gradient_vanishes_through_sigmoids_and_not_through_relus_or_residuals() -> None:
     def first_gradient(step: str) -> float:
         torch.manual_seed(0)
         layers = [nn.Linear(16, 16) for _ in range(20)]
         x: Tensor = torch.randn(8, 16)
         for layer in layers:
-            x = {"sigmoid": layer(x).sigmoid(), "residual": x + 0.1 * layer(x).relu()}[step]
+            if step == "relu":
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            out = layer(x)
+            x = {"sigmoid": out.sigmoid(), "relu": out.relu(), "residual": x + 0.1 * out.relu()}[step]
         x.square().sum().backward()
         assert layers[0].weight.grad is not None
         return float(layers[0].weight.grad.norm())
 
-    assert first_gradient("sigmoid") < 1e-8 < 1e-2 < first_gradient("residual")
+    assert first_gradient("sigmoid") < 1e-8 < 1e-2 < min(first_gradient("relu"), first_gradient("residual"))
 
 
 def test_a_residual_unit_differentiates_to_phi_times_one_plus_f() -> None:
@@ -307,9 +368,13 @@ def test_a_residual_unit_differentiates_to_phi_times_one_plus_f() -> None:
 def test_pre_activation_blocks_add_up_exactly() -> None:
     net = MODELS["preact_resnet164"]((3, 32, 32), 10).double().eval()
     x = net.get_submodule("block1_1")(net.get_submodule("conv1")(torch.randn(1, 3, 32, 32, dtype=torch.float64)))
-    total, last = x, x
+    x = x.detach().requires_grad_()
+    bodies, last = torch.zeros_like(x), x
     for number in range(2, 6):
         block = net.get_submodule(f"block1_{number}")
-        total = total + block.get_submodule("main")(last)
+        bodies = bodies + block.get_submodule("main")(last)
         last = block(last)
-    torch.testing.assert_close(last, total)
+    torch.testing.assert_close(last, x + bodies)
+    arrives = torch.randn_like(last)  # and so what arrives at the end arrives unchanged, with the bodies' part added
+    whole, part = (torch.autograd.grad(out, x, arrives, retain_graph=True)[0] for out in (last, bodies))
+    torch.testing.assert_close(whole, arrives + part)
