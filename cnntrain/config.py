@@ -22,7 +22,9 @@ from cnntrain.bounds import NonNegative, Positive
 from cnntrain.conform import ANY, build_schema, conform, conform_options, reject_unknown, signature
 from cnntrain.data.augmentation import AUGMENTATIONS, Part
 from cnntrain.data.datasets import DATASETS, describe, load
+from cnntrain.data.families import WARPS
 from cnntrain.data.sources import Card, Dataset
+from cnntrain.data.transformations import Warp
 from cnntrain.errors import InputError, unknown
 from cnntrain.models import HEADS, MODELS
 from cnntrain.models.heads import Heads
@@ -101,6 +103,12 @@ def augmentation_keys(options: Mapping[str, Any]) -> Iterator[str]:
         yield from (f"{name}.{option}" for option in signature(maker))
 
 
+def warp_keys(options: Mapping[str, Any]) -> Iterator[str]:
+    for name, maker in WARPS.items():
+        yield name
+        yield from (f"{name}.{option}" for option in signature(maker))
+
+
 def optimizer_keys(options: Mapping[str, Any]) -> Iterator[str]:
     yield from ("name", *own_options(OPTIMIZERS, options))
 
@@ -113,6 +121,7 @@ GROUPS: dict[str, Callable[[Mapping[str, Any]], Iterator[str]]] = {
     "model": model_keys,
     "dataset": dataset_keys,
     "augmentation": augmentation_keys,
+    "warp": warp_keys,
     "optimizer": optimizer_keys,
     "schedule": schedule_keys,
 }
@@ -228,6 +237,15 @@ def build_parts(options: Options) -> dict[str, Part]:
             maker = AUGMENTATIONS[name]
             parts[name] = maker(**conform_options(f"augmentation.{name}", maker, given))
     return parts
+
+
+def build_warps(options: Options, card: Card) -> list[Warp]:
+    """Return the families of transformations of the configuration for the dataset's images; a null one is left out."""
+    return [
+        WARPS[name](card.shape, **conform_options(f"warp.{name}", WARPS[name], given))
+        for name, given in options.items()
+        if given is not None
+    ]
 
 
 def build_optimizer(options: Options, net: nn.Module) -> Optimizer:

@@ -1,8 +1,9 @@
 """How a long piece of work shows itself: a bar on a terminal, plain lines elsewhere, always on standard error."""
 
+import contextlib
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from tqdm import tqdm
@@ -63,6 +64,25 @@ def follow(
 def track(items: Iterable[T], total: int, what: str) -> Iterator[T]:
     """Pass on `items` under a bar on a terminal."""
     yield from tqdm(items, total=total, desc=what, file=sys.stderr, disable=None, dynamic_ncols=True, leave=False)
+
+
+@contextlib.contextmanager
+def counting(total: int, what: str, unit: str) -> Iterator[Callable[[int], None]]:
+    """Give what is called with the number of things done: a bar on a terminal, a line now and then elsewhere."""
+    began = spoke = time.perf_counter()
+    with tqdm(total=total, desc=what, unit=unit, file=sys.stderr, disable=None, dynamic_ncols=True, leave=False) as bar:
+        done = 0
+
+        def add(count: int) -> None:
+            nonlocal done, spoke
+            done += count
+            bar.update(count)
+            now = time.perf_counter()
+            if bar.disable and now - spoke > QUIET_SECONDS:
+                spoke = now
+                say(f"{what}: {100 * done / total:.0f} %, {clock((total - done) * (now - began) / done)} left")
+
+        yield add
 
 
 def clock(seconds: float) -> str:

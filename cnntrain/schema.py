@@ -112,6 +112,25 @@ class Compare(Evaluated):
 
 
 @dataclass(frozen=True)
+class Invariance(Evaluated):
+    """`cnntrain invariance`."""
+
+    run: str | None
+    runs: list[str] | None
+    model: Options | None
+    dataset: Options | None
+    warp: Options
+    init: Literal["trained", "random"]
+    seed: Natural
+    stages: list[str] | None
+    images: Count | None
+    control_images: Count
+    output_dir: str | None
+    figures: bool
+    tensorboard: bool
+
+
+@dataclass(frozen=True)
 class Predict(Shared):
     """`cnntrain predict`."""
 

@@ -121,6 +121,20 @@ def geometry(net: nn.Sequential, in_shape: Shape) -> list[StageGeometry]:
     return rows
 
 
+def stage_spans(net: nn.Sequential, in_shape: Shape) -> dict[str, Spans]:
+    """Return what one position of each spatial stage sees, as far as the layers' windows are known."""
+    found: dict[str, Spans] = {}
+    shape, spans = tuple(in_shape), (Span(), Span())
+    for name, stage in net.named_children():
+        try:
+            shape, spans, _ = measure(stage, shape, spans)
+        except (TypeError, ValueError):
+            break
+        if len(shape) == 3 and None not in (spans[0].jump, spans[1].jump):
+            found[name] = spans
+    return found
+
+
 def outline(net: nn.Sequential, in_shape: Shape) -> list[StageGeometry]:
     """Return the rows of a network of any layers, on the meta device: shapes, parameters and what torch counts."""
     rows: list[StageGeometry] = []

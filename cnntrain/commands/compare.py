@@ -72,17 +72,17 @@ def run(composed: DictConfig) -> dict[str, Any]:
 # Reading.
 
 
-def find_runs(words: Sequence[str]) -> list[Path]:
+def find_runs(words: Sequence[str], least: int = 2) -> list[Path]:
     """Return the run folders that are meant; a folder of runs, as a sweep leaves it, stands for them in order.
 
-    Raises `InputError` for fewer than two, or one that is named twice.
+    Raises `InputError` for fewer than `least`, or one that is named twice.
     """
     found: list[Path] = []
     for word in words:
         folder = Path(word).expanduser()
         inside = [] if (folder / runs.CONFIG).is_file() else [path.parent for path in folder.glob(f"*/{runs.CONFIG}")]
         found += sorted(inside, key=lambda path: (len(path.name), path.name)) or [runs.find(word)]
-    if len(found) < 2:
+    if len(found) < least:
         raise InputError(f"runs=[{', '.join(words)}]: a comparison needs at least two runs")
     resolved = [folder.resolve() for folder in found]
     for folder, path in zip(found, resolved, strict=True):
@@ -105,16 +105,24 @@ def read_entry(folder: Path, name: str, cfg: schema.Compare) -> Entry:
     return Entry(folder, name, settings["seed"], runs.flat(settings), found, right)
 
 
+def by_experiment(settings: Sequence[Mapping[str, Any]]) -> list[list[int]]:
+    """Gather the places of settings (dotted keys) that differ in their seed only, in order of appearance."""
+    gathered: dict[str, list[int]] = {}
+    for place, values in enumerate(settings):
+        experiment = {key: value for key, value in values.items() if key not in SAME}
+        gathered.setdefault(json.dumps(experiment, sort_keys=True), []).append(place)
+    return list(gathered.values())
+
+
+def letters(number: int) -> str:
+    """Return the label of a group by its number: A … Z, AA …"""
+    return chr(ord("A") + number % 26) * (number // 26 + 1)
+
+
 def group(entries: Sequence[Entry]) -> list[Group]:
-    """Gather the runs that differ in their seed only, in order of appearance, labelled A … Z, AA …"""
-    gathered: dict[str, list[Entry]] = {}
-    for entry in entries:
-        experiment = {key: value for key, value in entry.settings.items() if key not in SAME}
-        gathered.setdefault(json.dumps(experiment, sort_keys=True), []).append(entry)
-    return [
-        Group(chr(ord("A") + i % 26) * (i // 26 + 1), members, *size(members[0].folder))
-        for i, members in enumerate(gathered.values())
-    ]
+    """Gather the runs that differ in their seed only, in order of appearance."""
+    gathered = [[entries[i] for i in places] for places in by_experiment([entry.settings for entry in entries])]
+    return [Group(letters(i), members, *size(members[0].folder)) for i, members in enumerate(gathered)]
 
 
 def size(folder: Path) -> tuple[int, int | None]:
