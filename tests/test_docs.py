@@ -31,7 +31,10 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = {str(path.relative_to(ROOT)): path.read_text() for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))}
 
 # What is appended to the words of a page, by command, so that it takes a second; of a sweep the first two values run.
-SMALLER: dict[str, tuple[str, ...]] = {"fit": ("trainer.epochs=1", "trainer.tensorboard=false")}
+SMALLER: dict[str, tuple[str, ...]] = {
+    "fit": ("trainer.epochs=1", "trainer.tensorboard=false"),
+    "invariance": ("images=20", "figures=false"),
+}
 # Images that would have to be downloaded are drawn instead, once the words have been checked as they stand.
 AT_HAND = ("digits", "synthetic", "folder")
 DRAWN = (

@@ -18,7 +18,7 @@ from cnntrain.analysis.aliasing import total_stride
 from cnntrain.analysis.bands import resamples
 from cnntrain.analysis.invariance_rows import curves
 from cnntrain.analysis.invariance_words import crossing_words, line_words
-from cnntrain.commands.compare import by_experiment, find_runs, flat, short_names
+from cnntrain.commands.compare import by_experiment, find_runs, short_names
 from cnntrain.commands.invariance_report import FIGURES, REPORT, write
 from cnntrain.commands.invariance_study import Group, Study, grouped
 from cnntrain.commands.loading import load_run, run_dataset
@@ -64,7 +64,7 @@ def run(composed: DictConfig) -> dict[str, Any]:
     groups = grouped(
         [entry.name for entry in entries],
         [entry.settings["seed"] for entry in entries],
-        by_experiment([flat(entry.settings) for entry in entries]),
+        by_experiment([runs.flat(entry.settings) for entry in entries]),
     )
     head = {
         "run_dir": None if entries[0].folder is None else str(entries[0].folder),

@@ -12,10 +12,10 @@ from torch import Tensor
 from cnntrain import runs
 from cnntrain.analysis import crossings, invariance_words
 from cnntrain.analysis import invariance_figures as panels
+from cnntrain.analysis.pictures import drawn
 from cnntrain.commands.invariance_study import Group, Study, results
 from cnntrain.tables import render
 from cnntrain.training.board import open_board
-from cnntrain.training.pictures import drawn
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
