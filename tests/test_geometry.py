@@ -147,6 +147,7 @@ def check_fields(net: nn.Sequential, table: list[StageGeometry], shape: Shape, e
         ("convnet", {"convolution": "spatially_separable", "pool": "avg", "kernel": 5}, (1, 44, 44)),
         ("convnet", {"convolution": "rotated_maxout", "pool": "max", "norm": "local_response"}, (1, 36, 44)),
         ("convnet", {"pool": "stride"}, (1, 36, 44)),
+        ("convnet", {"convolution": "transposed", "kernel": 5, "pool": "avg"}, (1, 44, 44)),
         ("locally_connected", {}, (1, 28, 36)),
         ("maxout", {}, (1, 60, 60)),
     ],

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -106,10 +107,41 @@ def test_parameters_and_multiplications_are_those_of_the_papers(
 )
 def test_multiplications_equal_half_of_torchs_flops(name: str) -> None:
     shape, classes = canonical(name)
-    net, x = MODELS[name](shape, classes, device="meta"), torch.empty(1, *shape, device="meta")
+    check_flops(MODELS[name](shape, classes, device="meta"), shape)
+
+
+@pytest.mark.parametrize("convolution", ["spatially_separable", "maxout", "transposed"])
+def test_multiplications_of_other_convolutions_equal_half_of_torchs_flops(convolution: str) -> None:
+    check_flops(MODELS["convnet"](GRAY, 10, convolution=convolution, pool="overlapping", device="meta"), GRAY)
+
+
+def check_flops(net: nn.Sequential, shape: Shape) -> None:
+    x = torch.empty(1, *shape, device="meta")
     with FlopCounterMode(display=False) as counter:
         net.eval()(x)
     assert sum(row.macs for row in geometry(net, shape)) * 2 == counter.get_total_flops()
+
+
+DOCUMENTED = re.findall(
+    r"^\| `(\w+)` \|.*\| (\d+)×(\d+), (\d+) \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \| ([\d,.]+) M \|",
+    (Path(__file__).parents[1] / "docs" / "models.md").read_text(),
+    re.MULTILINE,
+)
+
+
+def test_the_table_of_the_documentation_has_every_network() -> None:
+    assert [row[0] for row in DOCUMENTED] == OWN
+
+
+@pytest.mark.parametrize("row", DOCUMENTED, ids=lambda row: row[0])
+def test_the_table_of_the_documentation_holds_the_exact_counts(row: tuple[str, ...]) -> None:
+    name, *numbers = row
+    height, width, classes, params, macs, params32 = (int(number.replace(",", "")) for number in numbers[:-1])
+    shape = (GRAY[0] if name in DIGITS else 3, height, width)
+    table, small = rows(name, shape, classes), rows(name, CIFAR, 10)
+    assert (sum(row.params for row in table), sum(row.macs for row in table)) == (params, macs)
+    millions = f"{sum(row.macs for row in small) / 1e6:,.1f}"
+    assert (sum(row.params for row in small), millions) == (params32, numbers[-1])
 
 
 def summary(net: nn.Module) -> dict[str, object]:

@@ -260,6 +260,10 @@ def window(leaf: nn.Module) -> tuple[tuple[int, int, int], tuple[int, int, int]]
         low = [-p for p in padding]
         high = [d * (k - 1) - p for d, k, p in zip(dilation, kernel, padding, strict=True)]
         return (stride[0], low[0], high[0]), (stride[1], low[1], high[1])
+    if isinstance(leaf, nn.ConvTranspose2d) and pair(leaf.stride) == (1, 1):  # a stride gives positions unlike windows
+        (top, left), (tall, wide) = pair(leaf.padding), pair(leaf.kernel_size)
+        down, across = pair(leaf.dilation)
+        return (1, top - down * (tall - 1), top), (1, left - across * (wide - 1), left)
     raise TypeError(f"the receptive field through {type(leaf).__name__} is not known")
 
 
@@ -281,6 +285,9 @@ def leaf_cost(leaf: nn.Module, shape: Shape, out: Shape) -> Cost:
     if isinstance(leaf, nn.Conv2d | nn.Linear | RotatedConv2d):
         weights = leaf.weight[0].numel()
         return Cost(math.prod(out) * weights, math.prod(out) * (weights + (leaf.bias is not None)), numbers)
+    if isinstance(leaf, nn.ConvTranspose2d):
+        macs = math.prod(shape) * leaf.weight[0].numel()
+        return Cost(macs, macs + (math.prod(out) if leaf.bias is not None else 0), numbers)
     if isinstance(leaf, PartialConv2d):
         area = math.prod(out[1:])
         return Cost(area * leaf.weight.numel(), area * (leaf.weight.numel() + leaf.bias.numel()), numbers)

@@ -19,13 +19,14 @@ from cnntrain.models.blocks import (
     lrn,
     pooling,
     stochastic_pool,
+    unpooled,
 )
-from cnntrain.models.convolutions import depthwise_separable, maxout_conv, spatially_separable
+from cnntrain.models.convolutions import depthwise_separable, maxout_conv, spatially_separable, transposed_conv
 from cnntrain.models.stages import Build, Maker, Shape, StageError, assemble
 
-Convolution = Literal["plain", "depthwise_separable", "spatially_separable", "maxout", "rotated_maxout"]
+Convolution = Literal["plain", "depthwise_separable", "spatially_separable", "maxout", "rotated_maxout", "transposed"]
 Norm = Literal["none", "batch", "batch_last", "local_response", "local_contrast"]
-Pooling = Literal["max", "avg", "overlapping", "stochastic", "fractional", "stride", "none"]
+Pooling = Literal["max", "avg", "overlapping", "stochastic", "fractional", "unpooled", "stride", "none"]
 
 
 def convnet(
@@ -47,8 +48,8 @@ def convnet(
     """A convolution and a pooling for each of `widths`, then a fully connected layer, or with `hidden=0` an average.
 
     Batch norm stands before the activation (`batch`) or after it (`batch_last`). `pool=stride` lets the convolution
-    take every second position in place of a pooling, `none` leaves the size. From the second convolution on, `groups`
-    divide the channels.
+    take every second position in place of a pooling, `none` leaves the size, `unpooled` too: the maxima stay where they
+    were, zero elsewhere. From the second convolution on, `groups` divide the channels.
     """
     if kernel % 2 == 0:
         raise StageError(f"model.kernel={kernel}: an even window has no middle; take {kernel - 1} or {kernel + 1}")
@@ -72,6 +73,7 @@ def convnet(
             "spatially_separable": spatially_separable(width, kernel, activation=activation),
             "maxout": maxout_conv(width, kernel, padding=kernel // 2),
             "rotated_maxout": maxout_conv(width, kernel, padding=kernel // 2, rotated=True),
+            "transposed": transposed_conv(width, kernel, padding=kernel // 2, activation=activation),
         }[convolution]
         if norm in ("local_response", "local_contrast"):
             makers[f"norm{number}"] = lrn() if norm == "local_response" else local_contrast()
@@ -92,4 +94,5 @@ POOLINGS: dict[str, Maker] = {
     "overlapping": pooling("max", 3, 2),
     "stochastic": stochastic_pool(2),
     "fractional": fractional_pool(),
+    "unpooled": unpooled(2, lambda shape: nn.Identity()),
 }

@@ -38,11 +38,14 @@ def spatially_separable(out: int, kernel: int, *, activation: Activation = "relu
     return make
 
 
-def transposed_conv(out: int, kernel: int, *, stride: int = 1, activation: Activation = "relu") -> Maker:
-    """The transpose of a convolution, which makes maps larger by its stride."""
+def transposed_conv(
+    out: int, kernel: int, *, stride: int = 1, padding: int = 0, activation: Activation = "relu"
+) -> Maker:
+    """The transpose of a convolution of that stride and padding, which makes maps larger by the stride."""
 
     def make(shape: Shape) -> nn.Module:
-        return chain(conv=nn.ConvTranspose2d(spatial(shape)[0], out, kernel, stride), act=ACTIVATIONS[activation]())
+        layer = nn.ConvTranspose2d(spatial(shape)[0], out, kernel, stride, padding)
+        return chain(conv=layer, act=ACTIVATIONS[activation]())
 
     return make
 
