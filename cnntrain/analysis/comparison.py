@@ -4,13 +4,14 @@ Two networks on the same images are two fixed things, and the images are the sam
 seeds are the question people mean, and the seeds are the sample. The two are tested apart.
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import optimize, special
 
 LEVEL = 0.05
 EXACT_SEEDS = 12  # up to here every pattern of signs is counted, beyond it many are drawn
@@ -43,7 +44,8 @@ def mcnemar(images: Images) -> float:
     The binomial distribution is used at any number of disagreements (McNemar 1947 approximates it by chi-squared).
     """
     total = images.only_first + images.only_second
-    return float(stats.binomtest(images.only_second, total).pvalue) if total else 1.0
+    fewer = min(images.only_first, images.only_second)
+    return min(1.0, 2 * float(special.bdtr(fewer, total, 0.5)))
 
 
 def image_interval(images: Images, z: float = 1.959963984540054) -> tuple[float, float]:
@@ -81,7 +83,7 @@ def seed_interval(differences: Sequence[float]) -> tuple[float, float, float]:
         raise ValueError("an interval over seeds needs at least two")
     values, n = np.asarray(differences, dtype=np.float64), len(differences)
     mean = float(values.mean())
-    half = float(stats.t.ppf(0.975, n - 1) * values.std(ddof=1) / math.sqrt(n))
+    half = float(special.stdtrit(n - 1, 0.975) * values.std(ddof=1) / math.sqrt(n))
     return mean, mean - half, mean + half
 
 
@@ -94,10 +96,15 @@ def sign_flip(differences: Sequence[float]) -> float:
     # Accuracies are ratios of counts: sums that are equal on paper differ in the last digits.
     reached = abs(values.sum()) - 1e-9 * np.abs(values).sum()
     if len(values) <= EXACT_SEEDS:
-        signs = np.array(list(itertools.product((-1.0, 1.0), repeat=len(values))))
-        return float((np.abs(signs @ values) >= reached).mean())
+        return float((np.abs(sign_patterns(len(values)) @ values) >= reached).mean())
     signs = np.random.default_rng(0).choice((-1.0, 1.0), size=(DRAWS, len(values)))
     return float(((np.abs(signs @ values) >= reached).sum() + 1) / (DRAWS + 1))
+
+
+@functools.cache
+def sign_patterns(n: int) -> np.ndarray:
+    """Return every pattern of n signs, ±1 of shape [2ⁿ, n]."""
+    return np.array(list(itertools.product((-1.0, 1.0), repeat=n)))
 
 
 def holm(ps: Sequence[float | None]) -> list[float | None]:
