@@ -15,6 +15,7 @@ COMMANDS: dict[str, str] = {
     "report": "write a run's configuration, curves, accuracy and mistakes as one page",
     "compare": "hold runs side by side and say which differences can be believed",
     "invariance": "follow how far shifts, scale, rotation and more move a network's features, stage by stage",
+    "ablate": "train with and without layers, seed by seed, and say what each is worth",
     "describe": "list a network's stages with shapes, parameters and operations",
 }
 

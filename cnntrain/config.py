@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 from cnntrain.bounds import NonNegative, Positive
 from cnntrain.conform import ANY, build_schema, conform, conform_options, reject_unknown, signature
 from cnntrain.data.augmentation import AUGMENTATIONS, Part
-from cnntrain.data.datasets import DATASETS, describe, load
+from cnntrain.data.datasets import DATASETS, describe, image_counts, load
 from cnntrain.data.families import WARPS
 from cnntrain.data.sources import Card, Dataset
 from cnntrain.data.transformations import Warp
@@ -117,6 +117,10 @@ def schedule_keys(options: Mapping[str, Any]) -> Iterator[str]:
     yield from ("name", "warmup", *own_options(SCHEDULES, options))
 
 
+def study_keys(options: Mapping[str, Any]) -> Iterator[str]:
+    yield from ("name", "source", "variants", f"variants.{ANY}", "printed", f"printed.{ANY}")
+
+
 GROUPS: dict[str, Callable[[Mapping[str, Any]], Iterator[str]]] = {
     "model": model_keys,
     "dataset": dataset_keys,
@@ -124,6 +128,7 @@ GROUPS: dict[str, Callable[[Mapping[str, Any]], Iterator[str]]] = {
     "warp": warp_keys,
     "optimizer": optimizer_keys,
     "schedule": schedule_keys,
+    "study": study_keys,
 }
 
 
@@ -226,6 +231,19 @@ def load_dataset(options: Options, data_root: str, seed: int, *, only: Split | N
         workers=chosen.workers,
         seed=seed,
         only=only,
+    )
+
+
+def count_images(options: Options, data_root: str) -> tuple[int, int, int]:
+    """Return about how many training, validation and test images a dataset has, without reading them."""
+    (name, own), chosen = dataset_options(options), selection(options)
+    return image_counts(
+        name,
+        dataset_root(options, data_root),
+        own,
+        train_size=chosen.train_size,
+        val_size=chosen.val_size,
+        classes=chosen.class_names,
     )
 
 

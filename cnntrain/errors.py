@@ -17,6 +17,10 @@ class InputError(CnntrainError, ValueError):
     exit_code = 2
 
 
+class InUseError(InputError):
+    """Another process holds the folder."""
+
+
 class NonFiniteError(CnntrainError):
     """The loss or a gradient stopped being a number, at optimizer step number `step` (from 0)."""
 

@@ -68,7 +68,7 @@ class Task:
                 settings = " ".join(override.lstrip("+") for override in job.overrides.task)
                 print(f"cnntrain: job {job.job.num}: {settings}", file=sys.stderr, flush=True)
                 folder = Path(job.runtime.output_dir)
-                keeps_folder = "output_dir" in cfg
+                keeps_folder = "output_dir" in cfg and "worker" not in cfg  # workers share the folder that was typed
                 if keeps_folder:
                     cfg.output_dir = str(folder)
                 result = _run(self.job, cfg)

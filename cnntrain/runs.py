@@ -8,7 +8,7 @@ import platform
 import secrets
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from cnntrain import __version__
-from cnntrain.errors import InputError
+from cnntrain.errors import InputError, InUseError
 
 CONFIG, RECORD, METRICS, RESULTS = "config.json", "run.json", "metrics.jsonl", "results.json"
 ROOT = Path("runs")
@@ -84,14 +84,14 @@ def write_json(path: Path, value: object) -> None:
 def lock(folder: Path) -> Iterator[None]:
     """Hold a run's folder against other processes; the system lets go when the holder dies.
 
-    Raises `InputError` naming the holder when another process has it.
+    Raises `InUseError` naming the holder when another process has it.
     """
     held, holder = FileLock(folder / ".lock", timeout=0), folder / ".holder"
     try:
         held.acquire()
     except Timeout as error:
         name = holder.read_text(encoding="utf-8") if holder.exists() else "another process"
-        raise InputError(f"output_dir={folder} is in use by {name}") from error
+        raise InUseError(f"output_dir={folder} is in use by {name}") from error
     try:
         holder.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
         yield
@@ -171,6 +171,23 @@ def find(run: str) -> Path:
         hint = f"; runs inside: {', '.join(map(str, inside[-3:]))}" if inside else ""
         raise InputError(f"run={run} holds no {CONFIG}, so it is no run{hint}")
     raise InputError(f"run={run} does not exist; give the folder that fit printed, or latest")
+
+
+def find_all(words: Sequence[str]) -> list[Path]:
+    """Return the folders of several runs; a folder of runs, as a sweep leaves it, stands for them in order.
+
+    Raises `InputError` for one that is named twice, or is no run.
+    """
+    found: list[Path] = []
+    for word in words:
+        folder = Path(word).expanduser()
+        inside = [] if (folder / CONFIG).is_file() else [path.parent for path in folder.glob(f"*/{CONFIG}")]
+        found += sorted(inside, key=lambda path: (len(path.name), path.name)) or [find(word)]
+    resolved = [folder.resolve() for folder in found]
+    for folder, path in zip(found, resolved, strict=True):
+        if resolved.count(path) > 1:
+            raise InputError(f"runs names {folder} twice")
+    return found
 
 
 def read_json(path: Path) -> dict[str, Any]:

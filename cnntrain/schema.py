@@ -75,6 +75,22 @@ class Fit(Shared):
 
 
 @dataclass(frozen=True)
+class Ablate(Fit):
+    """`cnntrain ablate`."""
+
+    study: Options | None
+    remove: list[Any] | None
+    seeds: Count | list[Natural]
+    mode: Literal["retrain", "finetune", "lesion", "reinit", "rerandomize"]
+    runs: list[str] | None
+    control: Literal["none", "params", "macs"]
+    plan: bool
+    jobs: Count | None
+    worker: Natural
+    table: Literal["text", "markdown", "csv"]
+
+
+@dataclass(frozen=True)
 class Evaluated(Shared):
     """What every command takes that measures runs."""
 

@@ -34,6 +34,7 @@ PAGES = {str(path.relative_to(ROOT)): path.read_text() for path in (ROOT / "READ
 SMALLER: dict[str, tuple[str, ...]] = {
     "fit": ("trainer.epochs=1", "trainer.tensorboard=false"),
     "invariance": ("images=20", "figures=false"),
+    "ablate": ("trainer.epochs=1", "jobs=1"),
 }
 # Images that would have to be downloaded are drawn instead, once the words have been checked as they stand.
 AT_HAND = ("digits", "synthetic", "folder")

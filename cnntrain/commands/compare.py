@@ -73,21 +73,13 @@ def run(composed: DictConfig) -> dict[str, Any]:
 
 
 def find_runs(words: Sequence[str], least: int = 2) -> list[Path]:
-    """Return the run folders that are meant; a folder of runs, as a sweep leaves it, stands for them in order.
+    """Return the run folders that are meant.
 
     Raises `InputError` for fewer than `least`, or one that is named twice.
     """
-    found: list[Path] = []
-    for word in words:
-        folder = Path(word).expanduser()
-        inside = [] if (folder / runs.CONFIG).is_file() else [path.parent for path in folder.glob(f"*/{runs.CONFIG}")]
-        found += sorted(inside, key=lambda path: (len(path.name), path.name)) or [runs.find(word)]
+    found = runs.find_all(words)
     if len(found) < least:
         raise InputError(f"runs=[{', '.join(words)}]: a comparison needs at least two runs")
-    resolved = [folder.resolve() for folder in found]
-    for folder, path in zip(found, resolved, strict=True):
-        if resolved.count(path) > 1:
-            raise InputError(f"runs names {folder} twice")
     return found
 
 

@@ -11,13 +11,13 @@ from cnntrain import config, runs, schema
 from cnntrain.analysis.metrics import classification
 from cnntrain.commands.loading import load_run, run_dataset
 from cnntrain.data.feeds import sweep
-from cnntrain.data.sources import Split
+from cnntrain.data.sources import Card, Split
 from cnntrain.data.views import VIEWS
 from cnntrain.devices import choose_device, choose_precision, hardware, prepare
 from cnntrain.errors import CheckpointError, InputError
 from cnntrain.progress import say, track
 from cnntrain.tables import interval, percent, render
-from cnntrain.training.evaluate import outputs
+from cnntrain.training.evaluate import Outputs, outputs
 
 
 class Evaluation(NamedTuple):
@@ -66,16 +66,27 @@ def evaluate(
     batches = sweep(split, card, batch_size=cfg.batch_size, device=device, workers=workers)
     shown = track(batches, -(-len(split) // cfg.batch_size), f"eval {cfg.split}")
     result = outputs(net, shown, precision=precision, views=VIEWS[tta])
-    found = {
-        "run_dir": str(folder),
-        "split": cfg.split,
-        "dataset": images.card.name,
-        "weights": cfg.weights,
-        "tta": tta,
-        **classification(result.logits, result.labels, card.classes),
-    }
-
     target = output or place(folder, cfg.split, cfg.weights, tta)
+    words = {"split": cfg.split, "dataset": images.card.name, "weights": cfg.weights, "tta": tta}
+    made = {"device": str(device), "precision": precision, "other_dataset": dataset}
+    return keep(target, folder, result, split, card, words, argv, made), target
+
+
+def keep(
+    target: Path,
+    folder: Path,
+    result: Outputs,
+    split: Split,
+    card: Card,
+    words: dict[str, str],
+    argv: list[str],
+    made: dict[str, Any],
+) -> dict[str, Any]:
+    """Write what a run says of a split into `target`, and return the numbers.
+
+    `words` say which split, dataset, weights and views; `made` on what it was measured.
+    """
+    found = {"run_dir": str(folder), **words, **classification(result.logits, result.labels, card.classes)}
     target.mkdir(parents=True, exist_ok=True)
     probabilities = result.logits.softmax(dim=1).numpy()
     np.savez_compressed(
@@ -86,16 +97,13 @@ def evaluate(
         labels=result.labels.numpy(),
         classes=np.array(card.classes),
     )
-    made = {
-        "device": str(device),
-        "precision": precision,
+    made |= {
         "hardware": hardware(),
-        "weights": weights_digest(folder, cfg.weights),
+        "weights": weights_digest(folder, words["weights"]),
         "images": images_digest(split),
-        "other_dataset": dataset,
     }
     runs.write_json(target / runs.RESULTS, found | {"record": runs.provenance(argv) | made})
-    return found, target
+    return found
 
 
 def evaluation(folder: Path, cfg: schema.Evaluated) -> Evaluation:

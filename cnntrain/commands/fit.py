@@ -44,7 +44,7 @@ def run(composed: DictConfig) -> dict[str, Any]:
     built = session.build(cfg, dataset)
     folder = runs.create(folder or runs.new_folder("fit", f"{cfg.model['name']}-{cfg.dataset['name']}"))
     with runs.lock(folder):
-        return Training(built, folder, settings).run()
+        return Training(built, folder, settings, config.command_line("fit")).run()
 
 
 def wanted_folder(cfg: Fit) -> Path | None:
@@ -74,8 +74,8 @@ def finished_result(folder: Path, cfg: Fit) -> dict[str, Any] | None:
 class Training:
     """A run on its way: the loop's records into files, its saves into checkpoints, its end into words."""
 
-    def __init__(self, built: session.Session, folder: Path, settings: dict[str, Any]) -> None:
-        self.built, self.folder, self.cfg = built, folder, built.cfg
+    def __init__(self, built: session.Session, folder: Path, settings: dict[str, Any], argv: list[str]) -> None:
+        self.built, self.folder, self.cfg, self.argv = built, folder, built.cfg, argv
         self.at, self.records = resuming.restore(built, folder)
         self.resumed_from, self.saved, self.failures = self.at.step, time.monotonic(), 0
         (folder / runs.RESULTS).unlink(missing_ok=True)  # of fewer epochs
@@ -90,7 +90,7 @@ class Training:
         """Return where this run comes from; the sessions before this one keep their place in it."""
         path = self.folder / runs.RECORD
         earlier = runs.read_json(path) if path.exists() else {}
-        this = {"from_step": self.at.step, **runs.provenance(config.command_line("fit"))}
+        this = {"from_step": self.at.step, **runs.provenance(self.argv)}
         sessions: list[dict[str, Any]] = [*earlier.get("sessions", []), this]
         return sessions[0] | {
             "hardware": hardware(),

@@ -22,6 +22,12 @@ from cnntrain.errors import InputError, unknown
 
 __all__ = ["DATASETS", "Card", "Dataset", "DatasetEntry", "Split", "class_weights", "describe", "fingerprint", "load"]
 
+SIZES = {  # training and test images of datasets whose number never changes
+    "digits": (1_437, 360),
+    **dict.fromkeys(("mnist", "fashion_mnist"), (60_000, 10_000)),
+    **dict.fromkeys(("cifar10", "cifar100"), (50_000, 10_000)),
+    "imagenet": (1_281_167, 50_000),
+}
 TEST_SIZE = 0.2  # of a folder that brings no test images
 
 
@@ -163,6 +169,44 @@ def load(
         mean, std = statistics((train if train_size is None else pool).source)
         card = replace(card, mean=mean, std=std)
     return Dataset(card, train, val, test, whole.skipped)
+
+
+def limited(dataset: Dataset, train_size: Positive | None, seed: int) -> Dataset:
+    """Return a dataset that was loaded whole with `train_size` of its training images, those that `load` draws."""
+    if train_size is None:
+        return dataset
+    return replace(dataset, train=subset(dataset.train, dataset.card, train_size, seed))
+
+
+def image_counts(
+    name: str,
+    root: Path,
+    options: Mapping[str, Any],
+    *,
+    train_size: Positive | None = None,
+    val_size: NonNegative = 0.1,
+    classes: Sequence[str] | None = None,
+) -> tuple[int, int, int]:
+    """Return about how many training, validation and test images `load` gives, without decoding any.
+
+    Named datasets need not be on the disk; those of some `classes` only are counted in proportion.
+    """
+    if name in SIZES:
+        train, test = SIZES[name]
+        val, share = 0, len(classes or ()) / len(entry_of(name).card(root, **options).classes) or 1.0
+        train, test = round(train * share), round(test * share)
+    else:
+        whole = entry_of(name).read(root, **options)
+        whole = whole if classes is None else filtered(whole, classes)
+        train, val, test = (len(split) if split else 0 for split in splits_of(whole))
+        if not test:
+            val, test = 0, val or round(train * TEST_SIZE)
+    if not val:
+        val = round(val_size if isinstance(val_size, int) else val_size * train)
+        train -= val
+    if train_size is not None:
+        train = round(train_size if isinstance(train_size, int) else train_size * train)
+    return train, val, test
 
 
 def filtered(whole: Dataset, classes: Sequence[str]) -> Dataset:

@@ -1,0 +1,241 @@
+"""`cnntrain ablate`: train with and without layers, seed by seed, and say what each is worth."""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig
+
+from cnntrain import config, runs
+from cnntrain.analysis import ablation
+from cnntrain.analysis.ablation_figures import differences_picture
+from cnntrain.analysis.ablation_report import answer_tables, flat, report, sentences
+from cnntrain.analysis.comparison import seeds_needed
+from cnntrain.commands import cells, grid, planning, processes, study
+from cnntrain.commands.controls import controls
+from cnntrain.commands.eval import place
+from cnntrain.devices import prepare
+from cnntrain.errors import InputError
+from cnntrain.progress import clock, say
+from cnntrain.schema import Ablate
+from cnntrain.tables import percent, render
+
+STUDY, REPORT = "study.json", "report.md"
+
+
+def run(composed: DictConfig) -> dict[str, Any]:
+    """Plan a study, make its cells and answer; return what `--json` prints."""
+    cfg = config.read(Ablate, composed)
+    if cfg.check_resume or cfg.init_from:
+        raise InputError(
+            "check_resume and init_from belong to fit; trained networks enter a study by mode= and runs=[…]"
+        )
+    prepare(deterministic=cfg.deterministic)
+    trained = grid.trained_runs(cfg)
+    seeds = grid.seeds_of(cfg, trained)
+    variants = controls(study.variants_of(cfg, trained), cfg.control)
+    lines = planning.plan(variants)
+    folder = grid.study_folder(cfg, variants, trained)
+    made = grid.cells_of(cfg, variants, seeds, folder)
+    jobs = cfg.jobs or processes.default_jobs(cfg.device)
+    left = [cell for cell in made if not cells.finished(cell.folder)]
+    seconds = estimate(lines, cfg) if left or cfg.plan else None
+    show_plan(cfg, lines, seeds, left, seconds, jobs)
+    if cfg.plan:
+        return {"study_dir": str(folder), "rows": [], "table": plan_json(lines, len(seeds)), "complete": False}
+    if cfg.resume == "never" and len(left) < len(made):
+        raise InputError(f"{folder} already holds cells of this study; leave out resume=never to go on with it")
+    runs.create(folder)
+    runs.write_json(
+        folder / STUDY, {"settings": config.plain(composed), **runs.provenance(config.command_line("ablate"))}
+    )
+    if left:
+        expected = [seconds[cell.variant] if seconds else 0.0 for cell in left]
+        watch = Watch(left, expected, jobs)
+        processes.make_all(left, min(jobs, len(left)), watch.hear, plugins=cfg.plugins, deterministic=cfg.deterministic)
+    return answer(cfg, folder, lines, made, list(seeds))
+
+
+def estimate(lines: Sequence[planning.Planned], cfg: Ablate) -> dict[str, float] | None:
+    """Return about how many seconds a run of each variant takes; None where nothing is trained."""
+    if cfg.mode not in study.TRAINING:
+        return None
+    say("timing a few steps of each variant on noise …")
+    return {line.variant.name: planning.seconds_of(line, threads=1) for line in lines}
+
+
+def show_plan(
+    cfg: Ablate,
+    lines: Sequence[planning.Planned],
+    seeds: Mapping[int, Path | None],
+    left: Sequence[grid.Cell],
+    seconds: Mapping[str, float] | None,
+    jobs: int,
+) -> None:
+    """Print the variants with their sizes, the number of runs, the time they take and what they can show."""
+    print(render(planning.rows(lines, seconds), cfg.table))
+    total = len(lines) * len(seeds)
+    done = f", {total - len(left)} of them finished" if len(left) < total else ""
+    what = f"{len(lines)} variants × {len(seeds)} seed{'s' if len(seeds) > 1 else ''}: {total} runs{done}"
+    if seconds and left:
+        longest = sum(seconds[cell.variant] for cell in left) / min(jobs, len(left))
+        what += f"; about {clock(longest)} with {min(jobs, len(left))} at a time"
+    say(f"\n{what}")
+    rows = len(lines) - 1
+    if len(seeds) == 1:
+        say("one seed can conclude nothing: the difference may be the seed's")
+    elif len(seeds) < (needed := seeds_needed(rows)):
+        compared = "one row" if rows == 1 else f"{rows} rows"
+        say(f"{len(seeds)} seeds cannot reach p = 0.05 over {compared} after Holm's correction; {needed} can")
+
+
+def plan_json(lines: Sequence[planning.Planned], n_seeds: int) -> list[dict[str, Any]]:
+    """Return the plan with the keys of the answer's table."""
+    return [
+        {
+            "variant": line.variant.name,
+            "removed": list(line.variant.stages),
+            "n_seeds": n_seeds,
+            "params": line.params,
+            "params_removed": line.params_removed,
+            "macs": line.macs,
+            "receptive_field": line.receptive_field,
+            "replumbed": list(line.replumbed),
+        }
+        for line in lines
+    ]
+
+
+class Watch:
+    """Says what becomes of the cells, and how long the rest will take."""
+
+    def __init__(self, left: Sequence[grid.Cell], expected: Sequence[float], jobs: int) -> None:
+        self.left, self.expected, self.jobs = left, expected, jobs
+        self.open, self.ended, self.began = set(range(len(left))), 0, time.monotonic()
+        self.spent = self.foreseen = 0.0  # seconds of the cells that are done: as measured, and as expected
+
+    def hear(self, message: cells.Message) -> None:
+        """Take in what a process tells of a cell."""
+        cell, kind = self.left[message["cell"]], message["kind"]
+        name = f"{cell.variant}, seed {cell.seed}"
+        if kind == "done":
+            self.open.discard(message["cell"])
+            self.ended += 1
+            self.spent += message["seconds"]
+            self.foreseen += self.expected[message["cell"]]
+            accuracy = f"test top-1 {percent(message['test_top1'])}"
+            say(f"[{self.ended}/{len(self.left)}] {name}: {accuracy} ({clock(message['seconds'])}), {self.rest()} left")
+        elif kind == "failed":
+            self.open.discard(message["cell"])
+            self.ended += 1
+            say(f"[{self.ended}/{len(self.left)}] {name} failed: {message['reason']} ({cell.folder / cells.LOG})")
+        elif kind == "stopped":
+            say(f"{name}: stopped and saved")
+
+    def rest(self) -> str:
+        """Return how long the cells that are left will take, by what those that are done took."""
+        pace = self.spent / self.foreseen if self.foreseen else 0.0
+        ahead = sum(self.expected[number] for number in self.open) * pace
+        if not self.foreseen:
+            ahead = self.spent / self.ended * len(self.open)
+        return clock(ahead / min(self.jobs, max(len(self.open), 1)))
+
+
+# The answer.
+
+
+def answer(
+    cfg: Ablate, folder: Path, lines: Sequence[planning.Planned], made: Sequence[grid.Cell], seeds: Sequence[int]
+) -> dict[str, Any]:
+    """Read the finished cells, test the differences, write and show what was found."""
+    variants = [
+        ablation.Variant(
+            line.variant.name, line.variant.stages, line.params, line.params_removed, line.macs, line.variant.words
+        )
+        for line in lines
+    ]
+    found = ablation.answer(variants, [cell for each in made if (cell := read(each))], seeds)
+    for heading, rows in answer_tables(found).items():
+        print(f"\n{heading}\n\n{render(rows, cfg.table)}")
+    print("", *sentences(found), sep="\n")
+    write(cfg, folder, lines, found, setting(cfg, lines[0].variant, seeds, made[0]))
+    result = {
+        "study_dir": str(folder),
+        "rows": found.rows,
+        "table": found.table,
+        "interactions": found.interactions,
+        "complete": found.complete,
+    }
+    runs.write_json(folder / runs.RESULTS, result)
+    print(f"\nstudy  {folder}\nreport {folder / REPORT}")
+    if not found.complete:
+        say("some cells are missing: they failed, or other processes are making them; the same command goes on")
+    return result
+
+
+def write(
+    cfg: Ablate, folder: Path, lines: Sequence[planning.Planned], found: ablation.Answer, words: Mapping[str, str]
+) -> None:
+    """Write the answer as tables of numbers, as pictures and as a report."""
+    options: dict[str, Any] = cfg.study or {}
+    (folder / "rows.csv").write_text(render(flat(found.rows), "csv") + "\n", encoding="utf-8")
+    (folder / "table.csv").write_text(render(flat(found.table), "csv") + "\n", encoding="utf-8")
+    picture = None
+    if any(row["delta_mean"] is not None for row in found.table[1:]):
+        (folder / "figures").mkdir(exist_ok=True)
+        for style in ("png", "svg"):
+            (folder / "figures" / f"differences.{style}").write_bytes(differences_picture(found.table, style))
+        picture = "figures/differences.png"
+    text = report(
+        options.get("name") or "Removals",
+        words,
+        planning.rows(lines, None),
+        found,
+        picture=picture,
+        printed=options.get("printed"),
+        source=options.get("source") or (),
+    )
+    (folder / REPORT).write_text(text, encoding="utf-8")
+
+
+def read(cell: grid.Cell) -> ablation.Cell | None:
+    """Return what a cell found, None while it is not finished."""
+    found = cells.finished(cell.folder)
+    if found is None:
+        return None
+    with np.load(place(cell.folder, "test", "last") / "predictions.npz") as saved:
+        right = saved["predicted"] == saved["labels"]
+    return ablation.Cell(cell.variant, cell.seed, found["train_top1"], found["test_top1"], found["test_n"], right)
+
+
+def setting(cfg: Ablate, full: study.Variant, seeds: Sequence[int], cell: grid.Cell) -> dict[str, str]:
+    """Return what a reader must know of how the cells were made."""
+    own, record = (
+        full.settings,
+        runs.read_json(cell.folder / runs.RECORD) if (cell.folder / runs.RECORD).is_file() else {},
+    )
+    data, hardware = record.get("data", {}), record.get("hardware", {})
+    images = ", ".join(f"{count:,} {name}" for name, count in data.get("images", {}).items())
+    optimizer = ", ".join(f"{key}={value}" for key, value in own["optimizer"].items())
+    schedule = ", ".join(f"{key}={value}" for key, value in own["schedule"].items())
+    trainer = own["trainer"]
+    found = {
+        "command": " ".join(config.command_line("ablate")),
+        "mode": cfg.mode,
+        "model": own["model"]["name"],
+        "dataset": f"{own['dataset']['name']}: {images} images",
+        "augmentation": ", ".join(own["augmentation"]) or "none",
+        "optimizer": optimizer,
+        "schedule": schedule,
+        "epochs": str(trainer["epochs"]),
+        "batch size": str(trainer["batch_size"] * trainer["accumulate"]),
+        "seeds": ", ".join(map(str, seeds)),
+        "precision": str(record.get("precision", trainer["precision"])),
+        "hardware": ", ".join(str(hardware[key]) for key in ("cpu", "cores", "gpus") if hardware.get(key)),
+        "versions": ", ".join(f"{name} {version}" for name, version in record.get("versions", {}).items()),
+    }
+    if cfg.mode != "retrain":
+        found["trained runs"] = ", ".join(cfg.runs or [])
+    return found

@@ -1,0 +1,174 @@
+"""The cells of a study, made: each an ordinary run folder, claimed by its lock, with its evaluations beside it."""
+
+import contextlib
+import copy
+import functools
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from cnntrain import config, runs
+from cnntrain.commands import eval as evaluations
+from cnntrain.commands import session
+from cnntrain.commands.fit import Training, finished_result
+from cnntrain.commands.grid import Cell
+from cnntrain.commands.loading import load_run
+from cnntrain.commands.study import TRAINING
+from cnntrain.data.datasets import limited
+from cnntrain.data.feeds import sweep
+from cnntrain.data.sources import Dataset
+from cnntrain.devices import choose_device, choose_precision
+from cnntrain.draws import generator
+from cnntrain.errors import CnntrainError, InUseError, StoppedError
+from cnntrain.schema import Fit, Options
+from cnntrain.training import checkpoints
+from cnntrain.training.evaluate import outputs
+
+CELL, LOG = "cell.json", "log.txt"
+Message = dict[str, Any]  # kind (began, done, failed, busy, stopped), cell (its number) and what belongs to the kind
+
+
+def work(cells: Sequence[Cell], tell: Callable[[Message], None]) -> None:
+    """Make the cells that are not finished and that no other process holds, in order; tell what becomes of each."""
+    for number, cell in enumerate(cells):
+        if finished(cell.folder):
+            continue
+        try:
+            with runs.lock(runs.create(cell.folder)):
+                if finished(cell.folder):
+                    continue
+                tell({"kind": "began", "cell": number})
+                tell({"kind": "done", "cell": number} | make(cell))
+        except InUseError:
+            tell({"kind": "busy", "cell": number})
+        except StoppedError as stop:
+            tell({"kind": "stopped", "cell": number, "signal": stop.exit_code - 128})
+            return
+        except Exception as error:  # whatever happens to one cell, the others go on
+            reason = str(error) if isinstance(error, CnntrainError) else f"{type(error).__name__}: {error}"
+            tell({"kind": "failed", "cell": number, "reason": " ".join(reason.split())})
+
+
+def finished(folder: Path) -> dict[str, Any] | None:
+    """Return what a finished cell found, None for one that is not."""
+    return runs.read_json(folder / CELL) if (folder / CELL).is_file() else None
+
+
+def make(cell: Cell) -> dict[str, Any]:
+    """Train a cell, or change a trained network for it, and measure it on training and test images; return both."""
+    began = time.perf_counter()
+    with (cell.folder / LOG).open("a", encoding="utf-8") as log, quiet(log):
+        dataset = shared_dataset(cell.settings)
+        if cell.mode in TRAINING:
+            train(cell, dataset)
+            slim(cell.folder)
+        else:
+            change(cell)
+        found = measure(cell, dataset)
+    found["seconds"] = time.perf_counter() - began
+    runs.write_json(cell.folder / CELL, found)
+    return found
+
+
+@contextlib.contextmanager
+def quiet(log: Any) -> Iterator[None]:
+    """Send what a training says to a file: many speak at once."""
+    with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+        yield
+
+
+def shared_dataset(settings: Options) -> Dataset:
+    """Return a cell's images; those that all cells of a process draw from are read once."""
+    options = settings["dataset"]
+    whole = read_once(json.dumps(options | {"train_size": None}, sort_keys=True), settings["data_root"])
+    return limited(whole, config.selection(options).train_size, settings["seed"])
+
+
+@functools.lru_cache(maxsize=1)
+def read_once(options: str, data_root: str) -> Dataset:
+    """Return the dataset of these options in JSON."""
+    return config.load_dataset(json.loads(options), data_root, 0)
+
+
+def train(cell: Cell, dataset: Dataset) -> None:
+    """Train a cell as `fit` would, from where it stopped."""
+    cfg = config.read(Fit, cell.settings)
+    if (cell.folder / runs.CONFIG).exists() and finished_result(cell.folder, cfg):
+        return
+    built = session.build(cfg, dataset)
+    Training(built, cell.folder, runs.plain(cell.settings), ["cnntrain", "fit", *cell.words]).run()
+
+
+def slim(folder: Path) -> None:
+    """Keep of a finished cell the weights alone: a study of large networks would fill a disk with optimizer states."""
+    place = folder / "checkpoints"
+    state = checkpoints.load(place / checkpoints.LAST)
+    if "optimizer" in state:
+        checkpoints.save(place / checkpoints.LAST, evaluated(state))
+    (place / checkpoints.PREVIOUS).unlink(missing_ok=True)
+
+
+def evaluated(state: checkpoints.State) -> checkpoints.State:
+    """Return a checkpoint without what only further training needs."""
+    return {key: value for key, value in state.items() if key not in ("optimizer", "sums", "heads")}
+
+
+def change(cell: Cell) -> None:
+    """Write a trained network without some stages, or with other weights in them, as a run of its own."""
+    assert cell.run is not None
+    source = Path(cell.run)
+    net, card, settings = load_run(source, "last")
+    if cell.mode == "lesion":
+        weights = {key: value for key, value in net.state_dict().items() if key.partition(".")[0] not in cell.stages}
+    else:
+        seed = settings["seed"]
+        if cell.mode == "rerandomize":
+            seed = int(generator(seed, "rerandomize").integers(2**31))
+        fresh = config.build_model(settings["model"], card, seed=seed)
+        weights = put_back(net, fresh, cell.stages).state_dict()
+    state = checkpoints.load(source / "checkpoints" / checkpoints.LAST)
+    kept = {key: value for key, value in evaluated(state).items() if key not in ("model", "ema")}
+    checkpoints.save(cell.folder / "checkpoints" / checkpoints.LAST, kept | {"model": weights})
+    record = runs.read_json(source / runs.RECORD) | {"made_from": str(source), "mode": cell.mode, "stages": cell.stages}
+    runs.write_json(cell.folder / runs.RECORD, record)
+    runs.write_json(cell.folder / runs.CONFIG, cell.settings)
+
+
+def put_back(net: nn.Sequential, fresh: nn.Sequential, stages: Sequence[str]) -> nn.Sequential:
+    """Return a copy of `net` with the weights of `fresh` in some stages; running statistics go with them."""
+    found = copy.deepcopy(net)
+    for stage in stages:
+        found.get_submodule(stage).load_state_dict(fresh.get_submodule(stage).state_dict())
+    return found
+
+
+def measure(cell: Cell, dataset: Dataset) -> dict[str, Any]:
+    """Evaluate a cell's last weights on its training images, as they are, and once on the test images."""
+    net, card, _ = load_run(cell.folder, "last")
+    cfg = config.read(Fit, cell.settings)
+    device = choose_device(cfg.device)
+    net, precision = (
+        net.to(device).to(memory_format=torch.channels_last),
+        choose_precision(cfg.trainer.precision, device),
+    )
+    found: dict[str, Any] = {}
+    for name in ("train", "test"):
+        split = getattr(dataset, name)
+        batches = sweep(
+            split, card, batch_size=cfg.trainer.eval_batch_size, device=device, workers=cfg.dataset["workers"]
+        )
+        result = outputs(net, batches, precision=precision)
+        right = int((result.logits.argmax(dim=1) == result.labels).sum())
+        found |= {f"{name}_top1": right / len(split), f"{name}_n": len(split)}
+        if name == "test":
+            words = {"split": "test", "dataset": dataset.card.name, "weights": "last", "tta": "none"}
+            made = {"device": str(device), "precision": precision, "other_dataset": None}
+            argv = ["cnntrain", "eval", f"run={cell.folder}", "weights=last"]
+            target = evaluations.place(cell.folder, "test", "last")
+            evaluations.keep(target, cell.folder, result, split, card, words, argv, made)
+    return found

@@ -1,0 +1,316 @@
+"""Studies: the plan, paired cells that are ordinary runs, what continues and what is shared, and what is refused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from cnntrain import config, runs
+from cnntrain.cli import config_dir, main
+from cnntrain.commands import cells, planning, resuming, study
+from cnntrain.commands.controls import controls
+from cnntrain.commands.loading import load_run
+from cnntrain.models.stages import walk
+from cnntrain.training import checkpoints
+
+Call = Callable[..., dict[str, Any]]
+Refused = Callable[..., str]
+HERE = ("output_dir=study", "jobs=1")
+
+
+def settings(model: str, dataset: str = "imagenet", **options: Any) -> dict[str, Any]:
+    """Return what the plan reads of a configuration."""
+    chosen = {"name": model, "remove": [], **options}
+    shared = yaml.safe_load((config_dir() / "common" / "dataset.yaml").read_text())
+    shared.pop("image_size")
+    return {"model": chosen, "dataset": shared | {"name": dataset}, "data_root": "data"}
+
+
+def variant(full: study.Variant, *stages: str) -> study.Variant:
+    """Return the variant without some stages."""
+    return study.without(full, stages, "retrain")
+
+
+def test_the_plan_counts_what_the_lecture_and_the_paper_remove() -> None:
+    full = study.Variant("full", (), (), settings("alexnet"))
+    removed = [("fc7",), ("fc6", "fc7"), ("conv3", "conv4"), ("conv3", "conv4", "fc6", "fc7")]
+    lines = planning.plan([full, *(variant(full, *stages) for stages in removed)])
+    assert [line.params_removed for line in lines] == [0, 16_781_312, 49_414_144, 1_696_512, 51_110_656]
+    assert lines[2].replumbed == ("fc8 takes 256×6×6, not 4096",)
+    assert lines[3].replumbed == ("conv5 takes 256×13×13, not 384×13×13",)
+    assert lines[0].receptive_field == (195, 195) and lines[3].receptive_field == (131, 131)
+
+
+@pytest.mark.parametrize("control", ["params", "macs"])
+def test_a_control_gives_back_what_a_removal_saves(control: str) -> None:
+    full = study.Variant("full", (), (), settings("lenet5", "digits"))
+    lines = planning.plan(controls([full, variant(full, "conv2"), variant(full, "fc3")], control))
+    assert [line.variant.name for line in lines[1:3]] == ["no_conv2", f"no_conv2_{control}"]
+    for line in lines[2::2]:
+        size, target = (line.params, lines[0].params) if control == "params" else (line.macs, lines[0].macs)
+        assert size == pytest.approx(target, rel=0.05)
+
+
+def test_a_control_of_blocks_with_shortcuts_widens_what_fits() -> None:
+    full = study.Variant("full", (), (), settings("resnet20", "cifar10"))
+    *_, line = planning.plan(controls([full, variant(full, "block2_2")], "params"))
+    assert line.params == pytest.approx(269_722, rel=0.05) and line.variant.settings["model"]["widen"]
+
+
+def test_generated_studies_name_every_stage_and_go_down_from_the_top() -> None:
+    full = study.Variant("full", (), (), settings("lenet5", "digits"))
+    each = [one.name for one in study.generated(full, study.each_stage, "retrain")]
+    assert each == ["no_conv1", "no_pool1", "no_conv2", "no_pool2", "no_fc3", "no_fc4"]
+    down = [one.stages for one in study.generated(full, study.cumulative, "retrain")]
+    assert down[0] == ("fc4",) and down[-1] == ("pool1", "conv2", "pool2", "fc3", "fc4")
+    weights = [one.name for one in study.generated(full, study.each_stage, "reinit")]
+    assert weights == ["reinit_conv1", "reinit_conv2", "reinit_fc3", "reinit_fc4"]
+    blocks = study.Variant("full", (), (), settings("resnet20", "cifar10"))
+    lesions = [one.name for one in study.generated(blocks, study.each_stage, "lesion")]
+    assert lesions == [f"no_block{group}" for group in ("1_1", "1_2", "1_3", "2_2", "2_3", "3_2", "3_3")]
+
+
+KEYS = {"study_dir", "rows", "table", "interactions", "complete"}
+
+
+def test_a_study_trains_paired_cells_that_are_ordinary_runs(
+    cnntrain: Call, folder: Path, tiny: tuple[str, ...]
+) -> None:
+    found = cnntrain("ablate", *tiny, "remove=[[conv2],[fc3]]", "seeds=2", *HERE)
+    assert set(found) == KEYS and found["complete"]
+    assert {(row["variant"], row["seed"]) for row in found["rows"]} == {
+        (name, seed) for seed in (0, 1) for name in ("full", "no_conv2", "no_fc3")
+    }
+    assert {row["n_seeds"] for row in found["table"]} == {2}
+    for name in ("results.json", "report.md", "rows.csv", "table.csv", "study.json"):
+        assert (folder / "study" / name).is_file(), name
+    cell = "study/cells/no_conv2/1"
+    assert cnntrain("eval", f"run={cell}", "weights=last")["top1"] == next(
+        row["top1"] for row in found["rows"] if (row["variant"], row["seed"]) == ("no_conv2", 1)
+    )
+    cnntrain("fit", *tiny, "model.remove=[conv2]", "seed=1", "output_dir=alone")
+    one, other = (checkpoints.load(folder / run / "checkpoints" / "last.pt") for run in (cell, "alone"))
+    assert resuming.same(one["model"], other["model"])
+    assert json.loads((folder / cell / "run.json").read_text())["argv"][:2] == ["cnntrain", "fit"]
+
+
+def test_finished_cells_are_never_made_again_and_more_may_be_asked_for(
+    cnntrain: Call, folder: Path, tiny: tuple[str, ...]
+) -> None:
+    cnntrain("ablate", *tiny, "remove=[[conv2]]", "seeds=1", *HERE)
+    made = {path: path.stat().st_mtime_ns for path in (folder / "study").rglob("*.pt")}
+    again = cnntrain("ablate", *tiny, "remove=[[conv2],[fc3]]", "seeds=2", *HERE)
+    assert len(again["rows"]) == 6 and made
+    assert made == {path: path.stat().st_mtime_ns for path in made}
+
+
+def test_without_a_folder_the_same_command_finds_its_study(cnntrain: Call, tiny: tuple[str, ...]) -> None:
+    words = [*tiny, "remove=[[conv2]]", "jobs=1"]
+    first, second = (cnntrain("ablate", *words, f"seeds={seeds}") for seeds in (1, 2))
+    assert first["study_dir"] == second["study_dir"]
+    assert cnntrain("ablate", *words, "seeds=1", "optimizer.lr=0.01")["study_dir"] != first["study_dir"]
+
+
+def test_other_settings_in_a_study_are_refused(
+    cnntrain: Call, folder: Path, tiny: tuple[str, ...], capfd: pytest.CaptureFixture[str]
+) -> None:
+    cnntrain("ablate", *tiny, "remove=[[conv2]]", "seeds=1", *HERE)
+    assert main(["ablate", *tiny, "remove=[[conv2]]", "seeds=1", "optimizer.lr=0.01", *HERE]) == 2
+    assert "optimizer.lr (0.05 → 0.01)" in capfd.readouterr().err
+
+
+def test_many_processes_give_the_numbers_of_one(cnntrain: Call, folder: Path, tiny: tuple[str, ...]) -> None:
+    words = [*tiny, "remove=[[conv2]]", "seeds=2"]
+    one = cnntrain("ablate", *words, "output_dir=one", "jobs=1")
+    many = cnntrain("ablate", *words, "output_dir=many", "jobs=2")
+    assert one["table"] == many["table"]
+    places = [path.relative_to(folder / "one") for path in (folder / "one").rglob("last.pt")]
+    assert len(places) == 4
+    for place in places:
+        a, b = (checkpoints.load(folder / root / place)["model"] for root in ("one", "many"))
+        assert resuming.same(a, b)
+
+
+def test_a_killed_study_goes_on_where_it_stopped(cnntrain: Call, folder: Path, tiny: tuple[str, ...]) -> None:
+    words = [*tiny, "trainer.epochs=12", "remove=[[conv2]]", "seeds=1"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cnntrain", "ablate", *words, "output_dir=study", "jobs=2"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not list((folder / "study").rglob("metrics.jsonl")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    found = cnntrain("ablate", *words, *HERE)
+    while not found["complete"] and time.monotonic() < deadline:  # orphans save and end within a second or two
+        found = cnntrain("ablate", *words, *HERE)
+    whole = cnntrain("ablate", *words, "output_dir=whole", "jobs=1")
+    assert found["table"] == whole["table"] and found["complete"]
+
+
+def test_a_signal_stops_a_study_and_it_goes_on(
+    cnntrain: Call, folder: Path, tiny: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [*tiny, "remove=[[conv2]]", "seeds=1", *HERE]
+    update = cells.session.Learner.update
+
+    def interrupted(self: Any, feed: Any, step: int) -> None:
+        update(self, feed, step)
+        if step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(cells.session.Learner, "update", interrupted)
+        assert main(["ablate", *words]) == 143
+    assert cnntrain("ablate", *words)["complete"]
+    assert json.loads((folder / "study/cells/full/0/results.json").read_text())["resumed_from"] == 5
+
+
+def test_a_cell_of_another_process_is_left_to_it(
+    cnntrain: Call, folder: Path, tiny: tuple[str, ...], capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = [*tiny, "remove=[[conv2]]", "seeds=2", *HERE]
+    with runs.lock(runs.create(folder / "study/cells/no_conv2/1")):
+        found = cnntrain("ablate", *words)
+    assert not found["complete"] and len(found["rows"]) == 3
+    assert next(row for row in found["table"] if row["variant"] == "no_conv2")["p"] is None
+    assert cnntrain("ablate", *words)["complete"]
+
+
+def own_study(folder: Path, **variants: list[str]) -> str:
+    """Write a study of one's own and return the flag that finds it."""
+    place = folder / "mine" / "study"
+    place.mkdir(parents=True)
+    (place / "own.yaml").write_text(f"name: own\nvariants: {json.dumps(variants)}\n")
+    return f"--config-dir={folder / 'mine'}"
+
+
+def test_a_study_of_ones_own_changes_anything_and_a_failure_is_one_cells(
+    folder: Path, tiny: tuple[str, ...], capfd: pytest.CaptureFixture[str]
+) -> None:
+    flag = own_study(
+        folder,
+        tanh=["model.activation=tanh"],
+        augmented=["augmentation=digits"],
+        wild=["optimizer.lr=1e30"],
+        wide=["model.widen.fc3=1.5"],
+    )
+    assert main(["ablate", flag, "study=own", *tiny, "seeds=2", *HERE, "--json"]) == 0
+    out, err = capfd.readouterr()
+    found = json.loads(out)
+    assert "wild, seed 0 failed: the loss or its gradient is no number" in err
+    table = {row["variant"]: row for row in found["table"]}
+    assert not found["complete"] and table["wild"]["p"] is None and table["wild"]["n_seeds"] == 0
+    assert table["tanh"]["p"] is not None and table["wide"]["params_removed"] < 0
+    config_of = json.loads((folder / "study/cells/augmented/0/config.json").read_text())
+    assert "affine" in config_of["augmentation"]
+
+
+@pytest.fixture
+def trained(cnntrain: Call, tiny: tuple[str, ...]) -> list[str]:
+    """Two trained runs that differ in their seed."""
+    return [str(cnntrain("fit", *tiny, f"seed={seed}", f"output_dir=run{seed}")["run_dir"]) for seed in (0, 1)]
+
+
+def test_a_lesion_is_the_trained_network_without_a_stage(
+    cnntrain: Call, folder: Path, tiny: tuple[str, ...], refused: Refused
+) -> None:
+    words = [*tiny, "model=resnet20", "model.remove=[block1_3,block2_3,block3_3]", "trainer.epochs=1"]
+    runs_made = [cnntrain("fit", *words, f"seed={seed}", f"output_dir=run{seed}")["run_dir"] for seed in (0, 1)]
+    runs_word = f"runs=[{','.join(runs_made)}]"
+    found = cnntrain("ablate", "mode=lesion", runs_word, "study=each_stage", *HERE)
+    assert [row["variant"] for row in found["table"]] == [
+        "full",
+        *(f"no_block{b}" for b in ("1_1", "1_2", "2_2", "3_2")),
+    ]
+    net, card, _ = load_run(folder / "run1", "last")
+    lesion, _, _ = load_run(folder / "study/cells/no_block2_2/1", "last")
+    x = torch.randn(4, *card.shape)
+    expected = x
+    for name, stage in net.named_children():
+        expected = expected if name == "block2_2" else stage(expected)
+    *_, (_, out) = walk(lesion, x)
+    assert torch.equal(out, expected)
+    line = refused("ablate", "mode=lesion", runs_word, "remove=[[block2_1]]", "output_dir=other", "jobs=1")
+    assert "'block2_1' changes the shape" in line
+
+
+@pytest.mark.parametrize("mode", ["reinit", "rerandomize"])
+def test_a_stage_is_put_back_to_its_initial_or_to_fresh_weights(
+    cnntrain: Call, folder: Path, trained: list[str], mode: str
+) -> None:
+    cnntrain("ablate", f"mode={mode}", f"runs=[{','.join(trained)}]", "remove=[[conv1],[fc5]]", *HERE)
+    net, card, options = load_run(folder / "run1", "last")
+    changed, _, _ = load_run(folder / f"study/cells/{mode}_fc5/1", "last")
+    initial = config.build_model(options["model"], card, seed=1).state_dict()
+    before, after = net.state_dict(), changed.state_dict()
+    for name in before:
+        assert torch.equal(before[name], after[name]) == (not name.startswith("fc5")), name
+        if name.startswith("fc5"):
+            assert torch.equal(initial[name], after[name]) == (mode == "reinit")
+
+
+def test_finetuning_starts_from_the_survivors(
+    cnntrain: Call, folder: Path, trained: list[str], tiny: tuple[str, ...]
+) -> None:
+    words = [*tiny, "mode=finetune", f"runs=[{','.join(trained)}]", "remove=[[fc4]]", "trainer.epochs=1", *HERE]
+    found = cnntrain("ablate", *words)
+    assert {row["seed"] for row in found["rows"]} == {0, 1}
+    record = json.loads((folder / "study/cells/no_fc4/1/run.json").read_text())
+    assert record["init_from"]["run"] == "run1" and record["init_from"]["kept"] == ["conv1", "conv2", "fc3"]
+
+
+def test_one_seed_runs_and_says_that_it_concludes_nothing(
+    folder: Path, tiny: tuple[str, ...], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["ablate", *tiny, "remove=[conv2]", "seeds=1", *HERE]) == 0
+    out, err = capfd.readouterr()
+    assert "one seed can conclude nothing" in err and "no_conv2" in out
+
+
+def test_the_plan_stops_before_anything_is_made(cnntrain: Call, folder: Path, tiny: tuple[str, ...]) -> None:
+    words = ["model=lenet5", "dataset=mnist", "remove=[[conv2]]", "trainer.epochs=1", "plan=true"]
+    found = cnntrain("ablate", *words, "seeds=3")
+    assert found["rows"] == [] and [row["variant"] for row in found["table"]] == ["full", "no_conv2"]
+    assert not list(folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["remove=[[conv3]]"], "unknown stage 'conv3'; did you mean 'conv"),
+        (["remove=[[fc5]]"], "'fc5' is the last and cannot be removed"),
+        (["remove=[[conv1,pool1,conv2,pool2,fc3,fc4,fc5]]"], "'fc5' is the last"),
+        (
+            ["model=alexnet", "dataset.image_size=32", "dataset.channels=3", "remove=[[conv1]]"],
+            "no_conv1: stage 'conv2'",
+        ),
+        (["remove=[[conv2],[conv2]]"], "two variants are called no_conv2"),
+        (["remove=conv2"], "remove=conv2 should be a list or null"),
+        (["remove=[]"], "remove must be a list of stages"),
+        (["study=each_stag"], "did you mean 'each_stage'"),
+        ([], "what is to be left out?"),
+        (["remove=[conv2]", "seeds=[1,1]"], "each seed once"),
+        (["remove=[conv2]", "mode=lesion"], "needs trained networks"),
+        (["remove=[conv2]", "mode=leison"], "did you mean 'mode=lesion'"),
+        (["remove=[conv2]", "runs=[a]"], "starts from the beginning"),
+        (["remove=[conv2]", "mode=lesion", "runs=[nowhere]"], "run=nowhere does not exist"),
+        (["remove=[conv2]", "init_from=a"], "belong to fit"),
+        (["remove=[conv2]", "optimizer.lr=-1"], "optimizer.lr=-1 is out of range"),
+        (["remove=[conv2]", "seedz=3"], "did you mean 'seed"),
+    ],
+)
+def test_bad_input_is_one_line_before_anything_is_made(
+    refused: Refused, tiny: tuple[str, ...], words: list[str], said: str
+) -> None:
+    assert said in refused("ablate", *tiny, *words)
