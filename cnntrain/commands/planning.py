@@ -1,6 +1,5 @@
 """The plan of a study: what each variant is, what it costs, and the widths of its controls; no image is read."""
 
-import itertools
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from cnntrain.commands import session, study
 from cnntrain.commands.study import card_of
 from cnntrain.data.sources import Card, Dataset, Pixels, Split
 from cnntrain.errors import InputError
-from cnntrain.models.stages import describe_shape
+from cnntrain.models.stages import Shape, describe_shape
 from cnntrain.progress import clock
 from cnntrain.schema import Fit
 
@@ -47,12 +46,13 @@ def plan(variants: Sequence[study.Variant]) -> list[Planned]:
     Raises `InputError` for a stage that is too large to be trained.
     """
     full, found = network(variants[0]), list[Planned]()
-    whole, full_rows = count(full), rows_of(full, card_of(variants[0].settings).shape)[0]
+    shape = card_of(variants[0].settings).shape
+    whole, full_rows = count(full), rows_of(full, shape)[0]
     for variant in variants:
         net = network(variant)
-        rows, macs = rows_of(net, card_of(variant.settings).shape)
+        rows, macs = rows_of(net, shape)
         same = variant.settings["model"]["name"] == variants[0].settings["model"]["name"]
-        changed = replumbed(full, net, full_rows, rows) if same else ("another network",)
+        changed = replumbed(full, net, full_rows, rows, shape) if same else ("another network",)
         size = count(net)
         guard(variant, net)
         found.append(Planned(variant, size, whole - size, macs, last_field(rows), changed))
@@ -86,10 +86,12 @@ def last_field(rows: Sequence[Row]) -> tuple[int, int] | None:
     return maps[-1] if maps else None
 
 
-def replumbed(full: nn.Sequential, net: nn.Sequential, before: Sequence[Row], after: Sequence[Row]) -> tuple[str, ...]:
+def replumbed(
+    full: nn.Sequential, net: nn.Sequential, before: Sequence[Row], after: Sequence[Row], shape: Shape
+) -> tuple[str, ...]:
     """Say which of the stages that are left have other parameters than in the full network, and why."""
     parts, changed = dict(full.named_children()), []
-    arrived, arrives = (arriving(rows) for rows in (before, after))
+    arrived, arrives = (arriving(rows, shape) for rows in (before, after))
     for name, stage in net.named_children():
         one, other = ([tuple(p.shape) for p in part.parameters()] for part in (parts[name], stage))
         if one != other and arrived[name] != arrives[name]:
@@ -99,9 +101,10 @@ def replumbed(full: nn.Sequential, net: nn.Sequential, before: Sequence[Row], af
     return tuple(changed)
 
 
-def arriving(rows: Sequence[Row]) -> dict[str, str]:
-    """Return the shape that reaches each stage but the first."""
-    return {row.name: describe_shape(before.out_shape) for before, row in itertools.pairwise(rows)} | {rows[0].name: ""}
+def arriving(rows: Sequence[Row], shape: Shape) -> dict[str, str]:
+    """Return the shape that reaches each stage when images of `shape` come in."""
+    shapes = [shape, *(row.out_shape for row in rows)]
+    return {row.name: describe_shape(before) for row, before in zip(rows, shapes, strict=False)}
 
 
 # Time.
