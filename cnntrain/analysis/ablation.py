@@ -144,13 +144,13 @@ def interaction_rows(variants: Sequence[Variant], found: Found, seeds: Sequence[
     first, triples = variants[0].name, unions(variants[1:])
     held: list[list[float] | str] = []
     for names in triples:
-        deltas = [differences(found, seeds, first, name) for name in names]
-        sums = [both - one - other for both, one, other in zip(*deltas, strict=True)]
-        held.append(missing((*names, first), found, seeds) or sums)
+        absent = missing((*names, first), found, seeds)
+        deltas = [] if absent else [differences(found, seeds, first, name) for name in names]
+        held.append(absent or [both - one - other for both, one, other in zip(*deltas, strict=True)])
     rows = []
-    for (both, one, other), deltas_or_reason, tested in zip(triples, held, seed_tests(held), strict=True):
+    for (both, one, other), sums, tested in zip(triples, held, seed_tests(held), strict=True):
         row = {"variant": both, "parts": [one, other], "n_seeds": len(shared((both, one, other, first), found, seeds))}
-        sentence = verdict(both, f"the sum of {one} and {other}", deltas_or_reason, tested, len(held))
+        sentence = verdict(both, f"the sum of {one} and {other}", sums, tested, len(held))
         rows.append(row | tested | {"verdict": sentence})
     return rows
 
@@ -230,8 +230,8 @@ def seed_tests(held: Sequence[Sequence[float] | str]) -> list[dict[str, Any]]:
 def seeds_wanted(differences: Sequence[float], rows: int) -> int | None:
     """Return how many seeds would tell a difference like this one from none, in one of so many rows.
 
-    The fewest, above those that did not, with which the two-sided t test at the level 0.05 / `rows` has 80 % power if
-    mean and deviation are as measured, and with which the sign-flip test can reach that level. None above 1,000.
+    The fewest, above those that did not, with which the t test at the two-sided level 0.05 / `rows` finds it with 80 %
+    power if mean and deviation are as measured, and the sign-flip test can reach that level. None above 1,000.
     """
     mean, spread = float(np.mean(differences)), float(np.std(differences, ddof=1))
     least = max(seeds_needed(rows), len(differences) + 1)
@@ -244,7 +244,7 @@ def seeds_wanted(differences: Sequence[float], rows: int) -> int | None:
         edge = special.stdtrit(n - 1, 1 - LEVEL / rows / 2)
         # Further out the power is 1 and the series of the noncentral t does not converge.
         away = min(abs(mean) / spread * n**0.5, 2 * edge + 10)
-        return float(1 - special.nctdtr(n - 1, away, edge) + special.nctdtr(n - 1, away, -edge))
+        return float(1 - special.nctdtr(n - 1, away, edge))
 
     wanted = bisect.bisect_left(range(MOST_SEEDS + 1), POWER, lo=least, key=power)
     return wanted if wanted <= MOST_SEEDS else None

@@ -38,8 +38,10 @@ def differences_picture(table: Sequence[Mapping[str, Any]], style: Literal["png"
     )
     shares = np.array([100 * row["params_removed"] / first["params"] for row in rows])
     room = max(float(np.ptp(np.append(shares, 0.0))), LEAST)
-    height = max(2.2, 1.5 * ROW * (len(rows) + 1))
-    gap = room * ROW / (height - ROW * (len(rows) + 1))  # wide enough when all rows are set apart
+    height = max(2.2, 1.6 * ROW * (len(rows) + 1))
+    gap = room * ROW / (height - ROW * (len(rows) + 1))  # wide enough even if all rows had to be set apart
+    for _ in range(10):  # towards the height of a name on the axis that its places make
+        gap = ROW / height * (max(float(np.ptp(np.append(set_apart(shares, gap), 0.0))) + 2 * gap, LEAST))
     places = set_apart(shares, gap)
     with matplotlib.rc_context(PAPER):
         figure = Figure(figsize=(6.0, height + 0.8), layout="constrained")

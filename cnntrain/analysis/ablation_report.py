@@ -92,8 +92,8 @@ def tested_columns(row: Mapping[str, Any]) -> dict[str, object]:
     return {
         "points": None if row["delta_mean"] is None else points(row["delta_mean"]),
         "95 % of seeds": f"{points(row['delta_low'])} … {points(row['delta_high'])}" if sided else None,
-        "p": row["p"],
-        "p (Holm)": row["p_holm"],
+        "p": None if row["p"] is None else float(f"{row['p']:.2g}"),
+        "p (Holm)": None if row["p"] is None else float(f"{row['p_holm']:.2g}"),
         "believable": believed,
         "seeds wanted": "> 1,000" if believed is False and wanted is None else wanted,
     }

@@ -1,0 +1,315 @@
+"""The answer of a study: its statistics against scipy, by hand and by simulation, its words, tables and picture."""
+
+import csv
+import io
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from scipy import stats
+
+from cnntrain.analysis.ablation import Answer, Cell, Variant, answer, seeds_wanted, summary
+from cnntrain.analysis.ablation_figures import differences_picture, set_apart
+from cnntrain.analysis.ablation_report import answer_tables, flat, printed_rows, report, sentences
+from cnntrain.cli import config_dir
+from cnntrain.tables import render, wilson
+
+N = 1000
+ROW_KEYS = {
+    *("variant", "removed", "seed", "params", "params_removed", "macs", "train_top1", "top1", "top1_low", "top1_high"),
+    "n",
+}
+TABLE_KEYS = {
+    *("variant", "removed", "n_seeds", "params", "params_removed", "macs", "train_top1_mean", "train_top1_std"),
+    *("top1_mean", "top1_std", "n", "top1_low", "top1_high", "delta_mean", "delta_low", "delta_high", "p", "p_holm"),
+    *("believable", "seeds_wanted", "mcnemar", "mcnemar_worse", "mcnemar_better", "verdict"),
+}
+
+
+def variant(name: str, *removed: str, params: int = 500, control: str | None = None) -> Variant:
+    return Variant(name, removed, params, 1000 - params, 10 * params, (f"without {' '.join(removed)}",), control)
+
+
+PLAN = [variant("full", params=1000), variant("no_a", "a"), variant("no_b", "b", params=900)]
+PLAN += [variant("no_ab", "a", "b", params=400)]
+
+
+def study(rights: Sequence[Sequence[int]], plan: Sequence[Variant] = PLAN) -> list[Cell]:
+    """Return a cell for each variant and seed with so many of the thousand test images right, the first ones."""
+    return [
+        Cell(one.name, seed, 0.9, right / N, N, np.arange(N) < right)
+        for one, row in zip(plan, rights, strict=True)
+        for seed, right in enumerate(row)
+    ]
+
+
+def drawn(seeds: int = 8, drops: Sequence[int] = (0, 4, 20, 60)) -> list[Cell]:
+    generator = np.random.default_rng(seeds)
+    return study([[int(right) for right in generator.normal(750 - drop, 4, seeds)] for drop in drops])
+
+
+def test_differences_are_those_of_the_paired_t_test_and_of_the_sign_flips() -> None:
+    cells, seeds = drawn(), range(8)
+    found = answer(PLAN, cells, seeds)
+    assert found.complete and len(found.rows) == 32 and all(set(row) == ROW_KEYS for row in found.rows)
+    assert all(set(row) == TABLE_KEYS for row in found.table)
+    top1 = {one.name: np.array([cell.top1 for cell in cells if cell.variant == one.name]) for one in PLAN}
+    ps = []
+    for row in found.table[1:]:
+        deltas = top1[row["variant"]] - top1["full"]
+        oracle = stats.ttest_rel(top1[row["variant"]], top1["full"]).confidence_interval(0.95)
+        assert (row["delta_mean"], row["delta_low"], row["delta_high"]) == pytest.approx(
+            (deltas.mean(), oracle.low, oracle.high)
+        )
+        flips = stats.permutation_test((deltas,), np.mean, permutation_type="samples", n_resamples=np.inf)
+        assert row["p"] == pytest.approx(flips.pvalue)
+        assert row["top1_std"] == pytest.approx(top1[row["variant"]].std(ddof=1))
+        assert (row["top1_low"], row["top1_high"]) == wilson(round(N * row["top1_mean"]), N)
+        ps.append(flips.pvalue)
+    smallest, middle, largest = sorted(range(3), key=lambda i: ps[i])
+    first = 3 * ps[smallest]
+    second = max(first, 2 * ps[middle])
+    third = max(second, ps[largest])
+    corrected = [found.table[1 + i]["p_holm"] for i in (smallest, middle, largest)]
+    assert corrected == pytest.approx([first, second, third])
+    assert [row["believable"] for row in found.table] == [None, False, True, True]
+    assert found.table[0]["delta_mean"] is found.table[0]["verdict"] is None
+    assert "no_b is worse than full by" in found.table[2]["verdict"]
+
+
+def test_images_are_tested_for_each_seed_and_corrected_over_its_variants() -> None:
+    found = answer(PLAN, study([[750, 750], [745, 760], [760, 740], [700, 740]]), range(2))
+    for seed in range(2):
+        tests = [row["mcnemar"][seed] for row in found.table[1:]]
+        exact = [stats.binomtest(test["only_this"], test["only_this"] + test["only_other"]).pvalue for test in tests]
+        assert [test["p"] for test in tests] == pytest.approx(exact)
+        order = np.argsort(exact)
+        steps = np.maximum.accumulate([(3 - i) * exact[j] for i, j in enumerate(order)])
+        assert [tests[j]["p_holm"] for j in order] == pytest.approx(np.minimum(steps, 1))
+    assert found.table[1]["mcnemar"][0] | {"p": 0, "p_holm": 0} == {
+        **{"seed": 0, "n": N, "only_this": 0, "only_other": 5, "p": 0, "p_holm": 0}
+    }
+    ways = [(row["mcnemar_worse"], row["mcnemar_better"]) for row in found.table[1:]]
+    assert ways == [(0, 1), (1, 1), (2, 0)]
+    assert [row["McNemar"] for row in list(answer_tables(found).values())[1]] == [
+        "1 better of 2",
+        "1 worse, 1 better of 2",
+        "2 worse of 2",
+    ]
+
+
+def test_parts_are_held_against_their_sum() -> None:
+    rights = [[750, 752, 748, 751, 749, 750], [740] * 6, [730] * 6, [700, 699, 700, 702, 698, 701]]
+    found = answer(PLAN, study(rights), range(6))
+    (row,) = found.interactions
+    full, one, other, both = (np.array(values) / N for values in rights)
+    sums = (both - full) - (one - full) - (other - full)
+    oracle = stats.ttest_1samp(sums, 0).confidence_interval(0.95)
+    assert (row["variant"], row["parts"], row["n_seeds"]) == ("no_ab", ["no_a", "no_b"], 6)
+    assert (row["delta_mean"], row["delta_low"], row["delta_high"]) == pytest.approx(
+        (sums.mean(), oracle.low, oracle.high)
+    )
+    assert row["p"] == row["p_holm"] == 2 / 2**6 and row["believable"]
+    assert "no_ab is worse than the sum of no_a and no_b by 2.00 points" in row["verdict"]
+
+
+def test_interactions_are_of_disjoint_parts_that_are_matched_alike() -> None:
+    plan = [variant("full"), *(variant(name, *name) for name in ("a", "b", "c", "ab", "bc", "abc"))]
+    plan += [variant("wide_a", "a", control="params"), variant("pooling")]
+    found = answer(plan, study([[700 + i, 701] for i in range(len(plan))], plan), range(2))
+    pairs = {(row["variant"], *row["parts"]) for row in found.interactions}
+    assert pairs == {("ab", "a", "b"), ("bc", "b", "c"), ("abc", "a", "bc"), ("abc", "c", "ab")}
+
+
+@pytest.mark.parametrize("lost", [[("no_b", 3), ("no_b", 5)], [("full", 0)]])
+def test_a_row_with_a_missing_cell_has_no_verdict(lost: list[tuple[str, int]]) -> None:
+    cells = [cell for cell in drawn() if (cell.variant, cell.seed) not in lost]
+    found = answer(PLAN, cells, range(8))
+    rows = {row["variant"]: row for row in found.table}
+    broken = ["no_b"] if lost[0][0] == "no_b" else ["no_a", "no_b", "no_ab"]
+    assert not found.complete and len(found.rows) == 32 - len(lost)
+    for name in broken:
+        empty = ("delta_mean", "delta_low", "p", "p_holm", "believable", "seeds_wanted", "mcnemar_worse")
+        assert [rows[name][key] for key in empty] == [None] * len(empty)
+    assert found.interactions[0]["believable"] is None and "missing" in found.interactions[0]["verdict"]
+    if broken == ["no_b"]:
+        assert rows["no_b"]["verdict"] == "no_b: no verdict, 2 of 8 cells are missing." and rows["no_b"]["n_seeds"] == 6
+        assert rows["no_ab"]["believable"] and "1 more waits for missing cells" in summary(found)
+    else:
+        assert rows["no_b"]["verdict"] == "no_b: no verdict, 1 of 8 cells of full is missing."
+        assert summary(found) == "Nothing can be concluded: cells are missing."
+        assert sentences(found)[0] == "full: 1 of 8 cells is missing."
+    assert "**Not complete.**" in report("study", {}, [], found)
+
+
+def test_a_study_that_has_not_begun_says_so() -> None:
+    found = answer(PLAN, [], range(8))
+    assert found.rows == [] and not found.complete and found.table[1]["top1_mean"] is found.table[1]["n"] is None
+    assert summary(found) == "Nothing can be concluded: cells are missing."
+    assert "None is finished." in report("study", {}, [], found)
+    assert differences_picture(found.table)
+
+
+def test_what_is_believed_stays_believed_as_cells_come_in() -> None:
+    cells = drawn(drops=(0, 7, 9, 12))
+    earlier: dict[str, float] = {}
+    for count in range(1, 5):
+        for row in answer(PLAN, cells[: 8 * count], range(8)).table[1:count]:
+            assert row["p_holm"] <= earlier.get(row["variant"], 1.0)
+            earlier[row["variant"]] = row["p_holm"]
+    assert len(earlier) == 3
+
+
+def test_one_seed_concludes_nothing() -> None:
+    found = answer(PLAN, study([[750], [740], [500], [100]]), [0])
+    assert found.complete and all(row["p"] is row["believable"] is row["delta_low"] is None for row in found.table)
+    assert found.table[2]["delta_mean"] == pytest.approx(-0.25) and found.table[2]["top1_std"] is None
+    assert all("one seed, from which nothing can be concluded" in row["verdict"] for row in found.table[1:])
+    assert summary(found) == "Nothing can be concluded: there is one seed for each variant."
+
+
+def test_the_order_of_cells_and_cells_of_others_change_nothing() -> None:
+    cells = drawn()
+    shuffled = [cells[i] for i in np.random.default_rng(0).permutation(len(cells))]
+    others = [Cell("no_c", 0, 0.9, 0.5, N, np.arange(N) < 500), Cell("no_a", 99, 0.9, 0.5, N, np.arange(N) < 500)]
+    assert answer(PLAN, shuffled + others, range(8)) == answer(PLAN, cells, range(8))
+    with pytest.raises(ValueError, match="one variant and seed"):
+        answer(PLAN, [*cells, cells[3]], range(8))
+    with pytest.raises(ValueError, match="same images"):
+        answer(PLAN, [*cells[1:], Cell("full", 0, 0.9, 0.5, 10, np.arange(10) < 5)], range(8))
+
+
+@pytest.mark.parametrize(("mean", "rows"), [(0.004, 1), (-0.004, 4), (0.002, 4), (0.012, 10), (0.0005, 2), (0.0003, 4)])
+def test_seeds_wanted_have_the_power_of_the_t_test(mean: float, rows: int) -> None:
+    deltas = mean + 0.005 * stats.zscore(np.random.default_rng(1).normal(size=6), ddof=1)
+    least = max(7, next(n for n in itertools.count(2) if rows * 2.0 ** (1 - n) <= 0.05))
+    spreads = (np.arange(20_000) + 0.5) / 20_000
+
+    def power(n: int) -> float:
+        """Average over the deviations that are seen instead of the true one."""
+        edge, seen = stats.t.isf(0.05 / rows / 2, n - 1), np.sqrt(stats.chi2.ppf(spreads, n - 1) / (n - 1))
+        return float(stats.norm.sf(edge * seen - abs(mean) / 0.005 * n**0.5).mean())
+
+    wanted = seeds_wanted(deltas.tolist(), rows)
+    if wanted is None:
+        assert power(1000) < 0.8 and abs(mean) == 0.0003
+    else:
+        assert power(wanted) >= 0.8 and wanted >= least and (wanted == least or power(wanted - 1) < 0.8)
+
+
+def test_seeds_wanted_of_no_spread_or_no_difference() -> None:
+    assert seeds_wanted([0.01] * 3, 4) == 8 and seeds_wanted([0.01] * 9, 4) == 10
+    assert seeds_wanted([0.01, -0.01], 1) is None and seeds_wanted([0.0, 0.0], 1) is None
+    found = answer(PLAN[:2], study([[750, 760], [760, 750]], PLAN[:2]), range(2))
+    assert "more than 1,000 seeds" in found.table[1]["verdict"]
+
+
+# By simulation: accuracies on 10,000 images whose paired differences, which share the full network, deviate by half a
+# point. The functions are those that the command calls.
+
+PLAIN = [variant("full", params=1000), *(variant(f"v{i}", f"v{i}") for i in range(4))]
+RIGHT = np.ones(1, dtype=bool)
+
+
+def simulate(studies: int, seeds: int, drops: Sequence[float]) -> list[Answer]:
+    top1 = np.random.default_rng(seeds).normal(0.75, 0.005 / 2**0.5, (studies, 5, seeds)).round(4)
+    top1[:, 1:] -= np.array(drops)[:, None]
+    return [
+        answer(
+            PLAIN,
+            [
+                Cell(one.name, seed, 0.9, row[seed], 10_000, RIGHT)
+                for one, row in zip(PLAIN, rows, strict=True)
+                for seed in range(seeds)
+            ],
+            range(seeds),
+        )
+        for rows in top1.tolist()
+    ]
+
+
+@pytest.mark.parametrize("seeds", [6, 8, 10])
+def test_intervals_cover_and_equal_recipes_are_seldom_told_apart(seeds: int) -> None:
+    found = simulate(600, seeds, [0, 0, 0, 0])
+    held = [row["delta_low"] <= 0 <= row["delta_high"] for study in found for row in study.table[1:]]
+    assert 0.93 <= np.mean(held) <= 0.97
+    wrong = np.mean([any(row["believable"] for row in study.table[1:]) for study in found])
+    assert wrong <= 0.05
+    assert (wrong > 0) == (seeds >= 8)  # with four rows six seeds cannot tell anything apart, which the words say
+
+
+@pytest.mark.parametrize("drops", [(0.01, 0, 0, 0), (0.01, 0.01, 0.01, 0.01)])
+def test_a_difference_of_one_point_is_found_with_eight_seeds(drops: tuple[float, ...]) -> None:
+    found = simulate(400, 8, drops)
+    assert np.mean([study.table[1]["believable"] for study in found]) >= 0.75
+
+
+# To be read.
+
+
+def test_tables_are_short_and_csv_holds_everything() -> None:
+    plan = [variant("full", params=60_965_224)]
+    names = ("no_fc7", "no_fc6_fc7", "no_conv3_conv4", "no_conv3_conv4_fc6_fc7")
+    plan += [Variant(name, tuple(name.split("_")[1:]), 9_854_568, 51_110_656, 724_406_816, ()) for name in names]
+    cells = study([[750 + seed for seed in range(8)], [749] * 8, [735] * 8, [730] * 8, [600] * 8], plan)
+    found = answer(plan, cells, range(8))
+    tables = answer_tables(found)
+    assert len(tables) == 3  # sizes and errors, differences, interactions
+    assert all(len(line) <= 120 for rows in tables.values() for line in render(rows).splitlines())
+    lines = list(csv.DictReader(io.StringIO(render(flat(found.rows), "csv"))))
+    assert len(lines) == 40 and lines[-1]["removed"] == "conv3 conv4 fc6 fc7" and float(lines[0]["top1"]) == 0.75
+    table = list(csv.DictReader(io.StringIO(render(flat(found.table), "csv"))))
+    assert float(table[2]["delta_mean"]) == found.table[2]["delta_mean"] and table[0]["p"] == ""
+
+
+def test_the_report_holds_setting_plan_answer_and_every_row() -> None:
+    found = answer(PLAN, drawn(), range(8))
+    plan = [{"variant": one.name, "removed": one.removed} for one in PLAN]
+    printed = {"paper, error %": {"full": 18.1, "no_a": 18.4, "no_ab": 50.0}, "lecture, drop": {"no_a": 1.1}}
+    setting = {"dataset": "digits", "seeds": [0, 1]}
+    text = report("mine", setting, plan, found, picture="a.png", printed=printed, source=["Paper: P."])
+    assert text.startswith("# mine\n") and "- seeds: 0, 1\n" in text and "| no_ab | a, b |" in text
+    assert "](a.png)" in text and "\nPaper: P.\n" in text and all(sentence in text for sentence in sentences(found))
+    assert sum(line.startswith(("| full | ", "| no_")) for line in text.split("## Every cell")[1].splitlines()) == 56
+    rows = printed_rows(found, printed)
+    assert [row["paper, error %"] for row in rows] == ["18.1", "18.4", None, "50.0"]
+    assert [row["paper, error %: drop"] for row in rows] == [None, "+0.3", None, "+31.9"]
+    assert [row["lecture, drop"] for row in rows] == [None, "1.1", None, None]
+    worst = found.table[3]
+    assert rows[3]["ours: drop, points"] == (
+        f"{-100 * worst['delta_mean']:+.2f} ({-100 * worst['delta_high']:+.2f} … {-100 * worst['delta_low']:+.2f})"
+    )
+
+
+def test_the_lectures_study_has_its_variants_and_the_papers_numbers() -> None:
+    content = yaml.safe_load((config_dir() / "study" / "zeiler_fergus.yaml").read_text())
+    names = ["no_fc7", "no_fc6_fc7", "no_conv3_conv4", "no_conv3_conv4_fc6_fc7"]
+    assert content["name"] == "zeiler_fergus" and list(content["variants"]) == names
+    assert content["variants"]["no_conv3_conv4_fc6_fc7"] == ["model.remove=[conv3,conv4,fc6,fc7]"]
+    assert all(set(column) <= {"full", *names} for column in content["printed"].values())
+    plan = [variant("full"), *(variant(name, name) for name in names)]
+    rows = printed_rows(answer(plan, study([[700, 701]] * 5, plan), range(2)), content["printed"])
+    assert [row["paper, top-1 error %: drop"] for row in rows[1:]] == ["-0.5", "+4.3", "+4.9", "+30.8"]
+    assert [row["paper, top-5 error %: drop"] for row in rows[1:]] == ["+0.3", "+4.3", "+4.0", "+32.0"]
+    assert [row["lecture, drop"] for row in rows[1:]] == ["1.1", "5.7", None, "33.5"]
+    text = report("z", {}, [], answer(plan, [], [0]), printed=content["printed"], source=content["source"])
+    assert content["source"] and all(f"\n{sentence}\n" in text for sentence in content["source"])
+
+
+def test_the_picture_shows_every_variant_and_is_the_same_again() -> None:
+    plan = [variant("full", params=1000), *(variant(name, params=1000) for name in ("a_$x", "b^$", "c", "d"))]
+    table = answer(plan, study([[750, 751], [740, 741], [745, 747], [760, 755], [750, 749]], plan), range(2)).table
+    text = differences_picture(table, "svg").decode()
+    assert all(f">{one.name}<" in text for one in plan[1:]) and text == differences_picture(table, "svg").decode()
+    image = Image.open(io.BytesIO(differences_picture(table)))
+    assert image.format == "PNG" and image.size[0] == 1200 and len(image.convert("L").getcolors() or ()) > 2
+
+
+def test_places_are_set_apart_as_little_as_possible() -> None:
+    values = np.array([0.0, 0.0, 0.0, 5.0, 5.5, 20.0])
+    places = set_apart(values, 1.0)
+    assert places == pytest.approx([-1, 0, 1, 4.75, 5.75, 20])
+    assert set_apart(values[:1], 1.0) == pytest.approx(values[:1])
