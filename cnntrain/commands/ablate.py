@@ -152,7 +152,13 @@ def answer(
     """Read the finished cells, test the differences, write and show what was found."""
     variants = [
         ablation.Variant(
-            line.variant.name, line.variant.stages, line.params, line.params_removed, line.macs, line.variant.words
+            line.variant.name,
+            line.variant.stages if line.variant.control or line.variant.only_removes(lines[0].variant) else (),
+            line.params,
+            line.params_removed,
+            line.macs,
+            line.variant.words,
+            line.variant.control,
         )
         for line in lines
     ]

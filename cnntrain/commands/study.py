@@ -32,6 +32,12 @@ class Variant:
     stages: tuple[str, ...]  # removed, or put back to other weights
     words: tuple[str, ...]  # what makes it from the full one
     settings: Options
+    control: str | None = None  # what its widened stages hold equal: params or macs
+
+    def only_removes(self, full: "Variant") -> bool:
+        """Say whether it differs from the full one in the stages that are removed and in nothing else."""
+        model = self.settings["model"] | {"remove": full.settings["model"]["remove"]}
+        return self.settings | {"model": model} == full.settings
 
 
 # From words to configurations of `fit`.
@@ -238,6 +244,7 @@ def widened(variant: Variant, widen: Mapping[str, float], control: str) -> Varia
     return replace(
         variant,
         name=f"{variant.name}_{control}",
+        control=control,
         words=(*variant.words, word),
         settings=variant.settings | {"model": model},
     )
