@@ -57,7 +57,8 @@ def prepare(*, deterministic: bool) -> None:
     """
     torch.set_flush_denormal(True)
     keep_freed_memory()
-    torch.use_deterministic_algorithms(deterministic)
+    if deterministic != torch.are_deterministic_algorithms_enabled():  # setting it imports the compiler: a second
+        torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.benchmark = not deterministic
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
+from scipy import optimize
 
 from cnntrain.analysis.figures import STYLE
 
@@ -78,7 +79,5 @@ def set_apart(values: np.ndarray, gap: float) -> np.ndarray:
     """Return ascending values [N] moved as little as possible, in the sum of squares, to lie at least `gap` apart."""
     if len(values) < 2:
         return values
-    from sklearn.isotonic import isotonic_regression  # takes a second to import
-
     steps = gap * np.arange(len(values))
-    return np.asarray(isotonic_regression(values - steps) + steps)
+    return np.asarray(optimize.isotonic_regression(values - steps).x + steps)
