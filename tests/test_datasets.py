@@ -262,9 +262,14 @@ def test_an_interrupted_download_is_not_taken_for_a_complete_one(
         raise ConnectionResetError("Connection reset by peer")
 
     monkeypatch.setattr(torchvision.datasets.MNIST, "download", cut)
+    for root in (tmp_path, tmp_path / "not" / "yet"):
+        with pytest.raises(InputError, match="Connection reset"):
+            load("mnist", root, {})
+        assert not list(tmp_path.iterdir())
+    (tmp_path / "other.txt").touch()
     with pytest.raises(InputError, match="Connection reset"):
         load("mnist", tmp_path, {})
-    assert not (tmp_path / "MNIST").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["other.txt"]
 
 
 def test_without_network_the_ways_to_supply_the_files_are_named(tmp_path: Path, offline: None) -> None:

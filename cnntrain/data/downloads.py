@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -130,24 +131,40 @@ def present(kind: Callable[..., Any], name: str, root: Path) -> tuple[Any, Any] 
 def download(kind: Callable[..., Any], name: str, root: Path) -> None:
     """Bring the files of `name` below `root`, complete or not at all, one process at a time.
 
+    When they cannot be had, nothing stays behind, not even folders that had to be made.
+    """
+    made = list(takewhile(lambda folder: not folder.exists(), (root, *root.parents)))
+    root.mkdir(parents=True, exist_ok=True)
+    lock, staging = root / f".{name}.lock", root / f".{name}.partial"
+    with FileLock(lock):
+        try:
+            if present(kind, name, root) is None:  # else another process brought them while this one waited
+                fetch(kind, name, root, staging)
+        except BaseException:
+            shutil.rmtree(staging, ignore_errors=True)
+            with contextlib.suppress(OSError):  # others may have put something there
+                lock.unlink()
+                for folder in made:
+                    folder.rmdir()
+            raise
+
+
+def fetch(kind: Callable[..., Any], name: str, root: Path, staging: Path) -> None:
+    """Download the files of `name` into `staging` and move them below `root`.
+
     Archives that lie in place already are used if their checksums hold.
     """
-    root.mkdir(parents=True, exist_ok=True)
-    with FileLock(root / f".{name}.lock"):
-        if present(kind, name, root) is not None:  # another process brought them while this one waited
-            return
-        staging = root / f".{name}.partial"
-        shutil.rmtree(staging, ignore_errors=True)
-        for archive in (Path(DOWNLOADS[name].folder, file) for file in DOWNLOADS[name].files):
-            if (root / archive).is_file():
-                (staging / archive).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(root / archive, staging / archive)
-        kind(staging, train=True, download=True)
-        for file in [path for path in staging.rglob("*") if path.is_file()]:
-            place = root / file.relative_to(staging)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            file.replace(place)
-        shutil.rmtree(staging)
+    shutil.rmtree(staging, ignore_errors=True)
+    for archive in (Path(DOWNLOADS[name].folder, file) for file in DOWNLOADS[name].files):
+        if (root / archive).is_file():
+            (staging / archive).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(root / archive, staging / archive)
+    kind(staging, train=True, download=True)
+    for file in [path for path in staging.rglob("*") if path.is_file()]:
+        place = root / file.relative_to(staging)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        file.replace(place)
+    shutil.rmtree(staging)
 
 
 def advice(name: str, root: Path, error: Exception) -> str:
