@@ -10,7 +10,8 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,22 @@ class Task:
         return result.get("objective")
 
 
+class Preview(Task):
+    """What Hydra calls before a sweep: it composes jobs and has them looked at."""
+
+    def __init__(self, command: str, check: Callable[[DictConfig], object], jobs: list[list[str]]) -> None:
+        super().__init__(command, [])
+        self.check, self.jobs = check, jobs
+
+    def __call__(self, cfg: DictConfig) -> None:
+        """Keep what is wrong with the first job that is not right."""
+        try:
+            for job in self.jobs:
+                self.check(hydra.compose(self.command, job))
+        except Exception as error:
+            self.error = error
+
+
 def _run(job: str, cfg: DictConfig) -> dict[str, Any]:
     """Call the job's `run`, telling values that `cfg` leaves open from mistakes of the program."""
     missing = [f"{key}=<value>" for key in _missing(OmegaConf.to_container(cfg))]
@@ -124,6 +141,8 @@ def launch(command: str, argv: list[str], conf: Path, job: str | None = None) ->
             print(_manual(task, line, conf), end="")
             return 0
         with output_to_stderr() if line.json else contextlib.nullcontext():
+            if "--multirun" in line.flags:
+                _check_jobs(task, line, conf)
             _hydra(task, line, conf)
         if line.json:
             print(as_json({"jobs": _jobs(task)} if _sweep_folders else task.results[0]), flush=True)
@@ -136,6 +155,15 @@ def launch(command: str, argv: list[str], conf: Path, job: str | None = None) ->
             raise  # whoever read standard output left: `cli` ends quietly
         return _report(command, error)
     return 0
+
+
+def _check_jobs(task: Task, line: Line, conf: Path) -> None:
+    """Refuse a sweep with a value that a job would refuse, while there is no folder yet, if the command can tell."""
+    check = getattr(importlib.import_module(f"cnntrain.commands.{task.job}"), "check", None)
+    if check is not None:
+        jobs = line.jobs()
+        flags = {flag: value for flag, value in line.flags.items() if flag != "--multirun"}
+        _hydra(Preview(task.command, check, jobs), replace(line, flags=flags, overrides=jobs[0]), conf)
 
 
 def _manual(task: Task, line: Line, conf: Path) -> str:

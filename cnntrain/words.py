@@ -29,6 +29,21 @@ class Line:
         """Return the words for Hydra's own parser: flags before overrides, each with its value attached."""
         return [f"{flag}={value}" if value else flag for flag, value in self.flags.items()] + self.overrides
 
+    def jobs(self) -> list[list[str]]:
+        """Return the overrides of as many jobs of a sweep as it takes for every value to stand in one of them.
+
+        Values that are drawn from a range are left out: another sweeper than Hydra's own chooses those.
+        """
+        choices = []
+        for override in OverridesParser.create().parse_overrides(self.overrides):
+            key = override.get_key_element()
+            if override.is_discrete_sweep():
+                choices.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+            elif not override.is_sweep_override() and not key.startswith("hydra"):
+                choices.append([str(override.input_line)])
+        count = max(map(len, choices), default=1)
+        return [[values[number % len(values)] for values in choices] for number in range(count)]
+
 
 def read(words: list[str], conf: Path) -> Line:
     """Sort `words` into flags and overrides; `conf` tells a group's choice (`model=alexnet`) from a key (`seed=1`).
@@ -49,6 +64,8 @@ def read(words: list[str], conf: Path) -> Line:
     shows = [flag for flag in ("--help", "--hydra-help", "--cfg", "--info") if flag in line.flags]
     if line.json and shows:
         raise InputError(f"--json reports the result of a run, and {shows[0]} runs nothing; leave one of them out")
+    if "--multirun" in line.flags and shows and "--help" not in shows:
+        raise InputError(f"-m runs every combination, and {shows[0]} runs nothing; leave one of them out")
     line.folders = ([Path(line.flags["--config-dir"])] if "--config-dir" in line.flags else []) + [conf]
     line.choices = choices(settings)
     sweep = "--multirun" in line.flags or "hydra.mode=MULTIRUN" in settings

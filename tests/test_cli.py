@@ -405,6 +405,16 @@ def test_sweep_runs_every_combination_in_numbered_folders(
     assert not list(Path.cwd().rglob("*.log"))
 
 
+def test_every_value_of_a_sweep_stands_in_a_job_that_is_looked_at(conf: Path) -> None:
+    line = words.read(["-m", "model=small,wide", "seed=range(0,3)", "plain=[1,2]", "~dataset", "hydra.job.num=1"], conf)
+    assert line.jobs() == [
+        ["model=small", "++seed=0", "++plain=[1,2]", "~dataset"],
+        ["model=wide", "++seed=1", "++plain=[1,2]", "~dataset"],
+        ["model=small", "++seed=2", "++plain=[1,2]", "~dataset"],
+    ]
+    assert words.read(["-m", "seed=interval(0,1)", "model=small"], conf).jobs() == [["model=small"]]
+
+
 def test_sweep_without_a_folder_lies_under_runs(command: Callable[..., list[DictConfig]]) -> None:
     seen = command()
     assert cli.main(["fit", "-m", "seed=3,4"]) == 0

@@ -225,6 +225,28 @@ def test_a_sweep_gives_its_jobs_by_number(cnntrain: Call, folder: Path, tiny: tu
     assert all((folder / "sweep" / n / "checkpoints" / "best.pt").is_file() for n in "01")
 
 
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("fit seed=0,1 trainer.epoch=3", "did you mean 'trainer.epochs'?"),
+        ("fit seed=0,1 trainer.epochs=1,0 output_dir=sweep", "at least 1"),
+        ("fit model=mlp,lenet6 seed=0,1", "did you mean 'lenet5'?"),
+        ("fit model.remove=[conv1],[conv9]", "unknown stage 'conv9'"),
+        ("fit --config-dir own optimizer=gentle optimizer.lr=0.1,fast", "optimizer.lr"),
+        ("eval run=latest tta=flip,flop", "tta"),
+        ("describe model=mlp,lenet5 modle.remove=[fc1]", "did you mean 'model'?"),
+        ("fit seed=0,1 --cfg job", "-m runs every combination, and --cfg runs nothing"),
+    ],
+)
+def test_a_sweep_with_a_wrong_word_is_refused_whole(
+    typed: str, message: str, refused: Callable[..., str], folder: Path
+) -> None:
+    (folder / "own" / "optimizer").mkdir(parents=True)
+    (folder / "own" / "optimizer" / "gentle.yaml").write_text("name: sgd\nlr: 0.01\n")
+    command, *words = typed.split()
+    assert message in refused(command, "-m", *words)
+
+
 def test_results_go_to_standard_output_and_messages_to_standard_error(
     folder: Path, tiny: tuple[str, ...], capfd: pytest.CaptureFixture[str]
 ) -> None:

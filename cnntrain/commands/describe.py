@@ -1,5 +1,6 @@
 """`cnntrain describe`: the table of a network's stages, or several networks side by side."""
 
+from functools import partial
 from typing import Any
 
 from omegaconf import DictConfig
@@ -53,6 +54,9 @@ def run(composed: DictConfig) -> dict[str, Any]:
         "stages": [as_json(stage) for stage in stages],
         "heads": heads and {"params": heads.params, "weight": heads.weight, "at": heads.at},
     }
+
+
+check = partial(config.read, schema.Describe)  # of a sweep's jobs, before any of them
 
 
 def compare(cfg: schema.Describe, names: list[str]) -> dict[str, Any]:

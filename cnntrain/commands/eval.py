@@ -1,6 +1,7 @@
 """`cnntrain eval`: measure a run on a split."""
 
 import hashlib
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +39,9 @@ def run(composed: DictConfig) -> dict[str, Any]:
     found, target = evaluate(folder, cfg, argv, tta=cfg.tta, dataset=cfg.dataset, output=output)
     report(found, target)
     return found
+
+
+check = partial(config.read, schema.Eval)  # of a sweep's jobs, before any of them
 
 
 def evaluate(

@@ -47,6 +47,11 @@ def run(composed: DictConfig) -> dict[str, Any]:
         return Training(built, folder, settings, config.command_line("fit")).run()
 
 
+def check(composed: DictConfig) -> None:
+    """Find what is wrong with a configuration before anything is read or made."""
+    session.check(config.read(Fit, composed))
+
+
 def wanted_folder(cfg: Fit) -> Path | None:
     """Return the folder that was asked for, None for a new one.
 
