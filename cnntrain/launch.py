@@ -5,7 +5,6 @@ import contextlib
 import importlib
 import io
 import json
-import math
 import os
 import re
 import sys
@@ -32,6 +31,7 @@ from omegaconf.errors import (
 from cnntrain.catalog import compose
 from cnntrain.errors import CnntrainError, InputError, unknown
 from cnntrain.manual import page
+from cnntrain.runs import plain
 from cnntrain.words import Line, read
 
 CONFIGURATION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError)
@@ -222,19 +222,7 @@ def output_to_stderr() -> Iterator[None]:
 
 def as_json(value: Any) -> str:
     """Return `value` as strict JSON on one line: paths as text, arrays as lists, and null for what is not finite."""
-    return json.dumps(_plain(value), allow_nan=False)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    if isinstance(value, Path):
-        return str(value)
-    return _plain(value.tolist()) if hasattr(value, "tolist") else value
+    return json.dumps(plain(value), allow_nan=False)
 
 
 def _jobs(task: Task) -> list[Any]:

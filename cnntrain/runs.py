@@ -52,16 +52,16 @@ def create(folder: Path) -> Path:
 
 
 def plain(value: object) -> Any:
-    """Return `value` as JSON knows it: numbers that JSON lacks become null, paths and tuples text and lists."""
+    """Return `value` as JSON knows it: numbers that JSON lacks become null, paths text, tuples and arrays lists."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     if isinstance(value, float):
-        return value if math.isfinite(value) else None
+        return float(value) if math.isfinite(value) else None
     if value is None or isinstance(value, bool | int | str):
         return value
-    return str(value)
+    return plain(value.tolist()) if hasattr(value, "tolist") else str(value)
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
