@@ -45,6 +45,7 @@ def read(schema: type[T], composed: DictConfig | Mapping[str, Any]) -> T:
     """
     values = plain(composed)
     import_plugins(values.get("plugins") or [])
+    reject_misplaced(values)
     reject_unknown(values, known_keys(schema, values))
     return build_schema(schema, values)
 
@@ -88,13 +89,31 @@ def known_keys(schema: type, values: Mapping[str, Any]) -> set[str]:
     return keys
 
 
+def named() -> dict[str, Mapping[str, Callable[..., Any]]]:
+    """Return the functions that the name in a group chooses from; plugins may have added some."""
+    readers = {name: entry.read for name, entry in DATASETS.items()}
+    return {"model": MODELS, "dataset": readers, "optimizer": OPTIMIZERS, "schedule": SCHEDULES}
+
+
+def reject_misplaced(values: Mapping[str, Any]) -> None:
+    """Raise `InputError` for an option that its group's chosen function lacks and another one has."""
+    for group, functions in named().items():
+        options = values.get(group)
+        if not isinstance(options, Mapping) or options.get("name") not in functions:
+            continue
+        for key in options.keys() - set(GROUPS[group](options)):
+            if holders := [f"{group}={name}" for name, function in functions.items() if key in signature(function)]:
+                others = ", ".join(holders[:4]) + (" and others" if len(holders) > 4 else "")
+                raise InputError(f"{group}.{key} is no option of {group}={options['name']}, but of {others}")
+
+
 def model_keys(options: Mapping[str, Any]) -> Iterator[str]:
     yield from ("name", "remove", "widen", f"widen.{ANY}", *own_options(MODELS, options), *heads_options(options))
 
 
 def dataset_keys(options: Mapping[str, Any]) -> Iterator[str]:
     yield from ("name", *(field.name for field in fields(Selection)))
-    yield from own_options({name: entry.read for name, entry in DATASETS.items()}, options)
+    yield from own_options(named()["dataset"], options)
 
 
 def augmentation_keys(options: Mapping[str, Any]) -> Iterator[str]:
@@ -188,9 +207,8 @@ def selection(options: Options) -> Selection:
 
 def dataset_options(options: Options) -> tuple[str, Options]:
     """Return a dataset's name and the options of its own, checked."""
-    readers = {name: entry.read for name, entry in DATASETS.items()}
     shared = [field.name for field in fields(Selection)]
-    bound = bind("dataset", readers, options, apart=shared)
+    bound = bind("dataset", named()["dataset"], options, apart=shared)
     assert isinstance(bound, partial)
     return str(options["name"]), dict(bound.keywords)
 

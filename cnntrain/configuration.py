@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 
 from cnntrain.catalog import compose, groups, options
-from cnntrain.errors import InputError, unknown
+from cnntrain.errors import InputError, nearest, unknown
 
 USAGE = """\
 Show, copy and check what the words of the other commands mean.
@@ -20,7 +20,7 @@ usage: cnntrain config list [group]                  the groups and their option
        cnntrain config show group/option | command   the file of an option, or of a command's own keys
        cnntrain config copy group/option [folder]    a copy to change, in ./conf unless a folder is named
        cnntrain config check [file] [key=value ...]  what cnntrain fit would say of these words, without training;
-                                                     file: an experiment, keys with values, or a list of words
+                                                     file: an option's or experiment's, keys, or a list of words
 
 Options of your own are found with --config-dir DIR.
 """
@@ -29,7 +29,7 @@ ACTIONS = ("list", "show", "copy", "check")
 
 def main(argv: list[str], commands: Sequence[str], conf: Path) -> int:
     """Run `cnntrain config <argv>` on the configuration in `conf`; return the exit code."""
-    if argv[:1] in ([], ["--help"], ["-h"]):
+    if not argv or {"--help", "-h"} & set(argv):
         print(USAGE, end="", file=sys.stdout if argv else sys.stderr)
         return 0 if argv else 2
     action, *words = argv
@@ -44,7 +44,7 @@ def main(argv: list[str], commands: Sequence[str], conf: Path) -> int:
         elif action == "copy":
             copy(words, folders)
         else:
-            raise unknown("word after config", action, ACTIONS)
+            raise unknown("action", action, ACTIONS)
     except InputError as error:
         print(f"cnntrain: {error}", file=sys.stderr)
         return error.exit_code
@@ -58,7 +58,10 @@ def _own_folders(words: list[str], conf: Path) -> tuple[list[str], list[Path]]:
     for word in queue:
         flag, equals, value = word.partition("=")
         if flag in ("--config-dir", "-cd"):
-            folder = Path(value if equals else next(queue, "")).expanduser()
+            value = value if equals else next(queue, "")
+            if not value:
+                raise InputError("--config-dir needs a value: a folder")
+            folder = Path(value).expanduser()
             if not folder.is_dir():
                 raise InputError(f"--config-dir {folder} is no folder")
             folders = [folder, conf]
@@ -75,7 +78,7 @@ def listed(words: list[str], folders: Sequence[Path], commands: Sequence[str]) -
     chosen = compose(folders, "fit", {}).choices
     for name in words:
         if name not in found:
-            raise unknown("group", name, sorted(found))
+            raise no_such("group", name, sorted(found), folders)
     for group in words or sorted(found):
         print(group)
         names = options(folders, group)
@@ -100,8 +103,16 @@ def path_of(word: str, folders: Sequence[Path]) -> Path:
     if option not in names:
         if not slash and option in groups(folders):
             raise InputError(f"{option} is a group: cnntrain config list {option} shows its options")
-        raise unknown(group or "command", option, names)
+        raise unknown(group, option, names) if slash else no_such("command", option, names, folders)
     return next(path for folder in folders if (path := folder / group / f"{option}.yaml").is_file())
+
+
+def no_such(kind: str, word: str, names: Sequence[str], folders: Sequence[Path]) -> InputError:
+    """Return the error for a word that is no command or group, and probably an option without its group."""
+    known = {option: group for group in groups(folders) for option in options(folders, group)}
+    if nearest(word, names) is None and (match := nearest(word, known)):
+        return InputError(f"{word!r} is no {kind}; did you mean {known[match]}/{match}?")
+    return unknown(kind, word, names)
 
 
 def show(words: list[str], folders: Sequence[Path]) -> None:
@@ -143,13 +154,15 @@ def check(words: list[str], conf: Path) -> int:
     with contextlib.ExitStack() as stack:
         first = words[0] if words else ""
         if Path(first).suffix in (".yaml", ".yml") and "=" not in first:
-            words = [*stack.enter_context(_words_of(Path(first).expanduser())), *words[1:]]
+            words = [*stack.enter_context(_words_of(Path(first).expanduser(), groups([conf]))), *words[1:]]
+        elif Path(first).is_dir() and "=" not in first and words:
+            raise InputError(f"{first} is a folder; name one of its files")
         return launch("fit", words, conf, job="check")
 
 
 @contextlib.contextmanager
-def _words_of(path: Path) -> Iterator[list[str]]:
-    """Give the words that a YAML file stands for: those it lists, or itself as an experiment."""
+def _words_of(path: Path, known: Sequence[str]) -> Iterator[list[str]]:
+    """Give the words that a YAML file stands for: those it lists, an option of the group it lies in, or keys."""
     try:
         text = path.read_text(encoding="utf-8")
         content = yaml.safe_load(text)
@@ -161,8 +174,8 @@ def _words_of(path: Path) -> Iterator[list[str]]:
         yield [word if isinstance(word, str) else json.dumps(word) for word in content]
     elif not isinstance(content, dict):
         raise InputError(f"{path} holds neither keys nor a list of words")
-    elif path.parent.name == "experiment":
-        yield [f"experiment={path.stem}", "--config-dir", str(path.absolute().parents[1])]
+    elif (group := path.absolute().parent.name) in known:
+        yield [f"{group}={path.stem}", "--config-dir", str(path.absolute().parents[1])]
     else:
         with tempfile.TemporaryDirectory() as folder:
             target = Path(folder) / "experiment" / f"{path.stem}.yaml"

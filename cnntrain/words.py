@@ -109,12 +109,20 @@ def _override(word: str, folders: Sequence[Path], sweep: bool) -> str:
         raise InputError(f"{word!r} is not of the form key=value{_hint(word, folders)}")
     if equals and not key.strip("+~"):
         raise InputError(f"{word!r} has no key before the equals sign")
+    if key in groups(folders) and value in ("", "null"):
+        raise InputError(f"{word!r} chooses nothing; leave it out, or choose from {', '.join(options(folders, key))}")
     forced = not (key[0] in "+~" or key.startswith("hydra.") or "/" in key or "@" in key or key in groups(folders))
     override = f"{'++' if forced else ''}{key}{equals}{writable(value)}"
     try:
         parsed = OverridesParser.create().parse_override(override)
     except HydraException as error:
-        raise InputError(f"cannot read {word!r}: {str(error).splitlines()[0]}") from error
+        reason = (
+            str(error)
+            .splitlines()[0]
+            .partition(" expecting ")[0]
+            .replace("mismatched input '<EOF>'", "its end is missing")
+        )
+        raise InputError(f"cannot read {word!r}: {reason}") from error
     if parsed.is_sweep_override() and not sweep:
         single = f"{key}=[{value}]" if "," in value and "(" not in value else f"{key}=[...]"
         raise InputError(f"{word!r} holds several values; add -m to run each of them, or write a list: {single}")

@@ -83,6 +83,8 @@ def test_a_misspelt_key_is_named_with_the_one_that_was_meant(refused: Refused, w
         ("plugins=[no_such_module]", ["no_such_module"]),
         ("augmentation.crop.padding=40", ["40"]),
         ("seed=-1", ["seed=-1"]),
+        ("schedule.milestones=[0.5]", ["no option of schedule=onecycle, but of schedule=step"]),
+        ("model.hidden=30", ["no option of model=lenet5, but of model=mlp", "and others"]),
     ],
 )
 def test_a_bad_value_is_refused_saying_what_it_may_be(refused: Refused, word: str, parts: list[str]) -> None:

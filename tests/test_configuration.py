@@ -93,6 +93,13 @@ def test_a_copy_can_be_changed_and_then_comes_first(out: Out, refused: Callable[
         (["check", "nowhere.yaml"], "nowhere.yaml: No such file"),
         (["check", "seed=1,2", "-m"], "leave -m out"),
         (["check", "dataset=folder"], "dataset.root"),
+        (["show", "resnet20"], "did you mean model/resnet20?"),
+        (["list", "cifar10"], "did you mean dataset/cifar10?"),
+        (["list", "--config-dir"], "--config-dir needs a value"),
+        (["check", "."], ". is a folder"),
+        (["check", "experiment=digits_lenet"], "unknown experiment 'digits_lenet'; did you mean 'digits_lenet5'?"),
+        (["check", "experiment=null"], "'experiment=null' chooses nothing"),
+        (["check", "seed=1,"], "cannot read 'seed=1,': its end is missing"),
     ],
 )
 def test_bad_words_are_named_with_the_nearest_right_one(
@@ -108,6 +115,8 @@ def test_check_takes_words_experiments_keys_and_lists_and_makes_nothing(
     (folder / "mine" / "experiment" / "a.yaml").write_text(
         "# @package _global_\ndefaults:\n  - override /model: mlp\ntrainer: {epochs: 3}\n"
     )
+    (folder / "mine" / "optimizer").mkdir()
+    (folder / "mine" / "optimizer" / "fast.yaml").write_text("name: sgd\nlr: 0.9\n")
     (folder / "keys.yaml").write_text("trainer:\n  epochs: 4\noptimizer: {lr: 0.3}\n")
     (folder / "words.yaml").write_text("- model=resnet20\n- model.shortcut=B\n")
     (folder / "torn.yaml").write_text("a: [\n")
@@ -119,6 +128,8 @@ def test_check_takes_words_experiments_keys_and_lists_and_makes_nothing(
     assert "5 epochs" in out("config", "check", "mine/experiment/a.yaml", "trainer.epochs=5")
     assert "4 epochs" in out("config", "check", "keys.yaml")
     assert json.loads(out("config", "check", "words.yaml", "--json"))["config"]["model"]["shortcut"] == "B"
+    found = json.loads(out("config", "check", "mine/optimizer/fast.yaml", "--json"))
+    assert found["config"]["optimizer"] == {"name": "sgd", "lr": 0.9}
     assert sorted(folder.rglob("*")) == before
     assert "torn.yaml" in refused("config", "check", "torn.yaml")
     assert "did you mean 'trainer.epochs'" in refused("config", "check", "wrong.yaml")
@@ -126,7 +137,7 @@ def test_check_takes_words_experiments_keys_and_lists_and_makes_nothing(
 
 
 def test_usage_and_completion_know_the_words(out: Out, capfd: pytest.CaptureFixture[str]) -> None:
-    assert "cnntrain config check" in out("config", "--help")
+    assert "cnntrain config check" in out("config", "--help") == out("config", "list", "--help")
     assert main(["config"]) == 2
     assert "usage: cnntrain config" in capfd.readouterr().err
 

@@ -185,9 +185,11 @@ def test_every_fence_says_what_it_holds() -> None:
                 ast.parse(block.text)
 
 
-def test_trainings_in_sentences_and_tables_compose(house: Path, call: Call) -> None:
+def test_trainings_in_sentences_tables_and_recipes_compose(house: Path, call: Call) -> None:
     found = [span for text in PROSE.values() for span in re.findall(r"`cnntrain (fit [^`…<|]+)`", text)]
-    assert found
+    for recipe in (config_dir() / "experiment").glob("*.yaml"):
+        found += re.findall(r"^#.* cnntrain (fit [^;\n]+)", recipe.read_text(), re.MULTILINE)
+    assert "fit experiment=digits_lenet5" in found
     for span in dict.fromkeys(found):
         check(call, *(word for word in shlex.split(span) if not word.startswith("dataset.root=")), "dataset.root=.")
 
