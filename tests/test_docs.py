@@ -106,7 +106,7 @@ def do(call: Call, command: str, *words: str) -> str:
 
 
 def check(call: Call, command: str, *words: str) -> None:
-    """Compose the words; those of `fit` are checked whole. A sweep's first job stands for the others, without launcher."""
+    """Compose the words; those of `fit` are checked whole. A sweep is its first job, without a launcher."""
     single = [first_values(word, 1) for word in words if word not in ("-m", "--multirun") and "hydra/" not in word]
     if command == "fit":
         call("config", "check", *single)
