@@ -27,7 +27,9 @@ from cnntrain.data.sources import Card, Dataset
 from cnntrain.data.transformations import Warp
 from cnntrain.errors import InputError, unknown
 from cnntrain.models import HEADS, MODELS
+from cnntrain.models.antialias import antialiased
 from cnntrain.models.heads import Heads
+from cnntrain.models.layers import BlurPool2d
 from cnntrain.models.stages import Build
 from cnntrain.optim import OPTIMIZERS, SCHEDULES, learning_rates
 from cnntrain.schema import Options, Selection, Split
@@ -108,7 +110,15 @@ def reject_misplaced(values: Mapping[str, Any]) -> None:
 
 
 def model_keys(options: Mapping[str, Any]) -> Iterator[str]:
-    yield from ("name", "remove", "widen", f"widen.{ANY}", *own_options(MODELS, options), *heads_options(options))
+    yield from (
+        "name",
+        "remove",
+        "widen",
+        f"widen.{ANY}",
+        "antialias",
+        *own_options(MODELS, options),
+        *heads_options(options),
+    )
 
 
 def dataset_keys(options: Mapping[str, Any]) -> Iterator[str]:
@@ -184,9 +194,13 @@ def build_model(options: Options, card: Card, **build: Any) -> nn.Sequential:
     """Build the network for the dataset's images and classes; `build` says seed and device."""
     remove = conform(options.get("remove") or [], list[str], "model.remove")
     widen = conform(options.get("widen") or {}, dict[str, Positive], "model.widen")
-    function = bind("model", MODELS, options, apart=("remove", "widen", *heads_options(options)))
-    settings: Build = {"remove": remove, "widen": widen, **build}  # type: ignore[typeddict-item]
+    blurred = conform(options.get("antialias", False), bool, "model.antialias")
+    function = bind("model", MODELS, options, apart=("remove", "widen", "antialias", *heads_options(options)))
+    change = antialiased if blurred else None
+    settings: Build = {"remove": remove, "widen": widen, "change": change, **build}  # type: ignore[typeddict-item]
     net: nn.Sequential = function(card.shape, len(card.classes), **settings)
+    if blurred and not any(isinstance(module, BlurPool2d) for module in net.modules()):
+        raise InputError(f"model.antialias=true: {options['name']} has no stage that strides and could be blurred")
     return net
 
 

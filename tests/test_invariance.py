@@ -49,7 +49,9 @@ def follow(
 ) -> tuple[invariance.Subject, invariance.Clean, invariance.Moved]:
     subject = invariance.subject(net, CARD, stages=stages)
     batches = invariance.in_batches(split, np.arange(len(split)), batch, CPU)
-    moved = invariance.moves(subject, batches, warp.changed, warp.amounts, move=warp.move, crop=warp.margin)
+    moved = invariance.moves(
+        subject, batches, warp.against(subject.logits), warp.amounts, move=warp.move, crop=warp.margin
+    )
     return subject, invariance.clean(subject, split, batch, crop=warp.margin), moved
 
 
@@ -91,7 +93,7 @@ def test_a_convolution_is_equivariant_away_from_the_border_up_to_its_stride() ->
         )
         subject = invariance.subject(net, card)
         batches = invariance.in_batches(split, np.arange(6), 6, CPU)
-        moved = invariance.moves(subject, batches, warp.changed, warp.amounts, move=warp.move)
+        moved = invariance.moves(subject, batches, warp.against(subject.logits), warp.amounts, move=warp.move)
         errors = {amount: moved.equivariance[a, 1].max() for a, amount in enumerate(warp.amounts)}
         whole = {amount: error for amount, error in errors.items() if all(part % stride == 0 for part in amount)}
         assert max(whole.values()) < 1e-6

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cnntrain.models.layers import (
     Absolute,
+    BlurPool2d,
     LocalContrastNorm,
     LocallyConnected2d,
     LocalResponseNorm,
@@ -249,6 +250,8 @@ def window(leaf: nn.Module) -> tuple[tuple[int, int, int], tuple[int, int, int]]
     """
     if isinstance(leaf, PadShortcut):
         return (leaf.stride, 0, 0), (leaf.stride, 0, 0)
+    if isinstance(leaf, BlurPool2d):
+        return (leaf.stride, -1, 1), (leaf.stride, -1, 1)
     if isinstance(leaf, Subsample):
         return (2, 0, 1), (2, 0, 1)
     if isinstance(leaf, LocalContrastNorm):  # the deviation is that of centred values, which see as far again

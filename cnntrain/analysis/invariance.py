@@ -16,7 +16,7 @@ from cnntrain.analysis.displacement import FeatureWarps, distances, feature_warp
 from cnntrain.analysis.geometry import Span, Spans, stage_spans
 from cnntrain.data.resampling import Motion
 from cnntrain.data.sources import Card, Split
-from cnntrain.data.transformations import Amount, Warp, floor_of, padding_of
+from cnntrain.data.transformations import Amount, Changes, Warp, floor_of, padding_of
 from cnntrain.devices import autocast
 from cnntrain.draws import generator
 from cnntrain.errors import unknown
@@ -51,6 +51,12 @@ class Subject:
         std = torch.tensor(self.card.std, device=pixels.device)
         mean = torch.tensor(self.card.mean, device=pixels.device)
         return pixels * (1 / (255 * std)).view(1, -1, 1, 1) + (-mean / std).view(1, -1, 1, 1)
+
+    def logits(self, pixels: Tensor) -> Tensor:
+        """Return the logits of pixels [B, C, H, W], the same as those that `follow` ends with."""
+        with autocast(self.precision, self.device):
+            found: Tensor = self.net(self.normalise(pixels).clone(memory_format=torch.channels_last))
+        return found
 
     def follow(self, views: Sequence[Tensor]) -> Iterator[tuple[str, list[Tensor]]]:
         """Yield each stage's name and what leaves it for each of `views`, pixels [B, C, H, W], the input first."""
@@ -197,7 +203,7 @@ def beside_partners(subject: Subject, views: Sequence[Tensor], labels: Tensor) -
 def moves(
     subject: Subject,
     batches: Batches,
-    changed: Callable[[Tensor, Tensor, np.ndarray], Iterator[Tensor]],
+    changed: Changes,
     amounts: Sequence[Amount],
     *,
     move: Callable[[Amount], Motion] | None = None,

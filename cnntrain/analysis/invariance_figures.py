@@ -8,7 +8,7 @@ import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -53,6 +53,20 @@ class Samples:
     pixels: np.ndarray
     amounts: Sequence[Amount]
     classes: Sequence[str]
+
+
+class Attacked(NamedTuple):
+    """An image before and after an attack, float32 [H, W, C] in 0..255, and what the network says of it.
+
+    `shares` are the probabilities of the true and of the new class before, then of both after.
+    """
+
+    before: np.ndarray
+    after: np.ndarray
+    budget: float
+    true: str
+    new: str
+    shares: tuple[float, ...]
 
 
 def line_of(curves: Curves, members: Sequence[Curves] = ()) -> Line:
@@ -264,4 +278,24 @@ def aliasing(warp: Warp, rows: Sequence[Mapping[str, Any]], stride: int) -> "Fig
     axes.set_xlabel(f"pixels between two shifts ({warp.name}); marks: multiples of the stride")
     axes.set_ylabel("same prediction")
     axes.legend()
+    return figure
+
+
+def adversarial(warp: Warp, found: Sequence[Attacked]) -> "Figure":
+    """Draw each image, its perturbation amplified to the whole range about grey, and their sum, with the answers."""
+    figure = figure_of(5.4, 1.9 * len(found))
+    for row, case in zip(figure.subplots(len(found), 3, squeeze=False), found, strict=True):
+        change = case.after - case.before
+        factor = 127.5 / max(float(np.abs(change).max()), 1e-9)
+        pictures = (case.before, 127.5 + change * factor, case.after)
+        titles = (
+            f"{case.true}: {case.shares[0]:.0%}",
+            f"change × {factor:.0f} (budget {case.budget:g})",
+            f"{case.true}: {case.shares[2]:.0%}, {case.new}: {case.shares[3]:.0%}",
+        )
+        for axes, picture, title in zip(row, pictures, titles, strict=True):
+            shown = np.clip(picture, 0, 255).astype(np.uint8)
+            axes.imshow(shown[..., 0] if shown.shape[2] == 1 else shown, cmap="gray", vmin=0, vmax=255)
+            axes.set_title(title)
+            axes.axis("off")
     return figure

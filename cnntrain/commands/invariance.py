@@ -212,14 +212,15 @@ def follow(
                 warp, split = study.warp, study.split
                 batches = measure.in_batches(split, np.arange(len(split)), cfg.batch_size, subject.device)
                 clean = measure.clean(subject, split, cfg.batch_size, crop=warp.margin, progress=progress)
+                changed = warp.against(subject.logits)
                 moved = measure.moves(
-                    subject, batches, warp.changed, warp.amounts, move=warp.move, crop=warp.margin, progress=progress
+                    subject, batches, changed, warp.amounts, move=warp.move, crop=warp.margin, progress=progress
                 )
                 held = measure.controls(subject, split, few, cfg.batch_size, warp, progress=progress)
                 keep_raw(target / RAW / f"{safe(entry.name)}_{warp.name}.npz", subject, warp, clean, moved)
                 stages = subject.stages
                 found = curves(entry.name, stages, warp.amounts, clean, moved, held, weights, len(classes))
-                study.add(found, clean, moved, stride)
+                study.add(found, clean, moved, stride, subject)
     return studies
 
 

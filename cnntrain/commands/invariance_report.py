@@ -55,6 +55,8 @@ def drawings(study: Study, groups: Sequence[Group]) -> Iterator[tuple[str, Calla
     yield warp.name, partial(panels.overview, warp, lines, study.samples())
     yield f"{warp.name}_stages", partial(panels.heat, warp, lines)
     yield f"{warp.name}_consistency", partial(panels.overlay, warp, lines)
+    if warp.attack is not None and (turned := study.attacked()):
+        yield f"{warp.name}_images", partial(panels.adversarial, warp, turned)
     if study.tables["lags"] and study.stride > 1:
         table = [row for row in study.tables["lags"] if row["run"] in firsts(study, groups[:MOST_LINES])]
         yield f"{warp.name}_lags", partial(panels.aliasing, warp, table, study.stride)

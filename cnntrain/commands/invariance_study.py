@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from cnntrain.analysis import aliasing, crossings
-from cnntrain.analysis.invariance import Clean, Moved, pixels_of, spread
-from cnntrain.analysis.invariance_figures import Line, Samples, line_of
+from cnntrain.analysis.invariance import Clean, Moved, Subject, pixels_of, spread
+from cnntrain.analysis.invariance_figures import Attacked, Line, Samples, line_of
 from cnntrain.analysis.invariance_rows import Curves, Row, areas, differences, pooled, rows, worst_classes
 from cnntrain.commands.compare import letters
 from cnntrain.data.sources import Card, Split
@@ -19,8 +20,9 @@ if TYPE_CHECKING:
     pass
 
 FIGURES, REPORT, ROWS = "figures", "report.md", "rows.csv"
-SHOWN_IMAGES, SHOWN_AMOUNTS, MOST_LINES = 3, 9, 7
+SHOWN_IMAGES, SHOWN_AMOUNTS = 3, 9
 LECTURE_SHIFT = 2.0  # pixels, as in the lectures' example
+MOST_TRIED = 100  # images to find some that an attack turns
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Study:
         self.tables: dict[str, list[Row]] = {"classes": [], "lags": [], "phases": [], "aliasing": []}
         self.kept: dict[str, np.ndarray] = {}  # at the lecture's shift: truth values [N]
         self.stride = 1
+        self.first: Subject | None = None  # the network that samples are shown to
         self.counts = self.count()
 
     def count(self) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -55,8 +58,9 @@ class Study:
             for pairs in zip(*found, strict=True)
         ]
 
-    def add(self, curves: Curves, clean: Clean, moved: Moved, stride: int) -> None:
+    def add(self, curves: Curves, clean: Clean, moved: Moved, stride: int, subject: Subject) -> None:
         """Add what was measured of one network."""
+        self.first = self.first or subject
         self.curves.append(curves)
         name, self.stride = curves.name, max(self.stride, stride)
         self.tables["classes"] += worst_classes(self.warp, name, clean, moved, self.card.classes)
@@ -86,11 +90,43 @@ class Study:
         places = first[spread(len(labels), SHOWN_IMAGES)]
         shown = spread(len(self.warp.amounts), SHOWN_AMOUNTS)
         pixels = pixels_of(self.split, places, torch.device("cpu"))
-        changed = list(self.warp.changed(pixels, self.split.labels[places], places))
-        stack = torch.stack([changed[i] for i in shown], dim=1).permute(0, 1, 3, 4, 2)
+        assert self.first is not None
+        labels_here = self.split.labels[places].to(self.first.device)
+        changed = list(self.warp.against(self.first.logits)(pixels.to(self.first.device), labels_here, places))
+        stack = torch.stack([changed[i] for i in shown], dim=1).permute(0, 1, 3, 4, 2).cpu()
         classes = [self.card.classes[int(label)] for label in self.split.labels[places]]
         as_bytes = stack.round().clamp(0, 255).to(torch.uint8).numpy()
         return Samples(as_bytes, [self.warp.amounts[i] for i in shown], classes)
+
+    def attacked(self) -> list[Attacked]:
+        """Return a few images that the first network has right and an attack turns, each within its smallest budget."""
+        subject = self.first
+        assert subject is not None
+        places = np.arange(min(len(self.split), MOST_TRIED))
+        labels = self.split.labels[places].to(subject.device)
+        pixels = pixels_of(self.split, places, subject.device)
+        with torch.no_grad():
+            before = subject.logits(pixels).float().softmax(dim=1)
+        left = (before.argmax(dim=1) == labels).cpu()
+        found = []
+        for amount, changed in zip(
+            self.warp.amounts, self.warp.against(subject.logits)(pixels, labels, places), strict=True
+        ):
+            with torch.no_grad():
+                after = subject.logits(changed).float().softmax(dim=1)
+            turned = left & (after.argmax(dim=1) != labels).cpu()
+            for i in torch.nonzero(turned).flatten().tolist():
+                old, new = int(labels[i]), int(after[i].argmax())
+                names = self.card.classes[old], self.card.classes[new]
+                shares = tuple(float(p[i, at]) for p in (before, after) for at in (old, new))
+                found.append(Attacked(to_picture(pixels[i]), to_picture(changed[i]), amount[0], *names, shares))
+            left &= ~turned
+        return found[:: max(1, len(found) // SHOWN_IMAGES)][:SHOWN_IMAGES]
+
+
+def to_picture(pixels: Tensor) -> np.ndarray:
+    """Return pixels [C, H, W] in 0..255 as float32 [H, W, C]."""
+    return np.asarray(pixels.permute(1, 2, 0).cpu())
 
 
 def grouped(names: Sequence[str], seeds: Sequence[int], gathered: Sequence[Sequence[int]]) -> list[Group]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cnntrain.data.attacks import fgsm, pgd
 from cnntrain.data.resampling import Border, Interpolation, Motion, turn
 from cnntrain.data.transformations import Amount, Frame, Shape, Warp, moved
 from cnntrain.data.warps import adjust_brightness, adjust_contrast
@@ -274,4 +275,6 @@ WARPS: dict[str, Callable[..., Warp]] = {
     "contrast": contrast,
     "blur": blur,
     "noise": noise,
+    "fgsm": fgsm,
+    "pgd": pgd,
 }

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from typing import Literal
 
 import numpy as np
@@ -17,12 +17,16 @@ Amount = tuple[float, ...]  # one number, or (dx, dy)
 Frame = Literal["zero", "reflect", "edge", "circular", "crop"]
 
 
+Changes = Callable[[Tensor, Tensor, np.ndarray], Iterator[Tensor]]
+
+
 @dataclass(frozen=True)
 class Warp:
     """A family of transformations of images of `size`: `amounts` of it in `unit`, of which `neutral` does nothing.
 
     `change(pixels, amount, places)` takes float32 [B, C, H, W], larger by `margin` on every side, and the places of the
-    images in their split. `move` is there where positions move: the motion of an amount.
+    images in their split. `move` is there where positions move: the motion of an amount. `attack` takes the place of
+    `change` where the network decides.
     """
 
     name: str
@@ -36,16 +40,21 @@ class Warp:
     margin: int = 0
     border: Border = "zero"
     interpolation: Interpolation = "bilinear"
+    attack: Callable[[Callable[[Tensor], Tensor], Tensor, Tensor, np.ndarray], Iterator[Tensor]] | None = None
 
     @property
     def axes(self) -> int:
         """Numbers that an amount has: 1, or 2 of a grid."""
         return len(self.neutral)
 
-    def changed(self, pixels: Tensor, labels: Tensor, places: np.ndarray) -> Iterator[Tensor]:
-        """Yield a batch under each amount; the labels are for changes that look at them."""
-        for amount in self.amounts:
-            yield self.change(pixels, amount, places)
+    def against(self, logits: Callable[[Tensor], Tensor]) -> Changes:
+        """Return what yields a batch under each amount, from its pixels, labels and places.
+
+        An attack changes the pixels by what the network says of them, through `logits`; others do not ask.
+        """
+        if self.attack is not None:
+            return partial(self.attack, logits)
+        return lambda pixels, labels, places: (self.change(pixels, amount, places) for amount in self.amounts)
 
 
 def moved(

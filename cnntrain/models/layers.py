@@ -226,3 +226,28 @@ class Unpool(nn.Module):
         if x.is_meta:  # torch has no shape rule for this layer
             return torch.empty_like(x)
         return self.unpool(inner, places, output_size=x.shape[2:])  # type: ignore[no-any-return]
+
+
+class BlurPool2d(nn.Module):
+    """Each map blurred by [1, 2, 1] / 4 on both axes, borders reflected, and every `stride`-th position of it kept.
+
+    What would turn into other patterns by leaving out positions is damped first (Zhang, "Making Convolutional Networks
+    Shift-Invariant Again", ICML 2019). With `ceil` a last position may stand beyond the border.
+    """
+
+    def __init__(self, stride: int, *, ceil: bool = False) -> None:
+        super().__init__()
+        self.stride, self.ceil = stride, ceil
+
+    def forward(self, x: Tensor) -> Tensor:
+        channels, height, width = x.shape[1:]
+        beyond = [-(side - 1) % self.stride if self.ceil else 0 for side in (width, height)]
+        kernel = torch.tensor([0.25, 0.5, 0.25], dtype=x.dtype, device=x.device)
+        window = (kernel[:, None] * kernel).expand(channels, 1, 3, 3)
+        mode = "reflect" if min(height, width) > 1 + max(beyond) else "replicate"
+        return F.conv2d(
+            F.pad(x, (1, 1 + beyond[0], 1, 1 + beyond[1]), mode=mode), window, None, self.stride, groups=channels
+        )
+
+    def extra_repr(self) -> str:
+        return f"stride={self.stride}"

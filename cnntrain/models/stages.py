@@ -24,6 +24,7 @@ Shape = tuple[int, ...]  # the batch axis excluded
 Maker = Callable[[Shape], nn.Module]  # runs on the meta device: it must not look at values
 P = ParamSpec("P")
 Initialise = Callable[[nn.Module], None]  # sets the tensors of one leaf, after its own `reset_parameters`
+Change = Callable[[nn.Module], nn.Module]  # of a stage, before it has memory
 
 
 class StageError(InputError):
@@ -35,6 +36,7 @@ class Build(TypedDict, total=False):
 
     remove: Sequence[str]
     widen: Mapping[str, float]
+    change: Change | None
     seed: int
     device: str
     max_stage_params: int
@@ -49,6 +51,7 @@ def assemble(
     init: Initialise | None = None,
     remove: Sequence[str] = (),
     widen: Mapping[str, float] | None = None,
+    change: Change | None = None,
     seed: int = 0,
     device: str = "cpu",
     max_stage_params: int = 200_000_000,
@@ -57,7 +60,8 @@ def assemble(
 
     Every leaf is initialised from `(seed, its path)`, so two variants share the initial weights of every leaf whose
     shape they share. `device="meta"` builds shapes without memory, and then no stage is too large. The last stage and
-    those named in `keep` cannot be removed. `widen` multiplies the maps or units that a stage gives (see `widenable`).
+    those named in `keep` cannot be removed. `widen` multiplies the maps or units that a stage gives (see `widenable`),
+    `change` is applied to every stage.
 
     Raises `StageError` when a name is unknown or kept, a stage cannot take the shape that arrives, a stage has more
     than `max_stage_params` parameters, or what comes out is not `out_shape`.
@@ -70,6 +74,7 @@ def assemble(
         try:
             with torch.device("meta"):
                 stage = makers[name](shape)
+                stage = stage if change is None else change(stage)
             if (makers[name], shape) not in known:
                 known[makers[name], shape] = shape_after(stage, shape)
             after = known[makers[name], shape]
