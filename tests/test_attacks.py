@@ -118,7 +118,7 @@ def test_attacks_stand_in_the_same_rows_and_are_pictured(
         name: cnntrain(
             "invariance", f"warp={name}", f"warp.{name}.amounts=[0,0.3]", *words, f"output_dir={name}", *more
         )
-        for name, more in (("fgsm", ("figures=false",)), ("pgd", ()))
+        for name, more in (("fgsm", ("figures=false",)), ("pgd", ("output_dir=pgd",)))
     }
     top1 = {name: [row["top1"] for row in rows["rows"] if row["stage"] == "input"] for name, rows in found.items()}
     assert top1["fgsm"][0] == top1["pgd"][0] >= top1["fgsm"][1] >= top1["pgd"][1] and top1["pgd"][1] < top1["pgd"][0]
