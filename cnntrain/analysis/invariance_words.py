@@ -135,8 +135,8 @@ def aliasing_words(rows: Sequence[Row]) -> list[str]:
         excess = f"{100 * row['excess']:+.2f} points ({100 * row['low']:+.2f} … {100 * row['high']:+.2f})"
         seen = "aliasing shows" if row["low"] > 0 else "no aliasing shows"
         words.append(
-            f"{row['run']}: at shifts a multiple of the total stride {row['stride']} apart predictions agree by "
-            f"{excess} more often than at neighbouring distances: {seen}."
+            f"{row['run']}: against neighbouring distances, predictions at shifts a multiple of the total stride "
+            f"{row['stride']} apart agree {excess}: {seen}."
         )
     return words
 
