@@ -110,7 +110,7 @@ def overview(warp: Warp, lines: Sequence[Line], samples: Samples) -> "Figure":
         dress(axes, warp, "distance (1: another class)" if title else "probability")
         axes.set_ylim(bottom=0, top=None if title else 1.02)
     handles, labels = panels[0].get_legend_handles_labels()
-    bottom.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4))
+    bottom.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 5))
     return figure
 
 
@@ -208,7 +208,7 @@ def overlay(warp: Warp, lines: Sequence[Line]) -> "Figure":
         dress(axes, warp, "share of images" if key != "consistency_corrected" else "0: chance, 1: always")
         axes.set_title(title)
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4))
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 5))
     return figure
 
 
@@ -258,7 +258,8 @@ def crossings(counts: np.ndarray, kept: Mapping[str, np.ndarray], amount: float,
     right.set_xlabel("pixels that change (mean of each fifth of the images)")
     right.set_ylabel("same prediction")
     right.grid(visible=True, axis="y")
-    right.legend()
+    handles, labels = right.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     return figure
 
 
