@@ -13,7 +13,7 @@ from cnntrain.analysis import ablation
 from cnntrain.analysis.ablation_figures import differences_picture
 from cnntrain.analysis.ablation_report import answer_tables, flat, report, sentences
 from cnntrain.analysis.comparison import seeds_needed
-from cnntrain.commands import cells, grid, planning, processes, study
+from cnntrain.commands import cells, grid, planning, processes, session, study
 from cnntrain.commands.controls import controls
 from cnntrain.commands.eval import place
 from cnntrain.devices import prepare
@@ -56,6 +56,13 @@ def run(composed: DictConfig) -> dict[str, Any]:
         watch = Watch(left, expected, jobs)
         processes.make_all(left, min(jobs, len(left)), watch.hear, plugins=cfg.plugins, deterministic=cfg.deterministic)
     return answer(cfg, folder, lines, made, list(seeds))
+
+
+def check(composed: DictConfig) -> None:
+    """Find what is wrong with a configuration before anything is read or made."""
+    cfg = config.read(Ablate, composed)
+    if cfg.mode == "retrain":
+        session.check(cfg)
 
 
 def estimate(lines: Sequence[planning.Planned], cfg: Ablate) -> dict[str, float] | None:
