@@ -265,7 +265,7 @@ def crossings(counts: np.ndarray, kept: Mapping[str, np.ndarray], amount: float,
 
 def aliasing(warp: Warp, rows: Sequence[Mapping[str, Any]], stride: int) -> "Figure":
     """Draw how often predictions agree at two shifts, against how far they lie apart; the stride's multiples marked."""
-    figure = figure_of(4.4, 2.8)
+    figure = figure_of(4.8, 2.8)
     axes = figure.subplots()
     for number, name in enumerate(dict.fromkeys(row["run"] for row in rows)):
         own = [row for row in rows if row["run"] == name]
@@ -276,7 +276,7 @@ def aliasing(warp: Warp, rows: Sequence[Mapping[str, Any]], stride: int) -> "Fig
         axes.plot(x, [row["consistency"] for row in own], color=colour, linestyle=dashes, label=name, marker=".")
     axes.set_xticks(range(stride, len(warp.amounts), stride))
     axes.grid(visible=True, axis="x")
-    axes.set_xlabel(f"pixels between two shifts ({warp.name}); marks: multiples of the stride")
+    axes.set_xlabel(f"{warp.name}: pixels between two shifts (marks: multiples of the stride)")
     axes.set_ylabel("same prediction")
     axes.legend()
     return figure
