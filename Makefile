@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ENVIRONMENT := .venv/.installed
 
-.PHONY: help fit test lint types clean
+.PHONY: help fit test faults lint types clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -15,6 +15,9 @@ fit: $(ENVIRONMENT)  ## train LeNet-5 on the embedded digits and evaluate it on 
 
 test: $(ENVIRONMENT) lint types  ## lint, type-check and run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
+
+faults: $(ENVIRONMENT)  ## run the tests of the fault list with all of their cases, of which make test runs a sample
+	FAULTS=full OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
 
 lint: $(ENVIRONMENT)  ## check style and formatting
 	$(BIN)/ruff check .

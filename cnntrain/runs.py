@@ -30,24 +30,28 @@ def new_folder(command: str, name: str) -> Path:
 
 
 def refuse_existing(folder: Path) -> None:
-    """Raise `InputError` when `folder` already holds a run, or is a file."""
+    """Raise `InputError` when `folder` already holds a run."""
     if (folder / CONFIG).exists():
         raise InputError(f"output_dir={folder} already holds a run; name another folder, or resume=auto")
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"output_dir={folder} is a file; name a folder")
+
+
+def refuse_unwritable(folder: Path) -> None:
+    """Raise `InputError` when `folder`, or the nearest folder above it that exists, cannot be written to."""
+    found = next(place for place in (folder, *folder.parents) if place.exists())
+    if not found.is_dir() or not os.access(found, os.W_OK):
+        reason = "cannot be written to" if found.is_dir() else "is a file"
+        raise InputError(f"output_dir={folder} cannot be made: {found} {reason}")
 
 
 def create(folder: Path) -> Path:
     """Make the folder of a run.
 
-    Raises `InputError` when it cannot be made or written to.
+    Raises `InputError` when it cannot be made.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"output_dir={folder} cannot be made: {error.strerror}") from error
-    if not os.access(folder, os.W_OK):
-        raise InputError(f"output_dir={folder} cannot be written to")
     return folder
 
 
@@ -115,12 +119,13 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     return records
 
 
-def keep_metrics(folder: Path, count: int) -> None:
-    """Keep the first `count` records of a run, those that its checkpoint knows of."""
+def keep_metrics(folder: Path, count: int) -> list[dict[str, Any]]:
+    """Keep the first `count` records of a run, those that its checkpoint knows of, and return them."""
     kept = read_metrics(folder)[:count]
     partial = folder / f".{METRICS}.{os.getpid()}.tmp"
     partial.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
     partial.replace(folder / METRICS)
+    return kept
 
 
 def provenance(argv: list[str]) -> dict[str, object]:

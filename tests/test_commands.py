@@ -16,7 +16,7 @@ from cnntrain.training import checkpoints
 
 Call = Callable[..., dict[str, Any]]
 FIT_KEYS = {
-    *("run_dir", "resumed_from", "steps", "epochs", "seconds", "samples_per_second", "train", "val", "best"),
+    *("run_dir", "resumed_from", "skipped", "steps", "epochs", "seconds", "samples_per_second", "train", "val", "best"),
     "objective",
 }
 

@@ -45,7 +45,7 @@ Refused = Callable[..., str]
         ("+trainer.epoch=3", "trainer.epochs"),
     ],
 )
-def test_a_misspelt_key_is_named_with_the_one_that_was_meant(refused: Refused, word: str, meant: str) -> None:
+def test_f28_a_misspelt_key_is_named_with_the_one_that_was_meant(refused: Refused, word: str, meant: str) -> None:
     line = refused("fit", word)
     assert f"did you mean '{meant}'" in line and word.split("=")[0].removeprefix("+") in line
 
@@ -87,13 +87,13 @@ def test_a_misspelt_key_is_named_with_the_one_that_was_meant(refused: Refused, w
         ("model.hidden=30", ["no option of model=lenet5, but of model=mlp", "and others"]),
     ],
 )
-def test_a_bad_value_is_refused_saying_what_it_may_be(refused: Refused, word: str, parts: list[str]) -> None:
+def test_f28_a_bad_value_is_refused_saying_what_it_may_be(refused: Refused, word: str, parts: list[str]) -> None:
     line = refused("fit", word)
     for part in parts:
         assert part in line, line
 
 
-def test_an_unknown_key_in_a_yaml_file_is_found_as_well(
+def test_f28_an_unknown_key_in_a_yaml_file_is_found_as_well(
     refused: Refused, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import shutil

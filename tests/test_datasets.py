@@ -1,13 +1,9 @@
 """Datasets: cards, splits that are exact and fixed, the named readers on tiny files, and their configuration."""
 
 import gzip
-import hashlib
 import inspect
-import pickle
-import struct
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +12,7 @@ import pytest
 import torch
 import torchvision.datasets
 from hydra import compose, initialize_config_dir
+from made import cifar_archive, md5, mnist_files, write_idx
 
 from cnntrain.data import downloads
 from cnntrain.data.datasets import DATASETS, Card, Dataset, Split, check, describe, fingerprint, load
@@ -113,7 +110,7 @@ def test_class_weights_are_inverse_to_frequency_with_mean_one() -> None:
 # --- checks
 
 
-def test_what_training_would_stumble_over_is_refused() -> None:
+def test_f27_what_training_would_stumble_over_is_refused() -> None:
     card, good = card_with(2), labelled([0, 1, 0, 1])
     for train, test, message in [
         (labelled([0, 2]), None, "label 2"),
@@ -205,20 +202,6 @@ def test_train_size_changes_training_images_only_and_with_the_seed() -> None:
 # --- torchvision's files
 
 
-def write_idx(path: Path, array: np.ndarray) -> None:
-    header = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(header + array.astype(np.uint8).tobytes())
-
-
-def mnist_files(root: Path, images: int = 40) -> np.ndarray:
-    pixels = np.random.default_rng(0).integers(0, 256, (images, 28, 28), dtype=np.uint8)
-    for part in ("train", "t10k"):
-        write_idx(root / f"MNIST/raw/{part}-images-idx3-ubyte", pixels)
-        write_idx(root / f"MNIST/raw/{part}-labels-idx1-ubyte", np.arange(images) % 10)
-    return pixels
-
-
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*arguments: Any, **options: Any) -> None:
@@ -246,7 +229,7 @@ def test_mnist_archives_in_place_are_unpacked_without_a_network(
         packed = file.with_name(f"{file.name}.gz")
         packed.write_bytes(gzip.compress(file.read_bytes()))
         file.unlink()
-        resources.append((packed.name, hashlib.md5(packed.read_bytes(), usedforsecurity=False).hexdigest()))
+        resources.append((packed.name, md5(packed)))
     monkeypatch.setattr(torchvision.datasets.MNIST, "resources", resources)
     data = load("mnist", tmp_path, {}, val_size=0)
     np.testing.assert_array_equal(resident(data.train.source).images[..., 0].numpy(), pixels)
@@ -290,29 +273,10 @@ def test_a_damaged_file_is_said_to_be_damaged(tmp_path: Path, offline: None) -> 
         load("mnist", tmp_path, {})
 
 
-def cifar_archive(folder: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
-    """Write a tiny CIFAR-10 archive into `folder`, with its checksums in torchvision; return the images."""
-    kind = torchvision.datasets.CIFAR10
-    pixels = np.random.default_rng(0).integers(0, 256, (20, 3, 32, 32), dtype=np.uint8)
-    batch = {"data": pixels.reshape(20, -1), "labels": [number % 10 for number in range(20)]}
-    made = folder / "made" / kind.base_folder
-    made.mkdir(parents=True)
-    for file in ("data_batch_1", "test_batch"):
-        (made / file).write_bytes(pickle.dumps(batch))
-    (made / "batches.meta").write_bytes(pickle.dumps({"label_names": list(downloads.CIFAR10_CLASSES)}))
-    sums = {file.name: hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest() for file in made.iterdir()}
-    with tarfile.open(folder / kind.filename, "w:gz") as archive:
-        archive.add(made, arcname=kind.base_folder)
-    packed = hashlib.md5((folder / kind.filename).read_bytes(), usedforsecurity=False).hexdigest()
-    monkeypatch.setattr(kind, "train_list", [["data_batch_1", sums["data_batch_1"]]])
-    monkeypatch.setattr(kind, "test_list", [["test_batch", sums["test_batch"]]])
-    monkeypatch.setattr(kind, "meta", {**kind.meta, "md5": sums["batches.meta"]})
-    monkeypatch.setattr(kind, "tgz_md5", packed)
-    return pixels
-
-
 def test_cifar10_is_unpacked_once_and_healed(tmp_path: Path, offline: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    pixels = cifar_archive(tmp_path, monkeypatch)
+    pixels, known = cifar_archive(tmp_path)
+    for name, value in known.items():
+        monkeypatch.setattr(torchvision.datasets.CIFAR10, name, value)
     data = load("cifar10", tmp_path, {}, val_size=0)
     np.testing.assert_array_equal(resident(data.train.source).images.numpy(), pixels.transpose(0, 2, 3, 1))
     assert data.train.labels.tolist() == [number % 10 for number in range(20)]

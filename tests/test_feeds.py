@@ -1,8 +1,5 @@
 """Feeds: the same batches whichever way the pixels come, in an order that is a function of (seed, epoch)."""
 
-import multiprocessing
-import os
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -10,12 +7,11 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cnntrain.data import workers
 from cnntrain.data.augmentation import AUGMENTATIONS, Part
 from cnntrain.data.feeds import ResidentFeed, StreamedFeed, plan_epoch, sweep
 from cnntrain.data.rendering import Batch, Normalise
 from cnntrain.data.sources import Card, Pixels, Split
-from cnntrain.errors import CnntrainError, InputError
+from cnntrain.errors import InputError
 
 CPU = torch.device("cpu")
 Recipe = Callable[[], dict[str, Part]]
@@ -172,39 +168,6 @@ class Unreadable:
         if 3 in index:
             raise InputError("cannot read bad.png")
         return torch.zeros(len(index), *self.shape, dtype=torch.uint8)
-
-
-class Deadly(Unreadable):
-    """A source at whose third image the process ends."""
-
-    def read(self, index: list[int]) -> torch.Tensor:
-        if 3 in index:
-            os._exit(1)
-        return torch.zeros(len(index), *self.shape, dtype=torch.uint8)
-
-
-class Endless(Unreadable):
-    """A source whose third image is never read to its end."""
-
-    def read(self, index: list[int]) -> torch.Tensor:
-        while 3 in index:
-            time.sleep(0.1)
-        return torch.zeros(len(index), *self.shape, dtype=torch.uint8)
-
-
-@pytest.mark.parametrize("source", [Deadly, Endless])
-def test_f25_a_dead_or_hung_worker_is_named_with_what_it_read(
-    source: type[Unreadable], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(workers, "HUNG_SECONDS", 3)
-    data = Split(source(), torch.zeros(16, dtype=torch.int64))  # type: ignore[arg-type]
-    feed, began = StreamedFeed(data, card(1), workers=1, batch_size=16, seed=0, device=CPU, parts={}), time.monotonic()
-    with pytest.raises(CnntrainError, match=r"DataLoader.*it was reading image 3$"):
-        feed.seek(0, 0)
-        feed.batch()
-    monkeypatch.setattr(workers.end_workers, "__defaults__", (0.5,))
-    feed.close()
-    assert time.monotonic() - began < 20 and not multiprocessing.active_children()
 
 
 def test_a_bad_file_is_named_in_one_line_though_a_worker_found_it() -> None:

@@ -1,30 +1,18 @@
 """Image folders: what is found, how files become pixels, and what happens to bad ones."""
 
 import pickle
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from made import BAD, half, picture, postscript, tree
 from PIL import Image
 
 from cnntrain.data.datasets import Dataset, describe, fingerprint, load
 from cnntrain.data.images import decode
 from cnntrain.data.sources import Files, Split, resident
 from cnntrain.errors import InputError
-
-
-def picture(seed: int, height: int = 8, width: int = 8) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
-
-
-def tree(root: Path, classes: tuple[str, ...] = ("ant", "bee"), each: int = 10, size: tuple[int, int] = (8, 8)) -> Path:
-    for number, name in enumerate(classes):
-        (root / name).mkdir(parents=True)
-        for image in range(each):
-            picture(100 * number + image, *size).save(root / name / f"{image:02}.png")
-    return root
 
 
 def sizes(data: Dataset) -> list[int]:
@@ -81,7 +69,9 @@ def test_hidden_and_other_files_are_ignored_and_nested_ones_count(tmp_path: Path
         ({"train": ()}, "no class folders"),
     ],
 )
-def test_a_tree_that_is_no_dataset_is_refused(tmp_path: Path, splits: dict[str, tuple[str, ...]], message: str) -> None:
+def test_f27_a_tree_that_is_no_dataset_is_refused(
+    tmp_path: Path, splits: dict[str, tuple[str, ...]], message: str
+) -> None:
     for part, classes in splits.items():
         (tmp_path / part).mkdir()
         tree(tmp_path / part, classes, each=2)
@@ -91,7 +81,7 @@ def test_a_tree_that_is_no_dataset_is_refused(tmp_path: Path, splits: dict[str, 
         describe("folder", tmp_path, {})
 
 
-def test_an_empty_class_folder_is_named(tmp_path: Path) -> None:
+def test_f27_an_empty_class_folder_is_named(tmp_path: Path) -> None:
     (tree(tmp_path) / "cat").mkdir()
     with pytest.raises(InputError, match="cat holds no images"):
         load("folder", tmp_path, {"image_size": 8})
@@ -131,7 +121,7 @@ def test_resizing_covers_and_crops_the_centre_as_torchvision_does(tmp_path: Path
         np.testing.assert_array_equal(ours, np.asarray(Compose([Resize(16), CenterCrop(16)])(image)))
 
 
-def test_every_kind_of_pixel_becomes_8_bit_rgb_or_grey(tmp_path: Path) -> None:
+def test_f26_every_kind_of_pixel_becomes_8_bit_rgb_or_grey(tmp_path: Path) -> None:
     grey = np.linspace(0, 255, 64).round().astype(np.uint8).reshape(8, 8)
     rgb = np.asarray(picture(0))
     alpha = np.full((8, 8), 77, np.uint8)
@@ -228,44 +218,9 @@ def test_the_fingerprint_of_files_sees_a_renamed_and_a_changed_one(tmp_path: Pat
 # --- bad files
 
 
-def half(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def flipped(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[data.index(b"IDAT") + 40] ^= 0x10
-    path.write_bytes(bytes(data))
-
-
-def half_a_jpeg(path: Path) -> None:
-    picture(0, 8, 8).save(path, format="JPEG", quality=95)
-    half(path)
-
-
-def postscript(path: Path) -> None:
-    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\nshowpage\n")
-
-
-def gone(path: Path) -> None:
-    path.unlink()
-    path.symlink_to("nowhere.png")
-
-
-BAD: dict[str, Callable[[Path], object]] = {
-    "truncated": half,
-    "truncated_jpeg": half_a_jpeg,
-    "text": lambda path: path.write_text("no image"),
-    "empty": lambda path: path.write_bytes(b""),
-    "flipped": flipped,
-    "postscript": postscript,
-    "gone": gone,
-}
-
-
 @pytest.mark.parametrize("kind", BAD)
 @pytest.mark.parametrize("options", [{}, {"image_size": 8}])
-def test_a_bad_file_stops_with_its_name_or_is_skipped_and_recorded(
+def test_f26_a_bad_file_stops_with_its_name_or_is_skipped_and_recorded(
     tmp_path: Path, kind: str, options: dict[str, int]
 ) -> None:
     bad = tree(tmp_path) / "bee/04.png"
@@ -278,7 +233,7 @@ def test_a_bad_file_stops_with_its_name_or_is_skipped_and_recorded(
         assert data.skipped == (str(bad),) and sum(sizes(data)) == 19
 
 
-def test_no_more_files_are_skipped_than_max_skipped(tmp_path: Path) -> None:
+def test_f26_no_more_files_are_skipped_than_max_skipped(tmp_path: Path) -> None:
     tree(tmp_path)
     for name in ("ant/01.png", "bee/02.png", "bee/03.png"):
         half(tmp_path / name)

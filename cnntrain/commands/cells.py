@@ -15,9 +15,10 @@ from torch import nn
 from cnntrain import config, runs
 from cnntrain.commands import eval as evaluations
 from cnntrain.commands import session
-from cnntrain.commands.fit import Training, finished_result
+from cnntrain.commands.fit import Training
 from cnntrain.commands.grid import Cell
 from cnntrain.commands.loading import load_run
+from cnntrain.commands.resuming import finished_result
 from cnntrain.commands.study import TRAINING
 from cnntrain.data.datasets import limited
 from cnntrain.data.feeds import sweep

@@ -30,11 +30,12 @@ def run(composed: DictConfig) -> dict[str, Any]:
     """Train as configured; return what `--json` prints."""
     cfg, settings = config.read(Fit, composed), config.plain(composed)
     prepare(deterministic=cfg.deterministic)
-    folder = wanted_folder(cfg)
+    folder = resuming.wanted_folder(cfg)
+    runs.refuse_unwritable(folder or runs.ROOT)
     going_on = folder is not None and (folder / runs.CONFIG).exists()
     if folder and going_on:
         resuming.refuse_changes(runs.read_json(folder / runs.CONFIG), settings)
-        if finished := finished_result(folder, cfg):
+        if finished := resuming.finished_result(folder, cfg):
             report(finished)
             return finished
     session.check(cfg)
@@ -52,30 +53,6 @@ def check(composed: DictConfig) -> None:
     session.check(config.read(Fit, composed))
 
 
-def wanted_folder(cfg: Fit) -> Path | None:
-    """Return the folder that was asked for, None for a new one.
-
-    Raises `InputError` when it holds a run that must not be continued, or none that could be.
-    """
-    if cfg.resume in ("auto", "never"):
-        folder = Path(cfg.output_dir) if cfg.output_dir else None
-        if folder and (cfg.resume == "never" or not (folder / runs.CONFIG).exists()):
-            runs.refuse_existing(folder)
-        return folder
-    if cfg.output_dir and Path(cfg.output_dir) != Path(cfg.resume):
-        raise InputError(f"resume={cfg.resume} and output_dir={cfg.output_dir} name different folders")
-    return runs.find(cfg.resume)
-
-
-def finished_result(folder: Path, cfg: Fit) -> dict[str, Any] | None:
-    """Return the result of a run that has nothing left to do."""
-    if not (folder / runs.RESULTS).exists():
-        return None
-    result = runs.read_json(folder / runs.RESULTS)
-    before = runs.read_json(folder / runs.CONFIG)["trainer"]["epochs"]
-    return result | {"run_dir": str(folder)} if before == cfg.trainer.epochs else None
-
-
 class Training:
     """A run on its way: the loop's records into files, its saves into checkpoints, its end into words."""
 
@@ -84,7 +61,7 @@ class Training:
         self.at, self.records = resuming.restore(built, folder)
         self.resumed_from, self.saved, self.failures = self.at.step, time.monotonic(), 0
         (folder / runs.RESULTS).unlink(missing_ok=True)  # of fewer epochs
-        runs.keep_metrics(folder, self.records)
+        self.history, self.unlogged = runs.keep_metrics(folder, self.records), False
         runs.write_json(folder / runs.CONFIG, settings)
         self.record = self.provenance()
         runs.write_json(folder / runs.RECORD, self.record)
@@ -119,7 +96,7 @@ class Training:
                 self.follow(signals)
             if signals.stopped_by:
                 ending = f"stopped by {signals.stopped_by.name}"
-                signals.pass_on()
+                signals.pass_on(signals.stopped_by)
                 raise StoppedError(
                     f"{ending} after {self.at.step:,} steps; the same command with output_dir={self.folder} goes on",
                     signals.stopped_by,
@@ -192,19 +169,23 @@ class Training:
 
     def between_steps(self, signals: Signals) -> bool:
         """Save when asked to, and say whether to stop."""
-        if signals.save_asked:
-            signals.save_asked = False
+        if number := signals.save_asked_by:
+            signals.save_asked_by = None
             self.save_last()
             say(f"saved at step {self.at.step:,}")
+            signals.pass_on(number)
         return signals.stop()
 
     def log(self, record: dict[str, Any]) -> None:
         """Write a record; a log that cannot be written does not end a training."""
+        self.history.append(record)
         try:
             runs.append_metrics(self.folder, record)
             self.records += 1
         except OSError as error:
-            say(f"warning: {self.folder / runs.METRICS} cannot be written: {error}")
+            if not self.unlogged:
+                say(f"warning: {self.folder / runs.METRICS} cannot be written: {error}")
+            self.unlogged = True
         self.board.record(record)
         if record["kind"] == "val":
             net, card = self.built.learner.evaluated, self.built.dataset.card
@@ -271,7 +252,7 @@ class Training:
     def result(self) -> dict[str, Any]:
         """Return the numbers of the last epoch and of the best, from all that the run has recorded."""
         found: dict[str, Any] = dict.fromkeys(("steps", "epochs", "samples_per_second", "train", "val", "best"))
-        for record in runs.read_metrics(self.folder):
+        for record in self.history:
             if record["kind"] == "train":
                 found |= {"steps": record["step"], "train": {key: record[key] for key in ("loss", "top1")}}
                 if "seconds" in record:
@@ -284,6 +265,7 @@ class Training:
         return found | {
             "run_dir": str(self.folder),
             "resumed_from": self.resumed_from,
+            "skipped": len(self.built.dataset.skipped),
             "seconds": self.record["seconds"],
             "objective": best["top1"],
         }
@@ -291,9 +273,11 @@ class Training:
 
 @contextlib.contextmanager
 def explained(built: session.Session) -> Iterator[None]:
-    """Say of a training that ran out of memory what it asked for, and what helps."""
+    """Say of a training that ran out of memory what it asked for, and what helps; a bad file ends what had started."""
     try:
         yield
+    except InputError as error:
+        raise CnntrainError(str(error)) from error
     except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
         full = isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
         if not full:
@@ -314,6 +298,8 @@ def report(result: dict[str, Any]) -> None:
         print(f"validation top-1  {accuracy}, best of {result['epochs']} epochs (epoch {best['epoch']})")
     else:
         print(f"training top-1    {percent(result['train']['top1'])} in the last epoch (no validation images)")
+    if result["skipped"]:
+        print(f"left out          {result['skipped']:,} bad files, named in {result['run_dir']}/{runs.RECORD}")
     print(f"took              {clock(result['seconds'])}, {result['samples_per_second']:,.0f} images/s")
     print(f"run               {result['run_dir']}")
     print(f"next              cnntrain eval run={result['run_dir']}")

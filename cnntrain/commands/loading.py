@@ -48,7 +48,14 @@ def stored_weights(path: Path) -> dict[str, Tensor]:
 
 def load_weights(net: nn.Module, path: Path) -> None:
     """Fill a network from a checkpoint; differing keys or shapes are named in a `CheckpointError`."""
-    weights, own = stored_weights(path), net.state_dict()
+    weights = stored_weights(path)
+    refuse_other_network(path, net, weights)
+    net.load_state_dict(weights)
+
+
+def refuse_other_network(path: Path, net: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Raise `CheckpointError` naming the keys in which the weights in `path` do not fit a network."""
+    own = net.state_dict()
     differing = sorted(
         key
         for key in weights.keys() | own.keys()
@@ -57,7 +64,6 @@ def load_weights(net: nn.Module, path: Path) -> None:
     if differing:
         more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
         raise CheckpointError(f"{path} belongs to another network: {', '.join(differing[:5])}{more} differ")
-    net.load_state_dict(weights)
 
 
 def start_from(net: nn.Sequential, run: str) -> dict[str, Any]:

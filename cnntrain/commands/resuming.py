@@ -8,9 +8,11 @@ from typing import Any
 import torch
 
 from cnntrain import runs
+from cnntrain.commands.loading import refuse_other_network
 from cnntrain.commands.session import Session
 from cnntrain.errors import CheckpointError, InputError
 from cnntrain.progress import say
+from cnntrain.schema import Fit
 from cnntrain.training import checkpoints
 from cnntrain.training.loop import Progress
 
@@ -19,6 +21,30 @@ FREE = {
     *("device", "data_root", "output_dir", "resume", "check_resume", "plugins", "dataset.root", "dataset.workers"),
     *("trainer.log_every", "trainer.checkpoint_seconds", "trainer.keep_every", "trainer.tensorboard"),
 }
+
+
+def wanted_folder(cfg: Fit) -> Path | None:
+    """Return the folder that was asked for, None for a new one.
+
+    Raises `InputError` when it holds a run that must not be continued, or none that could be.
+    """
+    if cfg.resume in ("auto", "never"):
+        folder = Path(cfg.output_dir) if cfg.output_dir else None
+        if folder and (cfg.resume == "never" or not (folder / runs.CONFIG).exists()):
+            runs.refuse_existing(folder)
+        return folder
+    if cfg.output_dir and Path(cfg.output_dir) != Path(cfg.resume):
+        raise InputError(f"resume={cfg.resume} and output_dir={cfg.output_dir} name different folders")
+    return runs.find(cfg.resume)
+
+
+def finished_result(folder: Path, cfg: Fit) -> dict[str, Any] | None:
+    """Return the result of a run that has nothing left to do."""
+    if not (folder / runs.RESULTS).exists():
+        return None
+    result = runs.read_json(folder / runs.RESULTS)
+    before = runs.read_json(folder / runs.CONFIG)["trainer"]["epochs"]
+    return result | {"run_dir": str(folder)} if before == cfg.trainer.epochs else None
 
 
 def refuse_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
@@ -54,7 +80,7 @@ def snapshot(session: Session, at: Progress, records: int) -> checkpoints.State:
 def restore(session: Session, folder: Path) -> tuple[Progress, int]:
     """Continue from the newest whole checkpoint of a run; return its place and how many records it knows of.
 
-    Raises `CheckpointError` when every checkpoint is damaged, or belongs to another network.
+    Raises `CheckpointError` when every checkpoint is damaged, or belongs to another network or to other classes.
     """
     checkpoints.clean(folder / "checkpoints")
     state, problems = checkpoints.load_newest(folder / "checkpoints")
@@ -62,14 +88,18 @@ def restore(session: Session, folder: Path) -> tuple[Progress, int]:
         say(f"warning: {problem}; using the checkpoint before it")
     if state is None:
         return Progress(), 0
-    now = snapshot(session, Progress(), 0)["made"]
+    refuse_other_network(folder, session.learner.net, state["model"])
+    now = snapshot(session, Progress(), 0)
+    if state["classes"] != now["classes"]:
+        differing = ", ".join(sorted(set(state["classes"]) ^ set(now["classes"]))) or "their order"
+        raise CheckpointError(f"{folder} has learnt other classes: {differing} differ")
     for key, value in state["made"].items():
-        if now[key] != value:
-            say(f"warning: {key} was {value} and is {now[key]}; the numbers will not repeat to the bit")
+        if now["made"][key] != value:
+            say(f"warning: {key} was {value} and is {now['made'][key]}; the numbers will not repeat to the bit")
     try:
         session.learner.load_state(state)
     except (RuntimeError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{folder} does not fit this network: {str(error).splitlines()[0]}") from error
+        raise CheckpointError(f"{folder} does not fit this training: {str(error).splitlines()[0]}") from error
     return Progress(**state["progress"]), state["records"]
 
 

@@ -12,7 +12,7 @@ from cnntrain.commands.loading import start_from
 from cnntrain.data.augmentation import Part
 from cnntrain.data.datasets import fingerprint
 from cnntrain.data.feeds import Feed, ResidentFeed, StreamedFeed, sweep
-from cnntrain.data.sources import Dataset, Pixels, Split
+from cnntrain.data.sources import Card, Dataset, Pixels, Split
 from cnntrain.data.splits import class_weights
 from cnntrain.devices import choose_device, choose_precision
 from cnntrain.errors import InputError
@@ -77,7 +77,17 @@ def check(cfg: Fit) -> None:
     card = config.dataset_card(cfg.dataset, cfg.data_root)
     shapes = config.build_model(cfg.model, card, device="meta")
     config.build_heads(cfg.model, shapes, card, device="meta")
+    if cfg.trainer.batch_size == 1:
+        refuse_lone_values(shapes, card)
     config.build_rates(cfg.schedule, config.build_optimizer(cfg.optimizer, shapes).defaults["lr"], 1, 1)
+
+
+def refuse_lone_values(shapes: nn.Sequential, card: Card) -> None:
+    """Raise `InputError` when a batch of one image leaves batch normalisation one value of a channel to normalise."""
+    try:
+        shapes.train()(torch.empty(1, *card.shape, device="meta"))
+    except ValueError as error:
+        raise InputError(f"trainer.batch_size=1 is too small for this network: {error}") from error
 
 
 def load_data(cfg: Fit) -> Dataset:

@@ -26,24 +26,28 @@ class Reading(Dataset[Tensor]):
 
     def __init__(self, source: Source, workers: int) -> None:
         self.source = source
-        self.reading = torch.full((max(workers, 1), 2), -1).share_memory_()  # process and image of each worker
+        # Of each worker its process, the image it read last, and whether it is still at it.
+        self.reading = torch.full((max(workers, 1), 3), -1).share_memory_()
 
     def __getitems__(self, index: Sequence[int]) -> Tensor | InputError:
         worker, images = get_worker_info(), []
+        mine = self.reading[worker.id if worker else 0]
         try:
             for position in index:
-                self.reading[worker.id if worker else 0] = torch.tensor([os.getpid(), position])
+                mine.copy_(torch.tensor([os.getpid(), position, 1]))
                 images.append(self.source.read([position]))
         except InputError as error:
             return error
+        finally:
+            mine[2] = 0
         return torch.cat(images)
 
     def suspects(self, complaint: str) -> str:
-        """Name what the workers that a complaint of the loader names (or else all) were reading."""
+        """Name the workers that a complaint of the loader names (or else those still at it) and their last images."""
         rows = [row for row in self.reading.tolist() if row[1] >= 0]
-        named = [row for row in rows if str(row[0]) in complaint] or rows
+        named = [row for row in rows if str(row[0]) in complaint] or [row for row in rows if row[2]] or rows
         path = getattr(self.source, "path", lambda position: f"image {position}")
-        return ", ".join(str(path(position)) for _, position in named)
+        return ", ".join(f"worker {process} was reading {path(position)}" for process, position, _ in named)
 
 
 def whole(batch: Any) -> Any:
@@ -72,7 +76,7 @@ def read_batches(loader: DataLoader) -> Iterator[Tensor]:
         if "DataLoader" not in str(error):
             raise
         complaint = str(error).splitlines()[0]
-        raise CnntrainError(f"{complaint}; it was reading {loader.dataset.suspects(complaint)}") from error
+        raise CnntrainError(f"{complaint}; {loader.dataset.suspects(complaint)}") from error
 
 
 def end_workers(seconds: float = 5.0) -> None:

@@ -3,6 +3,7 @@
 `last.pt` is the newest, `previous.pt` the one before it, `best.pt` the weights with the best validation.
 """
 
+import contextlib
 import os
 import shutil
 import zipfile
@@ -24,29 +25,36 @@ def save(path: Path, state: State) -> None:
 
     Raises `OSError` when the disk is full or cannot be written; nothing half-written stays.
     """
-    partial = written(path, state)
-    partial.replace(path)
-    sync_folder(path.parent)
+    with written(path, state) as partial:
+        partial.replace(path)
+        sync_folder(path.parent)
 
 
 def save_last(folder: Path, state: State) -> None:
     """Write `last.pt` and keep the one before it as `previous.pt`: two whole checkpoints from the second save on."""
-    partial, last = written(folder / LAST, state), folder / LAST
-    if last.exists():
-        aside = folder / f".{PREVIOUS}.{os.getpid()}.tmp"
-        aside.unlink(missing_ok=True)
-        os.link(last, aside)  # a second name for the old file, so that neither name is ever without one
-        aside.replace(folder / PREVIOUS)
-    partial.replace(last)
-    sync_folder(folder)
+    last, aside = folder / LAST, folder / f".{PREVIOUS}.{os.getpid()}.tmp"
+    with written(last, state) as partial:
+        if last.exists():
+            try:
+                os.link(last, aside)  # a second name for the old file, so that neither name is ever without one
+                aside.replace(folder / PREVIOUS)
+            finally:
+                aside.unlink(missing_ok=True)
+        partial.replace(last)
+        sync_folder(folder)
 
 
-def written(path: Path, state: State) -> Path:
-    """Write and verify `state` beside `path`, in the same folder since replacing must not cross file systems."""
+@contextlib.contextmanager
+def written(path: Path, state: State) -> Iterator[Path]:
+    """Write and verify `state` beside `path`, in the same folder since replacing must not cross file systems.
+
+    The context puts the file in its place; whatever fails becomes an `OSError`, and no part of it stays.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     need, free = 1.2 * sum(tensor.nbytes for tensor in tensors(state)), shutil.disk_usage(path.parent).free
+    room = f"{path} needs {need / 2**20:.1f} MiB, {free / 2**20:.1f} MiB are free"
     if free < need:
-        raise OSError(f"the disk is full: {path} needs {need / 2**20:.1f} MiB, {free / 2**20:.1f} MiB are free")
+        raise OSError(f"the disk is full: {room}")
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with partial.open("wb") as sink:
@@ -54,13 +62,13 @@ def written(path: Path, state: State) -> Path:
             sink.flush()
             os.fsync(sink.fileno())
         verify(partial)
-    except RuntimeError as error:  # torch's writer hides the system's error behind its own
+        yield partial
+    except (OSError, RuntimeError, CheckpointError) as error:
+        # torch's writer hides the system's error behind its own
+        reason = error.__context__ if isinstance(error.__context__, OSError) else error
+        raise OSError(f"{str(reason).splitlines()[0]}; {room}") from error
+    finally:
         partial.unlink(missing_ok=True)
-        raise OSError(f"{path} could not be written; is the disk full? ({str(error).splitlines()[0]})") from error
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    return partial
 
 
 def tensors(state: object) -> Iterator[Tensor]:

@@ -149,7 +149,7 @@ class Learner:
         """Return all that the next step depends on but the data: tensors (live ones) and plain numbers."""
         kept = {
             "model": self.net.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self.optimizer.state_dict()["state"],  # its settings are the configuration's
             "sums": {"loss": self.loss_sum, "right": self.right, "count": self.count},
         }
         if self.companion:
@@ -163,7 +163,7 @@ class Learner:
             self.companion.heads.load_state_dict(state["heads"])
         if self.average:
             self.average.load_state_dict(state["ema"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": state["optimizer"]})
         for parameter, kept in self.optimizer.state.items():
             for name, tensor in kept.items():
                 if isinstance(tensor, Tensor) and tensor.shape == parameter.shape:

@@ -4,24 +4,26 @@ import signal
 from types import FrameType, TracebackType
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
-SAVING = signal.SIGUSR1
+SAVING = (signal.SIGUSR1, signal.SIGUSR2)
 
 
 class Signals:
     """Notes SIGINT and SIGTERM (stop) and SIGUSR1 (save and go on) while its context lasts.
 
-    A second SIGINT or SIGTERM ends the process at once. Handlers that were there before are put back when the context
-    ends, and `pass_on` calls the one of the signal that stopped the training.
+    So it does with SIGUSR2 where somebody, such as a launcher of cluster jobs, had a handler for it. A second SIGINT or
+    SIGTERM ends the process at once. Handlers that were there before are put back when the context ends; `pass_on`
+    calls them, once the work is saved.
     """
 
     def __init__(self) -> None:
         self.stopped_by: signal.Signals | None = None
-        self.save_asked = False
+        self.save_asked_by: signal.Signals | None = None
         self.earlier: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> "Signals":
-        for number in (*STOPPING, SAVING):
-            self.earlier[number] = signal.signal(number, self.note)
+        for number in (*STOPPING, *SAVING):
+            if number != signal.SIGUSR2 or callable(signal.getsignal(number)):
+                self.earlier[number] = signal.signal(number, self.note)
         return self
 
     def __exit__(
@@ -32,8 +34,8 @@ class Signals:
 
     def note(self, number: int, frame: FrameType | None) -> None:
         """Remember a signal; nothing else is safe in a handler."""
-        if number == SAVING:
-            self.save_asked = True
+        if number in SAVING:
+            self.save_asked_by = signal.Signals(number)
             return
         self.stopped_by = signal.Signals(number)
         for other in STOPPING:
@@ -43,8 +45,8 @@ class Signals:
         """Say whether to stop at the next step."""
         return self.stopped_by is not None
 
-    def pass_on(self) -> None:
-        """Call the handler that the stopping signal had before, if it was anybody's own; the context has ended."""
-        handler = self.earlier.get(self.stopped_by) if self.stopped_by else None
-        if callable(handler) and handler is not signal.default_int_handler and self.stopped_by:
-            signal.raise_signal(self.stopped_by)
+    def pass_on(self, number: signal.Signals) -> None:
+        """Call the handler that a signal had before, if it was anybody's own."""
+        handler = self.earlier.get(number)
+        if callable(handler) and handler is not signal.default_int_handler:
+            handler(number, None)

@@ -1,0 +1,107 @@
+"""Data that tests make: folders of images, bad files, and the archives of torchvision's datasets."""
+
+import hashlib
+import pickle
+import struct
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torchvision.datasets
+from PIL import Image
+
+from cnntrain.data import downloads
+
+
+def picture(seed: int, height: int = 8, width: int = 8) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def tree(root: Path, classes: tuple[str, ...] = ("ant", "bee"), each: int = 10, size: tuple[int, int] = (8, 8)) -> Path:
+    for number, name in enumerate(classes):
+        (root / name).mkdir(parents=True)
+        for image in range(each):
+            picture(100 * number + image, *size).save(root / name / f"{image:02}.png")
+    return root
+
+
+# --- bad files
+
+
+def half(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flipped(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[data.index(b"IDAT") + 40] ^= 0x10
+    path.write_bytes(bytes(data))
+
+
+def half_a_jpeg(path: Path) -> None:
+    picture(0, 8, 8).save(path, format="JPEG", quality=95)
+    half(path)
+
+
+def postscript(path: Path) -> None:
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\nshowpage\n")
+
+
+def gone(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("nowhere.png")
+
+
+BAD: dict[str, Callable[[Path], object]] = {
+    "truncated": half,
+    "truncated_jpeg": half_a_jpeg,
+    "text": lambda path: path.write_text("no image"),
+    "empty": lambda path: path.write_bytes(b""),
+    "flipped": flipped,
+    "postscript": postscript,
+    "gone": gone,
+}
+
+
+# --- torchvision's files
+
+
+def write_idx(path: Path, array: np.ndarray) -> None:
+    header = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(header + array.astype(np.uint8).tobytes())
+
+
+def mnist_files(root: Path, images: int = 40, classes: int = 10) -> np.ndarray:
+    pixels = np.random.default_rng(0).integers(0, 256, (images, 28, 28), dtype=np.uint8)
+    for part in ("train", "t10k"):
+        write_idx(root / f"MNIST/raw/{part}-images-idx3-ubyte", pixels)
+        write_idx(root / f"MNIST/raw/{part}-labels-idx1-ubyte", np.arange(images) % classes)
+    return pixels
+
+
+def cifar_archive(folder: Path) -> tuple[np.ndarray, dict[str, Any]]:
+    """Write a tiny CIFAR-10 archive into `folder`; return its images, and what torchvision must know of its files."""
+    kind = torchvision.datasets.CIFAR10
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 3, 32, 32), dtype=np.uint8)
+    batch = {"data": pixels.reshape(20, -1), "labels": [number % 10 for number in range(20)]}
+    made = folder / "made" / kind.base_folder
+    made.mkdir(parents=True)
+    for file in ("data_batch_1", "test_batch"):
+        (made / file).write_bytes(pickle.dumps(batch))
+    (made / "batches.meta").write_bytes(pickle.dumps({"label_names": list(downloads.CIFAR10_CLASSES)}))
+    sums = {file.name: md5(file) for file in made.iterdir()}
+    with tarfile.open(folder / kind.filename, "w:gz") as archive:
+        archive.add(made, arcname=kind.base_folder)
+    return pixels, {
+        "train_list": [["data_batch_1", sums["data_batch_1"]]],
+        "test_list": [["test_batch", sums["test_batch"]]],
+        "meta": {**kind.meta, "md5": sums["batches.meta"]},
+        "tgz_md5": md5(folder / kind.filename),
+    }
+
+
+def md5(file: Path) -> str:
+    return hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()

@@ -1,0 +1,347 @@
+"""Faults of checkpoints and disks, each by its number in `docs/guarantees.md`: nothing is lost, nothing loads wrong."""
+
+import io
+import itertools
+import json
+import os
+import resource
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from cuts import FULL, Call, agree, cut, last
+
+from cnntrain import runs
+from cnntrain.cli import main
+from cnntrain.commands import fit, resuming
+from cnntrain.training import checkpoints
+
+# --- F08
+
+
+class Sink:
+    """A file whose writing passes through `reached` first."""
+
+    def __init__(self, file: Any, reached: Callable[[], None]) -> None:
+        self.file, self.reached = file, reached
+
+    def write(self, data: bytes) -> int:
+        self.reached()
+        return int(self.file.write(data))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+    def __enter__(self) -> "Sink":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.file.close()
+
+
+def breaking(patched: pytest.MonkeyPatch, name: str, nth: int, fault: Callable[[], None]) -> None:
+    """Let the `nth` call of one of the system's functions meet a fault, whoever calls it."""
+    count = itertools.count()
+
+    def reached() -> None:
+        if next(count) == nth:
+            fault()
+
+    def before(call: Callable[..., Any]) -> Callable[..., Any]:
+        def broken(*args: Any, **kwargs: Any) -> Any:
+            reached()
+            return call(*args, **kwargs)
+
+        return broken
+
+    opened = io.open
+    if name == "write":
+        patched.setattr(io, "open", lambda *args, **kwargs: Sink(opened(*args, **kwargs), reached))
+        return
+    patched.setattr(os, name, before(getattr(os, name)))
+    if name == "open":
+        patched.setattr(io, "open", before(opened))
+
+
+def lost_power() -> None:
+    raise OSError("the disk went away")
+
+
+def broken_save(folder: Path, name: str, nth: int, fault: Callable[[], None]) -> bool:
+    """Save with a fault at a call; return whether the save failed."""
+    with pytest.MonkeyPatch.context() as patched:
+        breaking(patched, name, nth, fault)
+        try:
+            checkpoints.save_last(folder, torch.load(folder / "new", weights_only=True))
+        except OSError:
+            return True
+    return False
+
+
+def killed_save(folder: Path, name: str, nth: int) -> bool:
+    """Save in a process that ends at a call, which leaves no time to clean up; return whether it came to that."""
+    child = os.fork()
+    if not child:
+        try:
+            broken_save(folder, name, nth, lambda: os._exit(9))
+            os._exit(0)
+        finally:
+            os._exit(1)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert code in (0, 9)
+    return code == 9
+
+
+@pytest.mark.parametrize("name", ["open", "write", "fsync", "replace", "link", "unlink"])
+@pytest.mark.parametrize("dies", [False, True], ids=["fails", "dies"])
+def test_f08_a_save_that_breaks_anywhere_leaves_a_whole_checkpoint(
+    cnntrain: Call, folder: Path, tiny: tuple[str, ...], name: str, dies: bool
+) -> None:
+    """At every call of one function in one whole save of a real run, until a save comes through without meeting it."""
+    words = [*tiny, "model=softmax", "trainer.checkpoint_seconds=0", "output_dir=run"]
+    cut(*words, nth=8)
+    kept, run = folder / "kept", folder / "run" / "checkpoints"
+    shutil.copytree(run, kept)
+    steps = [checkpoints.load(kept / name)["progress"]["step"] for name in (checkpoints.PREVIOUS, checkpoints.LAST)]
+    assert steps == [5, 8]
+    torch.save(checkpoints.load(kept / checkpoints.LAST) | {"new": True}, kept / "new")
+    for nth in itertools.count():
+        shutil.rmtree(run)
+        shutil.copytree(kept, run)
+        broken = killed_save(run, name, nth) if dies else broken_save(run, name, nth, lost_power)
+        assert dies or not list(run.glob(".*.tmp"))
+        state, problems = checkpoints.load_newest(run)
+        assert state is not None and not problems and state["progress"]["step"] == 8
+        if FULL or not broken:  # the next start of the run itself
+            assert cnntrain("fit", *words)["resumed_from"] == 8
+        else:
+            checkpoints.clean(run)
+        assert not list(run.glob(".*.tmp"))
+        if not broken:
+            break
+    assert nth
+
+
+# --- F09, F10
+
+
+def test_f09_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
+    cnntrain: Call, folder: Path, tiny: tuple[str, ...], capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = [*tiny, "trainer.checkpoint_seconds=0"]
+    cnntrain("fit", *words, "output_dir=whole")
+    cut(*words, "output_dir=cut", nth=8)
+    size = (folder / "cut" / "checkpoints" / checkpoints.LAST).stat().st_size
+    for left in (0, 1, 10, size // 4, size // 2, size - 1):
+        run = folder / f"cut{left}"
+        shutil.copytree(folder / "cut", run)
+        os.truncate(run / "checkpoints" / checkpoints.LAST, left)
+        capfd.readouterr()
+        assert main(["fit", *words, f"output_dir={run}", "--json"]) == 0
+        out, err = capfd.readouterr()
+        assert err.count("warning") == 1 and f"warning: {run}/checkpoints/last.pt is damaged: " in err
+        assert json.loads(out)["resumed_from"] == 5
+        agree(folder / "whole", run)
+
+
+def test_f09_without_a_whole_checkpoint_nothing_starts_over(
+    folder: Path, tiny: tuple[str, ...], capfd: pytest.CaptureFixture[str]
+) -> None:
+    cut(*tiny, "output_dir=cut", nth=4)
+    for path in (folder / "cut" / "checkpoints").glob("*.pt"):
+        os.truncate(path, 100)
+    before = (folder / "cut" / "metrics.jsonl").read_bytes()
+    assert main(["fit", *tiny, "output_dir=cut"]) == 4
+    assert "no checkpoint is whole" in capfd.readouterr().err
+    assert (folder / "cut" / "metrics.jsonl").read_bytes() == before
+
+
+def test_f10_no_flipped_bit_loads_silently(cnntrain: Call, folder: Path, tiny: tuple[str, ...]) -> None:
+    """200 times in the last checkpoint of a run: half of them anywhere, half where the fewest and gravest bytes are."""
+    cnntrain("fit", *tiny, "model=mlp", "model.hidden=[8]", "trainer.ema=0.9", "output_dir=run")
+    path = folder / "run" / "checkpoints" / checkpoints.LAST
+    state, data = checkpoints.load(path), path.read_bytes()
+    draw, flips, refusals = torch.Generator().manual_seed(0), 200, 0
+    for flip in range(flips):
+        within = len(data) if flip % 2 else 4096
+        place, bit = divmod(int(torch.randint(within * 8, (1,), generator=draw)), 8)
+        place = place if flip % 4 else len(data) - 1 - place  # the names of the records stand at the end
+        path.write_bytes(data[:place] + bytes([data[place] ^ (1 << bit)]) + data[place + 1 :])
+        try:
+            found = checkpoints.load(path)
+        except checkpoints.CheckpointError:
+            refusals += 1
+        else:
+            assert resuming.same(found, state), (place, bit)
+    assert refusals > flips / 2  # the others lie in padding, or in names that nobody reads
+
+
+# --- F11, F12
+
+
+def test_f11_another_network_or_other_classes_are_refused_naming_what_differs(
+    cnntrain: Call, folder: Path, tiny: tuple[str, ...], capfd: pytest.CaptureFixture[str]
+) -> None:
+    cut(*tiny, "output_dir=one", nth=4)
+    cnntrain("fit", *tiny, "model=softmax", "output_dir=two")
+
+    def refused(*words: str) -> str:
+        assert main([*words]) == 4
+        return capfd.readouterr().err
+
+    shutil.copy(folder / "one" / "checkpoints" / "last.pt", folder / "kept.pt")
+    shutil.copy(folder / "two" / "checkpoints" / "last.pt", folder / "one" / "checkpoints")
+    for words in (("fit", *tiny, "output_dir=one"), ("eval", "run=one", "weights=last")):
+        assert "one belongs to another network: conv1.conv.bias" in refused(*words).replace("/checkpoints/last.pt", "")
+    shutil.copy(folder / "kept.pt", folder / "two" / "checkpoints" / "best.pt")
+    assert "belongs to another network: conv1.conv.bias" in refused("eval", "run=two")
+    renamed = last(folder / "two") | {"classes": [f"other{number}" for number in range(10)]}
+    checkpoints.save(folder / "two" / "checkpoints" / "last.pt", renamed)
+    (folder / "two" / runs.RESULTS).unlink()
+    words = ("fit", *tiny, "model=softmax", "output_dir=two")
+    assert "has learnt other classes: grating0, grating1" in refused(*words)
+
+    shutil.copy(folder / "two" / "checkpoints" / "last.pt", folder / "two" / "checkpoints" / "best.pt")
+    config = folder / "two" / runs.CONFIG
+    settings = json.loads(config.read_text())
+    for name, code, line in (
+        ("mlp", 4, "belongs to another network: fc"),
+        ("lenet6", 2, "unknown model 'lenet6'; did you mean 'lenet5'?"),
+    ):
+        model = {"name": name} | ({"remove": []} if code == 2 else {})
+        config.write_text(json.dumps(settings | {"model": model}))
+        assert main(["eval", "run=two"]) == code
+        assert line in capfd.readouterr().err
+
+
+class Payload:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.folder / "pwned"),)
+
+
+class Nested(Payload):
+    """Hides a payload in the bytes of a storage, which torch would unpickle by themselves."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        inner = io.BytesIO()
+        torch.save(Payload(self.folder), inner)
+        return torch.storage._load_from_bytes, (inner.getvalue(),)
+
+
+def test_f12_a_pickle_that_runs_code_is_not_run(
+    cnntrain: Call, folder: Path, tiny: tuple[str, ...], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As the whole file, among good weights, in a storage's bytes, and as a pickle that is no archive; by every way."""
+    cut(*tiny, "output_dir=run", nth=7)
+    good = last(folder / "run")
+    payloads: dict[str, Any] = {
+        "whole": Payload(folder),
+        "among weights": good | {"model": good["model"] | {"w": Payload(folder)}},
+        "storage": good | {"model": good["model"] | {"w": Nested(folder)}},
+        "no archive": Payload(folder),
+    }
+    ways = [
+        ("eval", "run=run", "weights=last"),
+        ("eval", "run=run"),
+        ("fit", *tiny, "output_dir=run"),
+        ("fit", *tiny, "init_from=run", "output_dir=other"),
+        ("export", "run=run", "format=safetensors"),
+        ("predict", "run=run", "images=[image.png]"),
+    ]
+    for kind, payload in payloads.items():
+        for path in (folder / "run" / "checkpoints").glob("*.pt"):
+            torch.save(payload, path, _use_new_zipfile_serialization=kind != "no archive")
+        for words in ways:
+            assert main([*words]) == 4, words
+            err = capfd.readouterr().err
+            assert ("is damaged" if kind == "no archive" else "was not loaded") in err, (kind, words)
+            assert not (folder / "pwned").exists() and not (folder / "other").exists()
+    torch.load(folder / "run" / "checkpoints" / "last.pt", weights_only=False)
+    assert (folder / "pwned").exists()  # it would have
+
+
+# --- F13, F14, F15
+
+
+def test_f13_a_full_disk_is_reported_with_what_is_needed_and_free(
+    folder: Path, tiny: tuple[str, ...], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(checkpoints.shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    words = [*tiny, "trainer.checkpoint_seconds=0", "dataset.val_size=0"]
+    assert main(["fit", *words, "trainer.epochs=5", "output_dir=run"]) == 1
+    err = capfd.readouterr().err
+    assert err.count("warning: not saved: the disk is full") == 2 and "3 saves in a row have failed" in err
+    assert "MiB, 0.0 MiB are free" in err
+    assert not list((folder / "run" / "checkpoints").iterdir())
+
+
+def test_f13_a_disk_that_fills_while_a_checkpoint_is_written_keeps_the_one_before(
+    cnntrain: Call, folder: Path, tiny: tuple[str, ...], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The system itself refuses: no file may grow beyond a limit, as on a full disk, from the second epoch's end on."""
+    words = [*tiny, "trainer.checkpoint_seconds=0", "dataset.val_size=0", "trainer.epochs=6"]
+    cnntrain("fit", *words, "output_dir=whole")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    save, saves = fit.Training.save_last, itertools.count(1)
+
+    def filling(self: fit.Training) -> None:
+        if next(saves) == 2:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+        save(self)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(fit.Training, "save_last", filling)
+        try:
+            assert main(["fit", *words, "output_dir=run"]) == 1
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    err = capfd.readouterr().err
+    assert err.count("warning: not saved: ") == 2 and "3 saves in a row have failed" in err and "File too large" in err
+    assert [path.name for path in (folder / "run" / "checkpoints").iterdir()] == ["last.pt"]
+    assert cnntrain("fit", *words, "output_dir=run")["resumed_from"] == 6
+    agree(folder / "whole", folder / "run")
+
+
+def test_f14_a_log_that_cannot_be_written_does_not_end_the_training(
+    cnntrain: Call, folder: Path, tiny: tuple[str, ...], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """For TensorBoard's files `tests/test_board.py` shows the same."""
+    whole = cnntrain("fit", *tiny, "output_dir=whole")
+
+    def full(*args: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(fit.runs, "append_metrics", full)
+        assert main(["fit", *tiny, "output_dir=run", "--json"]) == 0
+    out, err = capfd.readouterr()
+    assert err.count("metrics.jsonl cannot be written: [Errno 28] No space left on device") == 1
+    assert json.loads(out)["best"] == whole["best"]
+    assert resuming.same(last(folder / "run")["model"], last(folder / "whole")["model"])
+
+
+def test_f15_a_folder_that_cannot_be_made_is_refused_before_anything_is_read(
+    refused: Callable[..., str], folder: Path, tiny: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A missing parent is no fault: it is made, as `runs/` itself is."""
+    (folder / "file").write_text("")
+    (folder / "sealed").mkdir(mode=0o555)
+    if os.geteuid() == 0:  # who may write everywhere is asked to keep to the folder's mode
+        monkeypatch.setattr(os, "access", lambda path, mode: bool(Path(path).stat().st_mode & 0o200))
+    monkeypatch.setattr(fit.session, "load_data", lambda cfg: pytest.fail("images were read"))
+    for place, reason in {
+        "file": "file is a file",
+        "file/below": "file is a file",
+        "sealed": "sealed cannot be written to",
+        "sealed/below/that": "sealed cannot be written to",
+    }.items():
+        assert f"output_dir={place} cannot be made: {reason}" in refused("fit", *tiny, f"output_dir={place}")
