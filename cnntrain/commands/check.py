@@ -5,14 +5,14 @@ from typing import Any
 from omegaconf import DictConfig
 
 from cnntrain import config, schema
-from cnntrain.commands import session
+from cnntrain.commands import pretrained, session
 from cnntrain.devices import choose_device
 from cnntrain.models.stages import describe_shape
 
 
 def run(composed: DictConfig) -> dict[str, Any]:
     """Check the configuration of a `fit`; return what `--json` prints."""
-    cfg = config.read(schema.Fit, composed)
+    cfg = pretrained.follow(config.read(schema.Fit, composed))
     session.check(cfg)
     card = config.dataset_card(cfg.dataset, cfg.data_root)
     net = config.build_model(cfg.model, card, device="meta")
@@ -24,4 +24,9 @@ def run(composed: DictConfig) -> dict[str, Any]:
         f"classes), augmentation {', '.join(parts) or 'none'}, {cfg.optimizer['name']}, {cfg.schedule['name']}, "
         f"{cfg.trainer.epochs} epochs of batches of {cfg.trainer.batch_size}, {choose_device(cfg.device)}"
     )
-    return {"model": cfg.model["name"], "params": params, "dataset": card.name, "config": config.plain(composed)}
+    return {
+        "model": cfg.model["name"],
+        "params": params,
+        "dataset": card.name,
+        "config": config.plain(composed) | {"dataset": cfg.dataset},
+    }

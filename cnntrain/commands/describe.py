@@ -8,8 +8,10 @@ from torch import nn
 
 from cnntrain import config, runs, schema
 from cnntrain.analysis.geometry import StageGeometry, geometry, outline
+from cnntrain.commands import pretrained
 from cnntrain.commands.loading import read_card
 from cnntrain.models import MODELS
+from cnntrain.models.foreign import remarks
 from cnntrain.models.googlenet import PUBLISHED
 from cnntrain.models.stages import Shape, StageError, describe_shape
 from cnntrain.progress import say
@@ -20,7 +22,7 @@ BYTES = 4  # of a number in fp32
 
 def run(composed: DictConfig) -> dict[str, Any]:
     """Print a network's stages; return what `--json` prints. No image is read, no weight of ours drawn."""
-    cfg = config.read(schema.Describe, composed)
+    cfg = pretrained.follow(config.read(schema.Describe, composed))
     if cfg.models:
         return compare(cfg, cfg.models)
     if cfg.run:
@@ -28,9 +30,11 @@ def run(composed: DictConfig) -> dict[str, Any]:
         options = runs.read_json(folder / runs.CONFIG)["model"]
         card = read_card(runs.read_json(folder / runs.RECORD))
     else:
-        options, card = cfg.model, config.dataset_card(cfg.dataset, cfg.data_root)
-    net = config.build_model(options, card, device="meta")
+        options, card = cfg.model, pretrained.normalised(config.dataset_card(cfg.dataset, cfg.data_root), cfg.model)
+    net = config.build_model(pretrained.rebuilt(options), card, device="meta")
     heads = config.build_heads(options, net, card, device="meta")
+    for remark in remarks(net, pretrained.expected(options), card.shape):
+        say(remark)
     stages = measured(net, card.shape)
     total = totals(stages)
     removed = f" without {', '.join(options['remove'])}" if options.get("remove") else ""
@@ -65,9 +69,12 @@ def compare(cfg: schema.Describe, names: list[str]) -> dict[str, Any]:
     found = []
     for name in names:
         try:
-            stages = measured(config.build_model({"name": name}, card, device="meta"), card.shape)
+            net = config.build_model({"name": name}, card, device="meta")
         except StageError as error:
             raise StageError(f"{name}: {error}") from error
+        for remark in remarks(net, None, card.shape):
+            say(f"{name}: {remark}")
+        stages = measured(net, card.shape)
         found.append({"model": name, "stages": len(stages), **totals(stages)})
     if cfg.table == "text":
         print(f"for {describe_shape(card.shape)} images of {len(card.classes)} classes\n")
@@ -77,8 +84,6 @@ def compare(cfg: schema.Describe, names: list[str]) -> dict[str, Any]:
 
 def measured(net: nn.Sequential, shape: Shape) -> list[StageGeometry]:
     """Return the rows of a network; of a foreign one, whose layers have no known receptive field, an outline."""
-    if reason := getattr(net, "observe_only", None):
-        say(f"one stage, to be observed only: {reason}")
     try:
         return geometry(net, shape)
     except (TypeError, ValueError) as error:

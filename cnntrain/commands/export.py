@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from cnntrain import config, runs, schema
+from cnntrain.commands import pretrained
 from cnntrain.commands.loading import load_run
 from cnntrain.data.rendering import Normalise
 from cnntrain.data.sources import Card
@@ -122,7 +123,7 @@ def read_safetensors(path: Path) -> Network:
         tuple(metadata["mean"]),
         tuple(metadata["std"]),
     )
-    net = config.build_model(metadata["model"], card)
+    net = config.build_model(pretrained.rebuilt(metadata["model"]), card)
     net.load_state_dict(weights)
     return net.eval()
 

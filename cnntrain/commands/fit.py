@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from cnntrain import config, runs
 from cnntrain.analysis.pictures import batch_picture, evaluation_pictures, filter_pictures
-from cnntrain.commands import resuming, session
+from cnntrain.commands import pretrained, resuming, session
 from cnntrain.commands.proving import prove_resume
 from cnntrain.devices import hardware, prepare
 from cnntrain.errors import CnntrainError, InputError, NonFiniteError, StoppedError
@@ -28,7 +28,8 @@ TRIES = 3  # saves in a row that may fail before the training gives up
 
 def run(composed: DictConfig) -> dict[str, Any]:
     """Train as configured; return what `--json` prints."""
-    cfg, settings = config.read(Fit, composed), config.plain(composed)
+    cfg = pretrained.follow(config.read(Fit, composed))
+    settings = config.plain(composed) | {"dataset": cfg.dataset}
     prepare(deterministic=cfg.deterministic)
     folder = resuming.wanted_folder(cfg)
     runs.refuse_unwritable(folder or runs.ROOT)
@@ -237,15 +238,14 @@ class Training:
     def announce(self) -> None:
         """Say what is about to happen."""
         cfg, data = self.cfg, self.built.dataset
-        learner = self.built.learner
-        params = sum(parameter.numel() for parameter in learner.net.parameters())
+        params = sum(parameter.numel() for parameter in self.built.learner.net.parameters())
         say(
             f"{cfg.model['name']} ({params:,} parameters) on {cfg.dataset['name']}: {len(data.train):,} training and "
             f"{len(data.val) if data.val else 0:,} validation images, {cfg.trainer.epochs} epochs of "
             f"{self.built.per_epoch:,} steps, {self.built.device}, {self.built.precision}"
         )
-        if learner.companion:
-            say(learner.companion.summary())
+        for remark in self.built.remarks():
+            say(remark)
         if self.at.step:
             say(f"going on from step {self.at.step:,} in {self.folder}")
 

@@ -18,6 +18,7 @@ from cnntrain.analysis.aliasing import total_stride
 from cnntrain.analysis.bands import resamples
 from cnntrain.analysis.invariance_rows import curves
 from cnntrain.analysis.invariance_words import crossing_words, line_words
+from cnntrain.commands import pretrained
 from cnntrain.commands.compare import by_experiment, find_runs, short_names
 from cnntrain.commands.invariance_report import FIGURES, REPORT, write
 from cnntrain.commands.invariance_study import Group, Study, grouped
@@ -105,14 +106,17 @@ def networks(cfg: schema.Invariance) -> list[Entry]:
         card = config.load_dataset(
             cfg.dataset, root, cfg.seed, only=cfg.split
         ).card  # a folder's is known by its images
-        net = config.build_model(cfg.model, card, seed=cfg.seed)
+        net = config.build_model(pretrained.rebuilt(cfg.model), card, seed=cfg.seed)
         return [Entry(f"{cfg.model['name']} untrained", None, net, card, settings)]
     folders = find_runs(cfg.runs, least=1) if cfg.runs is not None else [runs.find(str(cfg.run))]
     entries = []
     for folder, name in zip(folders, names_of(folders), strict=True):
         net, card, settings = load_run(folder, cfg.weights)
         if cfg.init == "random":
-            net, name = config.build_model(settings["model"], card, seed=cfg.seed), f"{name} untrained"
+            net, name = (
+                config.build_model(pretrained.rebuilt(settings["model"]), card, seed=cfg.seed),
+                f"{name} untrained",
+            )
         entries.append(Entry(name, folder, net, card, settings))
     return entries
 

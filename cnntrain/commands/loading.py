@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cnntrain import config, runs, schema
+from cnntrain.commands import pretrained
 from cnntrain.data.sources import Card, Dataset
 from cnntrain.errors import CheckpointError, InputError
 from cnntrain.models.stages import describe_shape
@@ -31,7 +32,7 @@ def load_run(folder: Path, weights: str) -> tuple[nn.Sequential, Card, dict[str,
     """
     settings, record = runs.read_json(folder / runs.CONFIG), runs.read_json(folder / runs.RECORD)
     card = read_card(record)
-    net = config.build_model(settings["model"], card, seed=settings["seed"])
+    net = config.build_model(pretrained.rebuilt(settings["model"]), card, seed=settings["seed"])
     path = folder / "checkpoints" / f"{weights}.pt"
     load_weights(net, path)
     return net.eval(), card, settings

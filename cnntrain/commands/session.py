@@ -1,13 +1,14 @@
 """A training put together from its configuration: everything that `fit` runs and that a test of it runs again."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 import torch
 from torch import nn
 
 from cnntrain import config
+from cnntrain.commands import pretrained
 from cnntrain.commands.loading import start_from
 from cnntrain.data.augmentation import Part
 from cnntrain.data.datasets import fingerprint
@@ -16,6 +17,7 @@ from cnntrain.data.sources import Card, Dataset, Pixels, Split
 from cnntrain.data.splits import class_weights
 from cnntrain.devices import choose_device, choose_precision
 from cnntrain.errors import InputError
+from cnntrain.models.foreign import remarks
 from cnntrain.schema import Fit
 from cnntrain.training.evaluate import Outputs, outputs, score
 from cnntrain.training.learner import Learner
@@ -39,6 +41,13 @@ class Session:
     def per_epoch(self) -> int:
         """Optimizer steps an epoch."""
         return self.feed.batches // self.cfg.trainer.accumulate
+
+    def remarks(self) -> Iterator[str]:
+        """Yield what a person should know of the network before it is trained."""
+        net, companion = self.learner.net, self.learner.companion
+        yield from remarks(net, pretrained.expected(self.cfg.model), self.dataset.card.shape)
+        if companion:
+            yield companion.summary()
 
     def validate(self, net: nn.Sequential, stop: Callable[[], bool]) -> dict[str, float] | None:
         """Score a network on the validation images; None when `stop` said so on the way."""
@@ -96,7 +105,8 @@ def load_data(cfg: Fit) -> Dataset:
 
 
 def build(cfg: Fit, dataset: Dataset) -> Session:
-    """Build the network, optimizer, feed and learner of a configuration."""
+    """Build the network, optimizer, feed and learner; images are normalised as pretrained weights expect."""
+    dataset = replace(dataset, card=pretrained.normalised(dataset.card, cfg.model))
     trainer, device = cfg.trainer, choose_device(cfg.device)
     net = config.build_model(cfg.model, dataset.card, seed=cfg.seed)
     started_from = start_from(net, cfg.init_from) if cfg.init_from else None

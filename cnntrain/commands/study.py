@@ -11,7 +11,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from cnntrain import config, runs
-from cnntrain.commands import session
+from cnntrain.commands import pretrained, session
 from cnntrain.data.sources import Card
 from cnntrain.errors import InputError, unknown
 from cnntrain.models.heads import shapes_of
@@ -68,9 +68,10 @@ def compose(words: Sequence[str]) -> Options:
     Raises `InputError` when they do not.
     """
     try:
-        return config.plain(hydra.compose("fit", [forced(word) for word in words]))
+        settings = config.plain(hydra.compose("fit", [forced(word) for word in words]))
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError(str(error).splitlines()[0]) from error
+    return settings | {"dataset": pretrained.sized(settings["dataset"], settings["model"])}
 
 
 # Which variants there are.

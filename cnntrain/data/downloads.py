@@ -2,10 +2,7 @@
 
 import contextlib
 import shutil
-import socket
-import sys
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
@@ -18,8 +15,7 @@ from cnntrain.bounds import Count
 from cnntrain.data.images import resized
 from cnntrain.data.sources import Card, Dataset, Pixels, Split
 from cnntrain.errors import InputError
-
-PATIENCE = 30  # seconds without a byte until a download has failed
+from cnntrain.quiet import quiet
 
 
 class Download(NamedTuple):
@@ -176,16 +172,3 @@ def advice(name: str, root: Path, error: Exception) -> str:
         "or name the folder that has them with data_root=... or CNNTRAIN_DATA, or train on images of your own with "
         "dataset=folder dataset.root=..."
     )
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep torchvision's warnings to itself and its words off standard output; let no download hang for ever."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(PATIENCE)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        socket.setdefaulttimeout(before)

@@ -9,7 +9,7 @@ from cnntrain.models.alexnet import alexnet
 from cnntrain.models.all_cnn import all_cnn
 from cnntrain.models.caltech import caltech_convnet
 from cnntrain.models.convnet import convnet
-from cnntrain.models.foreign import timm, torchvision
+from cnntrain.models.foreign import Preprocessing, timm, timm_images, torchvision, torchvision_images
 from cnntrain.models.googlenet import googlenet, googlenet_heads
 from cnntrain.models.heads import Heads
 from cnntrain.models.lenet import lenet5, lenet5_1998
@@ -55,3 +55,6 @@ MODELS: dict[str, Callable[..., nn.Sequential]] = {
 # The companions that train a network with auxiliary classifiers, as functions of the network, its images' shape and the
 # number of classes; their options are the model's.
 HEADS: dict[str, Callable[..., Heads]] = {"googlenet": googlenet_heads}
+
+# What the pretrained weights of a library's models expect of their images, from the model's own options.
+PRETRAINED: dict[str, Callable[..., Preprocessing | None]] = {"torchvision": torchvision_images, "timm": timm_images}
