@@ -216,7 +216,7 @@ def build_heads(options: Options, net: nn.Sequential, card: Card, **build: Any) 
 
 def selection(options: Options) -> Selection:
     """Return the part of a dataset's options that all datasets share."""
-    return build_schema(Selection, options, "dataset.")
+    return build_schema(Selection, {"cache": "auto", **options}, "dataset.")
 
 
 def dataset_options(options: Options) -> tuple[str, Options]:
@@ -261,6 +261,8 @@ def load_dataset(options: Options, data_root: str, seed: int, *, only: Split | N
         val_size=chosen.val_size,
         classes=chosen.class_names,
         workers=chosen.workers,
+        cache=chosen.cache,
+        packs=Path(data_root).expanduser() / ".cnntrain",
         seed=seed,
         only=only,
     )

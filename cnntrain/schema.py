@@ -40,6 +40,7 @@ class Selection:
     classes: list[str | int] | None
     balance: Literal["none", "weights", "sampling"]
     workers: Natural
+    cache: Literal["auto", "none", "pack", "ram"]
 
     @property
     def class_names(self) -> list[str] | None:

@@ -303,7 +303,7 @@ def test_files_without_the_right_checksums_are_never_unpickled(tmp_path: Path, o
 def test_the_configuration_of_each_dataset_composes_to_its_options(name: str) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose(overrides=[f"+dataset={name}", "dataset.root=somewhere"])["dataset"]
-    common = {"name", "root", "train_size", "val_size", "classes", "balance", "workers"}
+    common = {"name", "root", "train_size", "val_size", "classes", "balance", "workers", "cache"}
     options = {key: value for key, value in config.items() if key not in common}
     assert config["name"] == name
     inspect.signature(DATASETS[name].card).bind(NOWHERE, **options)

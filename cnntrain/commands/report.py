@@ -41,7 +41,7 @@ def run(composed: DictConfig) -> dict[str, Any]:
     record = runs.read_json(folder / runs.RECORD)
     measured = evaluation(folder, cfg)
     data_root = cfg.data_root or settings["data_root"]
-    dataset, _ = run_dataset(settings, card, {"workers": 1}, data_root, cfg.split)  # workers leave images in files
+    dataset, _ = run_dataset(settings, card, {"cache": "none"}, data_root, cfg.split)  # a few images are shown
     split = getattr(dataset, cfg.split)
     if split is None or images_digest(split) != measured.found["record"]["images"]:
         raise InputError(f"the images have changed since {measured.folder}; evaluate again: cnntrain eval run={folder}")

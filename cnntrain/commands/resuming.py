@@ -19,6 +19,7 @@ from cnntrain.training.loop import Progress
 # What does not change a run's numbers, or only where it runs.
 FREE = {
     *("device", "data_root", "output_dir", "resume", "check_resume", "plugins", "dataset.root", "dataset.workers"),
+    "dataset.cache",
     *("trainer.log_every", "trainer.checkpoint_seconds", "trainer.keep_every", "trainer.tensorboard"),
 }
 

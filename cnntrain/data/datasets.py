@@ -15,6 +15,7 @@ from cnntrain.data.downloads import DOWNLOADS, card_of, reader_of
 from cnntrain.data.folder import folder_card, read_folder
 from cnntrain.data.imagenet import imagenet_card, read_imagenet
 from cnntrain.data.images import resized
+from cnntrain.data.packs import Packed, pack
 from cnntrain.data.sources import Card, Dataset, Files, Pixels, Progress, Split, resident, statistics
 from cnntrain.data.splits import carve, class_weights, counts_of, keep_card, keep_classes, subset
 from cnntrain.draws import generator
@@ -28,6 +29,7 @@ SIZES = {  # training and test images of datasets whose number never changes
     **dict.fromkeys(("cifar10", "cifar100"), (50_000, 10_000)),
     "imagenet": (1_281_167, 50_000),
 }
+Cache = Literal["auto", "none", "pack", "ram"]
 TEST_SIZE = 0.2  # of a folder that brings no test images
 
 
@@ -134,6 +136,8 @@ def load(
     val_size: NonNegative = 0.1,
     classes: Sequence[str] | None = None,
     workers: int = 0,
+    cache: Cache = "auto",
+    packs: Path | None = None,
     seed: int = 0,
     only: Literal["train", "val", "test"] | None = None,
     on_progress: Progress | None = None,
@@ -143,9 +147,15 @@ def load(
     Validation is carved from the training images, `val_size` of them (a number or a fraction), the same for every seed;
     0 carves none. A dataset that brings validation and test images keeps them; one that brings validation images only
     has them as its test set; one without either gives a fifth of its images as its test set. `train_size` then keeps
-    that many of the training images, drawn by `seed`. `workers=0` holds all images in memory, or those of the split
-    that is `only` asked for. InputError for anything in the data or the sizes that training would stumble over.
+    that many of the training images, drawn by `seed`.
+
+    `cache` says where the pixels of image files are kept: "ram" decodes those of all splits, or of the split that is
+    `only` asked for; "pack" decodes them once for all runs, into the folder `packs` (`root/.cnntrain`), whatever
+    `train_size` draws; "none" leaves them in their files; "auto" is "ram" without `workers` and "none" with them.
+    InputError for anything in the data or the sizes that training would stumble over.
     """
+    if cache == "auto":
+        cache = "none" if workers else "ram"
     whole = entry_of(name).read(Path(root), **options)
     card = checked_classes(keep_card(whole.card, classes))
     if classes is not None:
@@ -158,14 +168,19 @@ def load(
         train, test = carve(train, card, TEST_SIZE, "test", "the test set")
     if val is None and val_size:
         train, val = carve(train, card, val_size, "validation", "dataset.val_size")
+    if cache == "pack":
+        folder = packs or Path(root) / ".cnntrain"
+        train = in_pack(train, whole, folder, make=only in (None, "train"))
+        val = val and in_pack(val, whole, folder, make=only in (None, "val"))
+        test = in_pack(test, whole, folder, make=only in (None, "test"))
     pool = train  # before train_size, so that the images are normalised alike whatever it is
     if train_size is not None:
         train = subset(train, card, train_size, seed)
-    if workers == 0:
+    if cache == "ram":
         train = in_memory(train, on_progress) if only in (None, "train") else train
         val = in_memory(val, on_progress) if val and only in (None, "val") else val
         test = in_memory(test, on_progress) if only in (None, "test") else test
-    if isinstance(pool.source, Files):
+    if isinstance(pool.source, Files | Packed):
         mean, std = statistics((train if train_size is None else pool).source)
         card = replace(card, mean=mean, std=std)
     return Dataset(card, train, val, test, whole.skipped)
@@ -230,6 +245,17 @@ def in_memory(split: Split, on_progress: Progress | None) -> Split:
     return Split(resident(split.source, on_progress), split.labels)
 
 
+def in_pack(split: Split, whole: Dataset, folder: Path, *, make: bool) -> Split:
+    """Return the split read from the pack of the whole split that it was carved from, where there is or is made one."""
+    source = split.source
+    if not isinstance(source, Files):
+        return split
+    bases = [base.source for base in splits_of(whole) if base and isinstance(base.source, Files)]
+    base = next(base for base in bases if base.paths is source.paths)
+    place = pack(base, folder, make=make)
+    return Split(Packed(source, place, np.searchsorted(base.index, source.index)), split.labels) if place else split
+
+
 def checked_classes(card: Card) -> Card:
     """Return `card`, or raise an InputError when there is nothing to tell apart."""
     if len(card.classes) < 2:
@@ -266,10 +292,11 @@ def fingerprint(dataset: Dataset) -> str:
             continue
         digest.update(f"{name} {len(split)} {split.source.shape}".encode())
         digest.update(split.labels.numpy().tobytes())
-        if isinstance(split.source, Pixels):
-            digest.update(split.source.images.contiguous().numpy().data)
-        elif isinstance(split.source, Files):
+        files = split.source.files if isinstance(split.source, Packed) else split.source
+        if isinstance(files, Pixels):
+            digest.update(files.images.contiguous().numpy().data)
+        elif isinstance(files, Files):
             for position in range(len(split)):
-                path = split.source.path(position)
-                digest.update(f"{path.relative_to(split.source.root)} {path.stat().st_size}\n".encode())
+                path = files.path(position)
+                digest.update(f"{path.relative_to(files.root)} {path.stat().st_size}\n".encode())
     return digest.hexdigest()[:16]

@@ -33,6 +33,8 @@ class Reading(Dataset[Tensor]):
         worker, images = get_worker_info(), []
         mine = self.reading[worker.id if worker else 0]
         try:
+            if worker is None:
+                return self.source.read(index)
             for position in index:
                 mine.copy_(torch.tensor([os.getpid(), position, 1]))
                 images.append(self.source.read([position]))
