@@ -37,15 +37,15 @@ class Selection:
     root: str | None
     train_size: int | float | None  # a number of images, or a fraction of them
     val_size: int | float
-    classes: list[str | int] | None
+    classes: list[str | int] | Count | None
     balance: Literal["none", "weights", "sampling"]
     workers: Natural
     cache: Literal["auto", "none", "pack", "ram"]
 
     @property
-    def class_names(self) -> list[str] | None:
-        """The classes in words: digits are typed as numbers."""
-        return None if self.classes is None else [str(name) for name in self.classes]
+    def class_names(self) -> list[str] | int | None:
+        """The classes in words, or how many: digits are typed as numbers."""
+        return [str(name) for name in self.classes] if isinstance(self.classes, list) else self.classes
 
 
 @dataclass(frozen=True)

@@ -137,7 +137,11 @@ def test_describe_needs_nothing_on_disk_and_agrees_with_options(name: str) -> No
     card = describe(name, NOWHERE, {"image_size": 20})
     assert card.name == name and card.shape[1:] == (20, 20)
     assert len(card.mean) == len(card.std) == card.shape[0]
-    assert len(set(card.classes)) == len(card.classes) == {"cifar100": 100, "imagenet": 1000}.get(name, 10)
+    assert (
+        len(set(card.classes))
+        == len(card.classes)
+        == {"cifar100": 100, "imagenet": 1000, "tiny_imagenet": 200}.get(name, 10)
+    )
 
 
 def test_digits_has_its_numbers_and_its_card_is_true() -> None:

@@ -17,8 +17,8 @@ def test_imagenet_is_a_description_that_needs_no_data(cnntrain: Call) -> None:
     assert cnntrain("describe", "model=alexnet", "dataset=imagenet", "dataset.image_size=227")["params"] == 60_965_224
 
 
-def test_reading_imagenet_is_refused_before_anything_is_made(refused: Callable[..., str]) -> None:
-    assert "dataset=imagenet can be described but not read yet" in refused("fit", "model=lenet5", "dataset=imagenet")
+def test_reading_imagenet_without_a_copy_is_refused_before_anything_is_made(refused: Callable[..., str]) -> None:
+    assert "there is no ImageNet in" in refused("fit", "model=lenet5", "dataset=imagenet")
 
 
 def test_activations_are_four_bytes_a_number_written(cnntrain: Call) -> None:

@@ -13,11 +13,11 @@ import torch
 from cnntrain.bounds import Count, NonNegative, Positive
 from cnntrain.data.downloads import DOWNLOADS, card_of, reader_of
 from cnntrain.data.folder import folder_card, read_folder
-from cnntrain.data.imagenet import imagenet_card, read_imagenet
+from cnntrain.data.imagenet import SIDES, imagenet_card, imagenet_reader, located
 from cnntrain.data.images import resized
 from cnntrain.data.packs import Packed, pack
 from cnntrain.data.sources import Card, Dataset, Files, Pixels, Progress, Split, resident, statistics
-from cnntrain.data.splits import carve, class_weights, counts_of, keep_card, keep_classes, subset
+from cnntrain.data.splits import carve, chosen, class_weights, counts_of, keep_card, keep_classes, subset
 from cnntrain.draws import generator
 from cnntrain.errors import InputError, unknown
 
@@ -28,6 +28,9 @@ SIZES = {  # training and test images of datasets whose number never changes
     **dict.fromkeys(("mnist", "fashion_mnist"), (60_000, 10_000)),
     **dict.fromkeys(("cifar10", "cifar100"), (50_000, 10_000)),
     "imagenet": (1_281_167, 50_000),
+    "imagenette": (9_469, 3_925),
+    "imagewoof": (9_025, 3_929),
+    "tiny_imagenet": (100_000, 10_000),
 }
 Cache = Literal["auto", "none", "pack", "ram"]
 TEST_SIZE = 0.2  # of a folder that brings no test images
@@ -106,7 +109,7 @@ DATASETS: dict[str, DatasetEntry] = {
     "digits": DatasetEntry(digits_card, read_digits),
     **{name: DatasetEntry(card_of(name), reader_of(name)) for name in DOWNLOADS},
     "folder": DatasetEntry(folder_card, read_folder),
-    "imagenet": DatasetEntry(imagenet_card, read_imagenet),
+    **{name: DatasetEntry(imagenet_card(name), imagenet_reader(name)) for name in SIDES},
     "synthetic": DatasetEntry(synthetic_card, read_synthetic),
 }
 
@@ -118,13 +121,14 @@ def entry_of(name: str) -> DatasetEntry:
     return DATASETS[name]
 
 
-def describe(name: str, root: Path, options: Mapping[str, Any], *, classes: Sequence[str] | None = None) -> Card:
+def describe(name: str, root: Path, options: Mapping[str, Any], *, classes: Sequence[str] | int | None = None) -> Card:
     """Return the card of a dataset without reading its pixels; only `folder` needs its files for that.
 
     `options` are the keyword options of the dataset's card function. For `folder`, mean and standard deviation are 0
     and 1 until it is loaded. InputError for an unknown dataset or class, or a folder that cannot be one.
     """
-    return checked_classes(keep_card(entry_of(name).card(Path(root), **options), classes))
+    card = entry_of(name).card(Path(root), **options)
+    return checked_classes(keep_card(card, chosen(card.classes, classes)))
 
 
 def load(
@@ -134,7 +138,7 @@ def load(
     *,
     train_size: Positive | None = None,
     val_size: NonNegative = 0.1,
-    classes: Sequence[str] | None = None,
+    classes: Sequence[str] | int | None = None,
     workers: int = 0,
     cache: Cache = "auto",
     packs: Path | None = None,
@@ -147,7 +151,7 @@ def load(
     Validation is carved from the training images, `val_size` of them (a number or a fraction), the same for every seed;
     0 carves none. A dataset that brings validation and test images keeps them; one that brings validation images only
     has them as its test set; one without either gives a fifth of its images as its test set. `train_size` then keeps
-    that many of the training images, drawn by `seed`.
+    that many of the training images, drawn by `seed`. `classes` keeps those of these names, or so many.
 
     `cache` says where the pixels of image files are kept: "ram" decodes those of all splits, or of the split that is
     `only` asked for; "pack" decodes them once for all runs, into the folder `packs` (`root/.cnntrain`), whatever
@@ -157,9 +161,10 @@ def load(
     if cache == "auto":
         cache = "none" if workers else "ram"
     whole = entry_of(name).read(Path(root), **options)
-    card = checked_classes(keep_card(whole.card, classes))
-    if classes is not None:
-        whole = filtered(whole, classes)
+    kept = chosen(whole.card.classes, classes)
+    card = checked_classes(keep_card(whole.card, kept))
+    if kept is not None:
+        whole = filtered(whole, kept)
     check(whole, card)
     train, val, test = whole.train, whole.val, whole.test
     if test is None:
@@ -180,7 +185,7 @@ def load(
         train = in_memory(train, on_progress) if only in (None, "train") else train
         val = in_memory(val, on_progress) if val and only in (None, "val") else val
         test = in_memory(test, on_progress) if only in (None, "test") else test
-    if isinstance(pool.source, Files | Packed):
+    if not any(card.mean):  # of a folder: known by its pixels alone
         mean, std = statistics((train if train_size is None else pool).source)
         card = replace(card, mean=mean, std=std)
     return Dataset(card, train, val, test, whole.skipped)
@@ -200,19 +205,21 @@ def image_counts(
     *,
     train_size: Positive | None = None,
     val_size: NonNegative = 0.1,
-    classes: Sequence[str] | None = None,
+    classes: Sequence[str] | int | None = None,
 ) -> tuple[int, int, int]:
     """Return about how many training, validation and test images `load` gives, without decoding any.
 
     Named datasets need not be on the disk; those of some `classes` only are counted in proportion.
     """
-    if name in SIZES:
+    if name in SIZES and not (name in SIDES and located(name, root)):
         train, test = SIZES[name]
-        val, share = 0, len(classes or ()) / len(entry_of(name).card(root, **options).classes) or 1.0
+        known = entry_of(name).card(root, **options).classes
+        val, share = 0, len(chosen(known, classes) or ()) / len(known) or 1.0
         train, test = round(train * share), round(test * share)
     else:
         whole = entry_of(name).read(root, **options)
-        whole = whole if classes is None else filtered(whole, classes)
+        kept = chosen(whole.card.classes, classes)
+        whole = whole if kept is None else filtered(whole, kept)
         train, val, test = (len(split) if split else 0 for split in splits_of(whole))
         if not test:
             val, test = 0, val or round(train * TEST_SIZE)

@@ -2,7 +2,7 @@
 
 import contextlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
@@ -125,17 +125,23 @@ def present(kind: Callable[..., Any], name: str, root: Path) -> tuple[Any, Any] 
 
 
 def download(kind: Callable[..., Any], name: str, root: Path) -> None:
-    """Bring the files of `name` below `root`, complete or not at all, one process at a time.
+    """Bring the files of `name` below `root`."""
+    once(name, root, lambda: present(kind, name, root) is not None, lambda staging: fetch(kind, name, root, staging))
 
-    When they cannot be had, nothing stays behind, not even folders that had to be made.
+
+def once(name: str, root: Path, there: Callable[[], bool], fetch: Callable[[Path], None]) -> None:
+    """Have `fetch` bring the files of `name` below `root`, complete or not at all, one process at a time.
+
+    It gets the path of a folder of its own. When the files cannot be had, nothing stays behind, not even folders that
+    had to be made.
     """
     made = list(takewhile(lambda folder: not folder.exists(), (root, *root.parents)))
     root.mkdir(parents=True, exist_ok=True)
     lock, staging = root / f".{name}.lock", root / f".{name}.partial"
     with FileLock(lock):
         try:
-            if present(kind, name, root) is None:  # else another process brought them while this one waited
-                fetch(kind, name, root, staging)
+            if not there():  # else another process brought them while this one waited
+                fetch(staging)
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
             with contextlib.suppress(OSError):  # others may have put something there
@@ -164,11 +170,15 @@ def fetch(kind: Callable[..., Any], name: str, root: Path, staging: Path) -> Non
 
 
 def advice(name: str, root: Path, error: Exception) -> str:
-    """Say in one line that `name` could not be had, why, and how its images can be supplied."""
+    """Say in one line that `name` could not be had, why, and how its files can be supplied."""
+    return absent(name, root / DOWNLOADS[name].folder, DOWNLOADS[name].files, error)
+
+
+def absent(name: str, folder: Path, files: Sequence[str], error: Exception) -> str:
+    """Say in one line that `files` of `name` could not be had, why, and how images can be supplied."""
     reason = (f"{error}" or type(error).__name__).splitlines()
-    entry = DOWNLOADS[name]
     return (
-        f"cannot download {name} ({reason[-1]}); put {', '.join(entry.files)} into {(root / entry.folder).resolve()}, "
+        f"cannot download {name} ({reason[-1]}); put {', '.join(files)} into {folder.resolve()}, "
         "or name the folder that has them with data_root=... or CNNTRAIN_DATA, or train on images of your own with "
         "dataset=folder dataset.root=..."
     )

@@ -22,6 +22,15 @@ def class_numbers(classes: Sequence[str], wanted: Sequence[str]) -> list[int]:
     return [classes.index(name) for name in wanted]
 
 
+def chosen(classes: Sequence[str], wanted: Sequence[str] | int | None) -> Sequence[str] | None:
+    """Return the wanted classes by name; a number means so many, evenly spaced over all, and None means all."""
+    if not isinstance(wanted, int):
+        return wanted
+    if wanted > len(classes):
+        raise InputError(f"dataset.classes={wanted}, but there are {len(classes)} classes")
+    return [classes[place * len(classes) // wanted] for place in range(wanted)]
+
+
 def keep_card(card: Card, classes: Sequence[str] | None) -> Card:
     """Return the card of these classes only, in this order; None keeps all."""
     if classes is None:
