@@ -27,7 +27,6 @@ from cnntrain.data.sources import Card, Dataset
 from cnntrain.data.transformations import Warp
 from cnntrain.errors import InputError, unknown
 from cnntrain.models import HEADS, MODELS
-from cnntrain.models.antialias import antialiased
 from cnntrain.models.heads import Heads
 from cnntrain.models.layers import BlurPool2d
 from cnntrain.models.stages import Build
@@ -196,8 +195,7 @@ def build_model(options: Options, card: Card, **build: Any) -> nn.Sequential:
     widen = conform(options.get("widen") or {}, dict[str, Positive], "model.widen")
     blurred = conform(options.get("antialias", False), bool, "model.antialias")
     function = bind("model", MODELS, options, apart=("remove", "widen", "antialias", *heads_options(options)))
-    change = antialiased if blurred else None
-    settings: Build = {"remove": remove, "widen": widen, "change": change, **build}  # type: ignore[typeddict-item]
+    settings: Build = {"remove": remove, "widen": widen, "antialias": blurred, **build}  # type: ignore[typeddict-item]
     net: nn.Sequential = function(card.shape, len(card.classes), **settings)
     if blurred and not any(isinstance(module, BlurPool2d) for module in net.modules()):
         raise InputError(f"model.antialias=true: {options['name']} has no stage that strides and could be blurred")

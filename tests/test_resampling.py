@@ -30,6 +30,8 @@ def test_the_neutral_amount_returns_the_pixels_to_the_bit(name: str, x: Tensor) 
     warp = WARPS[name](SHAPE)
     assert warp.neutral in warp.amounts
     assert torch.equal(warp.change(x, warp.neutral, np.arange(3)), x)
+    if warp.attack is not None:  # nothing is changed without a network to ask
+        return
     others = [a for a in warp.amounts if a != warp.neutral]
     assert all(not torch.equal(warp.change(x, amount, np.arange(3)), x) for amount in (others[0], others[-1]))
 

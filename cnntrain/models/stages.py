@@ -24,7 +24,6 @@ Shape = tuple[int, ...]  # the batch axis excluded
 Maker = Callable[[Shape], nn.Module]  # runs on the meta device: it must not look at values
 P = ParamSpec("P")
 Initialise = Callable[[nn.Module], None]  # sets the tensors of one leaf, after its own `reset_parameters`
-Change = Callable[[nn.Module], nn.Module]  # of a stage, before it has memory
 
 
 class StageError(InputError):
@@ -36,7 +35,7 @@ class Build(TypedDict, total=False):
 
     remove: Sequence[str]
     widen: Mapping[str, float]
-    change: Change | None
+    antialias: bool
     seed: int
     device: str
     max_stage_params: int
@@ -51,7 +50,7 @@ def assemble(
     init: Initialise | None = None,
     remove: Sequence[str] = (),
     widen: Mapping[str, float] | None = None,
-    change: Change | None = None,
+    antialias: bool = False,
     seed: int = 0,
     device: str = "cpu",
     max_stage_params: int = 200_000_000,
@@ -61,7 +60,7 @@ def assemble(
     Every leaf is initialised from `(seed, its path)`, so two variants share the initial weights of every leaf whose
     shape they share. `device="meta"` builds shapes without memory, and then no stage is too large. The last stage and
     those named in `keep` cannot be removed. `widen` multiplies the maps or units that a stage gives (see `widenable`),
-    `change` is applied to every stage.
+    and `antialias` puts a blur wherever a stage strides (see `antialias.py`).
 
     Raises `StageError` when a name is unknown or kept, a stage cannot take the shape that arrives, a stage has more
     than `max_stage_params` parameters, or what comes out is not `out_shape`.
@@ -74,7 +73,7 @@ def assemble(
         try:
             with torch.device("meta"):
                 stage = makers[name](shape)
-                stage = stage if change is None else change(stage)
+                stage = blurred(stage) if antialias else stage
             if (makers[name], shape) not in known:
                 known[makers[name], shape] = shape_after(stage, shape)
             after = known[makers[name], shape]
@@ -87,6 +86,13 @@ def assemble(
     if shape != tuple(out_shape):
         raise StageError(f"the output is {describe_shape(shape)}, not {describe_shape(out_shape)}{without(remove)}")
     return nn.Sequential(stages).to(device)
+
+
+def blurred(stage: nn.Module) -> nn.Module:
+    """Return a stage with a blur wherever it strides; the blocks that this knows are themselves made of stages."""
+    from cnntrain.models.antialias import antialiased
+
+    return antialiased(stage)
 
 
 def check_names(makers: Mapping[str, Maker], remove: Sequence[str], keep: Sequence[str]) -> None:
