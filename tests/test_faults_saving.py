@@ -104,13 +104,13 @@ def test_f08_a_save_that_breaks_anywhere_leaves_a_whole_checkpoint(
     words = [*tiny, "model=softmax", "trainer.checkpoint_seconds=0", "output_dir=run"]
     cut(*words, nth=8)
     kept, run = folder / "kept", folder / "run" / "checkpoints"
-    shutil.copytree(run, kept)
-    steps = [checkpoints.load(kept / name)["progress"]["step"] for name in (checkpoints.PREVIOUS, checkpoints.LAST)]
+    shutil.copytree(run.parent, kept)
+    steps = [checkpoints.load(run / name)["progress"]["step"] for name in (checkpoints.PREVIOUS, checkpoints.LAST)]
     assert steps == [5, 8]
-    torch.save(checkpoints.load(kept / checkpoints.LAST) | {"new": True}, kept / "new")
+    torch.save(checkpoints.load(run / checkpoints.LAST) | {"new": True}, kept / "checkpoints" / "new")
     for nth in itertools.count():
-        shutil.rmtree(run)
-        shutil.copytree(kept, run)
+        shutil.rmtree(run.parent)
+        shutil.copytree(kept, run.parent)
         broken = killed_save(run, name, nth) if dies else broken_save(run, name, nth, lost_power)
         assert dies or not list(run.glob(".*.tmp"))
         state, problems = checkpoints.load_newest(run)

@@ -50,7 +50,7 @@ def test_f02_other_numbers_of_workers_give_the_same_bits(
     cnntrain: Call, folder: Path, tiny: tuple[str, ...], workers: tuple[int, int]
 ) -> None:
     """On files, which workers read. Those of the training persist over epochs, those of a validation never do."""
-    tree(folder / "images", each=32)
+    tree(folder / "images", each=64 if FULL else 32)
     words = [*tiny, "dataset=folder", "dataset.root=images", "dataset.image_size=28", "augmentation=strong"]
     words = [word for word in words if not word.startswith(("dataset.train_images", "dataset.test_images"))]
     steps = cnntrain("fit", *words, "output_dir=whole")["steps"]
