@@ -23,6 +23,7 @@ from cnntrain.data.augmentation import (
     cutout,
     flip,
     mixup,
+    resized_crop,
 )
 from cnntrain.draws import generator
 from cnntrain.errors import InputError
@@ -34,6 +35,7 @@ EVERY = {
     "alternating_flip": alternating_flip(),
     "crop": crop(2),
     "crop, black": crop(2, "zero"),
+    "resized_crop": resized_crop(),
     "affine": affine(0.1, 20, 0.2, 10),
     "colour": colour(0.4, 0.4, 0.4, 0.2),
     "cutout": cutout(3),
@@ -41,9 +43,12 @@ EVERY = {
 }
 
 
+SHAPE = (12, 16)  # of the images below
+
+
 def plan(*, seed: int = 0, epoch: int = 0, steps: int = 3, batch: int = 8, size: int = 24) -> Plan:
     index = generator(seed, "order", epoch).permutation(size)[: steps * batch].reshape(steps, batch)
-    return Plan(seed, epoch, size, index)
+    return Plan(seed, epoch, size, index, SHAPE)
 
 
 def draw(part: Part, name: str, shown: Plan) -> Tensor:
@@ -94,6 +99,8 @@ def apply(part: Part, x: Tensor, target: Tensor, drawn: Tensor, classes: int) ->
         part.place(rows, cols, x.shape[2], x.shape[3], drawn)
     if part.pixels:
         x = part.pixels(x, drawn)
+    if part.resize:
+        x = part.resize(x, drawn, size=SHAPE)
     if part.batch:
         x, target = part.batch(x, target, drawn, classes)
     return x, target
@@ -116,16 +123,16 @@ def test_draws_depend_on_seed_epoch_and_name_alone(name: str) -> None:
 @pytest.mark.parametrize("name", EVERY)
 def test_draws_differ_between_seeds_epochs_and_names(name: str) -> None:
     part, index = EVERY[name], np.arange(64).reshape(2, 32)
-    drawn = draw(part, name, Plan(1, 0, 64, index))
-    assert not torch.equal(drawn, draw(part, name, Plan(1 + 2**32, 0, 64, index)))
-    assert not torch.equal(drawn, draw(part, name, Plan(1, 1, 64, index)))
+    drawn = draw(part, name, Plan(1, 0, 64, index, SHAPE))
+    assert not torch.equal(drawn, draw(part, name, Plan(1 + 2**32, 0, 64, index, SHAPE)))
+    assert not torch.equal(drawn, draw(part, name, Plan(1, 1, 64, index, SHAPE)))
     if name != "alternating_flip":
-        assert not torch.equal(drawn, draw(part, "another", Plan(1, 0, 64, index)))
+        assert not torch.equal(drawn, draw(part, "another", Plan(1, 0, 64, index, SHAPE)))
 
 
 @pytest.mark.parametrize("name", ["crop", "crop, black", "affine", "colour", "cutout", "mixup"])
 def test_every_sample_has_its_own_draw(name: str) -> None:
-    drawn = draw(EVERY[name], name, Plan(0, 0, 64, np.arange(64).reshape(8, 8)))
+    drawn = draw(EVERY[name], name, Plan(0, 0, 64, np.arange(64).reshape(8, 8), SHAPE))
     rows = drawn.reshape(64, -1)
     assert len(rows.unique(dim=0)) >= (20 if name.startswith("crop") else 60)  # a crop by 2 has 25 places
 
@@ -371,7 +378,7 @@ def test_a_recipe_lists_every_option_of_its_parts_in_the_order_they_act(recipe: 
         maker = AUGMENTATIONS[name]
         assert list(options) == list(inspect.signature(maker).parameters)
         part = maker(**options)
-        stages.append([bool(part.place), bool(part.pixels), bool(part.batch)].index(True))
+        stages.append([bool(part.place), bool(part.pixels or part.resize), bool(part.batch)].index(True))
     assert stages == sorted(stages)
 
 
@@ -382,4 +389,4 @@ def test_the_recipes_are_there() -> None:
 def test_no_part_does_nothing() -> None:
     assert set(AUGMENTATIONS) == {name.partition(",")[0] for name in EVERY}
     for part in EVERY.values():
-        assert sum(map(bool, (part.place, part.pixels, part.batch))) == 1
+        assert sum(map(bool, (part.place, part.pixels, part.resize, part.batch))) == 1

@@ -13,7 +13,7 @@ from cnntrain import config, runs, schema
 from cnntrain.commands.loading import load_run
 from cnntrain.data.feeds import sweep
 from cnntrain.data.images import decode, pillow_rules, suffixes
-from cnntrain.data.sources import Pixels, Split
+from cnntrain.data.sources import Cropped, Pixels, Split
 from cnntrain.devices import choose_device, choose_precision, prepare
 from cnntrain.errors import InputError
 from cnntrain.progress import say, track
@@ -26,17 +26,18 @@ def run(composed: DictConfig) -> dict[str, Any]:
     prepare(deterministic=False)
     device = choose_device(cfg.device)
     folder = runs.find(cfg.run)
-    net, card, _ = load_run(folder, cfg.weights)
+    net, card, settings = load_run(folder, cfg.weights)
     paths = find_images(cfg.images)
     target = Path(cfg.output_dir) if cfg.output_dir else runs.new_folder("predict", folder.parent.name)
     table = target / "predictions.csv"
     if table.exists():
         raise InputError(f"{table} exists already; name another output_dir")
 
-    images, read, unreadable = decode_files(paths, card.shape)
+    kept = settings["dataset"].get("stored_size")
+    images, read, unreadable = decode_files(paths, (card.shape[0], kept, kept) if kept else card.shape)
     if not read:
         raise InputError(f"none of the {len(paths)} files can be read; the first: {next(iter(unreadable.values()))}")
-    split = Split(Pixels(images), torch.zeros(len(read), dtype=torch.int64))
+    split = Split(Cropped(Pixels(images), card.shape[1:]), torch.zeros(len(read), dtype=torch.int64))
     batches = sweep(split, card, batch_size=cfg.batch_size, device=device)
     result = outputs(net.to(device), batches, precision=choose_precision(cfg.precision, device))
     rows = [row(path, logits, card.classes) for path, logits in zip(read, result.logits.softmax(dim=1), strict=True)]

@@ -13,7 +13,7 @@ from cnntrain.commands.loading import start_from
 from cnntrain.data.augmentation import Part
 from cnntrain.data.datasets import fingerprint
 from cnntrain.data.feeds import Feed, ResidentFeed, StreamedFeed, sweep
-from cnntrain.data.sources import Card, Dataset, Pixels, Split
+from cnntrain.data.sources import Card, Dataset, Pixels, Split, stored
 from cnntrain.data.splits import class_weights
 from cnntrain.devices import choose_device, choose_precision
 from cnntrain.errors import InputError
@@ -147,7 +147,7 @@ def build_feed(dataset: Dataset, cfg: Fit, parts: dict[str, Part], device: torch
         "balanced": cfg.dataset["balance"] == "sampling",
     }
     workers = cfg.dataset["workers"]
-    if workers == 0 and isinstance(dataset.train.source, Pixels):
+    if workers == 0 and isinstance(stored(dataset.train.source), Pixels):
         return ResidentFeed(dataset.train, dataset.card, **settings)
     return StreamedFeed(dataset.train, dataset.card, workers=workers, **settings)
 

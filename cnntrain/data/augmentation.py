@@ -6,7 +6,7 @@ on the pixels, or on the normalised batch. Nothing here looks at a value: every 
 
 import math
 from collections.abc import Callable
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from cnntrain.data.warps import (
     adjust_saturation,
     inverse_affine,
     resample,
+    resize_windows,
 )
 from cnntrain.draws import generator
 from cnntrain.errors import InputError, unknown
@@ -35,6 +36,13 @@ class Plan(NamedTuple):
     epoch: int
     size: int  # images in the dataset
     index: np.ndarray  # type: ignore[assignment]  # int64 [steps, batch]: the image shown at each place; no tuple.index
+    shape: tuple[int, int] = (1, 1)  # height and width of the images as they are stored
+
+
+class Resize(Protocol):
+    """Stored images, float32 [B, C, H, W] in 0..255, in another `size` (height, width)."""
+
+    def __call__(self, x: Tensor, drawn: Tensor, /, *, size: tuple[int, int]) -> Tensor: ...
 
 
 class Part(NamedTuple):
@@ -43,13 +51,14 @@ class Part(NamedTuple):
     `draw` gets the generator that belongs to (seed, epoch, name) and returns a CPU tensor [steps, batch, ...], of which
     the others get one step, on the device. `place` maps the rows [B, H'] and columns [B, W'] of its result to those of
     the image [height, width] that it acts on; what lies outside stays outside. `pixels` changes float32 [B, C, H, W] in
-    0..255. `batch` changes the normalised images and their targets, int64 [B] or float32 [B, classes]. Both keep
-    channels_last.
+    0..255, and `resize` also gives them the network's size. `batch` changes the normalised images and their targets,
+    int64 [B] or float32 [B, classes]. All three keep channels_last.
     """
 
     draw: Callable[[np.random.Generator, Plan], Tensor]
     place: Callable[[Tensor, Tensor, int, int, Tensor], tuple[Tensor, Tensor]] | None = None
     pixels: Callable[[Tensor, Tensor], Tensor] | None = None
+    resize: Resize | None = None
     batch: Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]] | None = None
     outside: bool = False  # whether positions may fall outside the image, where pixels are black
 
@@ -106,6 +115,44 @@ def crop(padding: Natural = 4, border: Border = "reflect") -> Part:
         return move(rows, drawn[:, 0], height), move(cols, drawn[:, 1], width)
 
     return Part(draw, place=place, outside=border == "zero" and padding > 0)
+
+
+def resized_crop(
+    scale: tuple[Fraction, Fraction] = (0.08, 1.0), ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
+) -> Part:
+    """Scale a window of the stored image to the network's size, bilinear with antialiasing.
+
+    The window's part of the area is uniform in `scale`, its width over its height log-uniform in `ratio`; where ten
+    draws do not fit, it is the largest in the centre with a ratio in this range: torchvision's RandomResizedCrop
+    (Szegedy et al. 2015, arXiv:1409.4842, section 6). What is drawn is (top, left, height, width) in pixels. Raises
+    InputError for a range that is none.
+    """
+    for key, pair in (("scale", scale), ("ratio", ratio)):
+        if len(pair) != 2 or not 0 < pair[1] >= pair[0]:
+            raise InputError(f"resized_crop takes the least and the largest {key}, not {list(pair)}")
+    flattest, widest = ratio
+
+    def draw(rng: np.random.Generator, plan: Plan) -> Tensor:
+        height, width = plan.shape
+        high = min(height, max(1, round(width / flattest)) if width / height < flattest else height)
+        wide = min(width, max(1, round(height * widest)) if width / height > widest else width)
+        windows = np.tile(((height - high) // 2, (width - wide) // 2, high, wide), (plan.index.size, 1))
+        left = np.arange(plan.index.size)
+        for _ in range(10):
+            unit = rng.random((len(left), 4))
+            area = height * width * (scale[0] + unit[:, 0] * (scale[1] - scale[0]))
+            aspect = np.exp(math.log(flattest) + unit[:, 1] * math.log(widest / flattest))
+            sides = np.rint(np.sqrt(np.stack((area / aspect, area * aspect), 1))).astype(np.int64)
+            fits = ((sides > 0) & (sides <= plan.shape)).all(1)
+            first = np.floor(unit[:, 2:] * (np.array(plan.shape) - sides + 1)).astype(np.int64)
+            windows[left[fits]] = np.concatenate((first, sides), 1)[fits]
+            left = left[~fits]
+        return torch.from_numpy(windows.reshape(*plan.index.shape, 4))
+
+    def resize(x: Tensor, drawn: Tensor, /, *, size: tuple[int, int]) -> Tensor:
+        return resize_windows(x, drawn, size)
+
+    return Part(draw, resize=resize)
 
 
 def affine(
@@ -223,6 +270,7 @@ AUGMENTATIONS: dict[str, Callable[..., Part]] = {
     "flip": flip,
     "alternating_flip": alternating_flip,
     "crop": crop,
+    "resized_crop": resized_crop,
     "affine": affine,
     "colour": colour,
     "cutout": cutout,

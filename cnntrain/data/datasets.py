@@ -11,12 +11,13 @@ import numpy as np
 import torch
 
 from cnntrain.bounds import Count, NonNegative, Positive
+from cnntrain.data.caches import Cache, centred, in_memory, in_pack
 from cnntrain.data.downloads import DOWNLOADS, card_of, reader_of
 from cnntrain.data.folder import folder_card, read_folder
 from cnntrain.data.imagenet import SIDES, imagenet_card, imagenet_reader, located
 from cnntrain.data.images import resized
-from cnntrain.data.packs import Packed, pack
-from cnntrain.data.sources import Card, Dataset, Files, Pixels, Progress, Split, resident, statistics
+from cnntrain.data.packs import Packed
+from cnntrain.data.sources import Card, Dataset, Files, Pixels, Progress, Split, splits_of, statistics, stored
 from cnntrain.data.splits import carve, chosen, class_weights, counts_of, keep_card, keep_classes, subset
 from cnntrain.draws import generator
 from cnntrain.errors import InputError, unknown
@@ -32,7 +33,6 @@ SIZES = {  # training and test images of datasets whose number never changes
     "imagewoof": (9_025, 3_929),
     "tiny_imagenet": (100_000, 10_000),
 }
-Cache = Literal["auto", "none", "pack", "ram"]
 TEST_SIZE = 0.2  # of a folder that brings no test images
 
 
@@ -160,7 +160,7 @@ def load(
     """
     if cache == "auto":
         cache = "none" if workers else "ram"
-    whole = entry_of(name).read(Path(root), **options)
+    whole = centred(entry_of(name).read(Path(root), **options))
     kept = chosen(whole.card.classes, classes)
     card = checked_classes(keep_card(whole.card, kept))
     if kept is not None:
@@ -242,27 +242,6 @@ def filtered(whole: Dataset, classes: Sequence[str]) -> Dataset:
     )
 
 
-def splits_of(dataset: Dataset) -> tuple[Split, Split | None, Split | None]:
-    """Return train, val and test."""
-    return dataset.train, dataset.val, dataset.test
-
-
-def in_memory(split: Split, on_progress: Progress | None) -> Split:
-    """Return the split with its images in memory."""
-    return Split(resident(split.source, on_progress), split.labels)
-
-
-def in_pack(split: Split, whole: Dataset, folder: Path, *, make: bool) -> Split:
-    """Return the split read from the pack of the whole split that it was carved from, where there is or is made one."""
-    source = split.source
-    if not isinstance(source, Files):
-        return split
-    bases = [base.source for base in splits_of(whole) if base and isinstance(base.source, Files)]
-    base = next(base for base in bases if base.paths is source.paths)
-    place = pack(base, folder, make=make)
-    return Split(Packed(source, place, np.searchsorted(base.index, source.index)), split.labels) if place else split
-
-
 def checked_classes(card: Card) -> Card:
     """Return `card`, or raise an InputError when there is nothing to tell apart."""
     if len(card.classes) < 2:
@@ -297,9 +276,10 @@ def fingerprint(dataset: Dataset) -> str:
     for name, split in zip(("train", "val", "test"), splits_of(dataset), strict=True):
         if split is None:
             continue
-        digest.update(f"{name} {len(split)} {split.source.shape}".encode())
+        source = stored(split.source)
+        digest.update(f"{name} {len(split)} {source.shape}".encode())
         digest.update(split.labels.numpy().tobytes())
-        files = split.source.files if isinstance(split.source, Packed) else split.source
+        files = source.files if isinstance(source, Packed) else source
         if isinstance(files, Pixels):
             digest.update(files.images.contiguous().numpy().data)
         elif isinstance(files, Files):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cnntrain.data.augmentation import Part, Plan
 from cnntrain.data.rendering import Batch, Normalise, Render, Store
-from cnntrain.data.sources import Card, Pixels, Split
+from cnntrain.data.sources import Card, Pixels, Split, stored
 from cnntrain.data.workers import end_workers, loader, read_batches
 from cnntrain.draws import generator
 from cnntrain.errors import InputError
@@ -70,6 +70,7 @@ class Planned:
                 f"trainer.batch_size={batch_size} is more than the {len(split):,} training images; make it smaller"
             )
         self.parts, self.seed, self.device = parts, seed, device
+        self.source = stored(split.source)
         self.batch_size, self.batches = batch_size, len(split.labels) // batch_size
         self.balanced, self.host_labels = balanced, split.labels.numpy()
         self.labels = split.labels.to(device)
@@ -79,6 +80,7 @@ class Planned:
     def begin(self, epoch: int) -> None:
         """Draw everything that `epoch` needs, on the host, so that every device sees the same."""
         plan = plan_epoch(self.host_labels, self.batch_size, self.seed, epoch, balanced=self.balanced)
+        plan = plan._replace(shape=self.source.shape[:2])
         self.epoch, self.plan = epoch, plan
         self.index = torch.from_numpy(plan.index).to(self.device)
         self.drawn = {
@@ -105,9 +107,9 @@ class ResidentFeed(Planned):
 
     def __init__(self, split: Split, card: Card, *, device: torch.device, **settings: object) -> None:
         super().__init__(split, card, device=device, **settings)  # type: ignore[arg-type]
-        if not isinstance(split.source, Pixels):
+        if not isinstance(self.source, Pixels):
             raise TypeError("a resident feed needs the pixels in memory")
-        self.store = Store(split.source.images, device)
+        self.store = Store(self.source.images, device)
 
     def batch(self) -> Batch:
         """Return the batch that `seek` went to."""
@@ -131,7 +133,7 @@ class StreamedFeed(Planned):
     def __init__(self, split: Split, card: Card, *, device: torch.device, workers: int, **settings: object) -> None:
         super().__init__(split, card, device=device, **settings)  # type: ignore[arg-type]
         self.places = Places()
-        self.loader = loader(split.source, self.places, workers, persistent=True, pin=device.type == "cuda")
+        self.loader = loader(self.source, self.places, workers, persistent=True, pin=device.type == "cuda")
         self.ahead: Iterator[Tensor] = iter(())
         self.due = (-1, 0)
 

@@ -21,17 +21,20 @@ def folder_card(
     root: Path,
     *,
     image_size: Count | None = None,
+    stored_size: Count | None = None,
     channels: Literal[1, 3] = 3,
     on_error: Literal["stop", "skip"] = "stop",
     max_skipped: Natural = 10,
 ) -> Card:
     """Return the card of the folder dataset at `root`: its classes are the sorted names of the class folders.
 
-    Without `image_size` the shape is that of the images, which must agree. Mean and standard deviation are 0 and 1
+    Without `image_size` the shape is that of the images, which must agree. Images of `stored_size` are stored, of which
+    `image_size` is the centre. Mean and standard deviation are 0 and 1
     here; loading measures them. InputError for a missing folder, unequal splits or fewer than two classes.
     """
     splits = find_splits(root)
     classes = class_names(root, splits)
+    check_stored(image_size, stored_size)
     size = (image_size, image_size) if image_size else common_size(splits["train"], classes, skip=on_error == "skip")
     return Card("folder", classes, (channels, *size), (0.0,) * channels, (1.0,) * channels)
 
@@ -40,6 +43,7 @@ def read_folder(
     root: Path,
     *,
     image_size: Count | None = None,
+    stored_size: Count | None = None,
     channels: Literal[1, 3] = 3,
     on_error: Literal["stop", "skip"] = "stop",
     max_skipped: Natural = 10,
@@ -49,17 +53,33 @@ def read_folder(
     `on_error="skip"` decodes every file once and leaves out at most `max_skipped` bad ones; with "stop" a bad file is
     an InputError when it is read.
     """
-    card = folder_card(root, image_size=image_size, channels=channels, on_error=on_error, max_skipped=max_skipped)
+    card = folder_card(
+        root,
+        image_size=image_size,
+        stored_size=stored_size,
+        channels=channels,
+        on_error=on_error,
+        max_skipped=max_skipped,
+    )
+    size = (stored_size, stored_size) if stored_size else card.shape[1:]
     splits, skipped = {}, list[str]()
     for part, folder in find_splits(root).items():
         paths, labels = class_files(folder, card.classes)
-        files = Files(folder, paths, card.shape[1:], channels, resize=image_size is not None)
+        files = Files(folder, paths, size, channels, resize=image_size is not None)
         split = Split(files, torch.tensor(labels))
         if on_error == "skip":
             good, bad = readable(files, max_skipped - len(skipped))
             split, skipped = split.take(good), skipped + bad
         splits[part] = split
     return Dataset(card, splits["train"], splits.get("val"), splits.get("test"), tuple(skipped))
+
+
+def check_stored(image_size: int | None, stored_size: int | None) -> None:
+    """Raise an InputError where images would be stored smaller than they are seen."""
+    if stored_size is not None and (image_size is None or stored_size < image_size):
+        raise InputError(
+            f"dataset.stored_size={stored_size} must be at least dataset.image_size, which is {image_size}"
+        )
 
 
 def find_splits(root: Path) -> dict[str, Path]:

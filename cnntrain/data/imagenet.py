@@ -10,7 +10,7 @@ import torch
 from cnntrain.bounds import Count
 from cnntrain.data.archives import Archive, bring
 from cnntrain.data.downloads import absent, once
-from cnntrain.data.folder import class_files, class_names, subfolders
+from cnntrain.data.folder import check_stored, class_files, class_names, subfolders
 from cnntrain.data.sources import Card, Dataset, Files, Split
 from cnntrain.errors import InputError
 
@@ -109,8 +109,9 @@ def located(name: str, root: Path) -> Path | None:
     return None
 
 
-def card_of(name: str, root: Path, image_size: int) -> Card:
+def card_of(name: str, root: Path, image_size: int, stored_size: int | None) -> Card:
     """Return the card of `name`, with ImageNet's mean and deviation: the classes of the copy, or all that there are."""
+    check_stored(image_size, stored_size)
     words, folder = WORDS[name], located(name, root)
     if folder is not None:
         classes = tuple(words.get(found, found) for found in subfolders(folder / "train"))
@@ -119,26 +120,29 @@ def card_of(name: str, root: Path, image_size: int) -> Card:
     return Card(name, classes, (3, image_size, image_size), MEAN, STD)
 
 
-def read(name: str, root: Path, image_size: int) -> Dataset:
+def read(name: str, root: Path, image_size: int, stored_size: int | None) -> Dataset:
     """Return `name` with its images still in their files: train, and val as its test set; downloaded if need be.
 
     InputError for a copy that is none, or when it cannot be downloaded.
     """
+    check_stored(image_size, stored_size)
+    side = stored_size or image_size
     folder = located(name, root) or fetched(name, root)
+    card = card_of(name, root, image_size, stored_size)
     train, val = folder / "train", folder / "val"
     annotated = (val / ANNOTATIONS).is_file() and (val / "images").is_dir()
     numbers = class_names(folder, {"train": train, "val": val} if val.is_dir() and not annotated else {"train": train})
 
     def split(place: Path, found: tuple[list[str], list[int]]) -> Split:
         paths, labels = found
-        return Split(Files(place, paths, (image_size, image_size), 3, resize=True), torch.tensor(labels))
+        return Split(Files(place, paths, (side, side), 3, resize=True), torch.tensor(labels))
 
     test = None
     if annotated:
         test = split(val / "images", annotations(val / ANNOTATIONS, numbers))
     elif val.is_dir():
         test = split(val, class_files(val, numbers))
-    return Dataset(card_of(name, root, image_size), split(train, class_files(train, numbers)), None, test)
+    return Dataset(card, split(train, class_files(train, numbers)), None, test)
 
 
 def annotations(file: Path, classes: tuple[str, ...]) -> tuple[list[str], list[int]]:
@@ -171,8 +175,8 @@ def fetched(name: str, root: Path) -> Path:
 def imagenet_card(name: str) -> Callable[..., Card]:
     """Return the function that gives the card of `name`."""
 
-    def card(root: Path, *, image_size: Count = SIDES[name]) -> Card:
-        return card_of(name, root, image_size)
+    def card(root: Path, *, image_size: Count = SIDES[name], stored_size: Count | None = None) -> Card:
+        return card_of(name, root, image_size, stored_size)
 
     return card
 
@@ -180,7 +184,7 @@ def imagenet_card(name: str) -> Callable[..., Card]:
 def imagenet_reader(name: str) -> Callable[..., Dataset]:
     """Return the function that reads `name`."""
 
-    def reader(root: Path, *, image_size: Count = SIDES[name]) -> Dataset:
-        return read(name, root, image_size)
+    def reader(root: Path, *, image_size: Count = SIDES[name], stored_size: Count | None = None) -> Dataset:
+        return read(name, root, image_size, stored_size)
 
     return reader

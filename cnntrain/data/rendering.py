@@ -1,13 +1,14 @@
 """Stored pixels to the batches that a network sees: one gather, then what acts on pixels and on the batch."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from cnntrain.data.augmentation import Part
-from cnntrain.data.sources import Card
+from cnntrain.data.sources import Card, middle
 
 
 class Batch(NamedTuple):
@@ -81,20 +82,37 @@ class Store:
         return pixels.view(torch.uint8).view(*pixels.shape, 4)[..., : self.channels]
 
 
+def window(positions: Tensor, side: int) -> Tensor:
+    """Return the `side` positions in the middle."""
+    first = middle(len(positions), side)
+    return positions[first : first + side]
+
+
 class Render:
     """Stored pixels to a normalised, augmented batch; parts act in the order of their mapping."""
 
     def __init__(self, card: Card, parts: Mapping[str, Part], device: torch.device) -> None:
         self.normalise, self.classes = Normalise(card, device), len(card.classes)
+        self.size = card.shape[1:]
         # Output positions are traced back to the image, so the part that acts last maps them first.
         self.places = [(name, part.place) for name, part in reversed(list(parts.items())) if part.place]
         self.outside = any(part.outside for part in parts.values())
-        self.pixels = [(name, part.pixels) for name, part in parts.items() if part.pixels]
+        self.pixels = list[tuple[str, Callable[[Tensor, Tensor], Tensor]]]()
+        for name, part in parts.items():
+            if part.resize:
+                self.pixels.append((name, partial(part.resize, size=self.size)))
+            elif part.pixels:
+                self.pixels.append((name, part.pixels))
+        self.resized = any(part.resize for part in parts.values())
         self.mixers = [(name, part.batch) for name, part in parts.items() if part.batch]
 
     def __call__(self, store: Store, index: Tensor, labels: Tensor, drawn: Mapping[str, Tensor]) -> Batch:
-        if self.places:
-            rows, cols = store.rows.expand(len(index), -1), store.cols.expand(len(index), -1)
+        centre = (store.height, store.width) != self.size and not self.resized
+        if self.places or centre:
+            rows, cols = store.rows, store.cols
+            if centre:
+                rows, cols = (window(positions, side) for positions, side in zip((rows, cols), self.size, strict=True))
+            rows, cols = rows.expand(len(index), -1), cols.expand(len(index), -1)
             for name, place in self.places:
                 rows, cols = place(rows, cols, store.height, store.width, drawn[name])
             pixels = store.gather(index, rows, cols, outside=self.outside)

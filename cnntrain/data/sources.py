@@ -109,6 +109,44 @@ class Files:
         return decode(self.path(position), self.size, self.channels, resize=self.resize)
 
 
+class Cropped:
+    """The centre of the images of `stored`, of `size` (height, width), where torchvision's CenterCrop cuts it."""
+
+    def __init__(self, stored: Source, size: tuple[int, int]) -> None:
+        self.stored, self.size = stored, size
+        self.top, self.left = (middle(whole, side) for whole, side in zip(stored.shape, size, strict=False))
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return *self.size, self.stored.shape[2]
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+    def read(self, index: Sequence[int] | np.ndarray) -> Tensor:
+        height, width = self.size
+        images = self.stored.read(index)
+        return images[:, self.top : self.top + height, self.left : self.left + width].contiguous()
+
+    def take(self, index: np.ndarray) -> "Cropped":
+        return Cropped(self.stored.take(index), self.size)
+
+
+def middle(whole: int, side: int) -> int:
+    """Return where a window of `side` begins at the centre of `whole` pixels; a half is rounded to even."""
+    return round((whole - side) / 2)
+
+
+def stored(source: Source) -> Source:
+    """Return the source of the images as they are stored, before a centre is cut from them."""
+    return source.stored if isinstance(source, Cropped) else source
+
+
+def on_stored(source: Source, change: Callable[[Source], Source]) -> Source:
+    """Return what `change` makes of the stored images, cropped as they were."""
+    return Cropped(change(source.stored), source.size) if isinstance(source, Cropped) else change(source)
+
+
 @dataclass(frozen=True)
 class Split:
     """Images and their labels, int64 [N]."""
@@ -147,6 +185,11 @@ class Dataset:
     val: Split | None
     test: Split | None
     skipped: tuple[str, ...] = ()
+
+
+def splits_of(dataset: Dataset) -> tuple[Split, Split | None, Split | None]:
+    """Return train, val and test."""
+    return dataset.train, dataset.val, dataset.test
 
 
 def decode_all(
@@ -189,6 +232,8 @@ def resident(source: Source, on_progress: Progress | None = None) -> Pixels:
     """Return `source` with its images in memory; the first bad file is an InputError that names it."""
     if isinstance(source, Pixels):
         return source
+    if isinstance(source, Cropped):
+        source = Cropped(resident(source.stored, on_progress), source.size)
     if not isinstance(source, Files):
         return Pixels(source.read(np.arange(len(source))))
     images = torch.empty(len(source), *source.shape, dtype=torch.uint8)

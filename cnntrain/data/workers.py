@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from cnntrain.data.sources import Source
+from cnntrain.data.sources import Source, stored
 from cnntrain.errors import CnntrainError, InputError
 
 HUNG_SECONDS = 300  # without a batch, until a worker counts as hung
@@ -48,7 +48,7 @@ class Reading(Dataset[Tensor]):
         """Name the workers that a complaint of the loader names (or else those still at it) and their last images."""
         rows = [row for row in self.reading.tolist() if row[1] >= 0]
         named = [row for row in rows if str(row[0]) in complaint] or [row for row in rows if row[2]] or rows
-        path = getattr(self.source, "path", lambda position: f"image {position}")
+        path = getattr(stored(self.source), "path", lambda position: f"image {position}")
         return ", ".join(f"worker {process} was reading {path(position)}" for process, position, _ in named)
 
 

@@ -1,0 +1,190 @@
+"""Windows of larger stored images at the network's size: torchvision's windows, its pixels, its centre crop."""
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from made import picture
+from PIL import Image
+from scipy.stats import ks_2samp
+from torch import Tensor
+from torchvision.transforms import CenterCrop, Compose, RandomResizedCrop, Resize
+from torchvision.transforms.v2 import functional as oracle
+
+from cnntrain.data.augmentation import Plan, flip, resized_crop
+from cnntrain.data.datasets import fingerprint, load
+from cnntrain.data.feeds import ResidentFeed, StreamedFeed, sweep
+from cnntrain.data.rendering import Normalise
+from cnntrain.data.sources import resident, stored
+from cnntrain.data.warps import resize_windows
+from cnntrain.draws import generator
+from cnntrain.errors import InputError
+
+CPU = torch.device("cpu")
+Call = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Photographs of unequal sizes in two classes of ten."""
+    for label, name in enumerate(("ant", "bee")):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(10):
+            picture(10 * label + number, 30 + number, 37 - number).save(tmp_path / "photos" / name / f"{number}.png")
+    return tmp_path / "photos"
+
+
+def windows(count: int, shape: tuple[int, int], seed: int = 0, **options: Any) -> np.ndarray:
+    plan = Plan(seed, 0, count, np.arange(count).reshape(1, count), shape)
+    return resized_crop(**options).draw(generator(seed, "resized_crop", 0), plan)[0].numpy()
+
+
+# --- pixels
+
+BOXES = [(0, 0, 40, 33), (3, 5, 20, 20), (7, 0, 9, 25), (39, 32, 1, 1), (0, 1, 40, 2), (10, 11, 16, 12), (0, 0, 40, 20)]
+
+
+@pytest.mark.parametrize("size", [(16, 12), (40, 33), (64, 50), (7, 20)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_window_is_scaled_as_torchvision_scales_it(size: tuple[int, int], channels: int) -> None:
+    values = generator(0, "images").integers(0, 256, (len(BOXES), channels, 40, 33))
+    x = torch.from_numpy(values).float().contiguous(memory_format=torch.channels_last)
+    ours = resize_windows(x, torch.tensor(BOXES), size)
+    assert ours.is_contiguous(memory_format=torch.channels_last)
+    for image, box, mine in zip(x, BOXES, ours, strict=True):
+        theirs = oracle.resized_crop(image, *box, list(size), antialias=True)
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=2e-3)  # of 255; float32 in another order
+        if box[2] <= size[0] and box[3] <= size[1]:
+            plain = oracle.resized_crop(image, *box, list(size), antialias=False)
+            torch.testing.assert_close(mine, plain, rtol=0, atol=2e-3)
+
+
+def test_a_window_differs_from_pillows_by_its_rounding_alone() -> None:
+    image = picture(0, 40, 33)
+    x = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float()
+    for top, left, height, width in BOXES:
+        box = (left, top, left + width, top + height)
+        theirs = np.asarray(image.crop(box).resize((12, 16), Image.Resampling.BILINEAR)).astype(float)
+        ours = resize_windows(x, torch.tensor([(top, left, height, width)]), (16, 12))[0].permute(1, 2, 0).numpy()
+        assert abs(ours - theirs).max() <= 1.01  # each of its two passes rounds to a whole number
+
+
+def test_the_whole_image_at_its_own_size_is_itself() -> None:
+    x = torch.from_numpy(generator(0, "images").integers(0, 256, (2, 3, 9, 11))).float()
+    assert torch.equal(resize_windows(x, torch.tensor([(0, 0, 9, 11)] * 2), (9, 11)), x)
+
+
+# --- windows
+
+
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [((73, 73), {}), ((60, 80), {"scale": (0.5, 0.6), "ratio": (1.0, 2.0)}), ((20, 90), {"scale": (0.3, 1.0)})],
+)
+def test_windows_are_distributed_as_torchvisions(shape: tuple[int, int], options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    image, scale, ratio = (
+        torch.empty(3, *shape),
+        options.get("scale", (0.08, 1.0)),
+        options.get("ratio", (3 / 4, 4 / 3)),
+    )
+    theirs = np.array([RandomResizedCrop.get_params(image, list(scale), list(ratio)) for _ in range(2000)])
+    ours = windows(2000, shape, **options)
+    for of in (
+        lambda w: w[:, 2] * w[:, 3],  # area
+        lambda w: w[:, 3] / w[:, 2],  # ratio
+        lambda w: w[:, 0] / np.maximum(shape[0] - w[:, 2], 1),  # places
+        lambda w: w[:, 1] / np.maximum(shape[1] - w[:, 3], 1),
+    ):
+        assert ks_2samp(of(ours), of(theirs)).pvalue > 1e-3
+    assert (ours[:, :2] >= 0).all() and (ours[:, :2] + ours[:, 2:] <= shape).all() and (ours[:, 2:] > 0).all()
+
+
+@pytest.mark.parametrize(("shape", "ratio"), [((40, 40), (2.0, 3.0)), ((40, 40), (0.2, 0.5)), ((30, 60), (0.9, 1.1))])
+def test_a_window_that_never_fits_is_the_largest_in_the_centre(
+    shape: tuple[int, int], ratio: tuple[float, float]
+) -> None:
+    expected = RandomResizedCrop.get_params(torch.empty(3, *shape), [1.0, 1.0], list(ratio))
+    assert {tuple(window) for window in windows(20, shape, scale=(1.0, 1.0), ratio=ratio)} == {expected}
+
+
+@pytest.mark.parametrize("options", [{"scale": (0.5, 0.4)}, {"ratio": (2.0, 1.0)}, {"scale": (0.0, 0.0)}])
+def test_a_range_that_is_none_is_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="takes the least and the largest"):
+        resized_crop(**options)
+
+
+# --- stored images
+
+
+@pytest.mark.parametrize("cache", ["none", "ram", "pack"])
+def test_what_is_evaluated_is_torchvisions_centre_crop_of_the_stored_image(root: Path, cache: Any) -> None:
+    data = load("folder", root, {"image_size": 14, "stored_size": 18}, cache=cache)
+    plain = load("folder", root, {"image_size": 14, "stored_size": 18}, cache="none")
+    assert data.card.shape == (3, 14, 14) and data.card == plain.card and data.test is not None
+    # Cut twice, by a multiple of four pixels as from 256 to 224, is cut once; else halves may round to the next pixel.
+    reference = Compose([Resize(18), CenterCrop(14)])
+    source = stored(plain.train.source)
+    for position, ours in enumerate(resident(data.train.source).images.numpy()):
+        with Image.open(source.path(position)) as image:  # type: ignore[attr-defined]
+            np.testing.assert_array_equal(ours, np.asarray(reference(image)))
+    images = torch.cat([images for images, _ in sweep(data.test, data.card, batch_size=3, device=CPU)])
+    expected = resident(data.test.source).images
+    assert torch.equal(images, Normalise(data.card, CPU)(expected))
+    assert stored(data.train.source).shape == (18, 18, 3)
+    if cache == "pack":
+        assert fingerprint(data) == fingerprint(plain)
+
+
+@pytest.mark.parametrize("cropped", [False, True])
+def test_training_sees_windows_or_the_centre_whichever_way_the_images_come(root: Path, cropped: bool) -> None:
+    options = {"image_size": 14, "stored_size": 17}
+    parts = {"flip": flip(1.0)} | ({"resized_crop": resized_crop()} if cropped else {})
+    seen = []
+    for cache in ("ram", "pack", "none"):
+        data = load("folder", root, options, cache=cache)  # type: ignore[arg-type]
+        settings = {"batch_size": 5, "parts": parts, "seed": 0, "device": CPU}
+        feed: Any = ResidentFeed if cache == "ram" else StreamedFeed
+        built = feed(data.train, data.card, **settings, **({} if cache == "ram" else {"workers": 0}))
+        built.seek(1, 1)
+        seen.append(built.batch().images)
+        index, drawn = built.plan.index[1], built.drawn.get("resized_crop")
+    assert seen[0].shape == (5, 3, 14, 14) and all(torch.equal(seen[0], other) for other in seen[1:])
+    pixels: Tensor = stored(data.train.source).read(index).flip(2)
+    if drawn is None:
+        expected = pixels[:, 2:16, 2:16]
+    else:
+        images = pixels.permute(0, 3, 1, 2).float()
+        expected = torch.stack(
+            [oracle.resized_crop(x, *box.tolist(), [14, 14]) for x, box in zip(images, drawn[1], strict=True)]
+        ).permute(0, 2, 3, 1)
+    torch.testing.assert_close(seen[0], Normalise(data.card, CPU)(expected.contiguous()), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("folder", {"image_size": 16}), ("folder", {}), ("tiny_imagenet", {"image_size": 16})]
+)
+def test_images_stored_smaller_than_they_are_seen_are_refused(root: Path, name: str, options: dict[str, int]) -> None:
+    with pytest.raises(InputError, match=r"stored_size=14 must be at least dataset\.image_size"):
+        load(name, root, {**options, "stored_size": 14})
+
+
+def test_a_run_on_windows_is_evaluated_and_predicts_alike(root: Path, folder: Path, cnntrain: Call) -> None:
+    words = ("fit", "model=softmax", "dataset=folder", f"dataset.root={root}", "dataset.image_size=14", "device=cpu")
+    words += ("dataset.stored_size=16", "dataset.cache=pack", "augmentation=resized_crop", "trainer.epochs=1")
+    cnntrain(*words, "trainer.batch_size=8", "trainer.tensorboard=false", "data_root=here", "output_dir=run")
+    measured = cnntrain("eval", "run=run", "split=test")
+    files = sorted(str(path) for path in root.rglob("*.png"))
+    cnntrain("predict", "run=run", f"images={root}", "output_dir=told")
+    with Path("told/predictions.csv").open(encoding="utf-8") as source:
+        told = {row["file"]: row for row in csv.DictReader(source)}
+    assert sorted(told) == files
+    data = load("folder", root, {"image_size": 14, "stored_size": 16}, cache="none")
+    assert data.test is not None
+    shown = [str(stored(data.test.source).path(position)) for position in range(len(data.test))]  # type: ignore[attr-defined]
+    right = [told[file]["class"] == Path(file).parent.name for file in shown]
+    assert measured["n"] == 4 and measured["top1"] == sum(right) / 4
