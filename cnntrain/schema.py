@@ -28,6 +28,7 @@ class Trainer:
     keep_every: Natural
     eval_batch_size: Count
     tensorboard: bool
+    profile: bool
 
 
 @dataclass(frozen=True)

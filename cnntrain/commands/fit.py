@@ -1,12 +1,10 @@
 """`cnntrain fit`: train a network and leave a run folder, or go on with the one that is there."""
 
-import contextlib
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig
 
 from cnntrain import config, runs
@@ -14,11 +12,11 @@ from cnntrain.analysis.pictures import batch_picture, evaluation_pictures, filte
 from cnntrain.commands import pretrained, resuming, session
 from cnntrain.commands.proving import prove_resume
 from cnntrain.devices import hardware, prepare
-from cnntrain.errors import CnntrainError, InputError, NonFiniteError, StoppedError
+from cnntrain.errors import CnntrainError, NonFiniteError, StoppedError
 from cnntrain.progress import clock, follow, say
 from cnntrain.schema import Fit
 from cnntrain.tables import interval, percent
-from cnntrain.training import checkpoints
+from cnntrain.training import checkpoints, profiling
 from cnntrain.training.board import open_board
 from cnntrain.training.loop import train
 from cnntrain.training.signals import Signals
@@ -67,6 +65,7 @@ class Training:
         self.record = self.provenance()
         runs.write_json(folder / runs.RECORD, self.record)
         self.settings = settings
+        self.profile: profiling.Report | None = None
         self.board = open_board(folder / "tensorboard", self.at.step, self.cfg.trainer.tensorboard)
 
     def provenance(self) -> dict[str, Any]:
@@ -93,7 +92,7 @@ class Training:
         began, before = time.perf_counter(), self.record["seconds"]
         ending = "failed"
         try:
-            with Signals() as signals, explained(self.built):
+            with Signals() as signals, session.explained(self.built):
                 self.follow(signals)
             if signals.stopped_by:
                 ending = f"stopped by {signals.stopped_by.name}"
@@ -139,13 +138,26 @@ class Training:
             patience=trainer.patience,
             stop=lambda: self.between_steps(signals),
         )
+        profiler = (
+            profiling.Profiler(built.learner, built.feed, self.folder / "profile", self.show)
+            if trainer.profile
+            else None
+        )
         try:
             for record in self.shown(records):
                 self.log(record)
         except NonFiniteError as error:
             self.record["bad_batch"] = self.bad_batch(error.step)
             raise
+        finally:
+            if profiler and not profiler.close():
+                say(f"the training ended before step {profiling.WARM_UP + 1}: too short to be profiled")
         self.save_last()
+
+    def show(self, profile: profiling.Report) -> None:
+        """Show where the time of a step goes, and keep it for the result."""
+        self.profile = profile
+        say(profiling.show(profile))
 
     def shown(self, records: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         """Show the records as they come."""
@@ -262,32 +274,17 @@ class Training:
                 if record["best"]:
                     found["best"] = found["val"] | {"epoch": record["epoch"]}
         best = found["best"] or found["train"]
-        return found | {
-            "run_dir": str(self.folder),
-            "resumed_from": self.resumed_from,
-            "skipped": len(self.built.dataset.skipped),
-            "seconds": self.record["seconds"],
-            "objective": best["top1"],
-        }
-
-
-@contextlib.contextmanager
-def explained(built: session.Session) -> Iterator[None]:
-    """Say of a training that ran out of memory what it asked for, and what helps; a bad file ends what had started."""
-    try:
-        yield
-    except InputError as error:
-        raise CnntrainError(str(error)) from error
-    except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
-        full = isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
-        if not full:
-            raise
-        trainer = built.cfg.trainer
-        raise CnntrainError(
-            f"out of memory with trainer.batch_size={trainer.batch_size} in {built.precision}; halve "
-            f"trainer.batch_size and double trainer.accumulate ({trainer.accumulate}), use trainer.precision=bf16, or "
-            "make dataset.image_size smaller"
-        ) from error
+        return (
+            found
+            | {
+                "run_dir": str(self.folder),
+                "resumed_from": self.resumed_from,
+                "skipped": len(self.built.dataset.skipped),
+                "seconds": self.record["seconds"],
+                "objective": best["top1"],
+            }
+            | ({"profile": self.profile} if self.profile else {})
+        )
 
 
 def report(result: dict[str, Any]) -> None:

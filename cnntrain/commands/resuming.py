@@ -21,6 +21,7 @@ FREE = {
     *("device", "data_root", "output_dir", "resume", "check_resume", "plugins", "dataset.root", "dataset.workers"),
     "dataset.cache",
     *("trainer.log_every", "trainer.checkpoint_seconds", "trainer.keep_every", "trainer.tensorboard"),
+    "trainer.profile",
 }
 
 

@@ -1,5 +1,6 @@
 """A training put together from its configuration: everything that `fit` runs and that a test of it runs again."""
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
@@ -16,7 +17,7 @@ from cnntrain.data.feeds import Feed, ResidentFeed, StreamedFeed, sweep
 from cnntrain.data.sources import Card, Dataset, Pixels, Split, stored
 from cnntrain.data.splits import class_weights
 from cnntrain.devices import choose_device, choose_precision
-from cnntrain.errors import InputError
+from cnntrain.errors import CnntrainError, InputError
 from cnntrain.models.foreign import remarks
 from cnntrain.schema import Fit
 from cnntrain.training.evaluate import Outputs, outputs, score
@@ -150,6 +151,25 @@ def build_feed(dataset: Dataset, cfg: Fit, parts: dict[str, Part], device: torch
     if workers == 0 and isinstance(stored(dataset.train.source), Pixels):
         return ResidentFeed(dataset.train, dataset.card, **settings)
     return StreamedFeed(dataset.train, dataset.card, workers=workers, **settings)
+
+
+@contextlib.contextmanager
+def explained(built: Session) -> Iterator[None]:
+    """Say of a training that ran out of memory what it asked for, and what helps; a bad file ends what had started."""
+    try:
+        yield
+    except InputError as error:
+        raise CnntrainError(str(error)) from error
+    except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
+        full = isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+        if not full:
+            raise
+        trainer = built.cfg.trainer
+        raise CnntrainError(
+            f"out of memory with trainer.batch_size={trainer.batch_size} in {built.precision}; halve "
+            f"trainer.batch_size and double trainer.accumulate ({trainer.accumulate}), use trainer.precision=bf16, or "
+            "make dataset.image_size smaller"
+        ) from error
 
 
 def describe_data(dataset: Dataset) -> dict[str, Any]:

@@ -78,16 +78,12 @@ class Learner:
             loss = total = self.loss(logits, target)
             for answer in heads.values():
                 total = total + self.weight * self.loss(answer, target)
-            (total / self.accumulate if self.accumulate > 1 else total).backward()
+            self.backward(total / self.accumulate if self.accumulate > 1 else total)
             sound = sound & total.detach().isfinite()
             self.loss_sum += loss.detach() * len(labels)
             self.right += (logits.detach().argmax(dim=1) == labels).sum()
             self.count += len(labels)
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        norm = nn.utils.get_total_norm(gradients)
-        if self.clip:
-            nn.utils.clip_grads_with_norm_(self.parameters, self.clip, norm)
-        self.guard(sound & norm.isfinite(), step)
+        self.guard(sound & self.norm().isfinite(), step)
         self.set_rate(step)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -102,6 +98,17 @@ class Learner:
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the mean cross-entropy of a batch with class numbers or probabilities as its target."""
         return F.cross_entropy(logits.float(), target, self.class_weights, label_smoothing=self.label_smoothing)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of a loss to those of the step."""
+        loss.backward()
+
+    def norm(self) -> Tensor:
+        """Return the norm of the gradient as it came, and scale the gradient down to the largest one allowed."""
+        norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        if self.clip:
+            nn.utils.clip_grads_with_norm_(self.parameters, self.clip, norm)
+        return norm
 
     def guard(self, sound: Tensor, step: int) -> None:
         """Note the first step that is not `sound`, and make the optimizer skip it and all that follow."""

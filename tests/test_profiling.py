@@ -1,0 +1,96 @@
+"""The profile of a training: what it reports, and that it changes nothing."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cnntrain import runs
+from cnntrain.data.feeds import ResidentFeed
+from cnntrain.data.sources import Card, Pixels, Split
+from cnntrain.models.blocks import conv, linear
+from cnntrain.models.stages import assemble
+from cnntrain.optim import sgd
+from cnntrain.training.learner import Learner
+from cnntrain.training.profiling import PARTS, TIMED, TRACED, WARM_UP, Profiler, Report, show
+
+CPU = torch.device("cpu")
+CARD = Card("noise", ("one", "other"), (1, 8, 8), (0.5,), (0.5,))
+WHOLE = WARM_UP + TIMED + TRACED
+
+
+def pair(accumulate: int = 1) -> tuple[Learner, ResidentFeed]:
+    """A learner with everything that a step can have, and its feed."""
+    images = torch.randint(256, (64, 8, 8, 1), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    split = Split(Pixels(images), torch.arange(64) % 2)
+    feed = ResidentFeed(split, CARD, batch_size=8, parts={}, seed=0, device=CPU)
+    net = assemble({"conv1": conv(4, 3, norm=True), "fc2": linear(2)}, (1, 8, 8), out_shape=(2,))
+    settings: dict[str, Any] = {"precision": "fp32", "seed": 0, "clip": 0.5, "ema": 0.9, "accumulate": accumulate}
+    return Learner(net, sgd(net, lr=0.05), [0.05] * 100, **settings), feed
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_profile_changes_no_bit_and_leaves_nothing_behind(accumulate: int, tmp_path: Path) -> None:
+    (plain, data), (watched, seen) = pair(accumulate), pair(accumulate)
+    reports: list[Report] = []
+    profiler = Profiler(watched, seen, tmp_path / "profile", reports.append)
+    for step in range(WHOLE + 2):
+        plain.update(data, step)
+        watched.update(seen, step)
+        assert bool(reports) == (step >= WHOLE - 1)
+    assert profiler.close() and len(reports) == 1
+    for owner in (watched, seen, watched.optimizer):
+        assert not {name for name in vars(owner) if callable(getattr(type(owner), name, None))}
+    for one, other in zip(plain.net.parameters(), watched.net.parameters(), strict=True):
+        assert torch.equal(one, other)
+    assert all(torch.equal(a, b) for a, b in zip(plain.averaged, watched.averaged, strict=True))
+    assert plain.read(WHOLE) == watched.read(WHOLE)
+
+
+def test_the_parts_are_a_whole_step_and_the_trace_names_them(tmp_path: Path) -> None:
+    student, feed = pair()
+    reports: list[Report] = []
+    Profiler(student, feed, tmp_path, reports.append)
+    for step in range(WHOLE):
+        student.update(feed, step)
+    (report,) = reports
+    assert [row["part"] for row in report["parts"]] == list(PARTS)
+    assert all(row["ms"] > 0 for row in report["parts"])
+    assert sum(row["ms"] for row in report["parts"]) == pytest.approx(report["step_ms"])
+    assert sum(row["share"] for row in report["parts"]) == pytest.approx(1)
+    assert report["samples_per_second"] == pytest.approx(8 / report["step_ms"] * 1000)
+    calls = {row["operator"]: row["calls"] for row in report["operators"]}
+    assert not set(calls) & set(PARTS) and all(count >= 1 for count in calls.values())
+    events = json.loads(Path(report["trace"]).read_text())["traceEvents"]
+    names = [event.get("name") for event in events if event.get("cat") == "user_annotation"]
+    assert {part: names.count(part) for part in ("forward", "backward")} == {"forward": 2 * TRACED, "backward": TRACED}
+    assert "backward" in show(report) and report["trace"] in show(report)
+
+
+def test_a_short_training_reports_what_there_was(tmp_path: Path) -> None:
+    for steps in (WARM_UP, WARM_UP + 2):
+        student, feed = pair()
+        reports: list[Report] = []
+        profiler = Profiler(student, feed, tmp_path, reports.append)
+        for step in range(steps):
+            student.update(feed, step)
+        assert profiler.close() == (steps > WARM_UP)
+        assert [report["steps"] for report in reports] == [2] * (steps > WARM_UP)
+        assert not list(tmp_path.iterdir())
+
+
+def test_fit_shows_and_keeps_a_profile(
+    cnntrain: Callable[..., dict[str, Any]], tiny: tuple[str, ...], folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = (*tiny, "trainer.epochs=7")
+    found = cnntrain(*("fit", *words, "trainer.profile=true", "output_dir=run"))
+    assert found["profile"]["steps"] == TIMED
+    assert found["profile"] == runs.read_json(folder / "run" / "results.json")["profile"]
+    assert Path(found["profile"]["trace"]) == Path("run/profile/trace.json")
+    assert json.loads(Path(found["profile"]["trace"]).read_text())["traceEvents"]
+    plain = cnntrain("fit", *words, "output_dir=plain")
+    assert "profile" not in plain and not (folder / "plain" / "profile").exists()
+    assert plain["train"] == found["train"]
