@@ -1,27 +1,35 @@
 """Optimizers, their parameter groups, and the learning rate as a pure function of the step."""
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import numpy as np
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-from cnntrain.bounds import Bounds, Fraction, NonNegative, Positive
+from cnntrain.bounds import Bounds, Count, Fraction, NonNegative, Positive
 
 Groups = list[dict[str, Any]]
 Beta = Annotated[float, Bounds(low=0, high=0.999999)]
 
 
-def parameter_groups(net: nn.Module, weight_decay: float, *, decay_all: bool = False) -> Groups:
-    """Split the parameters into those that decay and those that do not: biases, norms and other vectors.
+def parameter_groups(
+    net: nn.Module, weight_decay: float, *, decay_all: bool = False, bias_factor: float = 1.0
+) -> Groups:
+    """Split the trained parameters into filters and matrices, which decay, and vectors (biases, norms), which do not.
 
-    `decay_all` lets every parameter decay, as older recipes do.
+    A group learns with its "factor" times the learning rate: 1, that of the vectors `bias_factor`. `decay_all` lets the
+    vectors decay too, as older recipes do, by as much a step as the others.
     """
-    decayed = [p for p in net.parameters() if decay_all or p.ndim > 1]
-    spared = [p for p in net.parameters() if not (decay_all or p.ndim > 1)]
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": spared, "weight_decay": 0.0}]
+    trained = [p for p in net.parameters() if p.requires_grad]
+    decay = weight_decay / bias_factor if decay_all else 0.0
+    groups: Groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay, "factor": 1.0},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": decay, "factor": bias_factor},
+    ]
     return [group for group in groups if group["params"]]
 
 
@@ -33,9 +41,10 @@ def sgd(
     nesterov: bool = True,
     weight_decay: NonNegative = 5e-4,
     decay_all: bool = False,
+    bias_factor: Positive = 1.0,
 ) -> Optimizer:
     """Stochastic gradient descent with momentum (Sutskever et al. 2013 for Nesterov's)."""
-    groups = parameter_groups(net, weight_decay, decay_all=decay_all)
+    groups = parameter_groups(net, weight_decay, decay_all=decay_all, bias_factor=bias_factor)
     return SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov and momentum > 0, fused=True)
 
 
@@ -47,9 +56,11 @@ def adam(
     beta2: Beta = 0.999,
     weight_decay: NonNegative = 0.0,
     decay_all: bool = False,
+    bias_factor: Positive = 1.0,
 ) -> Optimizer:
     """Adam (Kingma and Ba 2015); its weight decay is added to the gradient."""
-    return Adam(parameter_groups(net, weight_decay, decay_all=decay_all), lr=lr, betas=(beta1, beta2), fused=True)
+    groups = parameter_groups(net, weight_decay, decay_all=decay_all, bias_factor=bias_factor)
+    return Adam(groups, lr=lr, betas=(beta1, beta2), fused=True)
 
 
 def adamw(
@@ -60,12 +71,103 @@ def adamw(
     beta2: Beta = 0.999,
     weight_decay: NonNegative = 1e-2,
     decay_all: bool = False,
+    bias_factor: Positive = 1.0,
 ) -> Optimizer:
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019)."""
-    return AdamW(parameter_groups(net, weight_decay, decay_all=decay_all), lr=lr, betas=(beta1, beta2), fused=True)
+    groups = parameter_groups(net, weight_decay, decay_all=decay_all, bias_factor=bias_factor)
+    return AdamW(groups, lr=lr, betas=(beta1, beta2), fused=True)
 
 
-OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"sgd": sgd, "adam": adam, "adamw": adamw}
+def muon(
+    net: nn.Module,
+    *,
+    lr: Positive = 0.1,
+    momentum: Fraction = 0.6,
+    iterations: Count = 5,
+    renormalise: bool = True,
+    sgd_lr: Positive = 0.05,
+    sgd_momentum: Fraction = 0.9,
+    weight_decay: NonNegative = 5e-4,
+    decay_all: bool = False,
+    bias_factor: Positive = 1.0,
+) -> Optimizer:
+    """Muon for filters and matrices, SGD with Nesterov's momentum for the last matrix and all vectors (see `Muon`).
+
+    `sgd_lr` is the peak of SGD's learning rate, `bias_factor` multiplies it for vectors.
+    """
+    matrices, *vectors = parameter_groups(net, weight_decay, decay_all=decay_all, bias_factor=bias_factor)
+    *hidden, last = matrices["params"]
+    by_sgd = [matrices | {"params": [last]}, *vectors]
+    groups = [group | {"factor": group["factor"] * sgd_lr / lr, "orthogonal": False} for group in by_sgd]
+    if hidden:
+        settings = {"momentum": momentum, "iterations": iterations, "renormalise": renormalise}
+        groups.insert(0, matrices | settings | {"params": hidden, "orthogonal": True})
+    return Muon(groups, lr=lr, momentum=sgd_momentum, nesterov=sgd_momentum > 0, fused=True)
+
+
+class Muon(SGD):
+    """SGD whose groups that are "orthogonal" step by the orthogonal matrix nearest to Nesterov's momentum.
+
+    A filter bank counts as a matrix of one row for each output. With "renormalise" the weights are brought to the norm
+    √outputs before each step, so that the learning rate is a share of them; else they decay, decoupled from the
+    gradient (Jordan et al. 2024, kellerjordan.github.io/posts/muon; torch's own takes two-dimensional weights alone).
+    A step ends with those groups' gradients released.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """Take a step; where the tensor `found_inf` of the optimizer is not zero, it changes nothing."""
+        for group in self.param_groups:
+            if group["orthogonal"]:
+                alike: dict[Any, list[Tensor]] = defaultdict(list)  # one batched product for all of a shape
+                for p in group["params"]:
+                    if p.grad is not None:
+                        alike[p.shape].append(p)
+                for parameters in alike.values():
+                    self.turn(parameters, group)
+        return super().step(closure)
+
+    def turn(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        """Step with parameters of one shape, and release their gradients so that SGD passes them by."""
+        states = [self.state[p] for p in parameters]
+        for p, state in zip(parameters, states, strict=True):
+            if not state:
+                state["momentum_buffer"] = torch.zeros_like(p)
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        buffers = [state["momentum_buffer"] for state in states]
+        weight, gradient, buffer = (  # [parameters, outputs, inputs]
+            torch.stack([t.flatten(1) for t in tensors]) for tensors in (parameters, gradients, buffers)
+        )
+        buffer = group["momentum"] * buffer + gradient
+        step = orthogonalised(gradient + group["momentum"] * buffer, group["iterations"])
+        if group["renormalise"]:
+            weight = weight * (weight.shape[1] ** 0.5 / weight.norm(dim=(1, 2), keepdim=True))
+        else:
+            weight = weight * (1 - group["lr"] * group["weight_decay"])
+        weight = weight - group["lr"] * step
+        skip = getattr(self, "found_inf", torch.zeros((), device=weight.device)) > 0
+        for p, kept, changed, moved in zip(parameters, buffers, weight, buffer, strict=True):
+            p.copy_(torch.where(skip, p, changed.view(p.shape)))
+            kept.copy_(torch.where(skip, kept, moved.view(p.shape)))
+            p.grad = None
+
+
+def orthogonalised(x: Tensor, iterations: int) -> Tensor:
+    """Return each matrix [..., rows, columns] with its singular values brought towards one, its singular vectors kept.
+
+    A Newton–Schulz iteration with the coefficients of Jordan et al. 2024, which lift small values fastest and end in
+    0.68 .. 1.14 rather than at one.
+    """
+    if x.shape[-2] > x.shape[-1]:
+        return orthogonalised(x.mT, iterations).mT
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)  # no singular value is above the Frobenius norm
+    for _ in range(iterations):
+        square = x @ x.mT
+        x = 3.4445 * x + (-4.7750 * square + 2.0315 * (square @ square)) @ x
+    return x
+
+
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"sgd": sgd, "adam": adam, "adamw": adamw, "muon": muon}
 
 
 # A schedule maps steps (an array from 0) and their total to factors of the peak learning rate.

@@ -83,7 +83,8 @@ def trains() -> Callable[..., bool]:
         x = torch.empty(2, *shape, device="meta", requires_grad=True)
         out: torch.Tensor = stage(x)
         out.sum().backward()
-        return tuple(out.shape[1:]) if all(p.grad is not None for p in (x, *stage.parameters())) else ()
+        learnt = [x, *(p for p in stage.parameters() if p.requires_grad)]
+        return tuple(out.shape[1:]) if all(p.grad is not None for p in learnt) else ()
 
     def call(net: nn.Sequential, shape: tuple[int, ...]) -> bool:
         for stage in net:

@@ -14,7 +14,7 @@ from cnntrain.data.sources import Card, Pixels, Split
 from cnntrain.errors import NonFiniteError
 from cnntrain.models.blocks import conv, dense, linear
 from cnntrain.models.stages import assemble
-from cnntrain.optim import sgd
+from cnntrain.optim import OPTIMIZERS, sgd
 from cnntrain.training.evaluate import Outputs, outputs, score
 from cnntrain.training.learner import Learner
 from cnntrain.training.loop import Progress, train
@@ -38,9 +38,9 @@ def network(seed: int = 0, dropout: float = 0.3) -> nn.Sequential:
     return assemble(makers, (1, 8, 8), out_shape=(2,), seed=seed)
 
 
-def learner(net: nn.Sequential, steps: int = 100, **settings: Any) -> Learner:
+def learner(net: nn.Sequential, steps: int = 100, optimizer: str = "sgd", **settings: Any) -> Learner:
     options = {"precision": "fp32", "seed": 0} | settings
-    return Learner(net, sgd(net, lr=0.05), [0.05] * steps, **options)
+    return Learner(net, OPTIMIZERS[optimizer](net, lr=0.05), [0.05] * steps, **options)
 
 
 def feed(batch_size: int = 16, seed: int = 0) -> ResidentFeed:
@@ -75,8 +75,9 @@ def test_two_trainings_with_one_seed_are_equal_to_the_bit_and_another_seed_is_no
     assert kept[0] == kept[1] != kept[2]
 
 
-def test_a_step_looks_at_no_value() -> None:
-    student, data = learner(network(), clip=1.0, ema=0.9, label_smoothing=0.1), feed()
+@pytest.mark.parametrize("optimizer", ["sgd", "muon"])
+def test_a_step_looks_at_no_value(optimizer: str) -> None:
+    student, data = learner(network(), optimizer=optimizer, clip=1.0, ema=0.9, label_smoothing=0.1), feed()
     student.update(data, 0)
     with profile(activities=[ProfilerActivity.CPU]) as seen:
         for step in range(1, 21):

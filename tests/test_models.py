@@ -60,6 +60,7 @@ def rows(name: str, shape: Shape, classes: int, **options: object) -> list[Stage
         ("wrn_28_10", CIFAR, {}, 36_479_194, 5_243_328_768),
         ("wrn_16_8", CIFAR, {}, 10_961_370, 1_548_145_664),
         ("wrn_40_4", CIFAR, {}, 8_949_210, 1_298_582_016),
+        ("airbench", CIFAR, {}, 1_972_792, 118_147_360),
         ("nin", CIFAR, {}, 966_986, 222_486_528),
         ("nin", IMAGENET, {}, 7_595_176, 1_100_188_800),
         ("all_cnn", CIFAR, {}, 1_369_738, 270_798_336),
@@ -177,6 +178,9 @@ def test_every_network_learns_from_a_batch_and_takes_a_single_image(name: str) -
     x, y = torch.randn(3, *shape), torch.arange(3)
     F.cross_entropy(net(x), y).backward()
     for path, p in net.named_parameters():
+        assert p.requires_grad or name == "airbench", path
+        if not p.requires_grad:
+            continue
         assert p.grad is not None and p.grad.isfinite().all(), path
         # ReLU may close NIN's scores; LM-ResNet's first block has one state twice, so that its step changes nothing.
         assert p.grad.any() or name == "nin" or path == "block1_1.step", path
@@ -210,13 +214,14 @@ def test_every_network_builds_and_trains_at_every_size_or_says_why_not(name: str
         ("locally_connected", {"shared": True}),
         ("maxout", {"rotated": True}),
         ("wrn_16_8", {"dropout": 0.3}),
+        ("airbench", {"norm_scale": True, "activation": "relu", "widths": [8, 16, 16]}),
     ],
 )
 def test_options_build_networks_that_learn(name: str, options: dict[str, object]) -> None:
     shape = (3, 16, 16) if "res" in name or name.startswith("wrn") else CIFAR
     plain, net = MODELS[name](shape, 10, device="meta"), MODELS[name](shape, 10, **options)
     net(torch.randn(2, *shape)).logsumexp(1).sum().backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters() if p.requires_grad)
     assert str(net) != str(plain)
 
 

@@ -1,16 +1,30 @@
 """Optimizers decay what they should; schedules equal torch's own on the same settings."""
 
+import copy
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.optim import SGD
 from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, StepLR
 
 from cnntrain.models.resnet_cifar import resnet_cifar
-from cnntrain.optim import OPTIMIZERS, SCHEDULES, cosine, learning_rates, one_cycle, parameter_groups, steps, triangular
+from cnntrain.optim import (
+    OPTIMIZERS,
+    SCHEDULES,
+    cosine,
+    learning_rates,
+    muon,
+    one_cycle,
+    orthogonalised,
+    parameter_groups,
+    sgd,
+    steps,
+    triangular,
+)
 
 TOTAL = 120
 
@@ -70,11 +84,116 @@ def test_biases_and_norms_do_not_decay_unless_asked() -> None:
     assert decayed["weight_decay"] == 0.1 and spared["weight_decay"] == 0.0
     assert {p.ndim for p in decayed["params"]} == {2, 4} and {p.ndim for p in spared["params"]} == {1}
     assert sum(len(group["params"]) for group in (decayed, spared)) == len(list(net.parameters()))
-    (everything,) = parameter_groups(net, 0.1, decay_all=True)
-    assert len(everything["params"]) == len(list(net.parameters()))
+    assert [group["weight_decay"] for group in parameter_groups(net, 0.1, decay_all=True)] == [0.1, 0.1]
+    net.fc.requires_grad_(False)
+    assert sum(len(group["params"]) for group in parameter_groups(net, 0.1)) == len(list(net.parameters())) - 2
 
 
-@pytest.mark.parametrize("name", list(OPTIMIZERS))
+def test_biases_learn_by_their_factor_and_decay_as_much_a_step() -> None:
+    layer = nn.Linear(3, 2)
+    nn.init.ones_(layer.bias)
+    optimizer = sgd(layer, lr=0.1, momentum=0.0, weight_decay=0.5, decay_all=True, bias_factor=4.0)
+    before = copy.deepcopy(layer)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.1 * group["factor"]
+    for p in layer.parameters():
+        p.grad = torch.full_like(p, 0.25)
+    optimizer.step()
+    with torch.no_grad():
+        torch.testing.assert_close(layer.weight, before.weight * (1 - 0.1 * 0.5) - 0.1 * 0.25)
+        torch.testing.assert_close(layer.bias, before.bias * (1 - 0.1 * 0.5) - 0.4 * 0.25)
+
+
+@pytest.mark.parametrize("shape", [(6, 20), (20, 6), (3, 8, 24)])
+def test_orthogonalising_keeps_singular_vectors_and_moves_each_value_by_the_iterations_polynomial(
+    shape: tuple[int, ...],
+) -> None:
+    x = torch.from_numpy(np.random.default_rng(0).normal(size=shape))
+    left, values, right = np.linalg.svd(x.numpy(), full_matrices=False)
+    values /= np.sqrt((values**2).sum(-1, keepdims=True))
+    for _ in range(5):
+        values = 3.4445 * values - 4.7750 * values**3 + 2.0315 * values**5
+    found = orthogonalised(x, 5)
+    np.testing.assert_allclose(found, left * values[..., None, :] @ right, atol=1e-5)
+    spread = torch.linalg.svdvals(found)  # of well-conditioned matrices
+    assert spread.min() > 0.67 and spread.max() < 1.14
+
+
+def small_net() -> nn.Sequential:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 8, 3, padding=1), nn.Tanh(), nn.Conv2d(8, 8, 3), nn.Tanh(), nn.Conv2d(8, 8, 3, padding=1)]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+
+
+def step(net: nn.Sequential, optimizer: torch.optim.Optimizer, seed: int) -> Tensor:
+    rng = torch.Generator().manual_seed(seed)
+    x = torch.randn(16, 3, 8, 8, generator=rng)
+    loss = F.cross_entropy(net(x), x.mean(dim=(2, 3)).argmax(1))
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    return loss.detach()
+
+
+@pytest.mark.parametrize("renormalise", [True, False])
+def test_muon_is_its_published_steps_on_filters_and_sgd_on_the_rest(renormalise: bool) -> None:
+    """The oracle takes each filter bank alone, in float64, through its singular values; SGD is torch's plain one."""
+    net = small_net().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    reference = copy.deepcopy(net).to(memory_format=torch.contiguous_format)
+    optimizer = muon(net, lr=0.1, momentum=0.6, iterations=3, renormalise=renormalise, weight_decay=0.01)
+    filters = [p for p in reference.parameters() if p.ndim == 4]
+    rest = [{"params": [reference[-1].weight], "weight_decay": 0.01}]
+    rest += [{"params": [p for p in reference.parameters() if p.ndim == 1], "weight_decay": 0.0}]
+    by_sgd = SGD(rest, lr=0.05, momentum=0.9, nesterov=True, foreach=False)
+    momenta = [torch.zeros_like(p) for p in filters]
+    for group in optimizer.param_groups:
+        group["lr"] = 0.1 * group["factor"]
+    for seed in range(4):
+        step(net, optimizer, seed)
+        rng = torch.Generator().manual_seed(seed)
+        x = torch.randn(16, 3, 8, 8, generator=rng)
+        F.cross_entropy(reference(x), x.mean(dim=(2, 3)).argmax(1)).backward()
+        by_sgd.step()
+        for p, momentum in zip(filters, momenta, strict=True):
+            assert p.grad is not None
+            momentum.mul_(0.6).add_(p.grad)
+            left, values, right = torch.linalg.svd((p.grad + 0.6 * momentum).flatten(1).double(), full_matrices=False)
+            values = values / values.square().sum().sqrt()
+            for _ in range(3):
+                values = 3.4445 * values - 4.7750 * values**3 + 2.0315 * values**5
+            with torch.no_grad():
+                p.mul_(len(p) ** 0.5 / p.norm() if renormalise else 1 - 0.1 * 0.01)
+                p.sub_(0.1 * (left * values @ right).float().view_as(p))
+        reference.zero_grad()
+    for one, other in zip(net.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+def test_muon_learns_faster_than_sgd_on_a_small_problem() -> None:
+    losses = {}
+    for name, optimizer in (("muon", partial(muon, sgd_lr=0.5)), ("sgd", partial(sgd, lr=0.5))):
+        net = small_net()
+        made = optimizer(net)
+        for group in made.param_groups:
+            group["lr"] = made.defaults["lr"] * group["factor"]
+        losses[name] = torch.stack([step(net, made, seed) for seed in range(60)])[-10:].mean()
+    assert losses["muon"] < 0.8 * losses["sgd"]
+
+
+def test_muon_changes_nothing_where_the_gradient_is_no_number() -> None:
+    net = small_net()
+    optimizer = muon(net)
+    step(net, optimizer, 0)
+    before = copy.deepcopy((net.state_dict(), optimizer.state_dict()["state"]))
+    optimizer.found_inf = torch.ones(())  # type: ignore[attr-defined]
+    net(torch.full((2, 3, 8, 8), torch.nan)).sum().backward()
+    optimizer.step()
+    assert all(torch.equal(net.state_dict()[key], kept) for key, kept in before[0].items())
+    after = optimizer.state_dict()["state"]
+    assert all(torch.equal(after[key]["momentum_buffer"], kept["momentum_buffer"]) for key, kept in before[1].items())
+
+
+@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name != "muon"])
 def test_fused_optimizers_equal_torchs_plain_ones_in_channels_last(name: str) -> None:
     torch.manual_seed(0)
     nets = [nn.Sequential(nn.Conv2d(3, 8, 3), nn.Tanh(), nn.Flatten(), nn.Linear(8 * 36, 4)) for _ in "ab"]

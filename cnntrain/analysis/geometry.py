@@ -30,7 +30,7 @@ from cnntrain.models.residual import PadShortcut
 from cnntrain.models.stages import Add, Concat, Shape, describe_shape
 
 POINTWISE = (
-    *(nn.Identity, nn.ReLU, nn.LeakyReLU, nn.Tanh, nn.Sigmoid, ScaledTanh, Absolute, Maxout),
+    *(nn.Identity, nn.ReLU, nn.GELU, nn.LeakyReLU, nn.Tanh, nn.Sigmoid, ScaledTanh, Absolute, Maxout),
     *(nn.Dropout, nn.BatchNorm2d, LocalResponseNorm, Twice, FirstHalf),
 )
 RESHAPING = (Maxout, Twice, FirstHalf)  # of those: they change the number of maps

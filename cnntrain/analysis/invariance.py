@@ -132,11 +132,6 @@ def pixels_of(split: Split, places: np.ndarray, device: torch.device) -> Tensor:
     return split.source.read(places).to(device).permute(0, 3, 1, 2).float()
 
 
-def spread(count: int, most: int | None) -> np.ndarray:
-    """Return at most so many places among `count`, evenly spaced."""
-    return np.unique(np.linspace(0, count - 1, min(count, most or count)).round().astype(np.int64))
-
-
 def in_batches(split: Split, places: np.ndarray, size: int, device: torch.device) -> Batches:
     """Return what reads the images of a split at `places`, in batches of `size`."""
 

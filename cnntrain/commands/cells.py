@@ -141,10 +141,15 @@ def change(cell: Cell) -> None:
 
 
 def put_back(net: nn.Sequential, fresh: nn.Sequential, stages: Sequence[str]) -> nn.Sequential:
-    """Return a copy of `net` with the weights of `fresh` in some stages; running statistics go with them."""
+    """Return a copy of `net` with the weights of `fresh` in some stages; running statistics go with them.
+
+    Weights that are never trained stay: they are their own beginning.
+    """
     found = copy.deepcopy(net)
-    for stage in stages:
-        found.get_submodule(stage).load_state_dict(fresh.get_submodule(stage).state_dict())
+    for name in stages:
+        stage = found.get_submodule(name)
+        fixed = {key: weight for key, weight in stage.named_parameters() if not weight.requires_grad}
+        stage.load_state_dict(fresh.get_submodule(name).state_dict() | fixed)
     return found
 
 

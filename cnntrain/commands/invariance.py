@@ -23,7 +23,7 @@ from cnntrain.commands.compare import by_experiment, find_runs, short_names
 from cnntrain.commands.invariance_report import FIGURES, REPORT, write
 from cnntrain.commands.invariance_study import Group, Study, grouped
 from cnntrain.commands.loading import load_run, run_dataset
-from cnntrain.data.sources import Card, Split
+from cnntrain.data.sources import Card, Split, spread
 from cnntrain.data.transformations import Warp
 from cnntrain.devices import choose_device, choose_precision, hardware, prepare
 from cnntrain.errors import InputError, unknown
@@ -174,7 +174,7 @@ def images(cfg: schema.Invariance, entry: Entry, warp: Warp) -> Split:
     split: Split | None = getattr(dataset, cfg.split)
     if split is None:
         raise InputError(f"split={cfg.split}: {dataset.card.name} has no such images here")
-    return split if cfg.images is None else split.take(measure.spread(len(split), cfg.images))
+    return split if cfg.images is None else split.take(spread(len(split), cfg.images))
 
 
 def new_target(cfg: schema.Invariance, entries: Sequence[Entry]) -> Path:
@@ -207,7 +207,7 @@ def follow(
     weights, classes = resamples(len(splits[0])), entries[0].card.classes
     studies = [Study(warp, split, entries[0].card, weights) for warp, split in zip(warps, splits, strict=True)]
     (target / RAW).mkdir()
-    few = measure.spread(len(splits[0]), cfg.control_images)
+    few = spread(len(splits[0]), cfg.control_images)
     total = sum(len(weights[0]) * (1 + len(warp.amounts)) + 2 * len(few) * len(warp.amounts) for warp in warps)
     with counting(total * len(entries), "invariance", "image") as progress:
         for entry, subject in zip(entries, subjects, strict=True):

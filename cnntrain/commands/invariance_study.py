@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from cnntrain.analysis import aliasing, crossings
-from cnntrain.analysis.invariance import Clean, Moved, Subject, pixels_of, spread
+from cnntrain.analysis.invariance import Clean, Moved, Subject, pixels_of
 from cnntrain.analysis.invariance_figures import Attacked, Line, Samples, line_of
 from cnntrain.analysis.invariance_rows import Curves, Row, areas, differences, pooled, rows, worst_classes
 from cnntrain.commands.compare import letters
-from cnntrain.data.sources import Card, Split
+from cnntrain.data.sources import Card, Split, spread
 from cnntrain.data.transformations import Warp
 
 if TYPE_CHECKING:

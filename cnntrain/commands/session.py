@@ -14,16 +14,18 @@ from cnntrain.commands.loading import start_from
 from cnntrain.data.augmentation import Part
 from cnntrain.data.datasets import fingerprint
 from cnntrain.data.feeds import Feed, ResidentFeed, StreamedFeed, sweep
-from cnntrain.data.sources import Card, Dataset, Pixels, Split, stored
+from cnntrain.data.sources import Card, Dataset, Pixels, Split, spread, stored
 from cnntrain.data.splits import class_weights
 from cnntrain.devices import choose_device, choose_precision
 from cnntrain.errors import CnntrainError, InputError
 from cnntrain.models.foreign import remarks
+from cnntrain.models.whitening import calibrate
 from cnntrain.schema import Fit
 from cnntrain.training.evaluate import Outputs, outputs, score
 from cnntrain.training.learner import Learner
 
 Batches = TypeVar("Batches")
+LOOKED_AT = 2000  # training images that layers with weights made from images see
 
 
 @dataclass
@@ -110,6 +112,7 @@ def build(cfg: Fit, dataset: Dataset) -> Session:
     dataset = replace(dataset, card=pretrained.normalised(dataset.card, cfg.model))
     trainer, device = cfg.trainer, choose_device(cfg.device)
     net = config.build_model(cfg.model, dataset.card, seed=cfg.seed)
+    calibrate(net, lambda: some_images(dataset))
     started_from = start_from(net, cfg.init_from) if cfg.init_from else None
     companion = config.build_heads(cfg.model, net, dataset.card, seed=cfg.seed)
     trained = (companion or net).to(device).to(memory_format=torch.channels_last)
@@ -136,6 +139,12 @@ def build(cfg: Fit, dataset: Dataset) -> Session:
         class_weights=weights if cfg.dataset["balance"] == "weights" else None,
     )
     return Session(cfg, device, precision, dataset, learner, feed, started_from)
+
+
+def some_images(dataset: Dataset) -> torch.Tensor:
+    """Return at most `LOOKED_AT` training images, evenly spaced and normalised."""
+    some = dataset.train.take(spread(len(dataset.train), LOOKED_AT))
+    return torch.cat([x for x, _ in sweep(some, dataset.card, batch_size=500, device=torch.device("cpu"))])
 
 
 def build_feed(dataset: Dataset, cfg: Fit, parts: dict[str, Part], device: torch.device) -> Feed:

@@ -243,10 +243,14 @@ def resident(source: Source, on_progress: Progress | None = None) -> Pixels:
     return Pixels(images)
 
 
+def spread(count: int, most: int | None) -> np.ndarray:
+    """Return at most so many places among `count`, evenly spaced."""
+    return np.unique(np.linspace(0, count - 1, min(count, most or count)).round().astype(np.int64))
+
+
 def statistics(source: Source, most: int = 2000) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return each channel's mean and standard deviation in 0..1, over at most `most` evenly spaced images."""
-    index = np.linspace(0, len(source) - 1, min(len(source), most)).round().astype(np.int64)
-    pixels = resident(source.take(index)).images.reshape(-1, source.shape[2]).double() / 255
+    pixels = resident(source.take(spread(len(source), most))).images.reshape(-1, source.shape[2]).double() / 255
     # A channel of one value has no deviation, and dividing by it must stay possible.
     deviation = pixels.std(dim=0, correction=0).clamp(min=1 / 255)
     return tuple(pixels.mean(dim=0).tolist()), tuple(deviation.tolist())

@@ -5,6 +5,7 @@ from functools import partial
 
 from torch import nn
 
+from cnntrain.models.airbench import airbench
 from cnntrain.models.alexnet import alexnet
 from cnntrain.models.all_cnn import all_cnn
 from cnntrain.models.caltech import caltech_convnet
@@ -48,6 +49,7 @@ MODELS: dict[str, Callable[..., nn.Sequential]] = {
     **{f"preact_resnet{depth}": partial(preact_resnet, depth) for depth in (164, 1001)},
     **{f"lm_resnet{depth}": partial(lm_resnet, depth) for depth in (20, 32, 44, 56, 110)},
     **{f"wrn_{depth}_{factor}": partial(wide_resnet, depth, factor) for depth, factor in ((28, 10), (16, 8), (40, 4))},
+    "airbench": airbench,
     "torchvision": torchvision,
     "timm": timm,
 }

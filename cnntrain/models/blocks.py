@@ -18,11 +18,13 @@ from cnntrain.models.layers import (
 from cnntrain.models.stages import Maker, Shape, StageError, describe_shape, shape_after, widenable
 
 T = TypeVar("T")
-Activation = Literal["relu", "tanh", "scaled_tanh", "sigmoid", "leaky_relu", "none"]
+Norm = Callable[[int], nn.Module]  # the normalisation of so many maps
+Activation = Literal["relu", "gelu", "tanh", "scaled_tanh", "sigmoid", "leaky_relu", "none"]
 Pool = Literal["max", "avg", "none"]
 
 ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
+    "gelu": nn.GELU,
     "tanh": nn.Tanh,
     "scaled_tanh": ScaledTanh,
     "sigmoid": nn.Sigmoid,
@@ -87,7 +89,7 @@ def conv(
     padding: int = 0,
     dilation: int = 1,
     groups: int = 1,
-    norm: bool = False,
+    norm: bool | Norm = False,
     norm_last: bool = False,
     bias: bool | None = None,
     activation: Activation = "relu",
@@ -95,29 +97,42 @@ def conv(
 ) -> Maker:
     """Convolution, batch norm if asked for (before the activation or last), activation, dropout of what it gives.
 
-    A convolution followed by batch norm needs no bias; `bias=True` keeps it where a paper has it.
+    `norm` may also be another normalisation. A convolution followed by one needs no bias; `bias=True` keeps it where a
+    paper has it.
     """
 
     def make(shape: Shape) -> nn.Module:
         channels = spatial(shape)[0]
         check_groups(channels, out, groups)
-        bare = norm and not norm_last
+        bare = bool(norm) and not norm_last
         layer = nn.Conv2d(
             channels, out, kernel, stride, padding, dilation, groups, bias=not bare if bias is None else bias
         )
         act = ACTIVATIONS[activation]() if activation != "none" else None
-        batch_norm = nn.BatchNorm2d(out) if norm else None
-        after = {"act": act, "norm": batch_norm} if norm_last else {"norm": batch_norm, "act": act}
+        last = (nn.BatchNorm2d if norm is True else norm)(out) if norm else None
+        after = {"act": act, "norm": last} if norm_last else {"norm": last, "act": act}
         return chain(conv=layer, **after, dropout=nn.Dropout(dropout) if dropout else None)
 
     return make
 
 
-def linear(out: int) -> Maker:
+def norm_act(norm: Norm = nn.BatchNorm2d, activation: Activation = "relu") -> Maker:
+    """A normalisation and an activation as a stage of their own: batch norm and ReLU close a pre-activation network."""
+    return lambda shape: chain(norm=norm(spatial(shape)[0]), act=ACTIVATIONS[activation]())
+
+
+def batch_norm(channels: int, *, momentum: float = 0.1, scale: bool = True) -> nn.BatchNorm2d:
+    """Batch norm whose running statistics move by `momentum` a step; without `scale` it trains its bias alone."""
+    layer = nn.BatchNorm2d(channels, momentum=momentum)
+    layer.weight.requires_grad_(scale)
+    return layer
+
+
+def linear(out: int, *, bias: bool = True) -> Maker:
     """One weight from every number that arrives to each of `out` outputs."""
 
     def make(shape: Shape) -> nn.Module:
-        return chain(flatten=nn.Flatten() if len(shape) > 1 else None, linear=nn.Linear(math.prod(shape), out))
+        return chain(flatten=nn.Flatten() if len(shape) > 1 else None, linear=nn.Linear(math.prod(shape), out, bias))
 
     return make
 
@@ -244,3 +259,13 @@ def he_normal_inputs(leaf: nn.Module) -> None:
         nn.init.kaiming_normal_(leaf.weight, nonlinearity="relu")
         if leaf.bias is not None:
             nn.init.zeros_(leaf.bias)
+
+
+def dirac(leaf: nn.Module) -> None:
+    """The first filters of a convolution pass on its input, map by map; the others stay as they were drawn.
+
+    Zagoruyko and Komodakis 2017 (arXiv:1706.00388), for the part of the filters that has an input (arXiv:2404.00498,
+    section 3.2). Even windows have no middle and stay as they were drawn altogether.
+    """
+    if isinstance(leaf, nn.Conv2d) and all(side % 2 for side in leaf.kernel_size):
+        nn.init.dirac_(leaf.weight.detach()[: leaf.weight.shape[1]])

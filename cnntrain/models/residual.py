@@ -150,8 +150,3 @@ def preact_bottleneck_block(out: int, *, stride: int = 1, share: bool = False) -
         return preactivated(shape, out, stride, "B", share, body)
 
     return make
-
-
-def norm_act() -> Maker:
-    """The batch norm and ReLU that close a pre-activation network."""
-    return lambda shape: chain(norm=nn.BatchNorm2d(spatial(shape)[0]), act=nn.ReLU())

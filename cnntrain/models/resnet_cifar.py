@@ -8,8 +8,8 @@ from typing import Unpack
 
 from torch import nn
 
-from cnntrain.models.blocks import conv, global_average, he_normal, linear
-from cnntrain.models.residual import Shortcut, basic_block, norm_act, preact_basic_block, preact_bottleneck_block
+from cnntrain.models.blocks import conv, global_average, he_normal, linear, norm_act
+from cnntrain.models.residual import Shortcut, basic_block, preact_basic_block, preact_bottleneck_block
 from cnntrain.models.stages import Build, Maker, Shape, assemble
 
 

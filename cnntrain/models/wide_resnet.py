@@ -8,8 +8,8 @@ from typing import Unpack
 from torch import nn
 
 from cnntrain.bounds import Fraction
-from cnntrain.models.blocks import conv, global_average, he_normal, linear
-from cnntrain.models.residual import norm_act, preact_basic_block
+from cnntrain.models.blocks import conv, global_average, he_normal, linear, norm_act
+from cnntrain.models.residual import preact_basic_block
 from cnntrain.models.stages import Build, Maker, Shape, assemble
 
 

@@ -125,9 +125,9 @@ class Learner:
             torch.default_generator.manual_seed(self.reseeds[1][turn])
 
     def set_rate(self, step: int) -> None:
-        """Give every group the learning rate of `step`."""
+        """Give every group its factor of the learning rate of `step`."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self.rates[step]
+            group["lr"] = self.rates[step] * group.get("factor", 1.0)
 
     def read(self, step: int) -> dict[str, float]:
         """Return the learning rate, mean loss and top-1 of the batches since the last reading, after `step` steps.
