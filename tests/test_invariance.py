@@ -52,7 +52,7 @@ def follow(
     moved = invariance.moves(
         subject, batches, warp.against(subject.logits), warp.amounts, move=warp.move, crop=warp.margin
     )
-    return subject, invariance.clean(subject, split, batch, crop=warp.margin), moved
+    return subject, invariance.clean(subject, split, batch, warp), moved
 
 
 @pytest.mark.parametrize("name", list(WARPS))
@@ -163,7 +163,7 @@ def made(
     """Return measurements of which only the predictions matter."""
     amounts, n = predicted.shape
     ones = np.ones((1, n), dtype=np.float32)
-    clean = invariance.Clean(labels, before, ones[0], ones[0], ones, ones, ones)
+    clean = invariance.Clean(labels, before, ones[0], ones[0], ones, ones, ones, np.full(n, -1))
     cube = np.ones((amounts, 1, n), dtype=np.float32)
     return clean, invariance.Moved(cube, cube, cube, predicted * 1.0, predicted * 1.0, predicted)
 

@@ -51,6 +51,7 @@ def test_a_study_leaves_rows_raw_numbers_figures_and_a_report(cnntrain: Call, fo
         still = row["amount"] == 0
         assert (row["distance"] == row["cosine"] == row["floor"] == 0) == still or row["floor"] == 0 < row["distance"]
         assert not still or row["consistency"] == 1
+        assert 0 <= row["floor_p_true"] <= 1 and (row["floor_p_true"] == row["padding_only_p_true"] or not still)
         assert row["distance_low"] <= row["distance"] <= row["distance_high"]
 
     study = folder / "study"
@@ -118,6 +119,19 @@ def test_one_seed_gives_the_same_rows_and_untrained_networks_are_a_control(cnntr
     fresh = cnntrain("invariance", f"run={runs / 'conv' / '0'}", "init=random", *words)
     trained = cnntrain("invariance", f"run={runs / 'conv' / '0'}", *words)
     assert fresh["rows"][-1]["euclidean"] != trained["rows"][-1]["euclidean"]
+
+
+def test_a_targeted_attack_says_how_often_it_hits(cnntrain: Call, folder: Path, runs: Path) -> None:
+    words = ("images=12", "figures=false", "output_dir=hits", "stages=[fc3]")
+    warp = ("warp=pgd", "warp.pgd.target=1", "warp.pgd.amounts=[0,1]")
+    found = cnntrain("invariance", f"run={runs / 'mlp'}", *warp, *words)
+    with np.load(next((folder / "hits" / "raw").glob("*_pgd.npz"))) as raw:
+        rates = (raw["predicted"] == raw["clean_goal"]).mean(axis=1)
+        assert (raw["clean_goal"] != raw["clean_labels"]).all()
+    assert [row["target_rate"] for row in found["rows"]] == pytest.approx(rates)
+    assert rates[0] < rates[1]
+    assert all(row["target_rate_low"] <= row["target_rate"] <= row["target_rate_high"] for row in found["rows"])
+    assert "taken for the class that the attack wants" in (folder / "hits" / "report.md").read_text()
 
 
 def test_a_grid_has_a_map_and_a_crop_reads_larger_images(cnntrain: Call, folder: Path, runs: Path) -> None:

@@ -81,6 +81,7 @@ class Clean(NamedTuple):
     to_other: np.ndarray  # Euclidean, to an image of another class
     cosine_other: np.ndarray
     to_same: np.ndarray  # Euclidean, to another image of the same class
+    goal: np.ndarray  # the class that a targeted attack wants the image taken for, -1 under any other warp
 
 
 class Moved(NamedTuple):
@@ -95,14 +96,14 @@ class Moved(NamedTuple):
 
 
 class Controls(NamedTuple):
-    """Distances [amounts, stages, M] that are no answer to the motion: interpolation's, and the border's alone.
+    """What is no answer to the motion: what interpolation alone does, and the border alone.
 
     `places` [M] are those of the images in their split.
     """
 
     places: np.ndarray
-    floor: np.ndarray
-    padding: np.ndarray
+    floor: Moved
+    padding: Moved
 
 
 def subject(
@@ -162,8 +163,8 @@ def partners(labels: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]
 # Measuring.
 
 
-def clean(subject: Subject, split: Split, batch_size: int, *, crop: int = 0, progress: Progress = unseen) -> Clean:
-    """Pass unchanged images and their partners; `crop` pixels are left out on every side."""
+def clean(subject: Subject, split: Split, batch_size: int, warp: Warp, *, progress: Progress = unseen) -> Clean:
+    """Pass unchanged images and their partners, without the margin that `warp` has them read with."""
     labels = split.labels.numpy()
     other, same = partners(labels)
     batches = []
@@ -171,14 +172,16 @@ def clean(subject: Subject, split: Split, batch_size: int, *, crop: int = 0, pro
         places = np.arange(start, min(start + batch_size, len(labels)))
         # An image without a partner passes beside itself, and its distance is left out.
         at = [places, *(np.where(found[places] < 0, places, found[places]) for found in (other, same))]
-        views = [framed(pixels_of(split, index, subject.device), crop) for index in at]
-        batches.append(beside_partners(subject, views, split.labels[places].to(subject.device)))
+        views = [framed(pixels_of(split, index, subject.device), warp.margin) for index in at]
+        here = split.labels[places].to(subject.device)
+        wanted = warp.goals(subject.logits, views[0], here) if warp.goals else torch.full_like(here, -1)
+        batches.append([*beside_partners(subject, views, here), wanted.cpu().numpy()])
         progress(len(places))
-    predicted, p_true, p_first, to_other, cosine, to_same = (
+    predicted, p_true, p_first, to_other, cosine, to_same, goal = (
         np.concatenate(parts, -1) for parts in zip(*batches, strict=True)
     )
     to_other[:, other < 0], cosine[:, other < 0], to_same[:, same < 0] = np.nan, np.nan, np.nan
-    return Clean(labels, predicted, p_true, p_first, to_other, cosine, to_same)
+    return Clean(labels, predicted, p_true, p_first, to_other, cosine, to_same, goal)
 
 
 def beside_partners(subject: Subject, views: Sequence[Tensor], labels: Tensor) -> list[np.ndarray]:
@@ -256,11 +259,11 @@ def controls(
         return None
     batches = in_batches(split, places, size, subject.device)
 
-    def moved_by(changes: Sequence[Callable[[Tensor], Tensor]]) -> np.ndarray:
+    def moved_by(changes: Sequence[Callable[[Tensor], Tensor]]) -> Moved:
         def changed(pixels: Tensor, labels: Tensor, places: np.ndarray) -> Iterator[Tensor]:
             return (change(framed(pixels, warp.margin)) for change in changes)
 
-        return moves(subject, batches, changed, warp.amounts, crop=warp.margin, progress=progress).euclidean
+        return moves(subject, batches, changed, warp.amounts, crop=warp.margin, progress=progress)
 
     floors = [floor_of(warp, amount, subject.device) for amount in warp.amounts]
     borders = [padding_of(warp, amount, subject.device) for amount in warp.amounts]

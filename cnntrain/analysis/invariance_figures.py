@@ -19,8 +19,10 @@ if TYPE_CHECKING:  # matplotlib takes half a second to import
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+GREY = "#666666"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES: tuple[Any, ...] = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)), (0, (3, 2)), (0, (8, 2)))
+CONTROLS: dict[str, Any] = {"interpolation alone": ":", "border alone": (0, (1, 4))}
 STYLE: dict[str, Any] = {
     "font.size": 8.0,
     "axes.titlesize": 8.5,
@@ -92,6 +94,8 @@ def figure_of(width: float, height: float) -> "Figure":
 
 def overview(warp: Warp, lines: Sequence[Line], samples: Samples) -> "Figure":
     """Draw sample images under the warp, and against the amount the early distance, the late one and p of the truth."""
+    from matplotlib.lines import Line2D
+
     figure = figure_of(7.2, 4.4)
     parts: Any = figure.subfigures(2, 1, height_ratios=(0.8, 1.5))
     top, bottom = parts
@@ -100,7 +104,8 @@ def overview(warp: Warp, lines: Sequence[Line], samples: Samples) -> "Figure":
     for axes, (title, key) in zip(panels, (("early", "distance"), ("late", "distance"), ("", "p_true")), strict=True):
         for number, line in enumerate(lines):
             stage = {"early": line.early, "late": line.late}.get(title)
-            draw_line(axes, warp, line, key, stage, number, control=len(lines) == 1)
+            draw_line(axes, warp, line, key, stage, number)
+            draw_controls(axes, warp, line, key, stage, COLOURS[number % len(COLOURS)] if len(lines) > 1 else GREY)
         names = {getattr(line, title) for line in lines} if title else set()
         axes.set_title(
             f"{title} features: {', '.join(sorted(names)) if len(names) < 3 else 'each its own'}"
@@ -110,33 +115,40 @@ def overview(warp: Warp, lines: Sequence[Line], samples: Samples) -> "Figure":
         dress(axes, warp, "distance (1: another class)" if title else "probability")
         axes.set_ylim(bottom=0, top=None if title else 1.02)
     handles, labels = panels[0].get_legend_handles_labels()
+    if lines[0].curves.floor:
+        handles += [Line2D([], [], color=GREY, linestyle=dash, linewidth=1) for dash in CONTROLS.values()]
+        labels += CONTROLS
     bottom.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 5))
     return figure
 
 
-def draw_line(
-    axes: "Axes", warp: Warp, line: Line, key: str, stage: str | None, number: int, *, control: bool = False
-) -> None:
+def draw_line(axes: "Axes", warp: Warp, line: Line, key: str, stage: str | None, number: int) -> None:
     """Draw one curve with its band over images, and the wider, lighter one over seeds where there are several."""
-    x = np.array([amount[0] for amount in warp.amounts])
-    order = np.argsort(x)
-    at = (slice(None), line.curves.stages.index(stage)) if stage else (slice(None),)
+    x, at = along(warp, line, stage)
     colour, dashes = COLOURS[number % len(COLOURS)], DASHES[number % len(DASHES)]
     ends = [(bands(line.curves)[key], 0.3)]
     if len(line.members) > 1:
         ends.append((seed_bands(line.members)[key], 0.13))
     for (low, high), opacity in ends:
-        axes.fill_between(x[order], low[at][order], high[at][order], color=colour, alpha=opacity, linewidth=0)
+        axes.fill_between(x, low[at], high[at], color=colour, alpha=opacity, linewidth=0)
     y = line.curves.values[key][0][at]
     mark = "o" if len(x) < 6 else None
-    axes.plot(x[order], y[order], color=colour, linestyle=dashes, label=line.curves.name, marker=mark, markersize=3)
-    if control and stage:
-        for found, word, dash in (
-            (line.curves.floor, "interpolation alone", ":"),
-            (line.curves.padding, "border alone", "--"),
-        ):
-            if found is not None:
-                axes.plot(x[order], found[at][order], color="#666666", linestyle=dash, linewidth=1, label=word)
+    axes.plot(x, y, color=colour, linestyle=dashes, label=line.curves.name, marker=mark, markersize=3)
+
+
+def along(warp: Warp, line: Line, stage: str | None) -> tuple[np.ndarray, Any]:
+    """Return the amounts in ascending order, and the index that takes a curve's values in that order."""
+    x = np.array([amount[0] for amount in warp.amounts])
+    order = np.argsort(x)
+    return x[order], (order, line.curves.stages.index(stage)) if stage else order
+
+
+def draw_controls(axes: "Axes", warp: Warp, line: Line, key: str, stage: str | None, colour: str) -> None:
+    """Draw what interpolation alone does, and the border alone, as thin lines."""
+    x, at = along(warp, line, stage)
+    for control, dash in zip((line.curves.floor, line.curves.padding), CONTROLS.values(), strict=True):
+        if control:
+            axes.plot(x, control[key][at], color=colour, linestyle=dash, linewidth=1)
 
 
 def dress(axes: "Axes", warp: Warp, what: str) -> None:
@@ -231,6 +243,8 @@ def sensitivity(warp: Warp, lines: Sequence[Line]) -> "Figure":
             extent = (across[0] - 0.5, across[-1] + 0.5, down[-1] + 0.5, down[0] - 0.5)
             shown = axes.imshow(picture, cmap="viridis", vmin=low, vmax=1, extent=extent, interpolation="nearest")
             axes.set_title(f"{line.curves.name}: {title}" if len(lines) > 1 else title)
+            axes.xaxis.get_major_locator().set_params(integer=True)
+            axes.yaxis.get_major_locator().set_params(integer=True)
             axes.set_xlabel("dx (pixels)")
             axes.set_ylabel("dy (pixels)")
             axes.spines[:].set_visible(False)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,14 +14,15 @@ from cnntrain.data.transformations import Amount, Warp
 Row = dict[str, Any]
 BY_STAGE = ("distance", "distance_same_class", "distance_cosine", "equivariance", "euclidean", "cosine")
 BY_AMOUNT = ("p_true", "top1", "consistency", "consistency_right", "consistency_corrected", "flip_rate", "p_change")
-SHARES = ("top1", "consistency", "consistency_right", "flip_rate")
+SHARES = ("top1", "consistency", "consistency_right", "flip_rate", "target_rate")
 
 
 @dataclass(frozen=True)
 class Curves:
     """One network under one warp: [1 + draws, amounts, stages] or [1 + draws, amounts] by what was measured.
 
-    `n` [amounts, stages] counts the images whose features are numbers; the controls are ratios like `distance`.
+    `n` [amounts, stages] counts the images whose features are numbers. The controls are `distance` and `p_true` without
+    bands; they are there where positions move.
     """
 
     name: str
@@ -29,8 +30,8 @@ class Curves:
     amounts: tuple[Amount, ...]
     values: dict[str, np.ndarray]
     n: np.ndarray
-    floor: np.ndarray | None = None
-    padding: np.ndarray | None = None
+    floor: dict[str, np.ndarray] = field(default_factory=dict)
+    padding: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def curves(
@@ -68,10 +69,15 @@ def curves(
             "flip_rate": 1 - agree,
             "p_change": means(weights, np.abs(moved.p_first - clean.p_first)),
         }
-    held: list[np.ndarray] = []
+    if (clean.goal >= 0).all():
+        values["target_rate"] = means(weights, moved.predicted == clean.goal)
+    held: list[dict[str, np.ndarray]] = []
     if controls is not None:
         to_other = clean.to_other[:, controls.places]
-        held = [ratio(found, to_other) for found in (controls.floor, controls.padding)]
+        held = [
+            {"distance": ratio(found.euclidean, to_other), "p_true": found.p_true.mean(axis=-1)}
+            for found in (controls.floor, controls.padding)
+        ]
     return Curves(name, tuple(stages), tuple(amounts), values, np.isfinite(moved.euclidean).sum(axis=-1), *held)
 
 
@@ -85,7 +91,7 @@ def pooled(name: str, members: Sequence[Curves]) -> Curves:
     """Return the mean of several networks' curves, in each drawing of the images."""
     first = members[0]
     controls = [
-        None if found[0] is None else np.mean([part for part in found if part is not None], axis=0)
+        {key: np.mean([part[key] for part in found], axis=0) for key in found[0]}
         for found in ([member.floor for member in members], [member.padding for member in members])
     ]
     values = {key: np.mean([member.values[key] for member in members], axis=0) for key in first.values}
@@ -118,7 +124,8 @@ def rows(warp: str, found: Curves, members: Sequence[Curves] = ()) -> list[Row]:
                 for kind, limits in ends.items():
                     line |= {f"{key}_{kind}{end}": float(limits[key][i][at]) for i, end in enumerate(("low", "high"))}
             for key, control in (("floor", found.floor), ("padding_only", found.padding)):
-                line[key] = None if control is None else float(control[a, s])
+                line[key] = float(control["distance"][a, s]) if control else None
+                line[f"{key}_p_true"] = float(control["p_true"][a]) if control else None
             lines.append(line)
     return lines
 

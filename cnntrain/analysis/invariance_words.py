@@ -67,6 +67,9 @@ def line_words(warp: Warp, line: Line) -> list[str]:
         f"There {kept} % of the predictions stay ({chance:.2f} of the way from chance to always), and the true class "
         f"has the probability {p}{unchanged_words(warp, line)}."
     )
+    if "target_rate" in found.values:
+        hit = ranged(100 * found.values["target_rate"][0][at], *(100 * end[at] for end in ends["target_rate"]))
+        sentences.append(f"{hit} % are taken for the class that the attack wants.")
     if len(line.members) > 1:
         low, high = (end[at] for end in seed_bands(line.members)["consistency"])
         share = f"{100 * low:.2f} … {100 * high:.2f} %"
@@ -93,8 +96,8 @@ def control_words(line: Line, at: int, stage: int) -> list[str]:
     """Return sentences about what interpolation and the border alone move, where that is no trifle."""
     words = []
     for control, what in ((line.curves.floor, "interpolation"), (line.curves.padding, "the border")):
-        if control is not None and control[at, stage] >= FLOOR:
-            words.append(f"Of that, {what} alone would move {line.early} {control[at, stage]:.2f} of the way.")
+        if control and (moved := control["distance"][at, stage]) >= FLOOR:
+            words.append(f"Of that, {what} alone would move {line.early} {moved:.2f} of the way.")
     return words
 
 

@@ -215,7 +215,7 @@ def follow(
             for study in studies:
                 warp, split = study.warp, study.split
                 batches = measure.in_batches(split, np.arange(len(split)), cfg.batch_size, subject.device)
-                clean = measure.clean(subject, split, cfg.batch_size, crop=warp.margin, progress=progress)
+                clean = measure.clean(subject, split, cfg.batch_size, warp, progress=progress)
                 changed = warp.against(subject.logits)
                 moved = measure.moves(
                     subject, batches, changed, warp.amounts, move=warp.move, crop=warp.margin, progress=progress

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,10 +15,6 @@ from cnntrain.commands.compare import letters
 from cnntrain.data.sources import Card, Split, spread
 from cnntrain.data.transformations import Warp
 
-if TYPE_CHECKING:
-    pass
-
-FIGURES, REPORT, ROWS = "figures", "report.md", "rows.csv"
 SHOWN_IMAGES, SHOWN_AMOUNTS = 3, 9
 LECTURE_SHIFT = 2.0  # pixels, as in the lectures' example
 MOST_TRIED = 100  # images to find some that an attack turns

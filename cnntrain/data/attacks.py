@@ -5,7 +5,8 @@ budgets included; the point that is passed on is the worst of all these. So accu
 PGD, whose candidates include FGSM's, is never above FGSM. Budgets are in parts of the range of pixels (0..1).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -14,12 +15,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cnntrain.bounds import Count, Natural
-from cnntrain.data.transformations import Amount, Shape, Warp
+from cnntrain.data.transformations import Amount, Logits, Shape, Warp
 from cnntrain.draws import generator
 from cnntrain.errors import InputError
 
 Norm = Literal["linf", "l2"]
-Logits = Callable[[Tensor], Tensor]  # of pixels [B, C, H, W] in 0..255
 Target = int | Literal["least_likely"] | None
 RANGE = 255.0
 BUDGETS = (0.0, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.3)
@@ -70,7 +70,7 @@ def attack(
         raise InputError(f"warp.{name}.amounts={budgets} is refused: {rule}")
 
     def changed(logits: Logits, pixels: Tensor, labels: Tensor, places: np.ndarray) -> Iterator[Tensor]:
-        goal = goals(logits, pixels, labels, target)
+        goal = None if target is None else goals(logits, pixels, labels, target)
         slope = gradient(logits, pixels, labels, goal)
         worst = judged(logits, pixels, labels, goal)
         for budget in budgets:
@@ -93,6 +93,7 @@ def attack(
         unchanged,
         protocol=protocol,
         attack=changed,
+        goals=None if target is None else partial(goals, target=target),
     )
 
 
@@ -104,10 +105,8 @@ def unchanged(pixels: Tensor, amount: Amount, places: np.ndarray) -> Tensor:
 # What an attack climbs.
 
 
-def goals(logits: Logits, pixels: Tensor, labels: Tensor, target: Target) -> Tensor | None:
-    """Return the class that each image is to be taken for, None for any other; its own class is never its target."""
-    if target is None:
-        return None
+def goals(logits: Logits, pixels: Tensor, labels: Tensor, target: int | Literal["least_likely"]) -> Tensor:
+    """Return the class that each image is to be taken for, never its own: then it is the least likely."""
     with torch.no_grad():
         found = logits(pixels)
     if isinstance(target, int) and not 0 <= target < found.shape[1]:

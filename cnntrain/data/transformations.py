@@ -15,9 +15,8 @@ from cnntrain.data.resampling import Border, Interpolation, Motion, Sampling, Si
 Shape = tuple[int, int, int]  # channels, height, width
 Amount = tuple[float, ...]  # one number, or (dx, dy)
 Frame = Literal["zero", "reflect", "edge", "circular", "crop"]
-
-
 Changes = Callable[[Tensor, Tensor, np.ndarray], Iterator[Tensor]]
+Logits = Callable[[Tensor], Tensor]  # of pixels [B, C, H, W] in 0..255
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ class Warp:
 
     `change(pixels, amount, places)` takes float32 [B, C, H, W], larger by `margin` on every side, and the places of the
     images in their split. `move` is there where positions move: the motion of an amount. `attack` takes the place of
-    `change` where the network decides.
+    `change` where the network decides, and `goals` is there where it wants images taken for certain classes.
     """
 
     name: str
@@ -40,14 +39,15 @@ class Warp:
     margin: int = 0
     border: Border = "zero"
     interpolation: Interpolation = "bilinear"
-    attack: Callable[[Callable[[Tensor], Tensor], Tensor, Tensor, np.ndarray], Iterator[Tensor]] | None = None
+    attack: Callable[[Logits, Tensor, Tensor, np.ndarray], Iterator[Tensor]] | None = None
+    goals: Callable[[Logits, Tensor, Tensor], Tensor] | None = None  # of pixels and labels, classes [B]
 
     @property
     def axes(self) -> int:
         """Numbers that an amount has: 1, or 2 of a grid."""
         return len(self.neutral)
 
-    def against(self, logits: Callable[[Tensor], Tensor]) -> Changes:
+    def against(self, logits: Logits) -> Changes:
         """Return what yields a batch under each amount, from its pixels, labels and places.
 
         An attack changes the pixels by what the network says of them, through `logits`; others do not ask.
