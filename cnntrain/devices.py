@@ -9,24 +9,32 @@ from typing import Literal
 
 import torch
 
+from cnntrain import ranks
 from cnntrain.errors import InputError
 
 Precision = Literal["auto", "fp32", "bf16"]
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device called `name`; "auto" is the first GPU where there is one, else the CPU.
+    """Return the device called `name`; "auto" is a GPU where there is one, else the CPU.
 
-    Raises `InputError` for a device that is not there.
+    That GPU is the first; of several processes on a machine each takes the one of its own number. Raises `InputError`
+    for a device that is not there.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if ranks.WORLD > 1 and name.startswith("cuda"):
+        if name != "cuda":
+            raise InputError(f"device={name} is one GPU, and {ranks.WORLD} processes take one each; type device=cuda")
+        name = f"cuda:{ranks.LOCAL_RANK}"
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         gpus = ", ".join(f"cuda:{i}" for i in range(torch.cuda.device_count()))
         raise InputError(f"device={name} is not to be had here; choose from auto, cpu{gpus and ', ' + gpus}") from error
+    if device.index is not None and device.type == "cuda":
+        torch.cuda.set_device(device)  # whose generator dropout draws from
     return device
 
 

@@ -39,6 +39,14 @@ class StoppedError(CnntrainError):
         self.exit_code = 128 + signal
 
 
+class EchoError(CnntrainError):
+    """A failure that another process of the same training tells; this one only leaves with the exit code."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__("another process of this training has failed, and says why")
+        self.exit_code = exit_code
+
+
 class CheckpointError(CnntrainError):
     """A checkpoint is missing, damaged or belongs to another network."""
 

@@ -28,8 +28,9 @@ from omegaconf.errors import (
     UnsupportedInterpolationType,
 )
 
+from cnntrain import ranks
 from cnntrain.catalog import compose
-from cnntrain.errors import CnntrainError, InputError, unknown
+from cnntrain.errors import CnntrainError, EchoError, InputError, unknown
 from cnntrain.manual import page
 from cnntrain.runs import plain
 from cnntrain.words import Line, read
@@ -109,7 +110,8 @@ def _run(job: str, cfg: DictConfig) -> dict[str, Any]:
     if cfg.get("deterministic"):
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it once, when torch is imported
     try:
-        result: dict[str, Any] = importlib.import_module(f"cnntrain.commands.{job}").run(cfg)
+        with ranks.joined():
+            result: dict[str, Any] = importlib.import_module(f"cnntrain.commands.{job}").run(cfg)
     except UNRESOLVABLE as error:
         raise InputError(_open_value(error)) from error
     except CONFIGURATION_ERRORS as error:
@@ -140,11 +142,13 @@ def launch(command: str, argv: list[str], conf: Path, job: str | None = None) ->
         if "--help" in line.flags:
             print(_manual(task, line, conf), end="")
             return 0
+        if ranks.WORLD > 1 and (task.job != "fit" or "--multirun" in line.flags):
+            raise InputError(f"{ranks.WORLD} processes share one training (fit) and nothing else; start this one alone")
         with output_to_stderr() if line.json else contextlib.nullcontext():
             if "--multirun" in line.flags:
                 _check_jobs(task, line, conf)
             _hydra(task, line, conf)
-        if line.json:
+        if line.json and ranks.RANK == 0:
             print(as_json({"jobs": _jobs(task)} if _sweep_folders else task.results[0]), flush=True)
     except KeyboardInterrupt:
         return 130
@@ -153,7 +157,10 @@ def launch(command: str, argv: list[str], conf: Path, job: str | None = None) ->
     except Exception as error:
         if isinstance(error, BrokenPipeError) and error is not task.error:
             raise  # whoever read standard output left: `cli` ends quietly
-        return _report(command, error)
+        # What is wrong with the words every process finds: one a machine says so.
+        echo = isinstance(error, EchoError) or (ranks.LOCAL_RANK > 0 and error is not task.error)
+        with contextlib.redirect_stderr(io.StringIO()) if echo else contextlib.nullcontext():
+            return _report(command, error)
     return 0
 
 
@@ -251,11 +258,12 @@ def _report(command: str, error: Exception) -> int:
         traceback.print_exception(error)
     if isinstance(error, CONFIGURATION_ERRORS):
         error = _configuration_error(command, error)
+    who = f"cnntrain (process {ranks.RANK})" if ranks.RANK else "cnntrain"
     if isinstance(error, CnntrainError):
-        print(f"cnntrain: {one_line(error)}", file=sys.stderr)
+        print(f"{who}: {one_line(error)}", file=sys.stderr)
         return error.exit_code
     kind = "" if isinstance(error, JobError) else f"{type(error).__name__}: "
-    print(f"cnntrain: {kind}{one_line(error)} (CNNTRAIN_TRACEBACK=1 shows where)", file=sys.stderr)
+    print(f"{who}: {kind}{one_line(error)} (CNNTRAIN_TRACEBACK=1 shows where)", file=sys.stderr)
     return 1
 
 

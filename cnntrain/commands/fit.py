@@ -1,5 +1,6 @@
 """`cnntrain fit`: train a network and leave a run folder, or go on with the one that is there."""
 
+import contextlib
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -7,9 +8,10 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from cnntrain import config, runs
+from cnntrain import config, ranks, runs
 from cnntrain.analysis.pictures import batch_picture, evaluation_pictures, filter_pictures
 from cnntrain.commands import pretrained, resuming, session
+from cnntrain.commands.assisting import assist, refuse_other_images
 from cnntrain.commands.proving import prove_resume
 from cnntrain.devices import hardware, prepare
 from cnntrain.errors import CnntrainError, NonFiniteError, StoppedError
@@ -18,7 +20,6 @@ from cnntrain.schema import Fit
 from cnntrain.tables import interval, percent
 from cnntrain.training import checkpoints, profiling
 from cnntrain.training.board import open_board
-from cnntrain.training.loop import train
 from cnntrain.training.signals import Signals
 
 TRIES = 3  # saves in a row that may fail before the training gives up
@@ -26,25 +27,41 @@ TRIES = 3  # saves in a row that may fail before the training gives up
 
 def run(composed: DictConfig) -> dict[str, Any]:
     """Train as configured; return what `--json` prints."""
-    cfg = pretrained.follow(config.read(Fit, composed))
-    settings = config.plain(composed) | {"dataset": cfg.dataset}
-    prepare(deterministic=cfg.deterministic)
-    folder = resuming.wanted_folder(cfg)
-    runs.refuse_unwritable(folder or runs.ROOT)
-    going_on = folder is not None and (folder / runs.CONFIG).exists()
-    if folder and going_on:
-        resuming.refuse_changes(runs.read_json(folder / runs.CONFIG), settings)
-        if finished := resuming.finished_result(folder, cfg):
-            report(finished)
-            return finished
-    session.check(cfg)
-    dataset = session.load_data(cfg)
-    if cfg.check_resume:
+    with ranks.agreed():
+        cfg = pretrained.follow(config.read(Fit, composed))
+        settings = config.plain(composed) | {"dataset": cfg.dataset}
+        prepare(deterministic=cfg.deterministic)
+        folder, finished = place(cfg, settings) if ranks.RANK == 0 else (Path(), None)
+    folder, finished = ranks.told((folder, finished))
+    if finished:
+        report(finished)
+        return finished
+    with ranks.agreed():
+        session.check(cfg)
+        dataset = session.load_data(cfg)
+        built = None if cfg.check_resume else session.build(cfg, dataset)
+    refuse_other_images(dataset)
+    if built is None:
         return prove_resume(cfg, dataset)
-    built = session.build(cfg, dataset)
-    folder = runs.create(folder or runs.new_folder("fit", f"{cfg.model['name']}-{cfg.dataset['name']}"))
-    with runs.lock(folder):
+    with contextlib.ExitStack() as held:
+        with ranks.agreed():
+            if ranks.RANK == 0:
+                held.enter_context(runs.lock(runs.create(folder)))
+        if ranks.RANK:
+            return assist(built, folder)
         return Training(built, folder, settings, config.command_line("fit")).run()
+
+
+def place(cfg: Fit, settings: dict[str, Any]) -> tuple[Path, dict[str, Any] | None]:
+    """Return the folder of a training, and its result if nothing is left to do."""
+    fresh = runs.new_folder("fit", f"{cfg.model['name']}-{cfg.dataset['name']}")
+    wanted = resuming.wanted_folder(cfg)
+    runs.refuse_unwritable(wanted or runs.ROOT)
+    folder = wanted or Path(ranks.kept(str(fresh)))
+    if not (folder / runs.CONFIG).exists():
+        return folder, None
+    resuming.refuse_changes(runs.read_json(folder / runs.CONFIG), settings)
+    return folder, resuming.finished_result(folder, cfg)
 
 
 def check(composed: DictConfig) -> None:
@@ -78,6 +95,7 @@ class Training:
             "hardware": hardware(),
             "device": str(self.built.device),
             "precision": self.built.precision,
+            "processes": ranks.WORLD,
             "seed": self.cfg.seed,
             "data": session.describe_data(self.built.dataset),
             "init_from": self.built.started_from,
@@ -94,7 +112,7 @@ class Training:
         try:
             with Signals() as signals, session.explained(self.built):
                 self.follow(signals)
-            if signals.stopped_by:
+            if signals.stop() and signals.stopped_by:
                 ending = f"stopped by {signals.stopped_by.name}"
                 signals.pass_on(signals.stopped_by)
                 raise StoppedError(
@@ -126,18 +144,7 @@ class Training:
         self.board.pictures(
             self.at.step, lambda: {"batch": batch_picture(built.feed.batch().images, built.dataset.card)}
         )
-        records = train(
-            built.learner,
-            built.feed,
-            (lambda net: built.validate(net, signals.stop)) if built.dataset.val else None,
-            at=self.at,
-            epochs=trainer.epochs,
-            save=self.save,
-            validate_every=trainer.validate_every,
-            log_every=trainer.log_every,
-            patience=trainer.patience,
-            stop=lambda: self.between_steps(signals),
-        )
+        records = built.train(self.at, signals, self.save, lambda: self.between_steps(signals))
         profiler = (
             profiling.Profiler(built.learner, built.feed, self.folder / "profile", self.show)
             if trainer.profile
@@ -153,6 +160,7 @@ class Training:
             if profiler and not profiler.close():
                 say(f"the training ended before step {profiling.WARM_UP + 1}: too short to be profiled")
         self.save_last()
+        ranks.wait()  # the others have waited for it
 
     def show(self, profile: profiling.Report) -> None:
         """Show where the time of a step goes, and keep it for the result."""
@@ -182,12 +190,13 @@ class Training:
 
     def between_steps(self, signals: Signals) -> bool:
         """Save when asked to, and say whether to stop."""
+        stopping = signals.stop()
         if number := signals.save_asked_by:
             signals.save_asked_by = None
             self.save_last()
             say(f"saved at step {self.at.step:,}")
             signals.pass_on(number)
-        return signals.stop()
+        return stopping
 
     def log(self, record: dict[str, Any]) -> None:
         """Write a record; a log that cannot be written does not end a training."""

@@ -56,7 +56,7 @@ def make_all(
             processes.append(process)
     with Signals() as signals:
         listen(processes, ends, signals, hear)
-    if signals.stopped_by:
+    if signals.stop() and signals.stopped_by:
         signals.pass_on(signals.stopped_by)
         raise StoppedError(f"stopped by {signals.stopped_by.name}; the same command goes on", signals.stopped_by)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from cnntrain import runs
+from cnntrain import ranks, runs
 from cnntrain.commands.loading import refuse_other_network
 from cnntrain.commands.session import Session
 from cnntrain.errors import CheckpointError, InputError
@@ -32,7 +32,7 @@ def wanted_folder(cfg: Fit) -> Path | None:
     """
     if cfg.resume in ("auto", "never"):
         folder = Path(cfg.output_dir) if cfg.output_dir else None
-        if folder and (cfg.resume == "never" or not (folder / runs.CONFIG).exists()):
+        if folder and cfg.resume == "never" and not ranks.RESTARTED:
             runs.refuse_existing(folder)
         return folder
     if cfg.output_dir and Path(cfg.output_dir) != Path(cfg.resume):
@@ -69,6 +69,7 @@ def refuse_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
 def snapshot(session: Session, at: Progress, records: int) -> checkpoints.State:
     """Return a checkpoint of a run that has written so many records."""
     where = {"threads": torch.get_num_threads(), "precision": session.precision, "torch": str(torch.__version__)}
+    where |= {"processes": ranks.WORLD}
     return {
         "format": 1,
         **session.learner.state(),
@@ -82,14 +83,30 @@ def snapshot(session: Session, at: Progress, records: int) -> checkpoints.State:
 def restore(session: Session, folder: Path) -> tuple[Progress, int]:
     """Continue from the newest whole checkpoint of a run; return its place and how many records it knows of.
 
-    Raises `CheckpointError` when every checkpoint is damaged, or belongs to another network or to other classes.
+    Of several processes the first reads it. Raises `CheckpointError` when every checkpoint is damaged, or belongs to
+    another network or to other classes.
     """
-    checkpoints.clean(folder / "checkpoints")
-    state, problems = checkpoints.load_newest(folder / "checkpoints")
-    for problem in problems:
-        say(f"warning: {problem}; using the checkpoint before it")
+    with ranks.agreed():
+        state = newest(folder / "checkpoints") if ranks.RANK == 0 else None
+    state = ranks.told(state)
     if state is None:
         return Progress(), 0
+    with ranks.agreed():
+        continue_from(state, session, folder)
+    return Progress(**state["progress"]), state["records"]
+
+
+def newest(folder: Path) -> checkpoints.State | None:
+    """Return the newest whole checkpoint in `folder`, or None, and say what is wrong with newer ones."""
+    checkpoints.clean(folder)
+    state, problems = checkpoints.load_newest(folder)
+    for problem in problems:
+        say(f"warning: {problem}; using the checkpoint before it")
+    return state
+
+
+def continue_from(state: checkpoints.State, session: Session, folder: Path) -> None:
+    """Put a checkpoint's state into a session, and say what is not as it was when it was made."""
     refuse_other_network(folder, session.learner.net, state["model"])
     now = snapshot(session, Progress(), 0)
     if state["classes"] != now["classes"]:
@@ -102,7 +119,6 @@ def restore(session: Session, folder: Path) -> tuple[Progress, int]:
         session.learner.load_state(state)
     except (RuntimeError, ValueError, KeyError) as error:
         raise CheckpointError(f"{folder} does not fit this training: {str(error).splitlines()[0]}") from error
-    return Progress(**state["progress"]), state["records"]
 
 
 def same(one: object, other: object) -> bool:

@@ -1,14 +1,17 @@
 """A training put together from its configuration: everything that `fit` runs and that a test of it runs again."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
+import numpy as np
 import torch
 from torch import nn
 
-from cnntrain import config
+from cnntrain import config, ranks
 from cnntrain.commands import pretrained
 from cnntrain.commands.loading import start_from
 from cnntrain.data.augmentation import Part
@@ -23,6 +26,8 @@ from cnntrain.models.whitening import calibrate
 from cnntrain.schema import Fit
 from cnntrain.training.evaluate import Outputs, outputs, score
 from cnntrain.training.learner import Learner
+from cnntrain.training.loop import Progress, Record, Stop, train
+from cnntrain.training.signals import Signals
 
 Batches = TypeVar("Batches")
 LOOKED_AT = 2000  # training images that layers with weights made from images see
@@ -55,10 +60,35 @@ class Session:
     def validate(self, net: nn.Sequential, stop: Callable[[], bool]) -> dict[str, float] | None:
         """Score a network on the validation images; None when `stop` said so on the way."""
         assert self.dataset.val is not None
+        rounds = -(-len(self.dataset.val) // (ranks.WORLD * self.cfg.trainer.eval_batch_size))
+        batches = self.sweep(self.share) if len(self.share) else iter(())
         try:
-            return score(outputs(net, until(stop, self.sweep(self.dataset.val)), precision=self.precision))
+            return score(outputs(net, until(stop, batches, rounds), precision=self.precision))
         except ValidationStopped:
             return None
+
+    @functools.cached_property
+    def share(self) -> Split:
+        """The validation images that this process looks at: all of them when it is alone."""
+        assert self.dataset.val is not None
+        mine = ranks.share(len(self.dataset.val))
+        return self.dataset.val if ranks.WORLD == 1 else self.dataset.val.take(np.arange(mine.start, mine.stop))
+
+    def train(self, at: Progress, signals: Signals, save: Callable[[str], None], stop: Stop) -> Iterator[Record]:
+        """Train from `at` to the end, or until `stop` says so between two steps; yield the loop's records."""
+        trainer = self.cfg.trainer
+        return train(
+            self.learner,
+            self.feed,
+            (lambda net: self.validate(net, signals.stop)) if self.dataset.val else None,
+            at=at,
+            epochs=trainer.epochs,
+            save=save,
+            validate_every=trainer.validate_every,
+            log_every=trainer.log_every,
+            patience=trainer.patience,
+            stop=stop,
+        )
 
     def sweep(self, split: Split) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield the images and labels of a split."""
@@ -74,24 +104,43 @@ class ValidationStopped(Exception):  # noqa: N818 - it is no error
     """A validation was asked to stop between two batches."""
 
 
-def until(stop: Callable[[], bool], batches: Iterable[Batches]) -> Iterator[Batches]:
-    """Pass on batches; raise `ValidationStopped` once `stop` says so."""
-    for batch in batches:
+def until(stop: Callable[[], bool], batches: Iterator[Batches], rounds: int) -> Iterator[Batches]:
+    """Pass on batches; raise `ValidationStopped` once `stop` says so, which is asked `rounds` times.
+
+    Of several processes some may have a batch less, and all have to ask equally often.
+    """
+    for _ in range(rounds):
         if stop():
             raise ValidationStopped
-        yield batch
+        yield from itertools.islice(batches, 1)
 
 
 def check(cfg: Fit) -> None:
     """Find what is wrong with a configuration before any image is read."""
     choose_device(cfg.device)
-    config.build_parts(cfg.augmentation)
+    refuse_unshared(cfg.trainer.batch_size, config.build_parts(cfg.augmentation))
     card = config.dataset_card(cfg.dataset, cfg.data_root)
     shapes = config.build_model(cfg.model, card, device="meta")
     config.build_heads(cfg.model, shapes, card, device="meta")
-    if cfg.trainer.batch_size == 1:
+    if cfg.trainer.batch_size == ranks.WORLD:
         refuse_lone_values(shapes, card)
     config.build_rates(cfg.schedule, config.build_optimizer(cfg.optimizer, shapes).defaults["lr"], 1, 1)
+
+
+def refuse_unshared(batch_size: int, parts: Mapping[str, Part]) -> None:
+    """Raise `InputError` when several processes cannot each have their share of a batch."""
+    if batch_size % ranks.WORLD:
+        near = sorted({max(batch_size // ranks.WORLD, 1) * ranks.WORLD, (batch_size // ranks.WORLD + 1) * ranks.WORLD})
+        raise InputError(
+            f"trainer.batch_size={batch_size} cannot be divided among {ranks.WORLD} processes; take "
+            f"{' or '.join(map(str, near))}"
+        )
+    for name, part in parts.items():
+        if part.mixes and ranks.WORLD > 1:
+            raise InputError(
+                f"augmentation.{name} blends images of one batch, of which {ranks.WORLD} processes have a "
+                "part each; train in one process, or without it"
+            )
 
 
 def refuse_lone_values(shapes: nn.Sequential, card: Card) -> None:
@@ -99,7 +148,8 @@ def refuse_lone_values(shapes: nn.Sequential, card: Card) -> None:
     try:
         shapes.train()(torch.empty(1, *card.shape, device="meta"))
     except ValueError as error:
-        raise InputError(f"trainer.batch_size=1 is too small for this network: {error}") from error
+        alone = "1" if ranks.WORLD == 1 else f"{ranks.WORLD} in {ranks.WORLD} processes"
+        raise InputError(f"trainer.batch_size={alone} is too small for this network: {error}") from error
 
 
 def load_data(cfg: Fit) -> Dataset:

@@ -61,6 +61,7 @@ class Part(NamedTuple):
     resize: Resize | None = None
     batch: Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]] | None = None
     outside: bool = False  # whether positions may fall outside the image, where pixels are black
+    mixes: bool = False  # whether images of a batch meet: then one process has to hold all of it
 
 
 def flip(p: Fraction = 0.5) -> Part:
@@ -263,7 +264,7 @@ def mixup(alpha: Positive = 0.2) -> Part:
         target = torch.lerp(target.index_select(0, partner), target, weight.unsqueeze(1))
         return x.contiguous(memory_format=torch.channels_last), target
 
-    return Part(draw, batch=batch)
+    return Part(draw, batch=batch, mixes=True)
 
 
 AUGMENTATIONS: dict[str, Callable[..., Part]] = {

@@ -2,7 +2,8 @@
 
 `seek` is all that the host does for a batch; `batch` is a device program without a look at any value. The resident feed
 holds every pixel on the device, the streamed one has workers read the images of the batches to come; both render
-pixels through the same functions, so their batches agree to the bit.
+pixels through the same functions, so their batches agree to the bit. Of several processes each has its share of every
+batch, and all draw the same plan.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cnntrain import ranks
 from cnntrain.data.augmentation import Part, Plan
 from cnntrain.data.rendering import Batch, Normalise, Render, Store
 from cnntrain.data.sources import Card, Pixels, Split, stored
@@ -24,7 +26,7 @@ class Feed(Protocol):
     """Batches by their place: an epoch and a number within it."""
 
     batches: int  # full batches an epoch
-    batch_size: int
+    batch_size: int  # of all processes
     plan: Plan  # of the epoch that `seek` went to
 
     def seek(self, epoch: int, place: int) -> None: ...
@@ -81,10 +83,11 @@ class Planned:
         """Draw everything that `epoch` needs, on the host, so that every device sees the same."""
         plan = plan_epoch(self.host_labels, self.batch_size, self.seed, epoch, balanced=self.balanced)
         plan = plan._replace(shape=self.source.shape[:2])
-        self.epoch, self.plan = epoch, plan
-        self.index = torch.from_numpy(plan.index).to(self.device)
+        mine = ranks.share(self.batch_size)
+        self.epoch, self.plan, self.shown = epoch, plan, plan.index[:, mine]
+        self.index = torch.from_numpy(self.shown).to(self.device)
         self.drawn = {
-            name: part.draw(generator(self.seed, name, epoch), plan).to(self.device)
+            name: part.draw(generator(self.seed, name, epoch), plan)[:, mine].to(self.device)
             for name, part in self.parts.items()
         }
 
@@ -148,7 +151,7 @@ class StreamedFeed(Planned):
         if epoch != self.epoch:
             self.begin(epoch)
         if (epoch, place) != self.due:
-            self.places.rows = self.plan.index[place:].tolist()
+            self.places.rows = self.shown[place:].tolist()
             self.ahead = read_batches(self.loader)
         self.place, self.due = place, (epoch, place + 1)
 

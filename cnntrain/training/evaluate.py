@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cnntrain import ranks
 from cnntrain.data.views import VIEWS, View
 from cnntrain.devices import autocast
 from cnntrain.tables import wilson
@@ -47,13 +48,17 @@ def outputs(
                 labels.append(y)
     finally:
         net.train(was_training)
+    if not logits:
+        return Outputs(torch.empty(0, 1), torch.empty(0, dtype=torch.int64))
     return Outputs(torch.cat(logits).cpu(), torch.cat(labels).cpu())
 
 
 def score(result: Outputs) -> dict[str, float]:
-    """Return n, mean cross-entropy, top-1 and its Wilson interval at 95 %."""
-    n = len(result.labels)
+    """Return n, mean cross-entropy, top-1 and its Wilson interval at 95 %, of what all processes have together."""
+    mine = len(result.labels)
     right = int((result.logits.argmax(dim=1) == result.labels).sum())
+    n, right = map(int, ranks.total(mine, right))
     low, high = wilson(right, n)
-    loss = float(F.cross_entropy(result.logits, result.labels))
+    part = float(F.cross_entropy(result.logits, result.labels)) * (mine / n) if mine else 0.0
+    (loss,) = ranks.total(part)
     return {"n": n, "loss": loss, "top1": right / n, "top1_low": low, "top1_high": high}

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
+from cnntrain import ranks
 from cnntrain.data.feeds import Feed
 from cnntrain.devices import autocast
 from cnntrain.draws import generator
@@ -23,6 +24,8 @@ class Learner:
     `clip` the largest norm of the gradient, 0 for any; `class_weights` multiply each class's loss. A `companion` adds
     the losses of auxiliary heads on `net` to what is trained; the average, the evaluated network and the loss that
     `read` returns are those of `net` alone.
+
+    Of several processes each steps through its share of every batch; after a step all hold the same state.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class Learner:
         self.device = next(net.parameters()).device
         self.class_weights = class_weights.to(self.device) if class_weights is not None else None
         self.parameters = list((companion or net).parameters())
+        self.running = running(companion or net)
         self.decay = ema
         self.average = copy.deepcopy(net).requires_grad_(False).eval() if ema else None
         self.averaged = floating(self.average) if self.average else []
@@ -70,6 +74,8 @@ class Learner:
         self.reseed(epoch, turn, per_epoch)
         self.net.train()
         sound = torch.ones((), dtype=torch.bool, device=self.device)
+        alone = ranks.WORLD == 1
+        loss_sum, right = (t if alone else torch.zeros_like(t) for t in (self.loss_sum, self.right))
         for place in range(turn * self.accumulate, (turn + 1) * self.accumulate):
             feed.seek(epoch, place)
             x, target, labels = feed.batch()
@@ -80,9 +86,11 @@ class Learner:
                 total = total + self.weight * self.loss(answer, target)
             self.backward(total / self.accumulate if self.accumulate > 1 else total)
             sound = sound & total.detach().isfinite()
-            self.loss_sum += loss.detach() * len(labels)
-            self.right += (logits.detach().argmax(dim=1) == labels).sum()
-            self.count += len(labels)
+            loss_sum += loss.detach() * len(labels)
+            right += (logits.detach().argmax(dim=1) == labels).sum()
+            self.count += len(labels) * ranks.WORLD
+        if not alone:
+            sound = self.combine(loss_sum, right, sound)
         self.guard(sound & self.norm().isfinite(), step)
         self.set_rate(step)
         self.optimizer.step()
@@ -97,11 +105,30 @@ class Learner:
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the mean cross-entropy of a batch with class numbers or probabilities as its target."""
-        return F.cross_entropy(logits.float(), target, self.class_weights, label_smoothing=self.label_smoothing)
+        loss = F.cross_entropy(logits.float(), target, self.class_weights, label_smoothing=self.label_smoothing)
+        if self.class_weights is None or target.is_floating_point() or ranks.WORLD == 1:
+            return loss
+        weight = self.class_weights[target].sum()  # by which the mean divides: a heavier share of the batch counts more
+        whole = weight.clone()
+        ranks.add_up([whole])
+        return loss * (weight / whole * ranks.WORLD)
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of a loss to those of the step."""
         loss.backward()
+
+    def combine(self, loss_sum: Tensor, right: Tensor, sound: Tensor) -> Tensor:
+        """Make the gradients those of the whole batch, and batch norm's running statistics the means over its shares;
+        take in the loss and hits of all processes, and return whether every one of them is `sound`.
+        """
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        measured = torch.stack((loss_sum, right, ~sound)).float()
+        shares = [*gradients, *self.running]
+        torch._foreach_div_(shares, ranks.WORLD)
+        ranks.add_up([*shares, measured])
+        self.loss_sum += measured[0]
+        self.right += measured[1].long()
+        return measured[2] == 0
 
     def norm(self) -> Tensor:
         """Return the norm of the gradient as it came, and scale the gradient down to the largest one allowed."""
@@ -118,7 +145,8 @@ class Learner:
     def reseed(self, epoch: int, turn: int, per_epoch: int) -> None:
         """Make dropout's masks a function of (seed, step), so that no generator state has to be kept."""
         if self.reseeds[0] != epoch:
-            self.reseeds = epoch, generator(self.seed, "dropout", epoch).integers(2**32, size=per_epoch).tolist()
+            words = ("dropout", epoch, ranks.RANK) if ranks.RANK else ("dropout", epoch)
+            self.reseeds = epoch, generator(self.seed, *words).integers(2**32, size=per_epoch).tolist()
         if self.device.type == "cuda":
             torch.cuda.manual_seed(self.reseeds[1][turn])
         else:
@@ -179,6 +207,12 @@ class Learner:
         self.loss_sum.copy_(state["sums"]["loss"])
         self.right.copy_(state["sums"]["right"])
         self.count = state["sums"]["count"]
+
+
+def running(net: nn.Module) -> list[Tensor]:
+    """Return the running means and variances of batch norm."""
+    norms = [module for module in net.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    return [t for module in norms for t in (module.running_mean, module.running_var) if t is not None]
 
 
 def floating(net: nn.Module) -> list[Tensor]:

@@ -3,6 +3,8 @@
 import signal
 from types import FrameType, TracebackType
 
+from cnntrain import ranks
+
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 SAVING = (signal.SIGUSR1, signal.SIGUSR2)
 
@@ -13,11 +15,16 @@ class Signals:
     So it does with SIGUSR2 where somebody, such as a launcher of cluster jobs, had a handler for it. A second SIGINT or
     SIGTERM ends the process at once. Handlers that were there before are put back when the context ends; `pass_on`
     calls them, once the work is saved.
+
+    Of several processes all answer what one was sent, at the same step. Their launcher sends SIGTERM once more, to
+    all, as soon as one has ended, and kills those that take too long: from a second one on they ignore it.
     """
 
     def __init__(self) -> None:
+        self.sent_stop = self.sent_save = 0  # to this process
         self.stopped_by: signal.Signals | None = None
         self.save_asked_by: signal.Signals | None = None
+        self.largest = ranks.Largest()
         self.earlier: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> "Signals":
@@ -30,19 +37,26 @@ class Signals:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for number, handler in self.earlier.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+            kept = signal.SIG_IGN if ranks.LAUNCHED and number in STOPPING else handler
+            signal.signal(number, kept)  # type: ignore[arg-type]
 
     def note(self, number: int, frame: FrameType | None) -> None:
         """Remember a signal; nothing else is safe in a handler."""
         if number in SAVING:
-            self.save_asked_by = signal.Signals(number)
+            self.sent_save = number
             return
-        self.stopped_by = signal.Signals(number)
+        self.sent_stop = number
         for other in STOPPING:
-            signal.signal(other, signal.SIG_DFL)
+            signal.signal(other, signal.SIG_IGN if ranks.LAUNCHED else signal.SIG_DFL)
 
     def stop(self) -> bool:
-        """Say whether to stop at the next step."""
+        """Say whether to stop at the next step; every process has to ask equally often."""
+        stop, save = self.largest(self.sent_stop, self.sent_save)
+        self.sent_save = 0
+        if save:
+            self.save_asked_by = signal.Signals(save)
+        if stop:
+            self.stopped_by = signal.Signals(stop)
         return self.stopped_by is not None
 
     def pass_on(self, number: signal.Signals) -> None:
