@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -93,14 +93,21 @@ def wait_for_steps(run: Path, process: subprocess.Popen[str]) -> None:
 
 @contextlib.contextmanager
 def at_once(count: int, function: Callable[..., None], *args: object) -> Iterator[list[BaseProcess]]:
-    """Start a function of a module in several processes, which begin together; wait for their ends.
+    """Start a function of a module in several processes, which begin together; wait for their ends."""
+    with each_at_once(function, [args] * count) as processes:
+        yield processes
+
+
+@contextlib.contextmanager
+def each_at_once(function: Callable[..., None], calls: Sequence[tuple]) -> Iterator[list[BaseProcess]]:
+    """Do the same with arguments of its own for each process.
 
     They are forked from a server that has imported torch once, and that no thread of pytest's is part of.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["cnntrain.commands.fit", "cnntrain.launch", "pytest", "torchvision.datasets"])
-    barrier = context.Barrier(count)
-    processes = [context.Process(target=met, args=(barrier, function, *args), daemon=True) for _ in range(count)]
+    barrier = context.Barrier(len(calls))
+    processes = [context.Process(target=met, args=(barrier, function, *args), daemon=True) for args in calls]
     for process in processes:
         process.start()
     try:
