@@ -107,7 +107,9 @@ def do(call: Call, command: str, *words: str) -> str:
 
 def check(call: Call, command: str, *words: str) -> None:
     """Compose the words; those of `fit` are checked whole. A sweep is its first job, without a launcher."""
-    single = [first_values(word, 1) for word in words if word not in ("-m", "--multirun") and "hydra/" not in word]
+    single = [
+        first_values(word, 1) for word in words if word not in ("-m", "--multirun") and not re.match("hydra[./]", word)
+    ]
     if command == "fit":
         call("config", "check", *single)
     else:

@@ -90,6 +90,8 @@ def restore(session: Session, folder: Path) -> tuple[Progress, int]:
         state = newest(folder / "checkpoints") if ranks.RANK == 0 else None
     state = ranks.told(state)
     if state is None:
+        if ranks.WORLD > 1:
+            session.learner.start_alike()
         return Progress(), 0
     with ranks.agreed():
         continue_from(state, session, folder)

@@ -67,6 +67,13 @@ class Learner:
         """The network to evaluate: the moving average where one is kept."""
         return self.average or self.net
 
+    def start_alike(self) -> None:
+        """Give every process the weights of the first: made from images, they differ on another kind of processor."""
+        whole = self.companion or self.net
+        whole.load_state_dict(ranks.told({key: tensor.cpu() for key, tensor in whole.state_dict().items()}))
+        if self.average:
+            self.average.load_state_dict(self.net.state_dict())
+
     def update(self, feed: Feed, step: int) -> None:
         """Take optimizer step number `step` (from 0) on the next `accumulate` batches of the feed."""
         per_epoch = feed.batches // self.accumulate
