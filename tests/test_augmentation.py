@@ -99,8 +99,6 @@ def apply(part: Part, x: Tensor, target: Tensor, drawn: Tensor, classes: int) ->
         part.place(rows, cols, x.shape[2], x.shape[3], drawn)
     if part.pixels:
         x = part.pixels(x, drawn)
-    if part.resize:
-        x = part.resize(x, drawn, size=SHAPE)
     if part.batch:
         x, target = part.batch(x, target, drawn, classes)
     return x, target
@@ -378,7 +376,7 @@ def test_a_recipe_lists_every_option_of_its_parts_in_the_order_they_act(recipe: 
         maker = AUGMENTATIONS[name]
         assert list(options) == list(inspect.signature(maker).parameters)
         part = maker(**options)
-        stages.append([bool(part.place), bool(part.pixels or part.resize), bool(part.batch)].index(True))
+        stages.append([bool(part.place), bool(part.pixels or part.window), bool(part.batch)].index(True))
     assert stages == sorted(stages)
 
 
@@ -389,4 +387,4 @@ def test_the_recipes_are_there() -> None:
 def test_no_part_does_nothing() -> None:
     assert set(AUGMENTATIONS) == {name.partition(",")[0] for name in EVERY}
     for part in EVERY.values():
-        assert sum(map(bool, (part.place, part.pixels, part.resize, part.batch))) == 1
+        assert sum(map(bool, (part.place, part.pixels, part.window, part.batch))) == 1

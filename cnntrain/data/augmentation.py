@@ -6,7 +6,7 @@ on the pixels, or on the normalised batch. Nothing here looks at a value: every 
 
 import math
 from collections.abc import Callable
-from typing import Annotated, Literal, NamedTuple, Protocol
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +21,6 @@ from cnntrain.data.warps import (
     adjust_saturation,
     inverse_affine,
     resample,
-    resize_windows,
 )
 from cnntrain.draws import generator
 from cnntrain.errors import InputError, unknown
@@ -39,29 +38,24 @@ class Plan(NamedTuple):
     shape: tuple[int, int] = (1, 1)  # height and width of the images as they are stored
 
 
-class Resize(Protocol):
-    """Stored images, float32 [B, C, H, W] in 0..255, in another `size` (height, width)."""
-
-    def __call__(self, x: Tensor, drawn: Tensor, /, *, size: tuple[int, int]) -> Tensor: ...
-
-
 class Part(NamedTuple):
     """One augmentation: its draws for an epoch and what it does with them; whatever is None it does not do.
 
     `draw` gets the generator that belongs to (seed, epoch, name) and returns a CPU tensor [steps, batch, ...], of which
     the others get one step, on the device. `place` maps the rows [B, H'] and columns [B, W'] of its result to those of
-    the image [height, width] that it acts on; what lies outside stays outside. `pixels` changes float32 [B, C, H, W] in
-    0..255, and `resize` also gives them the network's size. `batch` changes the normalised images and their targets,
-    int64 [B] or float32 [B, classes]. All three keep channels_last.
+    the image [height, width] that it acts on; what lies outside stays outside. With `window`, windows are drawn,
+    (top, left, height, width) in pixels of the stored image as `place` leaves it, and scaled to the network's size.
+    `pixels` changes float32 [B, C, H, W] in 0..255, `batch` the normalised images and their targets, int64 [B] or
+    float32 [B, classes]; both keep channels_last.
     """
 
     draw: Callable[[np.random.Generator, Plan], Tensor]
     place: Callable[[Tensor, Tensor, int, int, Tensor], tuple[Tensor, Tensor]] | None = None
     pixels: Callable[[Tensor, Tensor], Tensor] | None = None
-    resize: Resize | None = None
     batch: Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]] | None = None
     outside: bool = False  # whether positions may fall outside the image, where pixels are black
     mixes: bool = False  # whether images of a batch meet: then one process has to hold all of it
+    window: bool = False  # whether what is drawn are windows
 
 
 def flip(p: Fraction = 0.5) -> Part:
@@ -121,7 +115,7 @@ def crop(padding: Natural = 4, border: Border = "reflect") -> Part:
 def resized_crop(
     scale: tuple[Fraction, Fraction] = (0.08, 1.0), ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
 ) -> Part:
-    """Scale a window of the stored image to the network's size, bilinear with antialiasing.
+    """Scale a window of the stored image to the network's size, bilinear with antialiasing, in whole grey values.
 
     The window's part of the area is uniform in `scale`, its width over its height log-uniform in `ratio`; where ten
     draws do not fit, it is the largest in the centre with a ratio in this range: torchvision's RandomResizedCrop
@@ -150,10 +144,7 @@ def resized_crop(
             left = left[~fits]
         return torch.from_numpy(windows.reshape(*plan.index.shape, 4))
 
-    def resize(x: Tensor, drawn: Tensor, /, *, size: tuple[int, int]) -> Tensor:
-        return resize_windows(x, drawn, size)
-
-    return Part(draw, resize=resize)
+    return Part(draw, window=True)
 
 
 def affine(

@@ -1,7 +1,7 @@
 """Stored pixels to the batches that a network sees: one gather, then what acts on pixels and on the batch."""
 
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -9,6 +9,9 @@ from torch import Tensor
 
 from cnntrain.data.augmentation import Part
 from cnntrain.data.sources import Card, middle
+from cnntrain.data.windows import resized_at_once, resized_one_by_one, runs_of
+
+IN_CACHE = 1 << 18  # numbers that a CPU changes in three passes before it goes on to the next
 
 
 class Batch(NamedTuple):
@@ -33,8 +36,11 @@ class Normalise:
     def __call__(self, pixels: Tensor) -> Tensor:
         batch, height, width, channels = pixels.shape
         # One long last axis: broadcasting over three channels alone is ten times slower on a CPU.
-        rows = pixels.float().view(batch, height, width * channels)
-        out = rows.mul_(self.scale.repeat(width)).add_(self.shift.repeat(width))
+        lines, scale, shift = pixels.reshape(-1, width * channels), self.scale.repeat(width), self.shift.repeat(width)
+        out = torch.empty(lines.shape, dtype=torch.float32, device=pixels.device)
+        at_once = len(lines) if pixels.is_cuda else max(1, IN_CACHE // (width * channels))
+        for some, into in zip(lines.split(at_once), out.split(at_once), strict=True):
+            into.copy_(some).mul_(scale).add_(shift)
         return out.view(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
@@ -45,18 +51,22 @@ class Store:
     """
 
     def __init__(self, images: Tensor, device: torch.device) -> None:
+        self.stored, self.device = images, device
         self.count, self.height, self.width, self.channels = images.shape
-        size = self.count * self.height * self.width
-        if self.channels == 1:
-            self.flat = torch.zeros(size + 1, dtype=torch.uint8, device=device)
-            self.flat[:size] = images.reshape(size).to(device)
-        else:
-            packed = torch.zeros(size + 1, 4, dtype=torch.uint8, device=device)
-            packed[:size, : self.channels] = images.reshape(size, self.channels).to(device)
-            self.flat = packed.view(torch.int32).view(-1)
-        self.black = size
+        self.black = self.count * self.height * self.width
         self.rows = torch.arange(self.height, device=device)
         self.cols = torch.arange(self.width, device=device)
+
+    @cached_property
+    def flat(self) -> Tensor:
+        """All pixels, one an element; laid out when they are first asked for."""
+        if self.channels == 1:
+            flat = torch.zeros(self.black + 1, dtype=torch.uint8, device=self.device)
+            flat[: self.black] = self.stored.reshape(self.black).to(self.device)
+            return flat
+        packed = torch.zeros(self.black + 1, 4, dtype=torch.uint8, device=self.device)
+        packed[: self.black, : self.channels] = self.stored.reshape(self.black, self.channels).to(self.device)
+        return packed.view(torch.int32).view(-1)
 
     def images(self, index: Tensor) -> Tensor:
         """Return the images at `index` [B] as uint8 [B, H, W, C]."""
@@ -74,6 +84,19 @@ class Store:
             inside_cols = (cols >= 0) & (cols < self.width)
             place = torch.where(inside_rows[:, :, None] & inside_cols[:, None, :], place, self.black)
         return self.unpack(torch.take(self.flat, place))
+
+    def windows(
+        self, index: Tensor, rows: Tensor, cols: Tensor, drawn: Tensor, size: tuple[int, int], *, outside: bool
+    ) -> Tensor:
+        """Return windows `drawn` [B, 4] of what `gather` would return, in another `size`: uint8 [B, *size, C].
+
+        A CPU reads nothing but the windows, as long as positions are only mirrored.
+        """
+        if self.device.type == "cpu":
+            runs = None if outside else (runs_of(rows), runs_of(cols))
+            if runs and runs[0] and runs[1]:
+                return resized_one_by_one(self.stored, index, runs[0], runs[1], drawn, size)
+        return resized_at_once(self.gather(index, rows, cols, outside=outside), drawn, size)
 
     def unpack(self, pixels: Tensor) -> Tensor:
         """Return packed pixels [B, H, W] as bytes [B, H, W, C]."""
@@ -97,25 +120,24 @@ class Render:
         # Output positions are traced back to the image, so the part that acts last maps them first.
         self.places = [(name, part.place) for name, part in reversed(list(parts.items())) if part.place]
         self.outside = any(part.outside for part in parts.values())
-        self.pixels = list[tuple[str, Callable[[Tensor, Tensor], Tensor]]]()
-        for name, part in parts.items():
-            if part.resize:
-                self.pixels.append((name, partial(part.resize, size=self.size)))
-            elif part.pixels:
-                self.pixels.append((name, part.pixels))
-        self.resized = any(part.resize for part in parts.values())
+        self.pixels = [(name, part.pixels) for name, part in parts.items() if part.pixels]
+        self.window = next((name for name, part in parts.items() if part.window), None)
         self.mixers = [(name, part.batch) for name, part in parts.items() if part.batch]
 
     def __call__(self, store: Store, index: Tensor, labels: Tensor, drawn: Mapping[str, Tensor]) -> Batch:
-        centre = (store.height, store.width) != self.size and not self.resized
-        if self.places or centre:
+        centre = (store.height, store.width) != self.size and not self.window
+        if self.places or centre or self.window:
             rows, cols = store.rows, store.cols
             if centre:
                 rows, cols = (window(positions, side) for positions, side in zip((rows, cols), self.size, strict=True))
             rows, cols = rows.expand(len(index), -1), cols.expand(len(index), -1)
             for name, place in self.places:
                 rows, cols = place(rows, cols, store.height, store.width, drawn[name])
-            pixels = store.gather(index, rows, cols, outside=self.outside)
+            if self.window:
+                windows = drawn[self.window]
+                pixels = store.windows(index, rows, cols, windows, self.size, outside=self.outside)
+            else:
+                pixels = store.gather(index, rows, cols, outside=self.outside)
         else:
             pixels = store.images(index)
         if self.pixels:

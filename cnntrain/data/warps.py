@@ -42,32 +42,6 @@ def resample(x: Tensor, inverse: Tensor, interpolation: Interpolation = "bilinea
     return warped.contiguous(memory_format=torch.channels_last)
 
 
-def resize_windows(x: Tensor, windows: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return a window of each image `x` [B, C, H, W] in another `size` (height, width), channels_last.
-
-    `windows` [B, 4] are (top, left, height, width) in pixels. Bilinear with antialiasing: a pixel is the mean of the
-    window's pixels, weighted by a triangle as wide as the scale, at least one pixel to each side.
-    """
-    top, left, height, width = windows.to(x.dtype).unbind(1)
-    down, across = triangles(top, height, x.shape[2], size[0]), triangles(left, width, x.shape[3], size[1])
-    batch, channels = x.shape[:2]
-    # Two products of matrices, over rows of all columns and channels, then over columns of all new rows and channels.
-    rows = torch.bmm(down, x.permute(0, 2, 3, 1).reshape(batch, x.shape[2], -1))
-    rows = rows.view(batch, size[0], x.shape[3], channels).transpose(1, 2).reshape(batch, x.shape[3], -1)
-    found = torch.bmm(across, rows).view(batch, size[1], size[0], channels)
-    return found.permute(0, 3, 2, 1).contiguous(memory_format=torch.channels_last)
-
-
-def triangles(first: Tensor, length: Tensor, whole: int, side: int) -> Tensor:
-    """Return the weights [B, side, whole] that scale the `length` [B] pixels after `first` [B] of `whole` to `side`."""
-    scale = (length / side)[:, None, None]
-    begin, end = first[:, None, None], (first + length)[:, None, None]
-    middle = begin + (torch.arange(side, device=first.device, dtype=first.dtype)[:, None] + 0.5) * scale
-    pixel = torch.arange(whole, device=first.device, dtype=first.dtype) + 0.5
-    weights = (1 - (pixel - middle).abs() / scale.clamp_min(1)).clamp_min(0) * ((pixel > begin) & (pixel < end))
-    return weights / weights.sum(2, keepdim=True)
-
-
 def grey(x: Tensor) -> Tensor:
     """Return the luma [B, 1, H, W] of RGB images (ITU-R BT.601), or grey images as they are."""
     if x.shape[1] == 1:

@@ -1,0 +1,70 @@
+"""Windows of stored images at the network's size, bilinear with antialiasing, in whole grey values."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Size = tuple[int, int]  # height, width
+Run = tuple[list[int], list[int]]  # of each image, the first position and whether they go up (1) or down (-1)
+
+
+def resized_one_by_one(images: Tensor, index: Tensor, rows: Run, cols: Run, windows: Tensor, size: Size) -> Tensor:
+    """Return a window of each of the images at `index` [B] in another `size`, uint8 [B, *size, C], on a CPU.
+
+    `images` are uint8 [N, H, W, C], of which only the windows are read. `rows` and `cols` say where the pixels of an
+    image lie that was mirrored before; `windows` [B, 4] are (top, left, height, width) in the mirrored image.
+    """
+    out = torch.empty(len(index), *size, images.shape[3], dtype=torch.uint8)
+    tops, lefts, heights, widths = windows.T.tolist()
+    down, across = spans(rows, tops, heights), spans(cols, lefts, widths)
+    for into, place, (top, bottom, upside), (left, right, mirrored) in zip(
+        out, index.tolist(), down, across, strict=True
+    ):
+        window = images[place, top:bottom, left:right].permute(2, 0, 1)[None]
+        if turned := [axis for axis, reverse in ((2, upside), (3, mirrored)) if reverse]:
+            window = window.flip(turned)
+        into.copy_(F.interpolate(window, size, mode="bilinear", antialias=True)[0].permute(1, 2, 0))
+    return out
+
+
+def spans(runs: Run, firsts: list[int], lengths: list[int]) -> Iterator[tuple[int, int, bool]]:
+    """Yield where each window begins and ends along an axis of the stored image, and whether it is read backwards."""
+    for start, step, first, length in zip(*runs, firsts, lengths, strict=True):
+        begin = start + first if step == 1 else start - first - length + 1
+        yield begin, begin + length, step == -1
+
+
+def runs_of(positions: Tensor) -> Run | None:
+    """Return positions [B, P] as runs that go up or down by one; None where one image's do not."""
+    steps = positions.diff(dim=1)
+    if not steps.shape[1] or not ((steps == steps[:, :1]) & (steps.abs() == 1)).all():
+        return None
+    return positions[:, 0].tolist(), steps[:, 0].tolist()
+
+
+def resized_at_once(x: Tensor, windows: Tensor, size: Size) -> Tensor:
+    """Return a window of each image `x`, uint8 [B, H, W, C], in another `size` (height, width), on any device.
+
+    `windows` [B, 4] are (top, left, height, width) in pixels. A pixel is the mean of the window's pixels, weighted by a
+    triangle as wide as the scale, at least one pixel to each side, and rounded.
+    """
+    top, left, height, width = windows.float().unbind(1)
+    batch, tall, wide, channels = x.shape
+    down, across = triangles(top, height, tall, size[0]), triangles(left, width, wide, size[1])
+    # Two products of matrices, over rows of all columns and channels, then over columns of all new rows and channels.
+    rows = torch.bmm(down, x.float().view(batch, tall, -1))
+    rows = rows.view(batch, size[0], wide, channels).transpose(1, 2).reshape(batch, wide, -1)
+    found = torch.bmm(across, rows).view(batch, size[1], size[0], channels).transpose(1, 2)
+    return (found + 0.5).to(torch.uint8)
+
+
+def triangles(first: Tensor, length: Tensor, whole: int, side: int) -> Tensor:
+    """Return the weights [B, side, whole] that scale the `length` [B] pixels after `first` [B] of `whole` to `side`."""
+    scale = (length / side)[:, None, None]
+    begin, end = first[:, None, None], (first + length)[:, None, None]
+    middle = begin + (torch.arange(side, device=first.device, dtype=first.dtype)[:, None] + 0.5) * scale
+    pixel = torch.arange(whole, device=first.device, dtype=first.dtype) + 0.5
+    weights = (1 - (pixel - middle).abs() / scale.clamp_min(1)).clamp_min(0) * ((pixel > begin) & (pixel < end))
+    return weights / weights.sum(2, keepdim=True)
