@@ -1,0 +1,117 @@
+"""cnntrain beside its peers and its limits on this machine: pairs, interleaved, in fresh processes.
+
+    python -m scripts.bench --list
+    python -m scripts.bench --data-root data lenet5 resnet20
+    python -m scripts.bench --data-root data --all --write      # every line, into docs/benchmarks.md
+    python -m scripts.bench --data-root data --smoke lenet5     # a few steps, to see that the line runs
+
+A round waits until others use at most a tenth of the machine and is discarded when they used more meanwhile. How the
+numbers come about and what they mean is said in docs/benchmarks.md.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shlex
+import sys
+import time
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from cnntrain.tables import render
+from scripts.bench.harness import ROOT, UnequalWorkError, measure
+from scripts.bench.lines import LINES
+from scripts.bench.load import Patience
+from scripts.bench.report import rows, write
+from scripts.bench.work import WHERE
+
+PAGE, KEPT = ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "benchmarks.json"
+PEERS = ("torch", "torchvision", "pillow", "lightning", "timm", "keras", "jax")
+
+
+def versions() -> str:
+    """Return the versions of Python and of what is compared."""
+    found = [f"Python {platform.python_version()}"]
+    for name in PEERS:
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            continue
+    return ", ".join(found)
+
+
+def machine() -> str:
+    """Describe the machine in a few words."""
+    from cnntrain.devices import hardware
+
+    found = hardware()
+    gpus = found["gpus"]
+    return f"{found['cores']} cores of {found['cpu']}" + (f", {gpus[0]}" if isinstance(gpus, list) and gpus else "")
+
+
+def main() -> None:
+    """Measure what is asked for; print it as a table, and keep and write it when asked to."""
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("lines", nargs="*", choices=[*LINES, []], metavar="LINE")
+    parser.add_argument("--list", action="store_true", help="show the lines and end")
+    parser.add_argument("--all", action="store_true", help="every line whose data is there")
+    parser.add_argument("--data-root", type=Path, default=Path(os.environ.get("CNNTRAIN_DATA", "data")))
+    parser.add_argument("--rounds", type=int, help="that count, of each line")
+    parser.add_argument("--patience", type=float, default=3600, help="seconds for waiting and for discarded rounds")
+    parser.add_argument("--smoke", action="store_true", help="one tiny round of each line, which is no measurement")
+    parser.add_argument("--json", type=Path, help="add the rounds to this file")
+    parser.add_argument("--write", action="store_true", help=f"add to {KEPT.name} and write the table of {PAGE.name}; without lines only that")
+    args = parser.parse_args()
+    if args.list:
+        print(render([{"line": name, "what": line.title, "rounds": line.rounds} for name, line in LINES.items()]))
+        return
+    if args.smoke and (args.write or args.json):
+        parser.error("--smoke measures nothing that could be kept")
+    names = [name for name in (LINES if args.all else args.lines) if there(name, args.data_root)]
+    if not names and not args.write:
+        parser.error("name lines whose data is there, or --all; --list shows them")
+    patience = Patience(args.patience)
+    failed = []
+    for name in names:
+        line = replace(LINES[name], rounds=args.rounds or LINES[name].rounds)
+        try:
+            result = measure(name, line, args.data_root, patience, smoke=args.smoke)
+        except (RuntimeError, UnequalWorkError) as error:
+            print(f"{name}: {error}", file=sys.stderr, flush=True)
+            failed.append(name)
+            continue
+        result |= {"date": time.strftime("%Y-%m-%d"), "machine": machine(), "versions": versions()}
+        result["command"] = f"python -m scripts.bench {shlex.join(sys.argv[1:])}"
+        print(
+            "smoke: these are no measurements\n" * args.smoke + render(rows(name, line, result)), end="\n\n", flush=True
+        )
+        for place in [args.json] * bool(args.json) + [KEPT] * args.write:
+            if result["rounds"]:
+                keep(place, name, result)
+    if args.write:
+        write(PAGE, json.loads(KEPT.read_text()) if KEPT.exists() else {})
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
+
+
+def there(name: str, root: Path) -> bool:
+    """Say whether the data of a line is there; if not, say where it is looked for."""
+    place = root / WHERE.get(LINES[name].task.data, f"{LINES[name].task.data}/train")
+    if not place.exists():
+        print(f"{name}: left out, no {place}", file=sys.stderr)
+    return place.exists()
+
+
+def keep(place: Path, name: str, result: dict[str, Any]) -> None:
+    """Add the result of a line to a file, in place of an earlier one."""
+    kept = json.loads(place.read_text()) if place.exists() else {}
+    place.write_text(json.dumps(kept | {name: result}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

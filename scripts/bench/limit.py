@@ -1,0 +1,98 @@
+"""The limits: the same step on one batch that lies ready, by the learner, by the loop and by a few bare lines."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from cnntrain.data.augmentation import Plan
+from cnntrain.data.feeds import plan_epoch
+from cnntrain.data.rendering import Batch
+from cnntrain.devices import autocast, choose_device, choose_precision, prepare
+from cnntrain.optim import sgd
+from cnntrain.training.learner import Learner
+from cnntrain.training.loop import Progress, train
+from scripts.bench.work import DATA, Clock, Task, network, parameters
+
+
+class Fixed:
+    """A feed of one batch that lies ready."""
+
+    plan: Plan
+
+    def __init__(self, task: Task, device: torch.device) -> None:
+        data, random = DATA[task.data], torch.Generator().manual_seed(0)
+        images = torch.randn(task.batch_size, *data.shape, generator=random).to(memory_format=torch.channels_last)
+        labels = torch.randint(data.classes, (task.batch_size,), generator=random).to(device)
+        self.ready = Batch(images.to(device), labels, labels)
+        self.batches, self.batch_size = task.steps, task.batch_size
+        self.plan = plan_epoch(labels.cpu().numpy(), task.batch_size, 0, 0, balanced=False)
+
+    def seek(self, epoch: int, place: int) -> None:
+        """Stay."""
+
+    def batch(self) -> Batch:
+        """Return the batch."""
+        return self.ready
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+
+def learner(task: Task, device: torch.device) -> Learner:
+    """Return the learner that `cnntrain fit` would train."""
+    net: nn.Sequential = network(task).to(device).to(memory_format=torch.channels_last)
+    rates = [task.lr] * (task.steps * (1 + task.epochs))
+    return Learner(net, sgd(net, lr=task.lr), rates, precision=choose_precision("auto", device), seed=0)
+
+
+def wait(device: torch.device) -> None:
+    """Wait until all that was asked of the device is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def steps(task: Task, clock: Clock, deterministic: bool = False) -> None:
+    """Take the learner's steps, nothing around them."""
+    prepare(deterministic=deterministic)
+    device = choose_device("auto")
+    student, feed = learner(task, device), Fixed(task, device)
+    clock.note(parameters=parameters(student.net))
+    for epoch in range(1 + task.epochs):
+        clock.begin()
+        for step in range(task.steps):
+            student.update(feed, epoch * task.steps + step)
+        wait(device)
+        clock.end(task.steps * task.batch_size)
+
+
+def loop(task: Task, clock: Clock) -> None:
+    """Take the same steps in the training loop, which counts, reads sums and yields records."""
+    prepare(deterministic=False)
+    device = choose_device("auto")
+    student, feed = learner(task, device), Fixed(task, device)
+    clock.note(parameters=parameters(student.net))
+    clock.begin()
+    for record in train(student, feed, None, at=Progress(), epochs=1 + task.epochs, save=lambda which: None):
+        if "seconds" in record:
+            clock.end(task.steps * task.batch_size)
+            clock.begin()
+
+
+def bare(task: Task, clock: Clock) -> None:
+    """Take the step that nothing can be left out of: forward, backward, optimizer, in the same precision."""
+    prepare(deterministic=False)
+    device = choose_device("auto")
+    precision = choose_precision("auto", device)
+    net = network(task).to(device).to(memory_format=torch.channels_last).train()
+    optimizer, (x, y, _) = sgd(net, lr=task.lr), Fixed(task, device).ready
+    clock.note(parameters=parameters(net))
+    for _ in range(1 + task.epochs):
+        clock.begin()
+        for _ in range(task.steps):
+            with autocast(precision, device):
+                logits = net(x)
+            F.cross_entropy(logits.float(), y).backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        wait(device)
+        clock.end(task.steps * task.batch_size)

@@ -1,0 +1,106 @@
+"""The lines: what is compared with what, on which work, and the ratio to reach."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from scripts.bench.work import Task
+
+ClockName = Literal["warm", "cold", "first"]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A `subject` beside its `rivals`: how many times as fast it is to be (None: shown only), by which clock.
+
+    A line without rivals has a `most` for the value that its subject reports.
+    """
+
+    title: str
+    task: Task
+    rivals: dict[str, float | None] = field(default_factory=dict)
+    subject: str = "cnntrain"
+    clock: ClockName = "warm"
+    most: float | None = None
+    unit: str = ""
+    rounds: int = 5
+
+
+LENET = Task()
+RESNET = Task("resnet20", "cifar10", augmentation="crop_flip", images=12800, epochs=2, lr=0.1)
+JPEGS = Task(data="hymenoptera", augmentation="resized_crop", images=243, batch_size=27, epochs=10)
+STEPS = Task("resnet20", "cifar10", images=6400, epochs=2)
+EVALUATED = Task("resnet20", "cifar10", images=4000, batch_size=500)
+PLAIN = {"plain PyTorch": 3.0, "plain PyTorch, 2 workers": 3.0, "plain PyTorch, bf16": None}
+
+
+def lenet(augmentation: str) -> Task:
+    """Return an epoch of LeNet-5 on MNIST."""
+    return Task(augmentation=augmentation)
+
+
+LINES = {
+    "lenet5": Line(
+        "LeNet-5, MNIST, no augmentation",
+        lenet("none"),
+        {
+            "limit": 0.9,
+            **PLAIN,
+            **dict.fromkeys(("Lightning", "Lightning, best effort", "timm", "timm, best effort")),
+            **dict.fromkeys(("Keras on torch", "Keras on JAX", "Keras on JAX, best effort")),
+        },
+    ),
+    "lenet5_crop": Line("LeNet-5, MNIST, crop", lenet("crop"), {"limit": 0.9, **PLAIN}),
+    "lenet5_affine": Line("LeNet-5, MNIST, affine", lenet("affine"), {"limit": 0.9, **PLAIN}),
+    "resnet20": Line(
+        "ResNet-20, CIFAR-10, crop and flip",
+        RESNET,
+        {
+            "limit": 0.95,
+            **{"plain PyTorch": 2.1, "plain PyTorch, 2 workers": 2.1, "plain PyTorch, bf16": None},
+            **{"Lightning": 2.1, "Lightning, best effort": None},
+            **dict.fromkeys(
+                ("timm", "timm, best effort", "Keras on torch", "Keras on JAX", "Keras on JAX, best effort")
+            ),
+        },
+    ),
+    "input_first": Line(
+        "JPEG files to normalised 224-pixel crops, first epoch (pack included)",
+        JPEGS,
+        {"torchvision, input alone": 1.3, "timm, input alone": 1.3},
+        "cnntrain, input alone",
+        "first",
+    ),
+    "input_later": Line(
+        "JPEG files to normalised 224-pixel crops, later epochs",
+        JPEGS,
+        {"torchvision, input alone": 10.0, "timm, input alone": 10.0},
+        "cnntrain, input alone",
+    ),
+    "resnet18": Line(
+        "ResNet-18 at 64 pixels, tiny-imagenet-20 from JPEG files, crop and flip",
+        Task("resnet18", "tiny-imagenet-20", augmentation="crop_flip", images=3200, batch_size=64, epochs=2, lr=0.05),
+        {
+            "limit": None,
+            "plain PyTorch": 1.25,
+            "plain PyTorch, 2 workers": 1.25,
+            "timm": None,
+            "timm, best effort": None,
+        },
+    ),
+    "grid": Line(
+        "48 short trainings of LeNet-5, with start-up",
+        Task(images=10000, epochs=2),
+        {"a plain script a cell": 4.0},
+        "cnntrain ablate",
+        "first",
+        rounds=3,
+    ),
+    "evaluation": Line("evaluation, ResNet-20", EVALUATED, {"forward": 0.9}, "evaluation"),
+    "evaluation_tta": Line("evaluation, six views", EVALUATED, {"forward, six views": 0.9}, "evaluation, six views"),
+    "loop": Line("the loop without data, ResNet-20", STEPS, {"bare step": 0.97}, "loop without data"),
+    "deterministic": Line("deterministic=true, ResNet-20", STEPS, {"limit": None}, "limit, deterministic"),
+    "start": Line("a fit of two steps, whole process", Task(), {"import torch": 0.83}, "a tiny fit", "first"),
+    "help": Line("cnntrain --help", Task(), subject="help", most=60.0, unit="ms"),
+    "syncs": Line("host synchronisations a step", STEPS, subject="synchronisations", most=0.0, rounds=1),
+    "resume": Line("a cut training differs (check_resume)", Task(), subject="resume", most=0.0, rounds=1),
+}

@@ -1,0 +1,75 @@
+"""cnntrain as it is used: the command line, in this process."""
+
+import json
+import tempfile
+from pathlib import Path
+
+from scripts.bench.work import DATA, WHERE, Clock, Task
+
+AUGMENTED = {
+    "none": ["augmentation=none"],
+    "crop": ["augmentation=none", "+augmentation.crop.padding=2", "+augmentation.crop.border=zero"],
+    "affine": ["augmentation=digits"],
+    "crop_flip": ["augmentation=crop_flip"],
+}
+
+
+def words(task: Task, epochs: int) -> list[str]:
+    """Return the words of a task."""
+    data = (
+        [f"dataset={task.data}"] if task.data in WHERE else ["dataset=folder", f"dataset.root={task.root}/{task.data}"]
+    )
+    size = (
+        [f"dataset.train_images={task.images}"] if task.data == "synthetic" else [f"dataset.train_size={task.images}"]
+    )
+    return [
+        *(f"model={task.network}", *data, *size, "dataset.val_size=0", f"data_root={task.root}"),
+        *AUGMENTED[task.augmentation],
+        *("optimizer=sgd", f"optimizer.lr={task.lr}", "schedule=constant"),
+        *(f"trainer.epochs={epochs}", f"trainer.batch_size={task.batch_size}"),
+    ]
+
+
+def images(task: Task, clock: Clock) -> None:
+    """Go through a folder's images without a network: decode them into a pack, read it, cut on the device."""
+    from cnntrain.data.augmentation import AUGMENTATIONS
+    from cnntrain.data.datasets import load
+    from cnntrain.data.feeds import StreamedFeed
+    from cnntrain.devices import choose_device, prepare
+
+    prepare(deterministic=False)
+    device, size = choose_device("auto"), DATA[task.data].shape[1]
+    parts = {"flip": AUGMENTATIONS["flip"](), "resized_crop": AUGMENTATIONS["resized_crop"]()}
+    sizes = {"image_size": size, "stored_size": round(size * 256 / 224)}
+    with tempfile.TemporaryDirectory() as scratch:
+        clock.begin()
+        folder, packs = Path(task.root) / task.data, Path(scratch)
+        data = load(
+            "folder", folder, sizes, train_size=task.images, val_size=0, cache="pack", packs=packs, only="train"
+        )
+        settings = {"batch_size": task.batch_size, "parts": parts, "seed": 0}
+        feed = StreamedFeed(data.train, data.card, device=device, workers=0, **settings)
+        for epoch in range(1 + task.epochs):
+            for place in range(feed.batches):
+                feed.seek(epoch, place)
+                feed.batch()
+            clock.end(feed.batches * task.batch_size)
+            clock.begin()
+        feed.close()
+
+
+def fit(task: Task, clock: Clock) -> None:
+    """Train as the command line does and read the epochs' times from the run's records."""
+    from cnntrain.cli import main
+    from scripts.bench.work import network, parameters
+
+    with tempfile.TemporaryDirectory() as scratch:
+        code = main(["fit", *words(task, 1 + task.epochs), f"output_dir={scratch}/run"])
+        if code:
+            raise SystemExit(code)
+        for line in (Path(scratch) / "run" / "metrics.jsonl").read_text().splitlines():
+            record = json.loads(line)
+            if "seconds" in record:
+                samples = round(record["seconds"] * record["samples_per_second"])
+                clock.add(record["seconds"], samples, record["loss"])
+    clock.note(parameters=parameters(network(task)))

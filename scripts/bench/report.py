@@ -1,0 +1,95 @@
+"""Measured rounds to rows, and rows to the table between the two marks in docs/benchmarks.md."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from cnntrain.tables import render
+from scripts.bench.lines import LINES, Line
+
+BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+NOT_YET = "not measured yet"
+
+
+def ratio(rounds: list[dict[str, Any]], subject: str, rival: str, clock: str) -> list[float]:
+    """Return how many times as fast the subject was in each round: what a sample took the rival to what it took it."""
+    return [per_sample(found[rival], clock) / per_sample(found[subject], clock) for found in rounds]
+
+
+def per_sample(run: Mapping[str, Any], clock: str) -> float:
+    """Return the seconds that a sample took."""
+    return float(run[clock]) / float(run.get("samples", 1))
+
+
+def spread(values: list[float], digits: int = 2) -> str:
+    """Write the median of values with their range."""
+    return f"{median(values):.{digits}f} ({min(values):.{digits}f} … {max(values):.{digits}f})"
+
+
+def verdict(values: list[float], target: float | None) -> str:
+    """Say what was to be reached and whether the median does."""
+    return "–" if target is None else f"≥ {target:g}: {'met' if median(values) >= target else 'missed'}"
+
+
+def rows(name: str, line: Line, result: Mapping[str, Any] | None) -> list[dict[str, str]]:
+    """Return the rows of a line, one a rival; those of a line that was not measured say so."""
+    if line.most is not None:
+        return [value_row(name, line, result)]
+    found = []
+    for rival, target in line.rivals.items():
+        row = {"line": f"`{name}`", "what": line.title, "against": rival}
+        aim = f"≥ {target:g}" if target is not None else "–"
+        if result is None or not result["rounds"]:
+            empty = {"ratio": NOT_YET, "target": aim, "cold": "", "first epoch, extra s": "", "samples/s": ""}
+            found.append(row | empty | {"rounds": ""})
+            continue
+        if rival in result["missing"]:
+            empty = {"ratio": "not installed", "target": aim, "cold": "", "first epoch, extra s": "", "samples/s": ""}
+            found.append(row | empty | {"rounds": f"`{result['missing'][rival]}`"})
+            continue
+        runs = result["rounds"]
+        ratios = ratio(runs, line.subject, rival, line.clock)
+        extra, speed = (
+            [median(one[who][key] for one in runs) for who in (line.subject, rival)] for key in ("extra", "warm")
+        )
+        samples = [runs[0][who]["samples"] for who in (line.subject, rival)]
+        found.append(
+            row
+            | {
+                "ratio": spread(ratios),
+                "target": verdict(ratios, target),
+                "cold": spread(ratio(runs, line.subject, rival, "cold")),
+                "first epoch, extra s": f"{extra[0]:.1f}; {extra[1]:.1f}",
+                "samples/s": f"{samples[0] / speed[0]:,.0f}; {samples[1] / speed[1]:,.0f}",
+                "rounds": f"{len(runs)}" + (f", {result['discarded']} discarded" if result["discarded"] else ""),
+            }
+        )
+    return found
+
+
+def value_row(name: str, line: Line, result: Mapping[str, Any] | None) -> dict[str, str]:
+    """Return the row of a line that is a value with a bound."""
+    assert line.most is not None
+    values = [found[line.subject]["value"] for found in result["rounds"]] if result else []
+    unit = f" {line.unit}" if line.unit else ""
+    met = f": {'met' if median(values) <= line.most else 'missed'}" if values else ""
+    row = {"line": f"`{name}`", "what": line.title, "against": "–"}
+    row |= {"ratio": spread(values, 3) + unit if values else NOT_YET, "target": f"≤ {line.most:g}{unit}{met}"}
+    return row | {"cold": "", "first epoch, extra s": "", "samples/s": "", "rounds": f"{len(values)}" if values else ""}
+
+
+def table(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the Markdown table of all lines, measured or not, and when and where each was measured."""
+    found = [row for name, line in LINES.items() for row in rows(name, line, results.get(name))]
+    text = render(found, "markdown")
+    for name, result in results.items():
+        text += f"\n\n`{name}`: {result['date']}, {result['machine']}, {result['versions']}. `{result['command']}`"
+    return text
+
+
+def write(page: Path, results: Mapping[str, Mapping[str, Any]]) -> None:
+    """Put the table between the marks of a page."""
+    before, _, rest = page.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    page.write_text(f"{before}{BEGIN}\n{table(results)}\n{END}{after}")
