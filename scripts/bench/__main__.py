@@ -63,9 +63,14 @@ def main() -> None:
     parser.add_argument("--data-root", type=Path, default=Path(os.environ.get("CNNTRAIN_DATA", "data")))
     parser.add_argument("--rounds", type=int, help="that count, of each line")
     parser.add_argument("--patience", type=float, default=3600, help="seconds for waiting and for discarded rounds")
+    parser.add_argument("--reference", type=Path, help="airbench94_muon.py as published, for cifar10_fast on a GPU")
     parser.add_argument("--smoke", action="store_true", help="one tiny round of each line, which is no measurement")
     parser.add_argument("--json", type=Path, help="add the rounds to this file")
-    parser.add_argument("--write", action="store_true", help=f"add to {KEPT.name} and write the table of {PAGE.name}; without lines only that")
+    parser.add_argument(
+        "--write",
+        action="store_true",
+        help=f"add to {KEPT.name} and write the table of {PAGE.name}; without lines only that",
+    )
     args = parser.parse_args()
     if args.list:
         print(render([{"line": name, "what": line.title, "rounds": line.rounds} for name, line in LINES.items()]))
@@ -78,7 +83,8 @@ def main() -> None:
     patience = Patience(args.patience)
     failed = []
     for name in names:
-        line = replace(LINES[name], rounds=args.rounds or LINES[name].rounds)
+        task = replace(LINES[name].task, reference=str(args.reference.resolve()) if args.reference else "")
+        line = replace(LINES[name], task=task, rounds=args.rounds or LINES[name].rounds)
         try:
             result = measure(name, line, args.data_root, patience, smoke=args.smoke)
         except (RuntimeError, UnequalWorkError) as error:

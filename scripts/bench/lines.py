@@ -63,6 +63,14 @@ LINES = {
             ),
         },
     ),
+    "cifar10_fast": Line(
+        "the 94 % recipe on CIFAR-10's JPEG copies, training and six-view evaluation",
+        Task("airbench", "cifar10", images=50000, batch_size=2000),
+        {"airbench94_muon": 1.18, "plain fp32 loop": 3.5},
+        "cnntrain experiment=cifar10_fast",
+        "cold",
+        rounds=3,
+    ),
     "input_first": Line(
         "JPEG files to normalised 224-pixel crops, first epoch (pack included)",
         JPEGS,

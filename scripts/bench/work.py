@@ -19,6 +19,7 @@ class Task:
     batch_size: int = 128
     epochs: int = 3  # timed, after one that warms up
     lr: float = 0.02
+    reference: str = ""  # path of airbench94_muon.py, where a user has it
 
     @property
     def steps(self) -> int:

@@ -1,0 +1,251 @@
+"""The 94 % recipe on CIFAR-10: as an experiment of cnntrain, as a script of its own, and as a plain fp32 loop.
+
+The script restates airbench94_muon (Jordan 2024, arXiv:2404.00498; github.com/KellerJordan/cifar10-airbench) in bf16
+autocast, so that a CPU can run it. With `--reference PATH` the unmodified original takes its place, which needs a GPU.
+"""
+
+import contextlib
+import json
+import math
+import os
+import runpy
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision import transforms
+from torchvision.datasets import ImageFolder
+
+from scripts.bench.work import DATA, Clock, Decoded, Task
+
+EPOCHS = 8
+FEW = 50000  # a task of fewer images is a smoke run: one epoch
+
+
+def epochs(task: Task) -> int:
+    """Return the passes of a task over its images."""
+    return EPOCHS if task.images >= FEW else 1
+
+
+def experiment(task: Task, clock: Clock) -> None:
+    """Train and evaluate by the command line."""
+    from cnntrain.cli import main
+
+    with tempfile.TemporaryDirectory() as scratch:
+        run = f"{scratch}/run"
+        words = [
+            "experiment=cifar10_fast",
+            "dataset=folder",
+            f"dataset.root={task.root}/{task.data}",
+            "dataset.val_size=0",
+        ]
+        words += [f"dataset.train_size={task.images}", f"trainer.epochs={epochs(task)}", f"output_dir={run}"]
+        clock.begin()
+        for command in (["fit", *words], ["eval", f"run={run}", "tta=flip_shift", "weights=last"]):
+            if code := main(command):
+                raise SystemExit(code)
+        found = json.loads(next(Path(run).glob("eval/*/results.json")).read_text())
+        clock.end(task.images * epochs(task), 1 - found["top1"])
+
+
+# The script of its own.
+
+
+class Muon:
+    """Orthogonalised Nesterov momentum for filters that keep their norm (Jordan et al. 2024)."""
+
+    def __init__(self, filters: list[nn.Parameter], lr: float, momentum: float) -> None:
+        self.filters, self.lr, self.momentum = filters, lr, momentum
+        self.moving = [torch.zeros_like(weight) for weight in filters]
+
+    @torch.no_grad()
+    def step(self, share: float) -> None:
+        """Take a step at this share of the learning rate."""
+        for weight, moving in zip(self.filters, self.moving, strict=True):
+            assert weight.grad is not None
+            moving.mul_(self.momentum).add_(weight.grad)
+            direction = weight.grad + self.momentum * moving
+            weight.mul_(math.sqrt(len(weight)) / weight.norm())
+            weight.sub_(self.lr * share * orthogonal(direction.flatten(1)).view_as(weight))
+
+
+def orthogonal(matrix: Tensor) -> Tensor:
+    """Bring all singular values near 1 by three quintic Newton-Schulz iterations in bf16."""
+    x = matrix.bfloat16()
+    wide = x if len(x) <= x.shape[1] else x.T
+    wide = wide / (wide.norm() + 1e-7)
+    for _ in range(3):
+        gram = wide @ wide.T
+        wide = 3.4445 * wide + (2.0315 * gram @ gram - 4.775 * gram) @ wide
+    found: Tensor = wide if len(x) <= x.shape[1] else wide.T
+    return found.type_as(matrix)
+
+
+def group(channels: int, width: int) -> list[nn.Module]:
+    """Two convolutions without bias, a pool between, batch norm without a trained scale, GELU."""
+    layers: list[nn.Module] = []
+    for i, before in enumerate((channels, width)):
+        conv, norm = nn.Conv2d(before, width, 3, padding=1, bias=False), nn.BatchNorm2d(width, eps=1e-12, momentum=0.4)
+        nn.init.dirac_(conv.weight.data[:before])
+        norm.weight.requires_grad_(False)
+        layers += [conv, *([nn.MaxPool2d(2)] if i == 0 else []), norm, nn.GELU()]
+    return layers
+
+
+class Net(nn.Module):
+    """Whitened 2×2 patches, three groups of two convolutions, a head: 1,972,792 parameters, 1,440 of them frozen."""
+
+    def __init__(self, patches: Tensor) -> None:
+        super().__init__()
+        self.whiten = nn.Conv2d(3, 24, 2)
+        values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
+        filters = (vectors / (values + 5e-4).sqrt()).T.reshape(12, 3, 2, 2)
+        self.whiten.weight.data.copy_(torch.cat([filters, -filters]))
+        self.whiten.weight.requires_grad_(False)
+        self.body = nn.Sequential(nn.GELU(), *group(24, 64), *group(64, 256), *group(256, 256), nn.MaxPool2d(3))
+        self.head = nn.Linear(256, 10, bias=False)
+        self.head.weight.data.div_(self.head.weight.data.std())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits of normalised images."""
+        logits: Tensor = self.head(self.body(self.whiten(x)).flatten(1)) / self.head.in_features
+        return logits
+
+
+def decoded(task: Task, split: str, count: int) -> tuple[Tensor, Tensor]:
+    """Return uint8 images [N, H, W, C], evenly spaced over a split, and their labels."""
+    whole = ImageFolder(Path(task.root) / task.data / split)
+    chosen = [i * len(whole) // count for i in range(count)]
+    images = np.stack([np.asarray(whole.loader(whole.samples[i][0])) for i in chosen])
+    return torch.from_numpy(images), torch.tensor([whole.targets[i] for i in chosen])
+
+
+def resident(images: Tensor, labels: Tensor, passes: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield batches of normalised images [N, C, H, W]: shifted by up to two pixels, all mirrored every other epoch."""
+    mirrored = torch.where(torch.rand(len(images), 1, 1, 1) < 0.5, images.flip(3), images)
+    padded = F.pad(mirrored, (2, 2, 2, 2), mode="reflect")
+    size = images.shape[-1]
+    for epoch in range(passes):
+        moved, shift = torch.empty_like(images), torch.randint(5, (len(images), 2))
+        for dy in range(5):
+            for dx in range(5):
+                those = (shift[:, 0] == dy) & (shift[:, 1] == dx)
+                moved[those] = padded[those, :, dy : dy + size, dx : dx + size]
+        moved = moved.flip(3) if epoch % 2 else moved
+        for index in torch.randperm(len(images)).split(batch_size):
+            if len(index) == batch_size:
+                yield moved[index].contiguous(memory_format=torch.channels_last), labels[index]
+
+
+def normalise(images: Tensor) -> Tensor:
+    """Return uint8 [N, H, W, C] as float32 [N, C, H, W] of mean 0 and deviation 1."""
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in DATA["cifar10"][2:])
+    return (images.permute(0, 3, 1, 2).float() / 255 - mean) / std
+
+
+def learn(net: Net, batches: Iterator[tuple[Tensor, Tensor]], steps: int, size: int, precision: torch.dtype) -> None:
+    """Train with Muon on the filters and SGD on the rest, each rate falling straight to 0."""
+    biases = [value for name, value in net.body.named_parameters() if name.endswith("bias")]
+    filters = [value for value in net.body.parameters() if value.ndim == 4]
+    decay, rates = 2e-6 * size, (0.053, 0.053, 0.67)
+    parts = ([net.whiten.bias], biases, [net.head.weight])
+    groups = [{"params": part, "lr": lr, "weight_decay": decay / lr} for part, lr in zip(parts, rates, strict=True)]
+    sgd = torch.optim.SGD(groups, momentum=0.85, nesterov=True, fused=True)
+    muon = Muon(filters, 0.24, 0.6)
+    whitening = math.ceil(steps * 3 / EPOCHS)
+    for step, (x, y) in enumerate(batches):
+        with torch.autocast("cpu", precision, enabled=precision != torch.float32):
+            logits = net(x)
+        F.cross_entropy(logits.float(), y, label_smoothing=0.2, reduction="sum").backward()
+        left = 1 - step / steps
+        for group, rate in zip(sgd.param_groups, rates, strict=True):
+            group["lr"] = rate * left
+        sgd.param_groups[0]["lr"] = rates[0] * max(1 - step / whitening, 0.0)
+        sgd.step()
+        muon.step(left)
+        net.zero_grad(set_to_none=True)
+
+
+@torch.inference_mode()
+def accuracy(net: Net, images: Tensor, labels: Tensor) -> float:
+    """Return the top-1 over six views: mirrored or not, in place and moved a pixel down and right, or up and left."""
+    net.eval()
+    right = 0
+    for x, y in zip(images.split(2000), labels.split(2000), strict=True):
+        padded, size = F.pad(x, (1, 1, 1, 1), mode="reflect"), x.shape[-1]
+        views = [(0.25, x), (0.125, padded[:, :, :size, :size]), (0.125, padded[:, :, 2:, 2:])]
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = sum(weight * (net(view).float() + net(view.flip(3)).float()) for weight, view in views)
+        assert isinstance(logits, Tensor)
+        right += int((logits.argmax(1) == y).sum())
+    return right / len(labels)
+
+
+def prepared(task: Task) -> tuple[Net, Tensor, Tensor]:
+    """Return the network, whitened by 5,000 images, and the normalised training images with their labels."""
+    pixels, labels = decoded(task, "train", task.images)
+    images = normalise(pixels)
+    patches = images[torch.randperm(len(images))[:5000]].unfold(2, 2, 1).unfold(3, 2, 1)
+    return Net(patches.permute(0, 2, 3, 1, 4, 5).reshape(-1, 12)), images, labels
+
+
+def script(task: Task, clock: Clock) -> None:
+    """Run the recipe as a script: the original where its path is given, else the restatement."""
+    clock.begin()
+    if task.reference:
+        top1 = original(task)
+    else:
+        torch.manual_seed(0)
+        net, images, labels = prepared(task)
+        net = net.to(memory_format=torch.channels_last)
+        steps = epochs(task) * task.steps
+        learn(net, resident(images, labels, epochs(task), task.batch_size), steps, task.batch_size, torch.bfloat16)
+        pixels, targets = decoded(task, "test", 10000)
+        top1 = accuracy(net, normalise(pixels), targets)
+    clock.end(task.images * epochs(task), 1 - top1)
+    clock.note(script="original" if task.reference else "restatement")
+
+
+def original(task: Task) -> float:
+    """Train once with the unmodified file, on the same pixels, after the warm-up that it asks for."""
+    with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(scratch):
+        Path("cifar10").mkdir()
+        for split, count in (("train", task.images), ("test", 10000)):
+            images, labels = decoded(task, split, count)
+            torch.save({"images": images, "labels": labels, "classes": list("0123456789")}, f"cifar10/{split}.pt")
+        sys.argv = [os.fspath(task.reference)]
+        parts = runpy.run_path(task.reference)
+        net = parts["CifarNet"]().cuda().to(memory_format=torch.channels_last)
+        net.compile(mode="max-autotune")
+        parts["main"]("warmup", net)
+        return float(parts["main"](0, net))
+
+
+def plain(task: Task, clock: Clock) -> None:
+    """Train one epoch of the same network in fp32 from PIL images through a DataLoader; its time counts for all."""
+    began = time.perf_counter()
+    torch.manual_seed(0)
+    net, _, _ = prepared(task)
+    pixels, labels = decoded(task, "train", task.images)
+    data = DATA["cifar10"]
+    change = transforms.Compose(
+        [
+            transforms.RandomCrop(32, 2, padding_mode="reflect"),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize(data.mean, data.std),
+        ]
+    )
+    images: torch.utils.data.Dataset = Decoded(list(pixels.numpy()), labels.tolist(), change)  # type: ignore[assignment]
+    loader = torch.utils.data.DataLoader(images, task.batch_size, shuffle=True, drop_last=True, num_workers=2)
+    started = time.perf_counter()
+    learn(net, iter(loader), EPOCHS * task.steps, task.batch_size, torch.float32)
+    ended = time.perf_counter()
+    clock.add(started - began + epochs(task) * (ended - started), task.images * epochs(task))
+    clock.note(part=f"1 of {epochs(task)} epochs, no evaluation")
