@@ -24,7 +24,7 @@ TIMED = 20
 TRACED = 5  # steps after the timed ones, which tracing would slow down
 OPERATORS = 10
 TRACE = "trace.json"
-PARTS = ("input", "forward", "backward", "optimizer", "other")
+PARTS = ("input", "forward", "backward", "exchange", "optimizer", "other")
 
 Report = dict[str, Any]
 
@@ -47,6 +47,7 @@ class Profiler:
             ("input", feed, ("seek", "batch")),
             ("forward", learner, ("answers", "loss")),
             ("backward", learner, ("backward",)),
+            ("exchange", learner, ("combine",)),
             ("optimizer", learner, ("norm", "guard", "set_rate")),
             ("optimizer", optimizer, ("step", "zero_grad")),
         ):
@@ -117,7 +118,8 @@ class Profiler:
 
     def report(self, operators: list[dict[str, Any]]) -> Report:
         """Return the mean milliseconds of a step and of its parts, with their shares."""
-        mean = {part: sum(step.get(part, 0.0) for step in self.steps) / len(self.steps) for part in PARTS}
+        known = [part for part in PARTS if part in self.steps[0]]
+        mean = {part: sum(step[part] for step in self.steps) / len(self.steps) for part in known}
         whole = sum(mean.values())
         return {
             "steps": len(self.steps),
