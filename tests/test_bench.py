@@ -78,12 +78,29 @@ def test_a_round_with_foreign_load_is_discarded_and_turns_alternate(
 
     monkeypatch.setattr(harness, "run", run)
     patience = load.Patience(100, lambda: 0.0)
-    result = harness.measure("pair", LINE, tmp_path, patience)
+    *_, result = harness.measure("pair", LINE, tmp_path, patience)
     assert len(result["rounds"]) == 3 and result["discarded"] == 1
     assert asked == ["cnntrain", "plain PyTorch", *["plain PyTorch", "cnntrain"] * 2, "cnntrain", "plain PyTorch"]
     assert patience.left == 70  # what a discarded round took, cold, is gone
-    never = harness.measure("pair", LINE, tmp_path, load.Patience(0, lambda: 0.9))
-    assert never["rounds"] == [] and "not measured yet" in str(report.rows("pair", LINE, never))
+    assert not list(harness.measure("pair", LINE, tmp_path, load.Patience(0, lambda: 0.9)))
+
+
+def test_a_rival_that_fails_is_left_out_and_the_subject_must_not(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def run(name: str, task: Task) -> harness.Run:
+        if name == failing:
+            raise RuntimeError(name)
+        return ran(1.0)
+
+    monkeypatch.setattr(harness, "run", run)
+    failing = "plain PyTorch"
+    line = replace(LINE, rivals={"plain PyTorch": 2.0, "limit": 0.9})
+    *_, result = harness.measure("pair", line, tmp_path, load.Patience(100, lambda: 0.0))
+    assert [row["ratio"] for row in report.rows("pair", line, result)] == ["failed", "1.00 (1.00 … 1.00)"]
+    failing = "cnntrain"
+    with pytest.raises(RuntimeError, match="cnntrain"):
+        list(harness.measure("pair", line, tmp_path, load.Patience(100, lambda: 0.0)))
 
 
 @pytest.mark.parametrize(
@@ -108,7 +125,7 @@ def test_a_row_is_the_median_of_the_ratios_of_pairs_with_its_range() -> None:
     assert row["samples/s"] == "100; 50" and row["rounds"] == "3, 2 discarded"
     (row,) = report.rows("pair", replace(LINE, rivals={"plain PyTorch": 3.5}), result)
     assert row["target"] == "≥ 3.5: missed"
-    (row,) = report.rows("pair", LINE, result | {"missing": {"plain PyTorch": "pip install torch"}})
+    (row,) = report.rows("pair", LINE, result | {"missing": {"plain PyTorch": "`pip install torch`"}})
     assert (row["ratio"], row["rounds"]) == ("not installed", "`pip install torch`")
 
 
@@ -138,7 +155,7 @@ def test_every_line_names_what_exists() -> None:
 
 def test_a_missing_peer_is_named_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(harness, "find_spec", lambda name: None)
-    assert harness.missing(["cnntrain", "Keras on JAX"]) == {"Keras on JAX": "pip install keras jax"}
+    assert harness.missing(["cnntrain", "Keras on JAX"]) == {"Keras on JAX": "`pip install keras jax`"}
 
 
 def test_both_do_the_same_work(folder: Path) -> None:

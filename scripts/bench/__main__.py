@@ -85,20 +85,22 @@ def main() -> None:
     for name in names:
         task = replace(LINES[name].task, reference=str(args.reference.resolve()) if args.reference else "")
         line = replace(LINES[name], task=task, rounds=args.rounds or LINES[name].rounds)
+        result: dict[str, Any] = {}
         try:
-            result = measure(name, line, args.data_root, patience, smoke=args.smoke)
+            for found in measure(name, line, args.data_root, patience, smoke=args.smoke):
+                result = found | {"date": time.strftime("%Y-%m-%d"), "machine": machine(), "versions": versions()}
+                result["command"] = f"python -m scripts.bench {shlex.join(sys.argv[1:])}"
+                for place in [args.json] * bool(args.json) + [KEPT] * args.write:
+                    if result["rounds"]:
+                        keep(place, name, result)
         except (RuntimeError, UnequalWorkError) as error:
             print(f"{name}: {error}", file=sys.stderr, flush=True)
             failed.append(name)
-            continue
-        result |= {"date": time.strftime("%Y-%m-%d"), "machine": machine(), "versions": versions()}
-        result["command"] = f"python -m scripts.bench {shlex.join(sys.argv[1:])}"
         print(
-            "smoke: these are no measurements\n" * args.smoke + render(rows(name, line, result)), end="\n\n", flush=True
+            "smoke: these are no measurements\n" * args.smoke + render(rows(name, line, result or None)),
+            end="\n\n",
+            flush=True,
         )
-        for place in [args.json] * bool(args.json) + [KEPT] * args.write:
-            if result["rounds"]:
-                keep(place, name, result)
     if args.write:
         write(PAGE, json.loads(KEPT.read_text()) if KEPT.exists() else {})
     if failed:

@@ -31,7 +31,7 @@ class UnequalWorkError(Exception):
 def missing(contenders: Sequence[str]) -> dict[str, str]:
     """Return what has to be installed for each of the contenders that cannot run."""
     needed = {name: [need for need in CONTENDERS[name].needs if not find_spec(need)] for name in contenders}
-    return {name: "pip install " + " ".join(needs) for name, needs in needed.items() if needs}
+    return {name: f"`pip install {' '.join(needs)}`" for name, needs in needed.items() if needs}
 
 
 def run(contender: str, task: Task, *, quiet: bool = True) -> Run:
@@ -81,49 +81,49 @@ def check_equal(subject: Run, rival: Run, name: str) -> None:
             raise UnequalWorkError(f"{name} has a loss of {theirs:.3f} and not about {mine:.3f}")
 
 
-def rounds(line: Line, task: Task, patience: Patience, *, most_foreign: float = BUSY) -> Iterator[tuple[Round, bool]]:
-    """Yield each round and whether it counts, until enough count or patience with others' load has ended.
+def take_round(names: list[str], subject: str, task: Task, absent: dict[str, str]) -> Round:
+    """Run each contender once; a rival that fails is noted in `absent` and left out from then on.
 
-    Every other round goes the other way round, so that a machine that slows down favours nobody.
+    Raises `RuntimeError` when the subject fails, `UnequalWorkError` when a rival did other work.
     """
-    absent = missing([line.subject, *line.rivals])
-    names = [name for name in (line.subject, *line.rivals) if name not in absent]
-    counted = 0
-    while counted < line.rounds and (most_foreign >= 1 or patience.wait()):
-        order = names if counted % 2 == 0 else names[::-1]
-        found = {name: run(name, task) for name in order}
-        for name in names[1:]:
-            check_equal(found[line.subject], found[name], name)
-        counts = all(one["others"] <= most_foreign for one in found.values())
-        counted += counts
-        patience.left -= 0 if counts else sum(one["cold"] for one in found.values())
-        yield found, counts
+    found: Round = {}
+    for name in names:
+        try:
+            found[name] = run(name, task)
+        except RuntimeError as error:
+            if name == subject:
+                raise
+            print(error, file=sys.stderr, flush=True)
+            absent[name] = "failed"
+    for name in found:
+        check_equal(found[subject], found[name], name)
+    return found
 
 
-def measure(name: str, line: Line, root: Path, patience: Patience, *, smoke: bool = False) -> dict[str, Any]:
-    """Return what a line came to: the rounds that count, how many were discarded, what is not installed.
+def measure(name: str, line: Line, root: Path, patience: Patience, *, smoke: bool = False) -> Iterator[dict[str, Any]]:
+    """Yield after each round what a line has come to: the rounds that count, how many were discarded, who is absent.
 
-    `smoke` takes one tiny round whatever the load: it shows that the line runs, and is no measurement.
+    Every other round goes the other way round, so that a machine that slows down favours nobody. `smoke` takes one tiny
+    round whatever the load: it shows that the line runs, and is no measurement.
     """
-    task = replace(line.task, root=str(root.resolve()))
+    task, most = replace(line.task, root=str(root.resolve())), BUSY
     if smoke:
         task = replace(task, images=min(task.images, 4 * task.batch_size), epochs=1)
-        line = replace(line, rounds=1)
+        line, most = replace(line, rounds=1), 1.0
+    absent = missing([line.subject, *line.rivals])
     kept: list[Round] = []
     discarded = 0
-    for found, counts in rounds(line, task, patience, most_foreign=1.0 if smoke else BUSY):
-        kept += [found] * counts
-        discarded += not counts
-        shown = ", ".join(f"{who} {one.get(line.clock, one.get('value', 0)):.3g}" for who, one in found.items())
+    while len(kept) < line.rounds and (smoke or patience.wait()):
+        names = [who for who in (line.subject, *line.rivals) if who not in absent]
+        found = take_round(names if len(kept) % 2 == 0 else names[::-1], line.subject, task, absent)
         load = max(one["others"] for one in found.values())
-        verdict = f"round {len(kept)} of {line.rounds}" if counts else "discarded"
+        if load <= most:
+            kept.append(found)
+        else:
+            discarded += 1
+            patience.left -= sum(one["cold"] for one in found.values())
+        shown = ", ".join(f"{who} {one.get(line.clock, one.get('value', 0)):.3g}" for who, one in found.items())
+        verdict = f"round {len(kept)} of {line.rounds}" if load <= most else "discarded"
         print(f"{name}: {verdict}, others used up to {load:.0%}: {shown}", file=sys.stderr, flush=True)
-    absent = missing(list(line.rivals))
-    return {
-        "line": name,
-        "rounds": kept,
-        "discarded": discarded,
-        "missing": absent,
-        "smoke": smoke,
-        "task": asdict(task),
-    }
+        state = {"rounds": kept, "discarded": discarded, "missing": dict(absent), "smoke": smoke}
+        yield {"line": name, "task": asdict(task), **state}

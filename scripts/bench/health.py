@@ -115,6 +115,7 @@ def synchronisations(task: Task, clock: Clock) -> None:
     parts = {"flip": AUGMENTATIONS["flip"](), "crop": AUGMENTATIONS["crop"](padding=4)}
     feed = ResidentFeed(split, card, batch_size=task.batch_size, parts=parts, seed=0, device=device)
     student = learner(task, device)
+    student.rates = [task.lr] * 22
     student.update(feed, 0)
     student.update(feed, 1)
     with profile(activities=[ProfilerActivity.CPU]) as seen:

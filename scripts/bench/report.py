@@ -40,13 +40,14 @@ def rows(name: str, line: Line, result: Mapping[str, Any] | None) -> list[dict[s
     for rival, target in line.rivals.items():
         row = {"line": f"`{name}`", "what": line.title, "against": rival}
         aim = f"≥ {target:g}" if target is not None else "–"
+        empty = {"target": aim, "cold": "", "first epoch, extra s": "", "samples/s": ""}
         if result is None or not result["rounds"]:
-            empty = {"ratio": NOT_YET, "target": aim, "cold": "", "first epoch, extra s": "", "samples/s": ""}
-            found.append(row | empty | {"rounds": ""})
+            found.append(row | {"ratio": NOT_YET} | empty | {"rounds": ""})
             continue
-        if rival in result["missing"]:
-            empty = {"ratio": "not installed", "target": aim, "cold": "", "first epoch, extra s": "", "samples/s": ""}
-            found.append(row | empty | {"rounds": f"`{result['missing'][rival]}`"})
+        if reason := result["missing"].get(rival):
+            found.append(
+                row | {"ratio": "failed" if reason == "failed" else "not installed"} | empty | {"rounds": reason}
+            )
             continue
         runs = result["rounds"]
         ratios = ratio(runs, line.subject, rival, line.clock)
