@@ -214,7 +214,7 @@ def test_every_network_builds_and_trains_at_every_size_or_says_why_not(name: str
         ("locally_connected", {"shared": True}),
         ("maxout", {"rotated": True}),
         ("wrn_16_8", {"dropout": 0.3}),
-        ("airbench", {"norm_scale": True, "activation": "relu", "widths": [8, 16, 16]}),
+        ("airbench", {"norm_scale": True, "activation": "relu", "widths": [8, 16, 16], "whiten_bias": False}),
     ],
 )
 def test_options_build_networks_that_learn(name: str, options: dict[str, object]) -> None:

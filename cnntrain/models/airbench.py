@@ -23,6 +23,7 @@ def airbench(
     num_classes: int,
     *,
     widths: Sequence[Count] = (64, 256, 256),
+    whiten_bias: bool = True,
     activation: Activation = "gelu",
     norm_momentum: Fraction = 0.4,
     norm_scale: bool = False,
@@ -31,12 +32,13 @@ def airbench(
 ) -> nn.Sequential:
     """A whitening convolution, three groups of two 3×3 convolutions with a pooling in the first, a pooling, linear.
 
-    `norm_momentum` and `norm_scale` are those of `blocks.batch_norm`; `identity` begins with filters that pass on their
-    input (`blocks.dirac`).
+    Without `whiten_bias` nothing is trained before the first group, and gradients end there. `norm_momentum` and
+    `norm_scale` are those of `blocks.batch_norm`; `identity` begins with filters that pass on their input
+    (`blocks.dirac`).
     """
     require(widths, 3, "widths")
     norm = partial(batch_norm, momentum=norm_momentum, scale=norm_scale)
-    makers: dict[str, Maker] = {"whiten": whitening(2, activation=activation)}
+    makers: dict[str, Maker] = {"whiten": whitening(2, bias=whiten_bias, activation=activation)}
     for group, width in enumerate(widths, 1):
         makers |= {
             f"conv{group}_1": conv(width, 3, padding=1, bias=False, activation="none"),

@@ -21,8 +21,8 @@ class Whitening(nn.Conv2d):
     convolution's.
     """
 
-    def __init__(self, channels: int, kernel: int) -> None:
-        super().__init__(channels, 2 * channels * kernel**2, kernel)
+    def __init__(self, channels: int, kernel: int, bias: bool = True) -> None:
+        super().__init__(channels, 2 * channels * kernel**2, kernel, bias=bias)
         self.weight.requires_grad_(False)
 
     @torch.no_grad()
@@ -39,12 +39,12 @@ class Whitening(nn.Conv2d):
         self.weight.copy_(torch.cat([filters, -filters]))
 
 
-def whitening(kernel: int, *, activation: Activation) -> Maker:
+def whitening(kernel: int, *, bias: bool = True, activation: Activation = "relu") -> Maker:
     """A whitening convolution of twice as many maps as a patch has numbers, then the activation."""
 
     def make(shape: Shape) -> nn.Module:
         check_window(kernel, 0, spatial(shape))
-        return chain(conv=Whitening(shape[0], kernel), act=ACTIVATIONS[activation]())
+        return chain(conv=Whitening(shape[0], kernel, bias), act=ACTIVATIONS[activation]())
 
     return make
 
