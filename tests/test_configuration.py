@@ -166,7 +166,8 @@ RECIPES = sorted(path.stem for path in (config_dir() / "experiment").glob("*.yam
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipes_compose_state_their_result_and_leave_the_last_word_to_the_line(name: str, out: Out) -> None:
-    lines = (config_dir() / "experiment" / f"{name}.yaml").read_text().splitlines()
+    text = (config_dir() / "experiment" / f"{name}.yaml").read_text()
+    lines, said = text.splitlines(), yaml.safe_load(text)["optimizer"]
     assert lines[0] == "# @package _global_"
     for line, word in zip(lines[2:5], ("command", "cost", "result"), strict=True):
         assert line.startswith(f"#   {word}") and len(line) > 12
@@ -175,7 +176,9 @@ def test_recipes_compose_state_their_result_and_leave_the_last_word_to_the_line(
     words = ("model=mlp", "optimizer=adam", "optimizer.lr=0.5", "trainer.epochs=7")
     composed = yaml.safe_load(out("fit", f"experiment={name}", *words, "--cfg", "job"))
     assert composed["model"]["name"] == "mlp" and composed["optimizer"] == {
-        **{"name": "adam", "lr": 0.5, "beta1": 0.9, "beta2": 0.999, "weight_decay": 0.0, "decay_all": False}
+        **{"name": "adam", "beta1": 0.9, "beta2": 0.999, "weight_decay": 0.0, "decay_all": False, "bias_factor": 1.0},
+        **said,
+        "lr": 0.5,
     }
     assert composed["trainer"]["epochs"] == 7 and "shortcut" not in composed["model"]
 

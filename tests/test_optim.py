@@ -140,11 +140,11 @@ def test_muon_is_its_published_steps_on_filters_and_sgd_on_the_rest(renormalise:
     """The oracle takes each filter bank alone, in float64, through its singular values; SGD is torch's plain one."""
     net = small_net().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     reference = copy.deepcopy(net).to(memory_format=torch.contiguous_format)
-    optimizer = muon(net, lr=0.1, momentum=0.6, iterations=3, renormalise=renormalise, weight_decay=0.01)
+    optimizer = muon(net, lr=0.1, momentum=0.6, iterations=4, renormalise=renormalise, weight_decay=0.01)
     filters = [p for p in reference.parameters() if p.ndim == 4]
     rest = [{"params": [reference[-1].weight], "weight_decay": 0.01}]
     rest += [{"params": [p for p in reference.parameters() if p.ndim == 1], "weight_decay": 0.0}]
-    by_sgd = SGD(rest, lr=0.05, momentum=0.9, nesterov=True, foreach=False)
+    by_sgd = SGD(rest, lr=0.02, momentum=0.85, nesterov=True, foreach=False)
     momenta = [torch.zeros_like(p) for p in filters]
     for group in optimizer.param_groups:
         group["lr"] = 0.1 * group["factor"]
@@ -159,7 +159,7 @@ def test_muon_is_its_published_steps_on_filters_and_sgd_on_the_rest(renormalise:
             momentum.mul_(0.6).add_(p.grad)
             left, values, right = torch.linalg.svd((p.grad + 0.6 * momentum).flatten(1).double(), full_matrices=False)
             values = values / values.square().sum().sqrt()
-            for _ in range(3):
+            for _ in range(4):
                 values = 3.4445 * values - 4.7750 * values**3 + 2.0315 * values**5
             with torch.no_grad():
                 p.mul_(len(p) ** 0.5 / p.norm() if renormalise else 1 - 0.1 * 0.01)
