@@ -62,7 +62,9 @@ def rows(name: str, line: Line, result: Mapping[str, Any] | None) -> list[dict[s
                 "target": verdict(ratios, target),
                 "cold": spread(ratio(runs, line.subject, rival, "cold")),
                 "first epoch, extra s": f"{extra[0]:.1f}; {extra[1]:.1f}",
-                "samples/s": f"{samples[0] / speed[0]:,.0f}; {samples[1] / speed[1]:,.0f}",
+                "samples/s": "; ".join(
+                    f"{n / s:,.0f}" if n > 10 * s else f"{n / s:.2g}" for n, s in zip(samples, speed, strict=True)
+                ),
                 "rounds": f"{len(runs)}" + (f", {result['discarded']} discarded" if result["discarded"] else ""),
             }
         )
