@@ -27,10 +27,13 @@ from cnntrain.commands.session import Session, until
 from cnntrain.data.augmentation import AUGMENTATIONS
 from cnntrain.data.feeds import ResidentFeed, StreamedFeed
 from cnntrain.data.sources import Card, Dataset, Pixels, Split
+from cnntrain.draws import generator
 from cnntrain.errors import CnntrainError
 from cnntrain.models.blocks import linear
 from cnntrain.models.stages import assemble
+from cnntrain.optim import sgd
 from cnntrain.training import loop
+from cnntrain.training.learner import Learner
 
 CARD = Card("noise", ("one", "two", "three"), (1, 6, 6), (0.5,), (0.5,))
 
@@ -336,6 +339,21 @@ def test_the_first_process_alone_prints_the_result(folder: Path, tiny: tuple[str
 # --- what one process cannot do alone
 
 
+def combined(rank: int) -> list[object]:
+    """Return what becomes of a step whose loss is no number in the second process: whether it counts, its sums and
+    gradient; and whether dropout draws what it draws alone.
+    """
+    net = assemble({"fc1": linear(3)}, CARD.shape, out_shape=(3,), seed=0)
+    learner = Learner(net, sgd(net), [0.1], precision="fp32", seed=0)
+    for parameter in net.parameters():
+        parameter.grad = torch.full_like(parameter, 1.0 + rank)
+    sound = learner.combine(torch.tensor(0.5 + rank), torch.tensor(3 + rank), torch.tensor(rank == 0))
+    gradients = {float(g) for p in net.parameters() if p.grad is not None for g in p.grad.flatten()}
+    learner.reseed(0, 0, 5)
+    alone = generator(0, "dropout", 0).integers(2**32, size=5).tolist()
+    return [bool(sound), float(learner.loss_sum), int(learner.right), gradients, learner.reseeds[1] == alone]
+
+
 def fail_here(rank: int, world: int, port: int, folder: Path) -> None:
     become(rank, world, port)
     told = []
@@ -350,6 +368,7 @@ def fail_here(rank: int, world: int, port: int, folder: Path) -> None:
                 told.append(f"{type(error).__name__}: {error.exit_code}")
         told.append(str(ranks.total(rank + 1, 2**40 + 1)))
         told.append(ranks.told(f"of {rank}"))
+        told.append(str(combined(rank)))
     (folder / str(rank)).write_text("\n".join(told))
 
 
@@ -358,9 +377,9 @@ def test_processes_agree_on_errors_sums_and_values(folder: Path) -> None:
     with each_at_once(fail_here, [(rank, 2, port, folder) for rank in range(2)]) as processes:
         pass
     assert [process.exitcode for process in processes] == [0, 0]
-    sums = [f"[3.0, {2.0**41 + 2}]", "of 0"]
-    assert (folder / "0").read_text().splitlines() == ["", "EchoError: 1", "CnntrainError: 1", *sums]
-    assert (folder / "1").read_text().splitlines() == ["", "CnntrainError: 1", "EchoError: 1", *sums]
+    sums = [f"[3.0, {2.0**41 + 2}]", "of 0", "[False, 2.0, 7, {1.5}, "]
+    for rank, codes in enumerate((["EchoError: 1", "CnntrainError: 1"], ["CnntrainError: 1", "EchoError: 1"])):
+        assert (folder / str(rank)).read_text().splitlines() == ["", *codes, *sums[:2], f"{sums[2]}{rank == 0}]"]
 
 
 # --- torchrun
@@ -391,7 +410,7 @@ def torchrun(folder: Path, words: Sequence[str], *flags: str, fault: str = "") -
 def test_f20_a_process_that_dies_is_started_again_in_the_same_folder(folder: Path, tiny: tuple[str, ...]) -> None:
     words = ["fit", *tiny, *EXACT, "trainer.epochs=3"]
     with torchrun(folder, [*words, "--json"], "--max-restarts=1", fault="exit") as process:
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     (run,) = (folder / "runs" / "fit" / "lenet5-synthetic").iterdir()
     found = json.loads(out)
@@ -408,15 +427,15 @@ def test_f19_a_signal_to_torchrun_saves_once_and_ends_all(
     """Sent to the whole group, as a terminal and a scheduler do, the processes get it twice."""
     words = ["fit", *tiny, *EXACT, "trainer.epochs=9999", "output_dir=run"]
     with torchrun(folder, words) as process:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 200
         while not (folder / "run" / "checkpoints" / "last.pt").exists():
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.05)
         began = time.monotonic()
         (os.killpg if to == "all" else os.kill)(process.pid, number)
         _, err = process.communicate(timeout=60)
-        assert time.monotonic() - began < 10
-    assert err.count("goes on") == 1, err
+        assert time.monotonic() - began < 20  # after 30 torchrun would kill
+    assert err.count("goes on") == 1 and "SIGKILL" not in err, err
     step = last(folder / "run")["progress"]["step"]
     assert f"stopped by {number.name}" in json.loads((folder / "run" / "run.json").read_text())["exit"]
     assert rows(folder / "run")[-1]["step"] == step > 5

@@ -15,7 +15,7 @@ from cnntrain.devices import choose_precision, hardware
 PACKAGES = (
     *runs.PACKAGES,
     *("scipy", "matplotlib", "tensorboard", "safetensors", "filelock", "jinja2", "tqdm"),
-    *("hydra-joblib-launcher", "onnx", "onnxscript", "onnxruntime"),
+    *("hydra-joblib-launcher", "hydra-submitit-launcher", "hydra-ray-launcher", "onnx", "onnxscript", "onnxruntime"),
 )
 
 
