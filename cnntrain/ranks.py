@@ -21,7 +21,7 @@ LAUNCHED = "RANK" in os.environ and "WORLD_SIZE" in os.environ
 WORLD = int(os.environ["WORLD_SIZE"]) if LAUNCHED else 1  # processes
 RANK = int(os.environ["RANK"]) if LAUNCHED else 0  # of this one; number 0 alone writes and speaks
 LOCAL_RANK = int(os.environ.get("LOCAL_RANK", 0)) if LAUNCHED else 0  # among those of this machine
-RESTARTED = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+ATTEMPT = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # torchrun's number of restarts
 PATIENCE = datetime.timedelta(minutes=30)  # images may take one machine that much longer to get ready than another
 
 
@@ -33,9 +33,14 @@ def joined() -> Iterator[None]:
         return
     import torch
     import torch.distributed as dist
+    from torch.distributed.rendezvous import rendezvous
 
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     try:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+        shared, rank, world = next(rendezvous("env://", timeout=PATIENCE))
+        # torchrun's store outlives its processes: under the same names lie the addresses of those that have died.
+        store = dist.PrefixStore(f"attempt {ATTEMPT}", shared)  # type: ignore[attr-defined]
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=PATIENCE)
     except (RuntimeError, ValueError) as error:
         raise CnntrainError(f"the {WORLD} processes do not find each other: {str(error).splitlines()[0]}") from error
     with contextlib.ExitStack() as silence:

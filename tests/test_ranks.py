@@ -391,12 +391,14 @@ def torchrun(folder: Path, words: Sequence[str], *flags: str, fault: str = "") -
     """Start two processes by torchrun, of which the second meets a fault unless it has been started again."""
     script = folder / "script.py"
     script.write_text(
-        "import os, sys\n"
+        "import os, sys, time\n"
         f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "from pathlib import Path\n"
         "from test_ranks import patch\n"
         f"fault = {fault!r} if os.environ['RANK'] == '1' and os.environ['TORCHELASTIC_RESTART_COUNT'] == '0' else ''\n"
         "patch(fault, Path('images' + os.environ['RANK']))\n"
+        "if os.environ['RANK'] == '0' and os.environ['TORCHELASTIC_RESTART_COUNT'] == '1':\n"
+        "    time.sleep(3)  # the other one finds what the process that died has left\n"
         "from cnntrain.cli import main\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )

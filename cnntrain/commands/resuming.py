@@ -32,7 +32,7 @@ def wanted_folder(cfg: Fit) -> Path | None:
     """
     if cfg.resume in ("auto", "never"):
         folder = Path(cfg.output_dir) if cfg.output_dir else None
-        if folder and cfg.resume == "never" and not ranks.RESTARTED:
+        if folder and cfg.resume == "never" and ranks.ATTEMPT == "0":
             runs.refuse_existing(folder)
         return folder
     if cfg.output_dir and Path(cfg.output_dir) != Path(cfg.resume):
