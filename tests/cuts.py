@@ -113,7 +113,7 @@ def each_at_once(function: Callable[..., None], calls: Sequence[tuple]) -> Itera
     try:
         yield processes
         for process in processes:
-            process.join(120)
+            process.join(300)
     finally:
         for process in processes:
             process.kill()
