@@ -435,9 +435,11 @@ def test_f19_a_signal_to_torchrun_saves_once_and_ends_all(
             time.sleep(0.05)
         began = time.monotonic()
         (os.killpg if to == "all" else os.kill)(process.pid, number)
+        assert process.stderr
+        assert any("goes on" in line for line in process.stderr)
+        assert time.monotonic() - began < 10
         _, err = process.communicate(timeout=60)
-        assert time.monotonic() - began < 20  # after 30 torchrun would kill
-    assert err.count("goes on") == 1 and "SIGKILL" not in err, err
+    assert "goes on" not in err
     step = last(folder / "run")["progress"]["step"]
     assert f"stopped by {number.name}" in json.loads((folder / "run" / "run.json").read_text())["exit"]
     assert rows(folder / "run")[-1]["step"] == step > 5
