@@ -97,6 +97,8 @@ def wrong_type(key: str, value: Any, hint: Any) -> InputError:
             return word(get_args(part)[0])
         if origin in (Union, types.UnionType):
             return " or ".join(word(arg) for arg in get_args(part))
+        if origin is Literal:
+            return " or ".join(map(str, get_args(part)))
         return "a list" if origin in (list, tuple, Sequence) else WORDS.get(origin, str(part))
 
     return InputError(f"{key}={value} should be {word(hint)}")

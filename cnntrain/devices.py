@@ -56,7 +56,8 @@ def autocast(precision: Literal["fp32", "bf16"], device: torch.device) -> contex
     """Return the context in which a forward pass runs in `precision`; weights stay fp32."""
     if precision == "fp32":
         return contextlib.nullcontext()
-    return torch.autocast(device.type, torch.bfloat16)
+    # Weights are converted once a pass anyway, and a recorded step must not find those of another.
+    return torch.autocast(device.type, torch.bfloat16, cache_enabled=device.type != "cuda")
 
 
 def prepare(*, deterministic: bool) -> None:
@@ -65,6 +66,8 @@ def prepare(*, deterministic: bool) -> None:
     """
     torch.set_flush_denormal(True)
     keep_freed_memory()
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it torch refuses products on a GPU
     if deterministic != torch.are_deterministic_algorithms_enabled():  # setting it imports the compiler: a second
         torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.benchmark = not deterministic

@@ -18,6 +18,8 @@ class Trainer:
     batch_size: Count
     accumulate: Count
     precision: Precision
+    graph: Literal["auto"] | bool
+    compile: bool
     label_smoothing: Fraction
     clip: NonNegative
     ema: Fraction

@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,14 @@ from cnntrain.commands import pretrained, resuming, session
 from cnntrain.commands.assisting import assist, refuse_other_images
 from cnntrain.commands.proving import prove_resume
 from cnntrain.devices import hardware, prepare
-from cnntrain.errors import CnntrainError, NonFiniteError, StoppedError
+from cnntrain.errors import NonFiniteError, StoppedError
 from cnntrain.progress import clock, follow, say
 from cnntrain.schema import Fit
 from cnntrain.tables import interval, percent
 from cnntrain.training import checkpoints, profiling
 from cnntrain.training.board import open_board
+from cnntrain.training.saving import Saver
 from cnntrain.training.signals import Signals
-
-TRIES = 3  # saves in a row that may fail before the training gives up
 
 
 def run(composed: DictConfig) -> dict[str, Any]:
@@ -75,7 +75,8 @@ class Training:
     def __init__(self, built: session.Session, folder: Path, settings: dict[str, Any], argv: list[str]) -> None:
         self.built, self.folder, self.cfg, self.argv = built, folder, built.cfg, argv
         self.at, self.records = resuming.restore(built, folder)
-        self.resumed_from, self.saved, self.failures = self.at.step, time.monotonic(), 0
+        self.resumed_from, self.saved = self.at.step, time.monotonic()
+        self.saver = Saver(beside=built.device.type == "cuda")
         (folder / runs.RESULTS).unlink(missing_ok=True)  # of fewer epochs
         self.history, self.unlogged = runs.keep_metrics(folder, self.records), False
         runs.write_json(folder / runs.CONFIG, settings)
@@ -126,6 +127,7 @@ class Training:
             raise
         finally:
             self.built.feed.close()
+            self.saver.close()
             if ending != "done":
                 self.board.close()
             self.record |= {"seconds": before + time.perf_counter() - began, "exit": ending}
@@ -160,6 +162,7 @@ class Training:
             if profiler and not profiler.close():
                 say(f"the training ended before step {profiling.WARM_UP + 1}: too short to be profiled")
         self.save_last()
+        self.saver.settle()
         ranks.wait()  # the others have waited for it
 
     def show(self, profile: profiling.Report) -> None:
@@ -194,6 +197,7 @@ class Training:
         if number := signals.save_asked_by:
             signals.save_asked_by = None
             self.save_last()
+            self.saver.settle()
             say(f"saved at step {self.at.step:,}")
             signals.pass_on(number)
         return stopping
@@ -219,34 +223,23 @@ class Training:
             weights = {
                 key: value for key, value in self.snapshot().items() if key not in ("heads", "optimizer", "sums")
             }
-            self.attempt(lambda: checkpoints.save(self.folder / "checkpoints" / checkpoints.BEST, weights))
+            self.saver.save(partial(checkpoints.save, self.folder / "checkpoints" / checkpoints.BEST), weights)
             return
         epoch, every = self.at.step // self.built.per_epoch, self.cfg.trainer.keep_every
         if every and epoch % every == 0:
             path = self.folder / "checkpoints" / f"epoch_{epoch:04}.pt"
-            self.attempt(lambda: checkpoints.save(path, self.snapshot()))
+            self.saver.save(partial(checkpoints.save, path), self.snapshot())
         if time.monotonic() - self.saved >= self.cfg.trainer.checkpoint_seconds:
             self.save_last()
 
     def save_last(self) -> None:
         """Keep the state of this step, and the one saved before it."""
-        self.attempt(lambda: checkpoints.save_last(self.folder / "checkpoints", self.snapshot()))
+        self.saver.save(partial(checkpoints.save_last, self.folder / "checkpoints"), self.snapshot())
         self.saved = time.monotonic()
 
     def snapshot(self) -> checkpoints.State:
         """Return the state of this step."""
         return resuming.snapshot(self.built, self.at, self.records)
-
-    def attempt(self, save: Any) -> None:
-        """Save; a failure is reported and forgiven until it has happened several times in a row."""
-        try:
-            save()
-            self.failures = 0
-        except OSError as error:
-            self.failures += 1
-            if self.failures >= TRIES:
-                raise CnntrainError(f"{self.failures} saves in a row have failed: {error}") from error
-            say(f"warning: not saved: {error}")
 
     def bad_batch(self, step: int) -> dict[str, Any]:
         """Return where training broke: the step and the images of its batches."""

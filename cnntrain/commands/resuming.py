@@ -21,7 +21,7 @@ FREE = {
     *("device", "data_root", "output_dir", "resume", "check_resume", "plugins", "dataset.root", "dataset.workers"),
     "dataset.cache",
     *("trainer.log_every", "trainer.checkpoint_seconds", "trainer.keep_every", "trainer.tensorboard"),
-    "trainer.profile",
+    *("trainer.profile", "trainer.graph", "trainer.compile"),
 }
 
 
@@ -69,7 +69,7 @@ def refuse_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
 def snapshot(session: Session, at: Progress, records: int) -> checkpoints.State:
     """Return a checkpoint of a run that has written so many records."""
     where = {"threads": torch.get_num_threads(), "precision": session.precision, "torch": str(torch.__version__)}
-    where |= {"processes": ranks.WORLD}
+    where |= {"processes": ranks.WORLD, "compiled": session.cfg.trainer.compile}
     return {
         "format": 1,
         **session.learner.state(),

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import itertools
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
@@ -23,13 +24,14 @@ from cnntrain.devices import choose_device, choose_precision
 from cnntrain.errors import CnntrainError, InputError
 from cnntrain.models.foreign import remarks
 from cnntrain.models.whitening import calibrate
-from cnntrain.schema import Fit
+from cnntrain.schema import Fit, Trainer
 from cnntrain.training.evaluate import Outputs, outputs, score
 from cnntrain.training.learner import Learner
 from cnntrain.training.loop import Progress, Record, Stop, train
 from cnntrain.training.signals import Signals
 
 Batches = TypeVar("Batches")
+COMPILERS = ("g++", "clang++")
 LOOKED_AT = 2000  # training images that layers with weights made from images see
 
 
@@ -117,7 +119,7 @@ def until(stop: Callable[[], bool], batches: Iterator[Batches], rounds: int) -> 
 
 def check(cfg: Fit) -> None:
     """Find what is wrong with a configuration before any image is read."""
-    choose_device(cfg.device)
+    refuse_unrecordable(cfg.trainer, choose_device(cfg.device))
     refuse_unshared(cfg.trainer.batch_size, config.build_parts(cfg.augmentation))
     card = config.dataset_card(cfg.dataset, cfg.data_root)
     shapes = config.build_model(cfg.model, card, device="meta")
@@ -125,6 +127,16 @@ def check(cfg: Fit) -> None:
     if cfg.trainer.batch_size == ranks.WORLD:
         refuse_lone_values(shapes, card)
     config.build_rates(cfg.schedule, config.build_optimizer(cfg.optimizer, shapes).defaults["lr"], 1, 1)
+
+
+def refuse_unrecordable(trainer: Trainer, device: torch.device) -> None:
+    """Raise `InputError` when steps cannot be recorded or compiled as a configuration says."""
+    if trainer.graph is True and device.type != "cuda":
+        raise InputError(f"trainer.graph=true has a GPU repeat recorded steps, and device={device} is none; take auto")
+    if trainer.graph is True and ranks.WORLD > 1:
+        raise InputError(f"trainer.graph=true is for one process, and these are {ranks.WORLD}; take auto")
+    if trainer.compile and device.type == "cpu" and not any(map(shutil.which, COMPILERS)):
+        raise InputError(f"trainer.compile=true needs a C++ compiler on a CPU ({', '.join(COMPILERS)}); take false")
 
 
 def refuse_unshared(batch_size: int, parts: Mapping[str, Part]) -> None:
@@ -187,6 +199,8 @@ def build(cfg: Fit, dataset: Dataset) -> Session:
         clip=trainer.clip,
         ema=trainer.ema,
         class_weights=weights if cfg.dataset["balance"] == "weights" else None,
+        graph=trainer.graph if device.type == "cuda" and ranks.WORLD == 1 else False,
+        compile=trainer.compile,
     )
     return Session(cfg, device, precision, dataset, learner, feed, started_from)
 
@@ -209,7 +223,8 @@ def build_feed(dataset: Dataset, cfg: Fit, parts: dict[str, Part], device: torch
     workers = cfg.dataset["workers"]
     if workers == 0 and isinstance(stored(dataset.train.source), Pixels):
         return ResidentFeed(dataset.train, dataset.card, **settings)
-    return StreamedFeed(dataset.train, dataset.card, workers=workers, **settings)
+    together = cfg.trainer.accumulate
+    return StreamedFeed(dataset.train, dataset.card, workers=workers, together=together, **settings)
 
 
 @contextlib.contextmanager

@@ -1,11 +1,13 @@
 """Feeds turn a training split into augmented batches on the device, in an order that is a function of (seed, epoch).
 
-`seek` is all that the host does for a batch; `batch` is a device program without a look at any value. The resident feed
-holds every pixel on the device, the streamed one has workers read the images of the batches to come; both render
-pixels through the same functions, so their batches agree to the bit. Of several processes each has its share of every
-batch, and all draw the same plan.
+`seek` is all that the host does for a batch; `batch` is a device program without a look at any value, which finds its
+place in a tensor, so that a GPU can record it once and repeat it for every step. The resident feed holds every pixel on
+the device, the streamed one has workers read the images of the batches to come; both render pixels through the same
+functions, so their batches agree to the bit. Of several processes each has its share of every batch, and all draw the
+same plan.
 """
 
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Protocol
 
@@ -16,6 +18,7 @@ from torch import Tensor
 from cnntrain import ranks
 from cnntrain.data.augmentation import Part, Plan
 from cnntrain.data.rendering import Batch, Normalise, Render, Store
+from cnntrain.data.slots import Slots
 from cnntrain.data.sources import Card, Pixels, Split, stored
 from cnntrain.data.workers import end_workers, loader, read_batches
 from cnntrain.draws import generator
@@ -23,7 +26,7 @@ from cnntrain.errors import InputError
 
 
 class Feed(Protocol):
-    """Batches by their place: an epoch and a number within it."""
+    """Batches by their place: an epoch and a number within it. Every `batch` goes on to the next place."""
 
     batches: int  # full batches an epoch
     batch_size: int  # of all processes
@@ -78,6 +81,9 @@ class Planned:
         self.labels = split.labels.to(device)
         self.render = Render(card, parts, device)
         self.epoch, self.place = -1, 0
+        self.at = torch.zeros(1, dtype=torch.int64, device=device)  # the place of the batch that comes next
+        self.index: Tensor | None = None  # [steps, batch], and what is drawn for them; at one address for good
+        self.drawn: dict[str, Tensor] = {}
 
     def begin(self, epoch: int) -> None:
         """Draw everything that `epoch` needs, on the host, so that every device sees the same."""
@@ -85,24 +91,34 @@ class Planned:
         plan = plan._replace(shape=self.source.shape[:2])
         mine = ranks.share(self.batch_size)
         self.epoch, self.plan, self.shown = epoch, plan, plan.index[:, mine]
-        self.index = torch.from_numpy(self.shown).to(self.device)
-        self.drawn = {
-            name: part.draw(generator(self.seed, name, epoch), plan)[:, mine].to(self.device)
-            for name, part in self.parts.items()
-        }
+        self.index = self.laid(torch.from_numpy(self.shown), self.index)
+        for name, part in self.parts.items():
+            drawn = part.draw(generator(self.seed, name, epoch), plan)[:, mine]
+            self.drawn[name] = self.laid(drawn, self.drawn.get(name))
+
+    def laid(self, values: Tensor, where: Tensor | None) -> Tensor:
+        """Put an epoch's values on the device, `where` those of the epoch before lie."""
+        if where is None:
+            where = torch.empty(values.shape, dtype=values.dtype, device=self.device)
+        return where.copy_(values.pin_memory() if where.is_cuda else values, non_blocking=True)
 
     def seek(self, epoch: int, place: int) -> None:
         """Go to batch number `place` of `epoch`."""
         if epoch != self.epoch:
             self.begin(epoch)
         self.place = place
+        self.at.fill_(place)
 
     def close(self) -> None:
         """Let go of what the feed holds besides memory."""
 
-    def drawn_here(self) -> dict[str, Tensor]:
-        """Return what each part has drawn for this batch."""
-        return {name: drawn[self.place] for name, drawn in self.drawn.items()}
+    def planned(self) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return which images this batch shows and what each part has drawn for them, and go on to the next place."""
+        assert self.index is not None
+        index = self.index.index_select(0, self.at)[0]
+        drawn = {name: drawn.index_select(0, self.at)[0] for name, drawn in self.drawn.items()}
+        self.at.add_(1)
+        return index, drawn
 
 
 class ResidentFeed(Planned):
@@ -115,9 +131,9 @@ class ResidentFeed(Planned):
         self.store = Store(self.source.images, device)
 
     def batch(self) -> Batch:
-        """Return the batch that `seek` went to."""
-        index = self.index[self.place]
-        return self.render(self.store, index, self.labels.index_select(0, index), self.drawn_here())
+        """Return the batch at this place."""
+        index, drawn = self.planned()
+        return self.render(self.store, index, self.labels.index_select(0, index), drawn)
 
 
 class Places:
@@ -131,36 +147,53 @@ class Places:
 
 
 class StreamedFeed(Planned):
-    """Workers read the images of the batches to come; draws and augmentation stay with the device."""
+    """Workers read the images of the batches to come; draws and augmentation stay with the device.
 
-    def __init__(self, split: Split, card: Card, *, device: torch.device, workers: int, **settings: object) -> None:
+    On a GPU `seek` sends the `together` batches that one step takes to the device, where they lie at one address for
+    good; it is ahead of the device, which computes as they come.
+    """
+
+    def __init__(
+        self, split: Split, card: Card, *, device: torch.device, workers: int, together: int = 1, **settings: object
+    ) -> None:
         super().__init__(split, card, device=device, **settings)  # type: ignore[arg-type]
+        self.together, self.slots = together, Slots(device) if device.type == "cuda" else None
         self.places = Places()
         self.loader = loader(self.source, self.places, workers, persistent=True, pin=device.type == "cuda")
         self.ahead: Iterator[Tensor] = iter(())
-        self.due = (-1, 0)
+        self.images: Iterator[Tensor] = iter(())
+        self.due = (-1, 0)  # what `ahead` reads next
 
     def close(self) -> None:
         """End the workers."""
-        self.ahead = iter(())
+        self.ahead = self.images = iter(())
         del self.loader
         end_workers()
 
     def seek(self, epoch: int, place: int) -> None:
         """Go to batch number `place` of `epoch`; the workers start over unless it is the next one."""
-        if epoch != self.epoch:
-            self.begin(epoch)
+        super().seek(epoch, place)
         if (epoch, place) != self.due:
             self.places.rows = self.shown[place:].tolist()
             self.ahead = read_batches(self.loader)
-        self.place, self.due = place, (epoch, place + 1)
+            self.due = epoch, place
+        self.images = self.read()
+        if self.slots:
+            coming = itertools.islice(self.images, min(self.together, self.batches - place))
+            self.images = iter([self.slots.fill(number, images) for number, images in enumerate(coming)])
+
+    def read(self) -> Iterator[Tensor]:
+        """Yield the images of the batches from here on, and note how far this has gone."""
+        for images in self.ahead:
+            self.due = self.due[0], self.due[1] + 1
+            yield images
 
     def batch(self) -> Batch:
-        """Return the batch that `seek` went to."""
-        images = next(self.ahead).to(self.device, non_blocking=True)
+        """Return the batch at this place."""
+        images = next(self.images)
+        shown, drawn = self.planned()
         index = torch.arange(len(images), device=self.device)
-        labels = self.labels.index_select(0, self.index[self.place])
-        return self.render(Store(images, self.device), index, labels, self.drawn_here())
+        return self.render(Store(images, self.device), index, self.labels.index_select(0, shown), drawn)
 
 
 def sweep(

@@ -178,16 +178,23 @@ class PartialConv2d(nn.Module):
     It holds one kernel for each connection of the table, [connections, kernel, kernel].
     """
 
+    outputs: Tensor  # of each connection, the map that it leads to
+    inputs: Tensor  # and the one that it reads
+
     def __init__(self, table: tuple[tuple[int, ...], ...], in_channels: int, kernel: int) -> None:
         super().__init__()
         self.table, self.in_channels, self.out_channels = table, in_channels, len(table)
-        pairs = [(out, read) for out, reads in enumerate(table) for read in reads]
-        self.outputs, self.inputs = [out for out, _ in pairs], [read for _, read in pairs]
+        pairs = sum(map(len, table))
+        self.register_buffer("outputs", torch.empty(pairs, dtype=torch.int64), persistent=False)
+        self.register_buffer("inputs", torch.empty(pairs, dtype=torch.int64), persistent=False)
         self.kernel_size, self.stride, self.padding, self.dilation = (kernel, kernel), (1, 1), (0, 0), (1, 1)
-        self.weight = nn.Parameter(torch.empty(len(pairs), kernel, kernel))
+        self.weight = nn.Parameter(torch.empty(pairs, kernel, kernel))
         self.bias = nn.Parameter(torch.empty(len(table)))
 
     def reset_parameters(self) -> None:
+        pairs = [(out, read) for out, reads in enumerate(self.table) for read in reads]
+        self.outputs.copy_(torch.tensor([out for out, _ in pairs]))
+        self.inputs.copy_(torch.tensor([read for _, read in pairs]))
         area, first = self.weight[0].numel(), 0
         for out, reads in enumerate(self.table):
             bound = 2.4 / (len(reads) * area)
@@ -198,11 +205,7 @@ class PartialConv2d(nn.Module):
     def dense_weight(self) -> Tensor:
         """Return the kernels as [outputs, inputs, kernel, kernel], zero where the table has no connection."""
         shape = (self.out_channels, self.in_channels, *self.kernel_size)
-        rows = (
-            torch.tensor(self.outputs, device=self.weight.device),
-            torch.tensor(self.inputs, device=self.weight.device),
-        )
-        return self.weight.new_zeros(shape).index_put(rows, self.weight)
+        return self.weight.new_zeros(shape).index_put((self.outputs, self.inputs), self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.conv2d(x, self.dense_weight(), self.bias)
@@ -242,7 +245,7 @@ class BlurPool2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         channels, height, width = x.shape[1:]
         beyond = [-(side - 1) % self.stride if self.ceil else 0 for side in (width, height)]
-        kernel = torch.tensor([0.25, 0.5, 0.25], dtype=x.dtype, device=x.device)
+        kernel = 0.5 - 0.25 * torch.arange(-1, 2, dtype=x.dtype, device=x.device).abs()  # 1/4, 1/2, 1/4
         window = (kernel[:, None] * kernel).expand(channels, 1, 3, 3)
         mode = "reflect" if min(height, width) > 1 + max(beyond) else "replicate"
         return F.conv2d(

@@ -15,10 +15,16 @@ from cnntrain.devices import autocast
 from cnntrain.draws import generator
 from cnntrain.errors import NonFiniteError
 from cnntrain.models.heads import Heads
+from cnntrain.progress import say
+from cnntrain.training.recording import Recorder
 
 
 class Learner:
     """A network in training; `update` takes one optimizer step, and all sums stay on the device until `read`.
+
+    A step is what the host has to say (`prepare`: its number, dropout's seed, where the feed stands) and a `program` of
+    the device, which finds everything else in the device's memory. `graph` has a GPU record the program and repeat it,
+    `compile` merges the operators of the forward pass, the loss and their gradients.
 
     `rates` holds the learning rate of every step. `ema` is the decay of the weights' moving average, 0 for none;
     `clip` the largest norm of the gradient, 0 for any; `class_weights` multiply each class's loss. A `companion` adds
@@ -42,11 +48,14 @@ class Learner:
         clip: float = 0.0,
         ema: float = 0.0,
         class_weights: Tensor | None = None,
+        graph: Literal["auto"] | bool = False,
+        compile: bool = False,
     ) -> None:
         self.net, self.optimizer, self.rates, self.precision = net, optimizer, rates, precision
         self.companion, self.weight = companion, companion.weight if companion else 0.0
         self.seed, self.accumulate, self.label_smoothing, self.clip = seed, accumulate, label_smoothing, clip
         self.device = next(net.parameters()).device
+        net.train()
         self.class_weights = class_weights.to(self.device) if class_weights is not None else None
         self.parameters = list((companion or net).parameters())
         self.running = running(companion or net)
@@ -61,6 +70,11 @@ class Learner:
         self.bad_step = torch.full((), -1, dtype=torch.int64, device=self.device)
         self.optimizer.found_inf = torch.zeros((), device=self.device)  # type: ignore[attr-defined]
         self.reseeds: tuple[int, list[int]] = (-1, [])
+        self.step, self.at = 0, torch.zeros(1, dtype=torch.int64, device=self.device)  # for the host, for the device
+        self.tables = self.tabulated() if self.device.type == "cuda" else None
+        self.recorder = Recorder(self.device, required=graph is True) if graph else None
+        mode = "max-autotune-no-cudagraphs" if self.device.type == "cuda" else None
+        self.merged = torch.compile(self.losses, mode=mode, dynamic=False) if compile else None
 
     @property
     def evaluated(self) -> nn.Sequential:
@@ -76,39 +90,63 @@ class Learner:
 
     def update(self, feed: Feed, step: int) -> None:
         """Take optimizer step number `step` (from 0) on the next `accumulate` batches of the feed."""
+        self.prepare(feed, step)
+        self.run(feed)
+
+    def prepare(self, feed: Feed, step: int) -> None:
+        """Do the host's part of a step: nothing here depends on what the device has computed."""
         per_epoch = feed.batches // self.accumulate
         epoch, turn = divmod(step, per_epoch)
         self.reseed(epoch, turn, per_epoch)
-        self.net.train()
+        self.step = step
+        self.at.fill_(step)
+        if not self.net.training:
+            self.net.train()
+        feed.seek(epoch, turn * self.accumulate)
+        self.count += self.accumulate * feed.batch_size
+
+    def run(self, feed: Feed) -> None:
+        """Have the device do its part, by a recording of it where there is one."""
+        if self.recorder is None:
+            self.program(feed)
+        elif reason := self.recorder(self.program, feed):
+            self.recorder = None
+            self.optimizer.zero_grad(set_to_none=True)  # of the attempt, which has computed nothing
+            say(f"trainer.graph=auto: steps are not recorded, {reason}")
+            self.program(feed)
+
+    def program(self, feed: Feed) -> None:
+        """Compute a step's update: a device program without a look at any value."""
         sound = torch.ones((), dtype=torch.bool, device=self.device)
         alone = ranks.WORLD == 1
         loss_sum, right = (t if alone else torch.zeros_like(t) for t in (self.loss_sum, self.right))
-        for place in range(turn * self.accumulate, (turn + 1) * self.accumulate):
-            feed.seek(epoch, place)
+        for _ in range(self.accumulate):
             x, target, labels = feed.batch()
-            with autocast(self.precision, self.device):
-                logits, heads = self.answers(x)
-            loss = total = self.loss(logits, target)
-            for answer in heads.values():
-                total = total + self.weight * self.loss(answer, target)
+            loss, total, logits = self.forward(x, target)
             self.backward(total / self.accumulate if self.accumulate > 1 else total)
             sound = sound & total.detach().isfinite()
             loss_sum += loss.detach() * len(labels)
             right += (logits.detach().argmax(dim=1) == labels).sum()
-            self.count += len(labels) * ranks.WORLD
         if not alone:
             sound = self.combine(loss_sum, right, sound)
-        self.guard(sound & self.norm().isfinite(), step)
-        self.set_rate(step)
+        self.guard(sound & self.norm().isfinite())
+        self.set_rate()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        if self.average:
-            decay = min(self.decay, (1 + step) / (10 + step))  # the first averages would remember the initial weights
-            torch._foreach_lerp_(self.averaged, self.live, 1 - decay)
+        self.follow()
 
-    def answers(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the network's logits and those of its auxiliary heads."""
-        return self.companion(x) if self.companion else (self.net(x), {})
+    def forward(self, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the loss, the one with auxiliary heads, and the logits."""
+        return self.merged(x, target) if self.merged else self.losses(x, target)
+
+    def losses(self, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what `forward` does, operator by operator."""
+        with autocast(self.precision, self.device):
+            logits, heads = self.companion(x) if self.companion else (self.net(x), {})
+        loss = total = self.loss(logits, target)
+        for answer in heads.values():
+            total = total + self.weight * self.loss(answer, target)
+        return loss, total, logits
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the mean cross-entropy of a batch with class numbers or probabilities as its target."""
@@ -144,9 +182,9 @@ class Learner:
             nn.utils.clip_grads_with_norm_(self.parameters, self.clip, norm)
         return norm
 
-    def guard(self, sound: Tensor, step: int) -> None:
+    def guard(self, sound: Tensor) -> None:
         """Note the first step that is not `sound`, and make the optimizer skip it and all that follow."""
-        self.bad_step.copy_(torch.where((self.bad_step < 0) & ~sound, step, self.bad_step))
+        self.bad_step.copy_(torch.where((self.bad_step < 0) & ~sound, self.at[0], self.bad_step))
         self.optimizer.found_inf.copy_(self.bad_step >= 0)  # type: ignore[attr-defined]
 
     def reseed(self, epoch: int, turn: int, per_epoch: int) -> None:
@@ -159,10 +197,39 @@ class Learner:
         else:
             torch.default_generator.manual_seed(self.reseeds[1][turn])
 
-    def set_rate(self, step: int) -> None:
-        """Give every group its factor of the learning rate of `step`."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rates[step] * group.get("factor", 1.0)
+    def tabulated(self) -> tuple[Tensor, Tensor]:
+        """Return each step's learning rate of every group [steps, groups], and its share in the moving average [steps],
+        as tables on the device.
+        """
+        groups = self.optimizer.param_groups
+        for group in groups:
+            group |= {"capturable": True} if "capturable" in group else {}  # or Adam refuses to be recorded
+        rates = torch.tensor([[rate * group.get("factor", 1.0) for group in groups] for rate in self.rates])
+        shares = torch.tensor([1 - self.decay_at(step) for step in range(len(self.rates))])
+        return rates.to(self.device), shares.to(self.device)
+
+    def set_rate(self) -> None:
+        """Give every group its factor of the learning rate of this step."""
+        groups = self.optimizer.param_groups
+        if self.tables:
+            rates: Sequence[Any] = self.tables[0].index_select(0, self.at)[0].unbind()
+        else:  # fused optimizers look at a tensor's value on a CPU
+            rates = [self.rates[self.step] * group.get("factor", 1.0) for group in groups]
+        for group, rate in zip(groups, rates, strict=True):
+            group["lr"] = rate
+
+    def decay_at(self, step: int) -> float:
+        """Return the moving average's decay: smaller in the first steps, or it would remember the initial weights."""
+        return min(self.decay, (1 + step) / (10 + step))
+
+    def follow(self) -> None:
+        """Move the average towards the weights, where one is kept."""
+        if self.average and self.tables:
+            apart = torch._foreach_sub(self.live, self.averaged)
+            torch._foreach_mul_(apart, self.tables[1].index_select(0, self.at)[0])
+            torch._foreach_add_(self.averaged, apart)
+        elif self.average:
+            torch._foreach_lerp_(self.averaged, self.live, 1 - self.decay_at(self.step))
 
     def read(self, step: int) -> dict[str, float]:
         """Return the learning rate, mean loss and top-1 of the batches since the last reading, after `step` steps.
@@ -171,7 +238,9 @@ class Learner:
         numbers. Raises `NonFiniteError`, which knows the step, when a loss or a gradient was no number; the weights are
         those before that step.
         """
-        if (bad := int(self.bad_step)) >= 0:
+        numbers = torch.stack((self.bad_step.double(), self.loss_sum, self.right.double())).tolist()
+        bad, loss_sum, right = int(numbers[0]), numbers[1], int(numbers[2])
+        if bad >= 0:
             raise NonFiniteError(
                 f"the loss or its gradient is no number at step {bad + 1}; a smaller optimizer.lr, trainer.clip=1 or a "
                 "longer schedule.warmup usually helps",
@@ -179,8 +248,8 @@ class Learner:
             )
         found = {
             "lr": self.rates[step - 1],
-            "loss": float(self.loss_sum) / self.count,
-            "top1": int(self.right) / self.count,
+            "loss": loss_sum / self.count,
+            "top1": right / self.count,
         }
         self.loss_sum.zero_()
         self.right.zero_()
@@ -200,6 +269,8 @@ class Learner:
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from what `state` returned."""
+        if self.recorder:
+            self.recorder.forget()  # the optimizer's tensors will lie elsewhere
         self.net.load_state_dict(state["model"])
         if self.companion:
             self.companion.heads.load_state_dict(state["heads"])

@@ -32,7 +32,8 @@ Report = dict[str, Any]
 class Profiler:
     """Times the parts of a learner's first steps, traces a few more into `folder`, and calls `done` with the report.
 
-    On a GPU each part is waited for, so that its time is its own; the whole step takes longer than without a profile.
+    On a GPU each part is waited for, so that its time is its own, and nothing is recorded (`trainer.graph`); the whole
+    step takes longer than without a profile.
     """
 
     def __init__(self, learner: Learner, feed: Feed, folder: Path, done: Callable[[Report], None]) -> None:
@@ -45,7 +46,7 @@ class Profiler:
         optimizer = learner.optimizer
         for part, owner, names in (
             ("input", feed, ("seek", "batch")),
-            ("forward", learner, ("answers", "loss")),
+            ("forward", learner, ("forward",)),
             ("backward", learner, ("backward",)),
             ("exchange", learner, ("combine",)),
             ("optimizer", learner, ("norm", "guard", "set_rate")),
@@ -54,6 +55,7 @@ class Profiler:
             for name in names:
                 self.put(owner, name, self.timed(part, getattr(owner, name)))
         self.put(learner, "update", self.counted(learner.update))
+        self.put(learner, "run", learner.program)  # a recorded step has no parts to see
 
     def put(self, owner: object, name: str, wrapper: Callable[..., Any]) -> None:
         """Set a wrapper before a method, of this object only."""
