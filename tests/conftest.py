@@ -20,9 +20,13 @@ def _one_thread() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of the fault list alone when all of their cases are asked for (`cuts.FULL`)."""
-    if os.environ.get("FAULTS") == "full":
-        items[:] = [item for item in items if re.match(r"test_f\d\d_", item.name)]
+    """Keep the tests of the fault list and the slow ones when all of their cases are asked for (`cuts.FULL`), else all
+    but the slow ones.
+    """
+    full = os.environ.get("FAULTS") == "full"
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    faults = [item for item in items if re.match(r"test_f\d\d_", item.name)]
+    items[:] = [item for item in items if (item in faults or item in slow if full else item not in slow)]
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from scripts.bench.work import DATA, WHERE, Clock, Task
 
@@ -47,7 +48,7 @@ def images(task: Task, clock: Clock) -> None:
         data = load(
             "folder", folder, sizes, train_size=task.images, val_size=0, cache="pack", packs=packs, only="train"
         )
-        settings = {"batch_size": task.batch_size, "parts": parts, "seed": 0}
+        settings: dict[str, Any] = {"batch_size": task.batch_size, "parts": parts, "seed": 0}
         feed = StreamedFeed(data.train, data.card, device=device, workers=0, **settings)
         for epoch in range(1 + task.epochs):
             for place in range(feed.batches):

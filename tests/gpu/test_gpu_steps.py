@@ -1,0 +1,252 @@
+"""Steps on a GPU: recorded, compiled and streamed ones are the plain ones, and nothing in them waits for the device."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from cnntrain.data.augmentation import AUGMENTATIONS, Part
+from cnntrain.data.feeds import Feed, ResidentFeed, StreamedFeed, sweep
+from cnntrain.data.sources import Card, Pixels, Split
+from cnntrain.devices import prepare
+from cnntrain.models import MODELS
+from cnntrain.models.blocks import conv, dense, linear
+from cnntrain.models.stages import assemble
+from cnntrain.optim import OPTIMIZERS
+from cnntrain.training.evaluate import outputs, score
+from cnntrain.training.learner import Learner
+from cnntrain.training.recording import WARM_UP
+
+GPU, CPU = torch.device("cuda"), torch.device("cpu")
+CARD = Card("noise", ("a", "b", "c"), (3, 16, 16), (0.4, 0.5, 0.6), (0.2, 0.3, 0.1))
+STEPS = 20
+
+
+@pytest.fixture(autouse=True)
+def _deterministic() -> Iterator[None]:
+    prepare(deterministic=True)
+    tf32 = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    yield
+    torch.backends.cudnn.allow_tf32 = tf32
+    prepare(deterministic=False)
+
+
+def noise(count: int = 96) -> Split:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (count, 16, 16, 3), dtype=torch.uint8, generator=generator)
+    return Split(Pixels(images), torch.randint(3, (count,), generator=generator))
+
+
+def everything() -> dict[str, Part]:
+    return {
+        "flip": AUGMENTATIONS["flip"](),
+        "crop": AUGMENTATIONS["crop"](padding=2),
+        "affine": AUGMENTATIONS["affine"](shift=0.1, rotate=10.0, zoom=0.1),
+        "colour": AUGMENTATIONS["colour"](brightness=0.2, contrast=0.2, saturation=0.2, hue=0.1),
+        "cutout": AUGMENTATIONS["cutout"](size=4),
+        "mixup": AUGMENTATIONS["mixup"](alpha=0.4),
+    }
+
+
+def feed(device: torch.device = GPU, parts: dict[str, Part] | None = None, streamed: bool = False, **more: Any) -> Any:
+    settings = {"batch_size": 8, "seed": 0, "device": device, "parts": everything() if parts is None else parts} | more
+    return StreamedFeed(noise(), CARD, workers=2, **settings) if streamed else ResidentFeed(noise(), CARD, **settings)
+
+
+def network(device: torch.device = GPU, dropout: float = 0.3) -> nn.Sequential:
+    makers = {"conv1": conv(8, 3, norm=True), "fc2": dense(16, dropout=dropout), "fc3": linear(3)}
+    net: nn.Sequential = assemble(makers, (3, 16, 16), out_shape=(3,), seed=0)
+    return net.to(device).to(memory_format=torch.channels_last)
+
+
+def learner(optimizer: str = "sgd", device: torch.device = GPU, **settings: Any) -> Learner:
+    net = network(device, settings.pop("dropout", 0.3))
+    rates = [0.05 / (1 + step / 10) for step in range(200)]
+    options = {"precision": "fp32", "seed": 0, "ema": 0.9, "clip": 1.0, "label_smoothing": 0.1, "accumulate": 2}
+    return Learner(net, OPTIMIZERS[optimizer](net, lr=0.05), rates, **options | settings)
+
+
+def take(student: Learner, data: Feed, steps: int = STEPS, first: int = 0) -> Learner:
+    for step in range(first, steps):
+        student.update(data, step)
+    return student
+
+
+def state(student: Learner) -> list[Tensor]:
+    kept = [*student.net.state_dict().values(), *student.averaged, student.loss_sum, student.right]
+    return [t.cpu() for t in (*kept, *(t for kept in student.optimizer.state.values() for t in kept.values()))]
+
+
+def equal(one: Learner, other: Learner) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(state(one), state(other), strict=True))
+
+
+@pytest.mark.parametrize("optimizer", list(OPTIMIZERS))
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("streamed", [False, True])
+def test_recorded_steps_are_the_plain_ones_to_the_bit(optimizer: str, precision: str, streamed: bool) -> None:
+    found = []
+    for graph in (False, True):
+        data = feed(streamed=streamed, **({"together": 2} if streamed else {}))
+        found.append(take(learner(optimizer, precision=precision, graph=graph), data))
+        data.close()
+    plain, recorded = found
+    assert recorded.recorder is not None and recorded.recorder.graph is not None
+    assert equal(plain, recorded) and plain.read(STEPS) == recorded.read(STEPS)
+
+
+def test_streamed_batches_are_the_resident_ones_to_the_bit_with_one_and_several_a_step() -> None:
+    for together in (1, 2, 5):
+        resident, streamed = feed(), feed(streamed=True, together=together)
+        for epoch, place in ((0, 0), (0, together), (1, 3), (0, 5)):
+            resident.seek(epoch, place)
+            streamed.seek(epoch, place)
+            for _ in range(together):
+                pairs = zip(resident.batch(), streamed.batch(), strict=True)
+                assert all(torch.equal(a, b) for a, b in pairs), (together, epoch, place)
+        streamed.close()
+
+
+def test_a_fast_host_overtakes_no_slot() -> None:
+    """Many batches are sent before the device, busy with products, has seen the first."""
+    data, plain = feed(streamed=True, parts={}), feed(CPU, parts={})
+    busy, seen = torch.randn(2048, 2048, device=GPU), []
+    for place in range(data.batches):
+        data.seek(0, place)
+        for _ in range(20):
+            busy = torch.tanh(busy @ busy)
+        seen.append(data.batch().images)
+    for place, images in enumerate(seen):
+        plain.seek(0, place)
+        torch.testing.assert_close(images.cpu(), plain.batch().images)
+    data.close()
+
+
+@contextlib.contextmanager
+def no_waiting() -> Iterator[None]:
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
+@pytest.mark.parametrize("optimizer", list(OPTIMIZERS))
+@pytest.mark.parametrize("graph", [False, True])
+@pytest.mark.parametrize("streamed", [False, True])
+def test_no_step_waits_for_the_device(optimizer: str, graph: bool, streamed: bool) -> None:
+    data = feed(streamed=streamed, **({"together": 2} if streamed else {}))
+    student = take(learner(optimizer, graph=graph), data, WARM_UP + 2)
+    with no_waiting():
+        take(student, data, WARM_UP + 2 + STEPS, WARM_UP + 2)  # over the ends of epochs
+    assert student.read(STEPS)["loss"] > 0
+    data.close()
+
+
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
+@pytest.mark.parametrize("model", ["lenet5", "lenet5_1998", "resnet20", "nin", "airbench", "googlenet"])
+def test_networks_are_recorded(model: str) -> None:
+    net = MODELS[model]((3, 32, 32), 10).to(GPU).to(memory_format=torch.channels_last)
+    card = Card("noise", tuple("abcdefghij"), (3, 32, 32), (0.4, 0.5, 0.6), (0.2, 0.3, 0.1))
+    images = torch.randint(256, (32, 32, 32, 3), dtype=torch.uint8)
+    data = ResidentFeed(Split(Pixels(images), torch.arange(32) % 10), card, batch_size=8, seed=0, device=GPU, parts={})
+    prepare(deterministic=False)
+    student = Learner(net, OPTIMIZERS["sgd"](net, lr=0.01), [0.01] * 99, precision="bf16", seed=0, graph=True)
+    take(student, data, WARM_UP + 1)
+    with no_waiting():
+        take(student, data, STEPS, WARM_UP + 1)
+    assert student.read(STEPS)["loss"] > 0
+
+
+class Waits(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * float(x.mean() > -1e9)
+
+
+def test_a_network_that_looks_at_a_value_is_trained_without_a_recording(capfd: pytest.CaptureFixture[str]) -> None:
+    students = []
+    for graph in (False, "auto"):
+        student = learner(graph=graph)
+        student.net.append(Waits())
+        students.append(take(student, feed()))
+    assert students[1].recorder is None and "something in them waits" in capfd.readouterr().err
+    assert equal(*students)
+
+
+def test_a_cut_and_resumed_recording_goes_on_to_the_bit() -> None:
+    whole = take(learner(graph=True), feed())
+    kept = torch.utils._pytree.tree_map_only(Tensor, torch.clone, take(learner(graph=True), feed(), 11).state())
+    resumed = learner(graph=True)
+    resumed.load_state(kept)
+    assert equal(whole, take(resumed, feed(), first=11))
+
+
+def test_loading_a_state_begins_a_new_recording() -> None:
+    whole = take(learner(graph=True), feed())
+    student = take(learner(graph=True), feed(), 11)
+    kept = torch.utils._pytree.tree_map_only(Tensor, torch.clone, student.state())
+    take(student, feed(), 17, 11)
+    student.load_state(kept)
+    assert equal(whole, take(student, feed(), first=11))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_compiled_steps_learn_the_same() -> None:
+    losses = []
+    for settings in ({}, {"compile": True}, {"compile": True, "graph": True}):
+        student = take(learner(dropout=0.0, **settings), feed(), 10)
+        losses.append(student.read(10)["loss"])
+    assert losses[1:] == pytest.approx([losses[0]] * 2, rel=1e-3)
+
+
+def test_the_gpu_sees_the_crops_and_draws_of_the_cpu() -> None:
+    one, other = feed(), feed(CPU)
+    for epoch, place in ((0, 0), (2, 3)):
+        for data in (one, other):
+            data.seek(epoch, place)
+        assert one.index is not None and torch.equal(one.index.cpu(), other.index)
+        assert all(torch.equal(one.drawn[name].cpu(), other.drawn[name]) for name in other.drawn)
+        for a, b in zip(one.batch(), other.batch(), strict=True):
+            torch.testing.assert_close(a.cpu(), b, rtol=1e-3, atol=1e-2)
+
+
+def test_steps_on_the_gpu_are_those_on_the_cpu_but_for_rounding() -> None:
+    parts = {"crop": AUGMENTATIONS["crop"](padding=2)}
+    one, other = (
+        take(learner(device=device, dropout=0.0), feed(device, parts), 5).net.state_dict() for device in (GPU, CPU)
+    )
+    for key, tensor in other.items():
+        torch.testing.assert_close(one[key].cpu(), tensor, rtol=1e-3, atol=1e-4)
+
+
+def test_bf16_stays_finite_and_learns() -> None:
+    student = learner(precision="bf16", graph=True, dropout=0.0)
+    data = feed(parts={})
+    first = take(student, data, 6).read(6)["loss"]
+    assert take(student, data, 120, 6).read(120)["loss"] < first
+
+
+def test_an_evaluation_counts_every_image_once() -> None:
+    net, device = network(), GPU
+    found = outputs(net, sweep(noise(50), CARD, batch_size=16, device=device), precision="fp32")
+    again = outputs(network(CPU), sweep(noise(50), CARD, batch_size=50, device=CPU), precision="fp32")
+    assert score(found)["n"] == 50 and torch.equal(found.labels, again.labels)
+    torch.testing.assert_close(found.logits, again.logits, rtol=1e-3, atol=1e-3)
+
+
+def test_a_bad_step_is_noted_by_its_number_in_a_recording() -> None:
+    student, data = learner(graph=True), feed(parts={})
+    take(student, data, WARM_UP + 2)
+    before = [p.detach().clone() for p in student.parameters]
+    with torch.no_grad():
+        kept = student.loss_sum.clone()
+        data.render.normalise.shift.fill_(float("nan"))
+    take(student, data, WARM_UP + 6, WARM_UP + 2)
+    assert int(student.bad_step) == WARM_UP + 2 and kept.isfinite()
+    assert all(torch.equal(a, b) for a, b in zip(before, student.parameters, strict=True))

@@ -1,0 +1,245 @@
+"""A step as a program of the device: its numbers in tables, its feed at fixed addresses, its recording, its saves.
+
+What a GPU alone can show is in `tests/gpu`.
+"""
+
+import contextlib
+import json
+import types
+import warnings
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from cuts import Call, agree, cut, last
+from test_loop import CARD, CPU, feed, learner, network, stripes
+
+from cnntrain.cli import main
+from cnntrain.commands import fit
+from cnntrain.data.augmentation import AUGMENTATIONS
+from cnntrain.data.feeds import ResidentFeed
+from cnntrain.errors import CnntrainError
+from cnntrain.training import checkpoints, recording
+from cnntrain.training import learner as learning
+from cnntrain.training.recording import WAITING, WARM_UP, Recorder
+from cnntrain.training.saving import Saver
+
+# --- numbers in tables
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])
+def test_numbers_read_from_tables_on_the_device_are_those_of_the_host(optimizer: str) -> None:
+    """Rates, the average's decay and the number of a bad step; to float32, in which the device reads them."""
+    rates = [0.05 / (1 + step) for step in range(20)]
+    students = []
+    for tabled in (False, True):
+        student = learner(network(), optimizer=optimizer, ema=0.9, clip=1.0)
+        student.rates = rates
+        student.tables = student.tabulated() if tabled else None
+        data = feed()
+        for step in range(12):
+            student.update(data, step)
+        students.append(student)
+    host, device = students
+    assert all(isinstance(group["lr"], torch.Tensor) for group in device.optimizer.param_groups)
+    pairs = zip((*host.parameters, *host.averaged), (*device.parameters, *device.averaged), strict=True)
+    for one, other in pairs:
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    device.class_weights = torch.tensor([float("nan"), 1.0])
+    device.update(data, 12)
+    assert int(device.bad_step) == 12
+
+
+# --- a feed at fixed addresses
+
+
+def test_every_batch_goes_on_to_the_next_place_and_epochs_lie_where_the_first_lay() -> None:
+    parts = {"crop": AUGMENTATIONS["crop"](padding=2), "mixup": AUGMENTATIONS["mixup"](alpha=0.4)}
+    one, other = (ResidentFeed(stripes(), CARD, batch_size=8, parts=parts, seed=0, device=CPU) for _ in range(2))
+    one.seek(0, 2)
+    addresses = [tensor.data_ptr() for tensor in (one.index, *one.drawn.values(), one.at) if tensor is not None]
+    for epoch in (0, 1):
+        one.seek(epoch, 2)
+        for place in (2, 3, 4):
+            other.seek(epoch, place)
+            assert all(torch.equal(a, b) for a, b in zip(one.batch(), other.batch(), strict=True))
+    assert addresses == [t.data_ptr() for t in (one.index, *one.drawn.values(), one.at) if t is not None]
+
+
+# --- the recording, with a GPU that only counts
+
+
+class Graph:
+    """Repeats what was called while it was recorded."""
+
+    def __init__(self) -> None:
+        self.taken: list[object] = []
+
+    def replay(self) -> None:
+        calls.extend(("repeated", inputs) for inputs in self.taken)
+
+
+calls: list[tuple[str, object]] = []
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Recorder]:
+    """A recorder whose GPU notes calls; recording may fail."""
+    under_way: list[Graph] = []
+    calls.clear()
+
+    @contextlib.contextmanager
+    def graph(made: Graph, **settings: object) -> Iterator[None]:
+        assert settings["capture_error_mode"] == "thread_local"
+        under_way.append(made)
+        yield
+        under_way.clear()
+
+    stream = types.SimpleNamespace(device=CPU, wait_stream=lambda other: None)
+    fake = types.SimpleNamespace(
+        Stream=lambda device: stream,
+        current_stream=lambda device: stream,
+        stream=lambda which: contextlib.nullcontext(),
+        get_sync_debug_mode=lambda: 0,
+        set_sync_debug_mode=lambda mode: None,
+        CUDAGraph=Graph,
+        graph=graph,
+    )
+    monkeypatch.setattr(recording.torch, "cuda", fake)
+
+    def program(inputs: str) -> None:
+        if "waits" in inputs:
+            warnings.warn(WAITING, stacklevel=1)
+        if under_way and "breaks" in inputs:
+            raise RuntimeError("operation not permitted when stream is capturing\nmore")
+        if under_way:
+            under_way[0].taken.append(inputs)
+        else:
+            calls.append(("run", inputs))
+
+    def made(*, required: bool = False) -> Any:
+        return partial(Recorder(CPU, required=required), program)
+
+    return made
+
+
+def test_a_program_runs_three_times_and_is_then_repeated_until_its_inputs_change(gpu: Callable[..., Any]) -> None:
+    take = gpu()
+    assert [take(inputs) for inputs in ["a"] * 6 + ["b"] * 4] == [""] * 10
+    run = [("run", "a")] * WARM_UP + [("repeated", "a")] * 3
+    assert calls == run + [("run", "b")] * WARM_UP + [("repeated", "b")]
+
+
+@pytest.mark.filterwarnings("ignore:called a sync")
+@pytest.mark.parametrize(
+    ("inputs", "reason"),
+    [("waits", "since something in them waits for the device"), ("breaks", "since CUDA says: operation not permitted")],
+)
+def test_a_program_that_cannot_be_recorded_is_told_with_its_reason(
+    gpu: Callable[..., Any], inputs: str, reason: str
+) -> None:
+    take = gpu()
+    assert [take(inputs) for _ in range(WARM_UP)] == [""] * WARM_UP
+    assert take(inputs).startswith(reason) and calls == [("run", inputs)] * WARM_UP
+    take = gpu(required=True)
+    with pytest.raises(CnntrainError, match="trainer.graph=true: the step cannot be recorded, since"):
+        for _ in range(WARM_UP + 1):
+            take(inputs)
+
+
+def test_a_step_that_cannot_be_recorded_is_taken_all_the_same(capfd: pytest.CaptureFixture[str]) -> None:
+    plain, refused, data = learner(network()), learner(network()), feed()
+    refused.recorder = lambda program, inputs: "since it is a test"  # type: ignore[assignment]
+    for step in range(3):
+        plain.update(data, step)
+        refused.update(data, step)
+    assert all(torch.equal(a, b) for a, b in zip(plain.parameters, refused.parameters, strict=True))
+    assert capfd.readouterr().err.count("steps are not recorded, since it is a test") == 1
+
+
+def test_what_cannot_be_done_here_is_refused(
+    refused: Callable[..., str], tiny: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "trainer.graph=true has a GPU repeat recorded steps, and device=cpu" in refused(
+        *("fit", *tiny, "trainer.graph=true")
+    )
+    assert "trainer.graph=maybe should be auto or true or false" in refused("fit", *tiny, "trainer.graph=maybe")
+    monkeypatch.setenv("PATH", "")
+    assert "trainer.compile=true needs a C++ compiler" in refused("fit", *tiny, "trainer.compile=true")
+
+
+# --- merged operators
+
+
+def merged(monkeypatch: pytest.MonkeyPatch, **backend: object) -> None:
+    """Train with and without `compile`, and hold losses and names of weights against each other."""
+    compiled = torch.compile
+    monkeypatch.setattr(
+        learning.torch, "compile", lambda call, mode, dynamic: compiled(call, dynamic=dynamic, **backend)
+    )
+    found = []
+    for compile in (False, True):
+        student, data = learner(network(dropout=0.0), compile=compile, label_smoothing=0.1, ema=0.9), feed()
+        losses = []
+        for step in range(5):
+            student.update(data, step)
+            losses.append(student.read(step + 1)["loss"])
+        found.append((losses, list(student.state()["model"]), student.evaluated(data.batch().images).detach()))
+    (plain, names, logits), (other, others, answers) = found
+    assert names == others and other == pytest.approx(plain, abs=1e-4)
+    torch.testing.assert_close(answers, logits, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_traced_forward_pass_gives_the_same_losses(monkeypatch: pytest.MonkeyPatch) -> None:
+    merged(monkeypatch, backend="eager", fullgraph=True)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_compiled_forward_pass_gives_the_same_losses(monkeypatch: pytest.MonkeyPatch) -> None:
+    merged(monkeypatch)
+
+
+# --- saves beside the training
+
+
+def test_saves_beside_the_training_are_those_made_at_once(
+    cnntrain: Call, folder: Path, tiny: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [*tiny, "trainer.checkpoint_seconds=0", "trainer.ema=0.9", "trainer.epochs=3", "trainer.keep_every=2"]
+    cnntrain("fit", *words, "output_dir=whole")
+    monkeypatch.setattr(fit, "Saver", lambda beside: Saver(beside=True))
+    cut(*words, "output_dir=cut", nth=8)
+    assert last(folder / "cut")["progress"]["step"] == 8
+    assert cnntrain("fit", *words, "output_dir=cut")["resumed_from"] == 8
+    agree(folder / "whole", folder / "cut")
+    names = [{path.name for path in (folder / run / "checkpoints").iterdir()} for run in ("whole", "cut")]
+    assert names[0] == names[1] == {"last.pt", "previous.pt", "best.pt", "epoch_0002.pt"}
+
+
+def test_a_save_beside_the_training_that_fails_is_said_at_the_next(
+    folder: Path, tiny: tuple[str, ...], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit, "Saver", lambda beside: Saver(beside=True))
+    usage = checkpoints.shutil.disk_usage("/")
+    monkeypatch.setattr(checkpoints.shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    words = [*tiny, "trainer.checkpoint_seconds=0", "dataset.val_size=0"]
+    assert main(["fit", *words, "trainer.epochs=5", "output_dir=run"]) == 1
+    err = capfd.readouterr().err
+    assert err.count("warning: not saved: the disk is full") == 2 and "3 saves in a row have failed" in err
+    rows = (folder / "run" / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(rows[-1])["epoch"] == 4  # the third failure is known at the fourth save
+
+
+def test_a_state_is_copied_before_the_next_step_changes_it() -> None:
+    written: list[Any] = []
+    saver, weight = Saver(beside=True), torch.zeros(3)
+    saver.save(written.append, {"model": {"weight": weight}, "rows": [weight], "step": 1})
+    weight.add_(1)
+    saver.settle()
+    saver.close()
+    assert torch.equal(written[0]["model"]["weight"], torch.zeros(3)) and not written[0]["rows"][0].any()
