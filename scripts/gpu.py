@@ -22,7 +22,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -48,7 +47,7 @@ from cnntrain.optim import OPTIMIZERS, SCHEDULES, learning_rates, sgd
 from cnntrain.tables import render
 from cnntrain.training.evaluate import outputs, score
 from cnntrain.training.learner import Learner
-from cnntrain.training.recording import WAITING
+from cnntrain.training.recording import waits
 
 ROOT = Path(__file__).resolve().parents[1]
 GPU = torch.device("cuda")
@@ -167,21 +166,17 @@ def determinism(args: argparse.Namespace, left: float) -> list[Row]:
     return found
 
 
-def waits(args: argparse.Namespace, left: float) -> list[Row]:
+def waiting(args: argparse.Namespace, left: float) -> list[Row]:
     """Count how often twenty steps wait for the device."""
     found = []
     for graph in (False, True):
         learner, feed = student("resnet20", (3, 32, 32), graph=graph), noise((3, 32, 32), 4096, 128)
         for number in range(WARM):
             learner.update(feed, number)
-        with warnings.catch_warnings(record=True) as seen:
-            warnings.simplefilter("always")
-            torch.cuda.set_sync_debug_mode("warn")
+        with waits() as seen:
             for number in range(WARM, WARM + 20):
                 learner.update(feed, number)
-            torch.cuda.set_sync_debug_mode("default")
-        count = sum(WAITING in str(warning.message) for warning in seen)
-        found.append(row(f"host waits in 20 steps, {'graph' if graph else 'eager'}", count, "times"))
+        found.append(row(f"host waits in 20 steps, {'graph' if graph else 'eager'}", len(seen), "times"))
     return found
 
 
@@ -285,7 +280,7 @@ def arguments(*words: str) -> Iterator[None]:
 # In the order of their worth, with the most seconds that each may take.
 CHECKS: dict[str, tuple[float, Check]] = {
     "tests": (180, tests),
-    "host waits": (20, waits),
+    "host waits": (20, waiting),
     "recipe": (130, record),
     "steps": (
         60,

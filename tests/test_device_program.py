@@ -95,8 +95,10 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Recorder]:
     def graph(made: Graph, **settings: object) -> Iterator[None]:
         assert settings["capture_error_mode"] == "thread_local"
         under_way.append(made)
-        yield
-        under_way.clear()
+        try:
+            yield
+        finally:
+            under_way.clear()
 
     stream = types.SimpleNamespace(device=CPU, wait_stream=lambda other: None)
     fake = types.SimpleNamespace(

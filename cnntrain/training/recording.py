@@ -5,8 +5,9 @@ numbers follow the generator's seed, which the host sets before each repetition 
 torch), so that dropout's masks are those of the step taken kernel by kernel.
 """
 
+import contextlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -54,18 +55,14 @@ class Recorder:
 
     def aside(self, program: Callable[[Any], None], inputs: object) -> None:
         """Run the program on the stream that it is to be recorded on, and notice whether it waits for the device."""
-        here, before = torch.cuda.current_stream(self.stream.device), torch.cuda.get_sync_debug_mode()
+        here = torch.cuda.current_stream(self.stream.device)
         self.stream.wait_stream(here)
-        with warnings.catch_warnings(record=self.seen == WARM_UP) as seen, torch.cuda.stream(self.stream):
-            if seen is not None:
-                warnings.simplefilter("always")
-                torch.cuda.set_sync_debug_mode("warn")
-            try:
-                program(inputs)
-            finally:
-                torch.cuda.set_sync_debug_mode(before)
+        last = self.seen == WARM_UP
+        watched: contextlib.AbstractContextManager[list[str]] = waits() if last else contextlib.nullcontext([])
+        with torch.cuda.stream(self.stream), watched as found:
+            program(inputs)
         here.wait_stream(self.stream)
-        if seen and any(WAITING in str(warning.message) for warning in seen):
+        if found:
             self.reason = "since something in them waits for the device"
 
     def record(self, program: Callable[[Any], None], inputs: object) -> None:
@@ -79,3 +76,17 @@ class Recorder:
             self.reason = f"since CUDA says: {str(error).splitlines()[0]}"
         else:
             self.graph = graph
+
+
+@contextlib.contextmanager
+def waits() -> Iterator[list[str]]:
+    """Yield a list that holds, once the context ends, a line for each time that the host waited for the device."""
+    before, found = torch.cuda.get_sync_debug_mode(), list[str]()
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            yield found
+        finally:
+            torch.cuda.set_sync_debug_mode(before)
+    found += [text for warning in seen if WAITING in (text := str(warning.message))]

@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("hydra")
 
-from cuts import Call, agree, cut, last  # noqa: E402
+from cuts import Call, agree, cut, last
 
 WORDS = ("device=cuda", "deterministic=true", "trainer.checkpoint_seconds=0", "trainer.epochs=3", "trainer.ema=0.9")
 
