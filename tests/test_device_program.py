@@ -7,7 +7,7 @@ import contextlib
 import json
 import types
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,18 @@ from typing import Any
 import pytest
 import torch
 from cuts import Call, agree, cut, last
+from test_feeds import resident
 from test_loop import CARD, CPU, feed, learner, network, stripes
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from cnntrain.cli import main
 from cnntrain.commands import fit
 from cnntrain.data.augmentation import AUGMENTATIONS
 from cnntrain.data.feeds import ResidentFeed
 from cnntrain.errors import CnntrainError
+from cnntrain.models.blocks import conv, dense, linear
+from cnntrain.models.stages import assemble
 from cnntrain.training import checkpoints, recording
 from cnntrain.training import learner as learning
 from cnntrain.training.recording import WAITING, WARM_UP, Recorder
@@ -51,6 +56,55 @@ def test_numbers_read_from_tables_on_the_device_are_those_of_the_host(optimizer:
     device.class_weights = torch.tensor([float("nan"), 1.0])
     device.update(data, 12)
     assert int(device.bad_step) == 12
+
+
+# --- an imagined GPU
+
+
+def lying_on(device: str, owner: Any, names: Iterable[str]) -> None:
+    """Put tensors of an object on a device, without their values."""
+    for name in names:
+        if (old := getattr(owner, name)) is None:
+            continue
+        new = torch.empty_strided(old.shape, old.stride(), dtype=old.dtype, device=device)
+        setattr(owner, name, nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new)
+
+
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])
+def test_a_step_on_a_gpu_has_all_its_tensors_there_and_looks_at_none(
+    optimizer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tensors without memory say where they lie and what would need a value, in all of a step but the backward pass."""
+    gpu, taken = "cuda:0", []
+    feed = resident(3, "everything")
+    feed.seek(0, 1)
+    assert feed.index is not None and feed.store.flat is not None
+    makers = {"conv1": conv(4, 3, norm=True), "fc2": dense(8, dropout=0.3), "fc3": linear(3)}
+    net = assemble(makers, (3, 12, 10), out_shape=(3,))
+
+    def fused(*tensors: object, lr: Any, found_inf: Any, **settings: Any) -> None:
+        taken.append((lr.device.type, lr.shape, lr.dtype, found_inf.device.type))
+
+    for name in ("sgd", "adam", "adamw"):  # which know no tensors without memory
+        monkeypatch.setattr(torch, f"_fused_{name}_", fused)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        lying_on(gpu, feed, ("labels", "at", "index"))
+        lying_on(gpu, feed.store, ("flat", "rows", "cols"))
+        lying_on(gpu, feed.render.normalise, ("scale", "shift"))
+        feed.drawn = {name: torch.empty_like(drawn, device=gpu) for name, drawn in feed.drawn.items()}
+        for module in net.modules():
+            lying_on(gpu, module, [*module._parameters, *module._buffers])
+        student = learner(net, optimizer=optimizer, ema=0.9, clip=1.0, label_smoothing=0.1)
+        monkeypatch.setattr(
+            *(student, "backward"),
+            lambda loss: [setattr(p, "grad", torch.empty_like(p).detach()) for p in student.parameters],
+        )
+        for step in range(2):
+            student.update(feed, step)
+    groups = sum(not group.get("orthogonal", False) for group in student.optimizer.param_groups)
+    assert taken[-1] == ("cuda", (), torch.float32, "cuda") and len(taken) >= 2 * groups
+    assert all(group["lr"].is_cuda for group in student.optimizer.param_groups)
 
 
 # --- a feed at fixed addresses
