@@ -66,8 +66,6 @@ def prepare(*, deterministic: bool) -> None:
     """
     torch.set_flush_denormal(True)
     keep_freed_memory()
-    if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it torch refuses products on a GPU
     if deterministic != torch.are_deterministic_algorithms_enabled():  # setting it imports the compiler: a second
         torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.benchmark = not deterministic

@@ -82,7 +82,7 @@ def patch(fault: str, images: Path) -> None:
             FAULTS[fault]()
         update(self, feed, step)
         with images.open("a") as sink:
-            sink.write(f"{json.dumps([step, feed.index[feed.place].tolist()])}\n")
+            sink.write(f"{json.dumps([step, feed.index[int(feed.at) - 1].tolist()])}\n")
 
     loop.Learner.update = watched  # type: ignore[method-assign]
 

@@ -147,11 +147,9 @@ class Training:
             self.at.step, lambda: {"batch": batch_picture(built.feed.batch().images, built.dataset.card)}
         )
         records = built.train(self.at, signals, self.save, lambda: self.between_steps(signals))
-        profiler = (
-            profiling.Profiler(built.learner, built.feed, self.folder / "profile", self.show)
-            if trainer.profile
-            else None
-        )
+        profiler = None
+        if trainer.profile:
+            profiler = profiling.Profiler(built.learner, built.feed, self.folder / "profile", self.show)
         try:
             for record in self.shown(records):
                 self.log(record)
@@ -276,17 +274,14 @@ class Training:
                 if record["best"]:
                     found["best"] = found["val"] | {"epoch": record["epoch"]}
         best = found["best"] or found["train"]
-        return (
-            found
-            | {
-                "run_dir": str(self.folder),
-                "resumed_from": self.resumed_from,
-                "skipped": len(self.built.dataset.skipped),
-                "seconds": self.record["seconds"],
-                "objective": best["top1"],
-            }
-            | ({"profile": self.profile} if self.profile else {})
-        )
+        found |= {
+            "run_dir": str(self.folder),
+            "resumed_from": self.resumed_from,
+            "skipped": len(self.built.dataset.skipped),
+            "seconds": self.record["seconds"],
+            "objective": best["top1"],
+        }
+        return found | ({"profile": self.profile} if self.profile else {})
 
 
 def report(result: dict[str, Any]) -> None:

@@ -80,7 +80,7 @@ class Planned:
         self.balanced, self.host_labels = balanced, split.labels.numpy()
         self.labels = split.labels.to(device)
         self.render = Render(card, parts, device)
-        self.epoch, self.place = -1, 0
+        self.epoch = -1
         self.at = torch.zeros(1, dtype=torch.int64, device=device)  # the place of the batch that comes next
         self.index: Tensor | None = None  # [steps, batch], and what is drawn for them; at one address for good
         self.drawn: dict[str, Tensor] = {}
@@ -106,7 +106,6 @@ class Planned:
         """Go to batch number `place` of `epoch`."""
         if epoch != self.epoch:
             self.begin(epoch)
-        self.place = place
         self.at.fill_(place)
 
     def close(self) -> None:

@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import platform
-import shlex
 import sys
 import time
 from dataclasses import replace
@@ -89,7 +88,7 @@ def main() -> None:
         try:
             for found in measure(name, line, args.data_root, patience, smoke=args.smoke):
                 result = found | {"date": time.strftime("%Y-%m-%d"), "machine": machine(), "versions": versions()}
-                result["command"] = f"python -m scripts.bench {shlex.join(sys.argv[1:])}"
+                result["command"] = f"python -m scripts.bench --data-root data --rounds {line.rounds} {name}"
                 for place in [args.json] * bool(args.json) + [KEPT] * args.write:
                     if result["rounds"]:
                         keep(place, name, result)

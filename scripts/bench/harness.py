@@ -126,4 +126,5 @@ def measure(name: str, line: Line, root: Path, patience: Patience, *, smoke: boo
         verdict = f"round {len(kept)} of {line.rounds}" if load <= most else "discarded"
         print(f"{name}: {verdict}, others used up to {load:.0%}: {shown}", file=sys.stderr, flush=True)
         state = {"rounds": kept, "discarded": discarded, "missing": dict(absent), "smoke": smoke}
-        yield {"line": name, "task": asdict(task), **state}
+        told = replace(line.task, reference=Path(line.task.reference).name)  # without this machine's folders
+        yield {"line": name, "task": asdict(told), **state}

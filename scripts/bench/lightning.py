@@ -7,9 +7,9 @@ import lightning as L
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
 
-from scripts.bench.work import Clock, Task, network, parameters, pictures
+from scripts.bench.plain import loader
+from scripts.bench.work import Clock, Task, network, parameters
 
 
 class Classifier(L.LightningModule):  # type: ignore[misc]
@@ -52,14 +52,6 @@ def fit(task: Task, clock: Clock, workers: int, best: bool = False) -> None:
     clock.note(parameters=parameters(net))
     if best:
         net = net.to(memory_format=torch.channels_last)
-    loader = DataLoader(
-        pictures(task),
-        task.batch_size,
-        shuffle=True,
-        drop_last=True,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-    )
     options: dict[str, Any] = {}
     if best:
         options = {"precision": "bf16-mixed", "logger": False, "enable_checkpointing": False}
@@ -67,4 +59,4 @@ def fit(task: Task, clock: Clock, workers: int, best: bool = False) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         timer = Timer(clock, task.steps * task.batch_size)
         trainer = L.Trainer(max_epochs=1 + task.epochs, callbacks=[timer], default_root_dir=scratch, **options)
-        trainer.fit(Classifier(net, task.lr), loader)
+        trainer.fit(Classifier(net, task.lr), loader(task, workers))

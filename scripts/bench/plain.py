@@ -7,19 +7,20 @@ from torch.utils.data import DataLoader
 from scripts.bench.work import Clock, Task, network, parameters, pictures
 
 
+def loader(task: Task, workers: int, *, pin: bool = False) -> DataLoader:
+    """Return a `DataLoader` of a task's images in another order each epoch, without a last, short batch."""
+    return DataLoader(
+        pictures(task), task.batch_size, shuffle=True, drop_last=True, num_workers=workers,
+        persistent_workers=workers > 0, pin_memory=pin,
+    )  # fmt: skip
+
+
 def images(task: Task, clock: Clock, workers: int) -> None:
     """Go through the images without a network: decoded and cut anew in each epoch."""
     clock.begin()
-    loader = DataLoader(
-        pictures(task),
-        task.batch_size,
-        shuffle=True,
-        drop_last=True,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-    )
+    batches = loader(task, workers)
     for _ in range(1 + task.epochs):
-        clock.end(sum(len(labels) for _, labels in loader))
+        clock.end(sum(len(labels) for _, labels in batches))
         clock.begin()
 
 
@@ -30,16 +31,13 @@ def fit(task: Task, clock: Clock, workers: int, best: bool = False) -> None:
     layout = torch.channels_last if best else torch.contiguous_format
     net = net.to(memory_format=layout)
     clock.note(parameters=parameters(net))
-    loader = DataLoader(
-        pictures(task), task.batch_size, shuffle=True, drop_last=True, num_workers=workers,
-        persistent_workers=workers > 0, pin_memory=device.type == "cuda",
-    )  # fmt: skip
+    batches = loader(task, workers, pin=device.type == "cuda")
     optimizer = torch.optim.SGD(net.parameters(), lr=task.lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
     for _ in range(1 + task.epochs):
         clock.begin()
         net.train()
         total, samples = 0.0, 0
-        for x, y in loader:
+        for x, y in batches:
             x, y = x.to(device, memory_format=layout), y.to(device)
             optimizer.zero_grad()
             with torch.autocast(device.type, torch.bfloat16, enabled=best):

@@ -1,6 +1,10 @@
 """These tests need a GPU; where there is none they are skipped."""
 
+import os
+
 import pytest
+
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as the command line sets it for deterministic=true
 
 
 @pytest.fixture(autouse=True)
