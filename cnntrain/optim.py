@@ -3,17 +3,48 @@
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from inspect import unwrap
 from typing import Annotated, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch import Tensor, nn, optim
+from torch.optim import Optimizer
 
 from cnntrain.bounds import Bounds, Count, Fraction, NonNegative, Positive
 
 Groups = list[dict[str, Any]]
 Beta = Annotated[float, Bounds(low=0, high=0.999999)]
+
+
+class Uncompiled(Optimizer):
+    """The methods that torch wraps to keep its compiler out, without the wrapper, whose first call imports it (1.5 s).
+
+    The loop never compiles an optimizer's own work.
+    """
+
+    add_param_group = unwrap(Optimizer.add_param_group)
+    zero_grad = unwrap(Optimizer.zero_grad)
+    state_dict = unwrap(Optimizer.state_dict)
+    load_state_dict = unwrap(Optimizer.load_state_dict)
+
+
+class SGD(Uncompiled, optim.SGD):
+    """Torch's SGD."""
+
+    step = torch.no_grad()(unwrap(optim.SGD.step))
+
+
+class Adam(Uncompiled, optim.Adam):
+    """Torch's Adam."""
+
+    step = torch.no_grad()(unwrap(optim.Adam.step))
+
+
+class AdamW(Uncompiled, optim.AdamW):
+    """Torch's AdamW."""
+
+    step = torch.no_grad()(unwrap(optim.AdamW.step))
 
 
 def parameter_groups(

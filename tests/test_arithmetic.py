@@ -14,7 +14,8 @@ from cnntrain.analysis.geometry import StageGeometry, geometry
 from cnntrain.models import MODELS
 from cnntrain.models.blocks import Maker, conv, dense, global_average, linear, pooling
 from cnntrain.models.convolutions import depthwise_separable, spatially_separable, transposed_conv
-from cnntrain.models.stages import Shape, assemble
+from cnntrain.models.shapes import Shape
+from cnntrain.models.stages import assemble
 
 SOBEL = np.array([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]])
 

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -256,3 +258,10 @@ def test_results_go_to_standard_output_and_messages_to_standard_error(
     assert "epoch 2/2" in err and "\x1b" not in out + err
     assert main(["eval", "run=run"]) == 0
     assert "test top-1" in capfd.readouterr().out
+
+
+def test_training_does_not_import_the_compiler(folder: Path, tiny: tuple[str, ...]) -> None:
+    words = ["fit", *tiny, "model=resnet20", "trainer.epochs=1", "trainer.tensorboard=true", "output_dir=run"]
+    code = f"import sys; from cnntrain.cli import main; assert main({words}) == 0; "
+    code += "sys.exit(bool({'torch._dynamo', 'sympy'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0

@@ -12,7 +12,8 @@ from cnntrain.models.blocks import conv, fractional_pool, global_average, linear
 from cnntrain.models.convolutions import locally_connected, spatially_separable, transposed_conv
 from cnntrain.models.googlenet import inception, naive_inception
 from cnntrain.models.layers import LocalContrastNorm, LocalResponseNorm, Maxout, StochasticPool2d
-from cnntrain.models.stages import Add, Concat, Shape, assemble
+from cnntrain.models.shapes import Shape
+from cnntrain.models.stages import Add, Concat, assemble
 
 
 def rows(name: str, shape: Shape, classes: int = 10, **options: object) -> list[StageGeometry]:

@@ -10,6 +10,7 @@ from cnntrain.models import MODELS
 from cnntrain.models.blocks import conv, dense, linear, pooling
 from cnntrain.models.lenet import lenet5, lenet5_1998
 from cnntrain.models.resnet_cifar import resnet_cifar
+from cnntrain.models.shapes import shape_after
 from cnntrain.models.stages import Add, Concat, Maker, StageError, assemble, record, tail, walk
 
 SHAPE = (3, 16, 16)
@@ -37,6 +38,41 @@ def test_a_variant_builds_forwards_and_sends_a_gradient_into_every_parameter(rem
     for name, parameter in net.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
         assert parameter.grad.any(), name
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [
+        nn.Conv2d(3, 4, 3, stride=2, padding=1, device="meta"),
+        nn.Conv2d(3, 6, (5, 3), padding="same", dilation=(2, 3), groups=3, device="meta"),
+        nn.Conv2d(4, 4, 3, device="meta"),
+        nn.Conv2d(3, 4, 12, device="meta"),
+        nn.Linear(8, 5, device="meta"),
+        nn.Linear(9, 5, bias=False, device="meta"),
+        nn.MaxPool2d(3, stride=2, ceil_mode=True),
+        nn.MaxPool2d(3, padding=2),
+        nn.AvgPool2d((2, 3), padding=1),
+        nn.AvgPool2d(12),
+        nn.AdaptiveAvgPool2d((None, 3)),
+        nn.Sequential(nn.BatchNorm2d(3, device="meta"), nn.GELU(), nn.Dropout(), nn.Flatten()),
+        Add(one=nn.Conv2d(3, 3, 3, padding=1, device="meta"), two=nn.Tanh()),
+        Concat(one=nn.Sigmoid(), two=nn.AvgPool2d(1)),
+    ],
+    ids=str,
+)
+def test_shapes_are_those_of_torchs_own_pass_on_the_meta_device(stage: nn.Module) -> None:
+    def by_torch() -> tuple[int, ...]:
+        with torch.no_grad():
+            return tuple(stage.eval()(torch.empty(2, 3, 9, 8, device="meta")).shape[1:])
+
+    try:
+        expected = by_torch()
+    except RuntimeError as error:
+        with pytest.raises(RuntimeError) as refusal:
+            shape_after(stage, (3, 9, 8))
+        assert str(refusal.value) == str(error)
+    else:
+        assert shape_after(stage, (3, 9, 8)) == expected
 
 
 def test_survivors_of_the_same_shape_start_equal_and_seeds_differ() -> None:

@@ -27,7 +27,8 @@ from cnntrain.models.layers import (
 from cnntrain.models.lenet import RadialBasis, Subsample
 from cnntrain.models.lm_resnet import FirstHalf, MultistepBlock, Twice
 from cnntrain.models.residual import PadShortcut
-from cnntrain.models.stages import Add, Concat, Shape, describe_shape
+from cnntrain.models.shapes import Shape, describe_shape, shape_after
+from cnntrain.models.stages import Add, Concat
 
 POINTWISE = (
     *(nn.Identity, nn.ReLU, nn.GELU, nn.LeakyReLU, nn.Tanh, nn.Sigmoid, ScaledTanh, Absolute, Maxout),
@@ -208,17 +209,8 @@ def unite(branches: list[Spans]) -> Spans:
 
 
 def leaf_shape(leaf: nn.Module, shape: Shape) -> Shape:
-    """Return the shape that leaves a leaf, from a forward pass without memory where it is another than arrives."""
-    if isinstance(leaf, POINTWISE) and not isinstance(leaf, RESHAPING):
-        return shape
-    was_training, device = leaf.training, "meta"
-    held = next((t for t in (*leaf.parameters(), *leaf.buffers())), None)
-    if held is not None and not held.is_meta:
-        device = str(held.device)
-    with torch.no_grad():
-        out: Tensor = leaf.eval()(torch.empty(1, *shape, device=device))
-    leaf.train(was_training)
-    return tuple(out.shape[1:])
+    """Return the shape that leaves a leaf."""
+    return shape if isinstance(leaf, POINTWISE) and not isinstance(leaf, RESHAPING) else shape_after(leaf, shape)
 
 
 def leaf_spans(leaf: nn.Module, shape: Shape, spans: Spans) -> Spans:

@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 from cnntrain import config, schema
 from cnntrain.commands import pretrained, session
 from cnntrain.devices import choose_device
-from cnntrain.models.stages import describe_shape
+from cnntrain.models.shapes import describe_shape
 
 
 def run(composed: DictConfig) -> dict[str, Any]:

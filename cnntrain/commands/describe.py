@@ -13,7 +13,8 @@ from cnntrain.commands.loading import read_card
 from cnntrain.models import MODELS
 from cnntrain.models.foreign import remarks
 from cnntrain.models.googlenet import PUBLISHED
-from cnntrain.models.stages import Shape, StageError, describe_shape
+from cnntrain.models.shapes import Shape, describe_shape
+from cnntrain.models.stages import StageError
 from cnntrain.progress import say
 from cnntrain.tables import render
 

@@ -27,7 +27,8 @@ from cnntrain.data.sources import Card, Split, spread
 from cnntrain.data.transformations import Warp
 from cnntrain.devices import choose_device, choose_precision, hardware, prepare
 from cnntrain.errors import InputError, unknown
-from cnntrain.models.stages import StageError, describe_shape
+from cnntrain.models.shapes import describe_shape
+from cnntrain.models.stages import StageError
 from cnntrain.progress import counting
 
 RAW = "raw"

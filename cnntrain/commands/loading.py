@@ -11,7 +11,7 @@ from cnntrain import config, runs, schema
 from cnntrain.commands import pretrained
 from cnntrain.data.sources import Card, Dataset
 from cnntrain.errors import CheckpointError, InputError
-from cnntrain.models.stages import describe_shape
+from cnntrain.models.shapes import describe_shape
 from cnntrain.progress import say
 from cnntrain.training import checkpoints
 

@@ -15,7 +15,7 @@ from cnntrain.commands import session, study
 from cnntrain.commands.study import card_of
 from cnntrain.data.sources import Card, Dataset, Pixels, Split
 from cnntrain.errors import InputError
-from cnntrain.models.stages import Shape, describe_shape
+from cnntrain.models.shapes import Shape, describe_shape
 from cnntrain.progress import clock
 from cnntrain.schema import Fit
 

@@ -15,7 +15,8 @@ from cnntrain.commands import pretrained, session
 from cnntrain.data.sources import Card
 from cnntrain.errors import InputError, unknown
 from cnntrain.models.heads import shapes_of
-from cnntrain.models.stages import Shape, StageError
+from cnntrain.models.shapes import Shape
+from cnntrain.models.stages import StageError
 from cnntrain.progress import say
 from cnntrain.schema import Ablate, Fit, Options
 

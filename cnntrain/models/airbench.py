@@ -14,7 +14,8 @@ from torch import nn
 
 from cnntrain.bounds import Count, Fraction
 from cnntrain.models.blocks import Activation, batch_norm, conv, dirac, linear, norm_act, pooling, require
-from cnntrain.models.stages import Build, Maker, Shape, assemble
+from cnntrain.models.shapes import Shape
+from cnntrain.models.stages import Build, Maker, assemble
 from cnntrain.models.whitening import whitening
 
 

@@ -15,7 +15,8 @@ from torch import nn
 
 from cnntrain.bounds import Count
 from cnntrain.models.blocks import by_size, conv, dense, he_normal_inputs, linear, lrn, pooling, require
-from cnntrain.models.stages import Build, Maker, Shape, assemble
+from cnntrain.models.shapes import Shape
+from cnntrain.models.stages import Build, Maker, assemble
 
 Order = Literal["norm_pool", "pool_norm"]
 

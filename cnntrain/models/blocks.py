@@ -15,7 +15,8 @@ from cnntrain.models.layers import (
     StochasticPool2d,
     Unpool,
 )
-from cnntrain.models.stages import Maker, Shape, StageError, describe_shape, shape_after, widenable
+from cnntrain.models.shapes import Shape, describe_shape, shape_after
+from cnntrain.models.stages import Maker, StageError, widenable
 
 T = TypeVar("T")
 Norm = Callable[[int], nn.Module]  # the normalisation of so many maps

@@ -13,7 +13,8 @@ from cnntrain.draws import generator
 from cnntrain.models.blocks import by_size, chain, conv, linear, local_contrast, pooling
 from cnntrain.models.convolutions import partial_conv
 from cnntrain.models.layers import Absolute
-from cnntrain.models.stages import Build, Maker, Shape, assemble
+from cnntrain.models.shapes import Shape
+from cnntrain.models.stages import Build, Maker, assemble
 
 # First convolution, its pooling and stride; second convolution, its pooling and stride.
 WINDOWS = {"large": (9, 10, 5, 9, 6, 4), "medium": (7, 6, 4, 7, 6, 4), "small": (5, 4, 2, 5, 6, 4)}

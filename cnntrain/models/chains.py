@@ -15,7 +15,8 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from cnntrain.errors import unknown
-from cnntrain.models.stages import Shape, StageError, describe_shape, walk
+from cnntrain.models.shapes import Shape, describe_shape
+from cnntrain.models.stages import StageError, walk
 
 
 class ChainError(Exception):

@@ -22,7 +22,8 @@ from cnntrain.models.blocks import (
     unpooled,
 )
 from cnntrain.models.convolutions import depthwise_separable, maxout_conv, spatially_separable, transposed_conv
-from cnntrain.models.stages import Build, Maker, Shape, StageError, assemble
+from cnntrain.models.shapes import Shape
+from cnntrain.models.stages import Build, Maker, StageError, assemble
 
 Convolution = Literal["plain", "depthwise_separable", "spatially_separable", "maxout", "rotated_maxout", "transposed"]
 Norm = Literal["none", "batch", "batch_last", "local_response", "local_contrast"]

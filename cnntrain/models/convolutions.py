@@ -4,7 +4,8 @@ from torch import nn
 
 from cnntrain.models.blocks import ACTIVATIONS, Activation, chain, check_window, spatial
 from cnntrain.models.layers import LocallyConnected2d, Maxout, PartialConv2d, RotatedConv2d, ScaledTanh
-from cnntrain.models.stages import Maker, Shape
+from cnntrain.models.shapes import Shape
+from cnntrain.models.stages import Maker
 
 
 def depthwise_separable(out: int, kernel: int, *, stride: int = 1) -> Maker:

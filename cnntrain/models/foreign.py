@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from cnntrain.draws import generator
 from cnntrain.errors import InputError, unknown
 from cnntrain.models.chains import chain_of
-from cnntrain.models.stages import Build, Shape, StageError, describe_shape
+from cnntrain.models.shapes import Shape, describe_shape
+from cnntrain.models.stages import Build, StageError
 from cnntrain.quiet import quiet
 
 # torchvision's two models with auxiliary heads, which come without, and without a slow and warning initialisation. They

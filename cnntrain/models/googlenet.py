@@ -24,7 +24,8 @@ from cnntrain.models.blocks import (
     spatial,
 )
 from cnntrain.models.heads import Heads, attach
-from cnntrain.models.stages import Build, Concat, Maker, Shape, assemble
+from cnntrain.models.shapes import Shape
+from cnntrain.models.stages import Build, Concat, Maker, assemble
 
 Stem = Literal["plain", "separable"]
 

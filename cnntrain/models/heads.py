@@ -6,7 +6,8 @@ from typing import Unpack
 import torch
 from torch import Tensor, nn
 
-from cnntrain.models.stages import Build, Initialise, Maker, Shape, StageError, assemble, walk
+from cnntrain.models.shapes import Shape
+from cnntrain.models.stages import Build, Initialise, Maker, StageError, assemble, walk
 
 
 class Heads(nn.Module):

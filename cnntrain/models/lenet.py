@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from cnntrain.models.blocks import Activation, Pool, chain, conv, dense, linear, pooling, spatial
 from cnntrain.models.convolutions import partial_conv
 from cnntrain.models.layers import ScaledTanh
-from cnntrain.models.stages import Build, Maker, Shape, assemble
+from cnntrain.models.shapes import Shape
+from cnntrain.models.stages import Build, Maker, assemble
 
 
 def lenet5(

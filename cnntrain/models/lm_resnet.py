@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from cnntrain.models.blocks import conv, global_average, he_normal, linear, spatial
 from cnntrain.models.residual import basic_body, shortcut
-from cnntrain.models.stages import Build, Maker, Shape, assemble
+from cnntrain.models.shapes import Shape
+from cnntrain.models.stages import Build, Maker, assemble
 
 
 class MultistepBlock(nn.Module):

@@ -8,7 +8,8 @@ from torch import nn
 
 from cnntrain.models.blocks import conv, dense, linear
 from cnntrain.models.convolutions import locally_connected as local
-from cnntrain.models.stages import Build, Maker, Shape, assemble
+from cnntrain.models.shapes import Shape
+from cnntrain.models.stages import Build, Maker, assemble
 
 
 def locally_connected(

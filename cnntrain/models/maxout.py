@@ -13,7 +13,8 @@ from torch import nn
 from cnntrain.bounds import Count
 from cnntrain.models.blocks import dropout, global_average, linear, pooling
 from cnntrain.models.convolutions import maxout_conv
-from cnntrain.models.stages import Build, Shape, StageError, assemble
+from cnntrain.models.shapes import Shape
+from cnntrain.models.stages import Build, StageError, assemble
 
 
 def maxout(

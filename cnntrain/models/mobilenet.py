@@ -8,7 +8,8 @@ from torch import nn
 
 from cnntrain.models.blocks import by_size, conv, global_average, he_normal, linear
 from cnntrain.models.convolutions import depthwise_separable
-from cnntrain.models.stages import Build, Maker, Shape, assemble
+from cnntrain.models.shapes import Shape
+from cnntrain.models.stages import Build, Maker, assemble
 
 # Width and stride of each depthwise separable block.
 # fmt: off

@@ -6,7 +6,8 @@ from typing import Unpack
 from torch import nn
 
 from cnntrain.models.blocks import Activation, dense, linear
-from cnntrain.models.stages import Build, Shape, assemble
+from cnntrain.models.shapes import Shape
+from cnntrain.models.stages import Build, assemble
 
 
 def softmax(in_shape: Shape, num_classes: int, **build: Unpack[Build]) -> nn.Sequential:

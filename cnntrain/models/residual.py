@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from cnntrain.models.blocks import chain, spatial
-from cnntrain.models.stages import Add, Maker, Shape, widenable
+from cnntrain.models.shapes import Shape
+from cnntrain.models.stages import Add, Maker, widenable
 
 Shortcut = Literal["A", "B", "none"]
 

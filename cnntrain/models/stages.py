@@ -10,17 +10,15 @@ import contextlib
 import functools
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Concatenate, ParamSpec, TypedDict
+from typing import Concatenate, ParamSpec, TypedDict
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from cnntrain.draws import generator
 from cnntrain.errors import InputError, unknown
+from cnntrain.models.shapes import Shape, describe_shape, shape_after
 
-Shape = tuple[int, ...]  # the batch axis excluded
 Maker = Callable[[Shape], nn.Module]  # runs on the meta device: it must not look at values
 P = ParamSpec("P")
 Initialise = Callable[[nn.Module], None]  # sets the tensors of one leaf, after its own `reset_parameters`
@@ -142,27 +140,6 @@ def widened(makers: Mapping[str, Maker], widen: Mapping[str, float], remove: Seq
     return changed
 
 
-def shape_after(stage: nn.Module, shape: Shape) -> Shape:
-    """Return the shape that leaves `stage` when `shape` arrives, from a forward pass on the meta device in eval mode.
-
-    Raises `ValueError` when the stage swallows the batch axis or leaves nothing.
-    """
-    with torch.no_grad(), PassBy():
-        out = stage.eval()(torch.empty(2, *shape, device="meta"))
-    stage.train()
-    after = tuple(out.shape)
-    if after[:1] != (2,) or 0 in after:
-        raise ValueError(f"turns {describe_shape((2, *shape))} into {describe_shape(after)}")
-    return after[1:]
-
-
-class PassBy(TorchFunctionMode):
-    """Leave out batch norm and ReLU, which keep every shape and take most of a pass on the meta device."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return args[0] if func in (F.batch_norm, F.relu) else func(*args, **(kwargs or {}))
-
-
 def guard_size(name: str, stage: nn.Module, shape: Shape, remove: Sequence[str], limit: int) -> None:
     """Refuse a stage of more than `limit` parameters while it has no memory yet."""
     size = sum(parameter.numel() for parameter in stage.parameters())
@@ -185,18 +162,17 @@ def materialise(stage: nn.Module, name: str, seed: int, init: Initialise | None)
         reset = getattr(leaf, "reset_parameters", None)
         if reset is None:
             raise TypeError(f"{path} ({type(leaf).__name__}) owns tensors but has no reset_parameters")
-        leaf.to_empty(device="cpu", recurse=False)
+        for key, tensor in [*leaf.named_parameters(recurse=False), *leaf.named_buffers(recurse=False)]:
+            memory = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
+            setattr(
+                leaf, key, nn.Parameter(memory, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else memory
+            )
         # The default generator alone: torch.manual_seed would also reseed every accelerator.
         torch.default_generator.manual_seed(int(generator(seed, path).integers(2**32)))
         reset()
         if init is not None:
             init(leaf)
     torch.default_generator.set_state(before)
-
-
-def describe_shape(shape: Shape) -> str:
-    """Write a shape as people do: 16×5×5."""
-    return "×".join(str(size) for size in shape)
 
 
 def without(remove: Sequence[str]) -> str:

@@ -12,7 +12,8 @@ from torch import nn
 
 from cnntrain.bounds import Count
 from cnntrain.models.blocks import conv, dense, he_normal_inputs, linear, pooling
-from cnntrain.models.stages import Build, Maker, Shape, StageError, assemble, describe_shape
+from cnntrain.models.shapes import Shape, describe_shape
+from cnntrain.models.stages import Build, Maker, StageError, assemble
 
 WIDTHS = (64, 128, 256, 512, 512)
 CONVOLUTIONS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}

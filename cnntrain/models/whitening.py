@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cnntrain.models.blocks import ACTIVATIONS, Activation, chain, check_window, spatial
-from cnntrain.models.stages import Maker, Shape, walk
+from cnntrain.models.shapes import Shape
+from cnntrain.models.stages import Maker, walk
 
 CHUNK = 500  # images whose patches are in memory at once
 FLOOR = 5e-4  # added to every variance, so that directions without any are not blown up

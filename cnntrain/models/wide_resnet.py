@@ -10,7 +10,8 @@ from torch import nn
 from cnntrain.bounds import Fraction
 from cnntrain.models.blocks import conv, global_average, he_normal, linear, norm_act
 from cnntrain.models.residual import preact_basic_block
-from cnntrain.models.stages import Build, Maker, Shape, assemble
+from cnntrain.models.shapes import Shape
+from cnntrain.models.stages import Build, Maker, assemble
 
 
 def wide_resnet(

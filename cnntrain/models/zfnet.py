@@ -12,7 +12,8 @@ from torch import nn
 
 from cnntrain.bounds import Count
 from cnntrain.models.blocks import by_size, conv, dense, he_normal_inputs, linear, lrn, pooling, require
-from cnntrain.models.stages import Build, Shape, assemble
+from cnntrain.models.shapes import Shape
+from cnntrain.models.stages import Build, assemble
 
 
 def zfnet(
