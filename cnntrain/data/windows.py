@@ -4,8 +4,9 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+# What F.interpolate(mode="bilinear", antialias=True) calls; of F's own, every result would have to be copied.
+scaled = torch.ops.aten._upsample_bilinear2d_aa.out
 Size = tuple[int, int]  # height, width
 Run = tuple[list[int], list[int]]  # of each image, the first position and whether they go up (1) or down (-1)
 
@@ -25,7 +26,7 @@ def resized_one_by_one(images: Tensor, index: Tensor, rows: Run, cols: Run, wind
         window = images[place, top:bottom, left:right].permute(2, 0, 1)[None]
         if turned := [axis for axis, reverse in ((2, upside), (3, mirrored)) if reverse]:
             window = window.flip(turned)
-        into.copy_(F.interpolate(window, size, mode="bilinear", antialias=True)[0].permute(1, 2, 0))
+        scaled(window, size, False, None, None, out=into.permute(2, 0, 1)[None])
     return out
 
 
