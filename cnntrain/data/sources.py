@@ -250,7 +250,10 @@ def spread(count: int, most: int | None) -> np.ndarray:
 
 def statistics(source: Source, most: int = 2000) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return each channel's mean and standard deviation in 0..1, over at most `most` evenly spaced images."""
-    pixels = resident(source.take(spread(len(source), most))).images.reshape(-1, source.shape[2]).double() / 255
+    images = resident(source.take(spread(len(source), most))).images
+    values = (part.reshape(-1, source.shape[2]).double() for part in images.split(4))  # a few at a time, for the cache
+    sums = torch.stack([torch.stack([value.sum(dim=0), value.square().sum(dim=0)]) for value in values]).sum(dim=0)
+    mean, square = sums / images[..., 0].numel()  # of whole numbers, and so exact in any order
     # A channel of one value has no deviation, and dividing by it must stay possible.
-    deviation = pixels.std(dim=0, correction=0).clamp(min=1 / 255)
-    return tuple(pixels.mean(dim=0).tolist()), tuple(deviation.tolist())
+    deviation = (square - mean.square()).clamp(min=0).sqrt().clamp(min=1)
+    return tuple((mean / 255).tolist()), tuple((deviation / 255).tolist())
