@@ -27,7 +27,7 @@ class Line:
 
 LENET = Task()
 RESNET = Task("resnet20", "cifar10", augmentation="crop_flip", images=12800, epochs=2, lr=0.1)
-JPEGS = Task(data="hymenoptera", augmentation="resized_crop", images=243, batch_size=27, epochs=10)
+JPEGS = Task(data="hymenoptera", augmentation="resized_crop", images=1920, batch_size=64, epochs=3)
 STEPS = Task("resnet20", "cifar10", images=6400, epochs=2)
 EVALUATED = Task("resnet20", "cifar10", images=4000, batch_size=500)
 PLAIN = {"plain PyTorch": 3.0, "plain PyTorch, 2 workers": 3.0, "plain PyTorch, bf16": None}

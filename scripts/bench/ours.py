@@ -43,8 +43,9 @@ def images(task: Task, clock: Clock) -> None:
     parts = {"flip": AUGMENTATIONS["flip"](), "resized_crop": AUGMENTATIONS["resized_crop"]()}
     sizes = {"image_size": size, "stored_size": round(size * 256 / 224)}
     with tempfile.TemporaryDirectory() as scratch:
+        folder, packs = Path(scratch) / task.data, Path(scratch)
+        repeat(Path(task.root) / task.data, folder, task.images)
         clock.begin()
-        folder, packs = Path(task.root) / task.data, Path(scratch)
         data = load(
             "folder", folder, sizes, train_size=task.images, val_size=0, cache="pack", packs=packs, only="train"
         )
@@ -57,6 +58,17 @@ def images(task: Task, clock: Clock) -> None:
             clock.end(feed.batches * task.batch_size)
             clock.begin()
         feed.close()
+
+
+def repeat(source: Path, folder: Path, images: int) -> None:
+    """Make a folder of at least so many images whose files are links to those of `source`, to each several times."""
+    for split in source.iterdir():
+        files = sorted(split.resolve().glob("*/*"))
+        for copy in range(-(-images // len(files)) if split.name == "train" else 1):
+            for file in files:
+                link = folder / split.name / file.parent.name / f"{copy}_{file.name}"
+                link.parent.mkdir(parents=True, exist_ok=True)
+                link.symlink_to(file)
 
 
 def fit(task: Task, clock: Clock) -> None:

@@ -17,8 +17,8 @@ def loader(task: Task, workers: int, *, pin: bool = False) -> DataLoader:
 
 def images(task: Task, clock: Clock, workers: int) -> None:
     """Go through the images without a network: decoded and cut anew in each epoch."""
-    clock.begin()
     batches = loader(task, workers)
+    clock.begin()  # with what it imports behind it; workers start with the first epoch
     for _ in range(1 + task.epochs):
         clock.end(sum(len(labels) for _, labels in batches))
         clock.begin()

@@ -52,11 +52,11 @@ def loader(task: Task, workers: int, device: torch.device) -> Iterable[tuple[Ten
 def images(task: Task, clock: Clock, workers: int) -> None:
     """Go through the images without a network, with timm's own windows of them, mirrored or not."""
     device, data = torch.device("cuda" if torch.cuda.is_available() else "cpu"), DATA[task.data]
-    clock.begin()
     batches = timm.data.create_loader(
         Own(pictures(task, lambda image: image)), data.shape, task.batch_size, is_training=True, color_jitter=0.0,
         num_workers=workers, device=device, pin_memory=device.type == "cuda", persistent_workers=workers > 0,
     )  # fmt: skip
+    clock.begin()
     for _ in range(1 + task.epochs):
         clock.end(sum(len(labels) for _, labels in batches))
         clock.begin()

@@ -125,7 +125,10 @@ class Decoded:
 
 
 def pictures(task: Task, transform: Callable[[Any], Any] | None = None) -> Any:
-    """Return the images of a task as torchvision's datasets give them, evenly spaced over the training set."""
+    """Return the images of a task as torchvision's datasets give them, evenly spaced over the training set.
+
+    A task of more images than there are files has each of them several times.
+    """
     import numpy as np
     from torch.utils.data import Subset
     from torchvision.datasets import MNIST, ImageFolder
