@@ -12,7 +12,7 @@ from made import picture
 from PIL import Image
 from scipy.stats import ks_2samp
 from torch import Tensor
-from torchvision.transforms import CenterCrop, Compose, RandomResizedCrop, Resize
+from torchvision.transforms import RandomResizedCrop, v2
 from torchvision.transforms.v2 import functional as oracle
 
 from cnntrain.data.augmentation import Plan, flip, resized_crop
@@ -150,11 +150,11 @@ def test_what_is_evaluated_is_torchvisions_centre_crop_of_the_stored_image(root:
     plain = load("folder", root, {"image_size": 14, "stored_size": 18}, cache="none")
     assert data.card.shape == (3, 14, 14) and data.card == plain.card and data.test is not None
     # Cut twice, by a multiple of four pixels as from 256 to 224, is cut once; else halves may round to the next pixel.
-    reference = Compose([Resize(18), CenterCrop(14)])
+    reference = v2.Compose([v2.PILToTensor(), v2.Resize(18), v2.CenterCrop(14)])
     source = stored(plain.train.source)
     for position, ours in enumerate(resident(data.train.source).images.numpy()):
         with Image.open(source.path(position)) as image:  # type: ignore[attr-defined]
-            np.testing.assert_array_equal(ours, np.asarray(reference(image)))
+            np.testing.assert_array_equal(ours, reference(image.convert("RGB")).permute(1, 2, 0).numpy())
     images = torch.cat([images for images, _ in sweep(data.test, data.card, batch_size=3, device=CPU)])
     expected = resident(data.test.source).images
     assert torch.equal(images, Normalise(data.card, CPU)(expected))

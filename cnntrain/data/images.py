@@ -65,13 +65,13 @@ def decode(path: Path, size: tuple[int, int], channels: int, *, resize: bool) ->
             upright = as_8_bit(image, channels)
     except Exception as error:  # the plugins raise whatever a damaged file makes them stumble over
         raise bad_file(path, error) from error
-    height, width = size
-    if upright.size != (width, height):
-        if not resize:
-            found = f"{upright.height}x{upright.width}"
-            raise InputError(f"{path} is {found}, other images {height}x{width}; give dataset.image_size to resize all")
-        upright = cover(upright, size)
-    return np.asarray(upright).reshape(height, width, channels)
+    pixels = np.array(upright).reshape(upright.height, upright.width, channels)
+    if pixels.shape[:2] == size:
+        return pixels
+    if not resize:
+        found, others = ("x".join(map(str, shape)) for shape in (pixels.shape[:2], size))
+        raise InputError(f"{path} is {found}, other images {others}; give dataset.image_size to resize all")
+    return cover(pixels, size)
 
 
 def as_8_bit(image: Image.Image, channels: int) -> Image.Image:
@@ -89,15 +89,17 @@ def as_8_bit(image: Image.Image, channels: int) -> Image.Image:
     return image
 
 
-def cover(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Scale `image` until it just covers `size` (height, width), then cut out the centre; both round as torchvision."""
-    height, width = size
-    if image.width * height >= image.height * width:
-        wide, high = image.width * height // image.height, height
-    else:
-        wide, high = width, image.height * width // image.width
-    left, top = round((wide - width) / 2), round((high - height) / 2)
-    return image.resize((wide, high), Image.Resampling.BILINEAR).crop((left, top, left + width, top + height))
+def cover(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Scale `image` [H, W, C] until it just covers `size` (height, width), then cut out the centre.
+
+    Sizes are rounded and pixels computed as by Resize and CenterCrop of torchvision.transforms.v2 on tensors.
+    """
+    (tall, wide, _), (height, width) = image.shape, size
+    scaled = (height, wide * height // tall) if wide * height >= tall * width else (tall * width // wide, width)
+    top, left = (round((have - want) / 2) for have, want in zip(scaled, size, strict=True))
+    pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
+    covering = F.interpolate(pixels, scaled, mode="bilinear", antialias=True)[0].permute(1, 2, 0).numpy()
+    return covering[top : top + height, left : left + width]
 
 
 def bad_file(path: Path, error: Exception) -> InputError:

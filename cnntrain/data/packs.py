@@ -22,7 +22,7 @@ from torch import Tensor
 from cnntrain.data.sources import Files, Progress, decode_all
 from cnntrain.errors import InputError
 
-RULE = 1  # counts the changes of what `images.decode` makes of a file
+RULE = 2  # counts the changes of what `images.decode` makes of a file
 QUIET_SECONDS = 30.0  # a log without a terminal hears of the work this often
 
 
@@ -81,7 +81,7 @@ def pack(files: Files, folder: Path, *, make: bool = True) -> Path | None:
 def digest(files: Files) -> str:
     """Return what tells packs apart: the files with their sizes and times, what is made of them, and by what."""
     known = hashlib.sha256()
-    decoder = ("pillow", PIL.__version__, features.version("libjpeg_turbo"), RULE)
+    decoder = ("pillow", PIL.__version__, features.version("libjpeg_turbo"), "torch", torch.__version__, RULE)
     known.update(json.dumps([str(files.root.resolve()), files.shape, files.resize, decoder]).encode())
     for position in range(len(files)):
         path = files.path(position)
