@@ -1,6 +1,6 @@
 """The lines: what is compared with what, on which work, and the ratio to reach."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from scripts.bench.work import Task
@@ -31,6 +31,7 @@ JPEGS = Task(data="hymenoptera", augmentation="resized_crop", images=1920, batch
 STEPS = Task("resnet20", "cifar10", images=6400, epochs=2)
 EVALUATED = Task("resnet20", "cifar10", images=4000, batch_size=500)
 PLAIN = {"plain PyTorch": 3.0, "plain PyTorch, 2 workers": 3.0, "plain PyTorch, bf16": None}
+ONE: dict[str, float | None] = {"1 process of 1 thread": None, "1 process of 2 threads": None}
 
 
 def lenet(augmentation: str) -> Task:
@@ -102,6 +103,12 @@ LINES = {
         "cnntrain ablate",
         "first",
         rounds=3,
+    ),
+    "ranks_lenet5": Line(
+        "torchrun, LeNet-5, MNIST", replace(LENET, images=12800), ONE, "2 processes of 1 thread", rounds=3
+    ),
+    "ranks_resnet20": Line(
+        "torchrun, ResNet-20, CIFAR-10", replace(RESNET, images=2560), ONE, "2 processes of 1 thread", rounds=3
     ),
     "evaluation": Line("evaluation, ResNet-20", EVALUATED, {"forward": 0.9}, "evaluation"),
     "evaluation_tta": Line("evaluation, six views", EVALUATED, {"forward, six views": 0.9}, "evaluation, six views"),

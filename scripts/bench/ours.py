@@ -1,6 +1,9 @@
 """cnntrain as it is used: the command line, in this process."""
 
 import json
+import os
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -80,9 +83,23 @@ def fit(task: Task, clock: Clock) -> None:
         code = main(["fit", *words(task, 1 + task.epochs), f"output_dir={scratch}/run"])
         if code:
             raise SystemExit(code)
-        for line in (Path(scratch) / "run" / "metrics.jsonl").read_text().splitlines():
-            record = json.loads(line)
-            if "seconds" in record:
-                samples = round(record["seconds"] * record["samples_per_second"])
-                clock.add(record["seconds"], samples, record["loss"])
+        read(Path(scratch) / "run", clock)
     clock.note(parameters=parameters(network(task)))
+
+
+def ranks(task: Task, clock: Clock, processes: int, threads: int) -> None:
+    """Train in several processes that torchrun starts, each with so many threads."""
+    with tempfile.TemporaryDirectory() as scratch:
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+        command += ["-m", "cnntrain", "fit", *words(task, 1 + task.epochs), f"output_dir={scratch}/run"]
+        subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": str(threads)}, check=True, stdout=sys.stderr)
+        read(Path(scratch) / "run", clock)
+
+
+def read(run: Path, clock: Clock) -> None:
+    """Report the epochs of a run that has ended."""
+    for line in (run / "metrics.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        if "seconds" in record:
+            samples = round(record["seconds"] * record["samples_per_second"])
+            clock.add(record["seconds"], samples, record["loss"])
