@@ -4,8 +4,9 @@ import contextlib
 import ctypes
 import os
 import platform
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -81,7 +82,7 @@ def keep_freed_memory() -> None:
         libc.mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD
 
 
-def hardware() -> dict[str, object]:
+def hardware() -> dict[str, Any]:
     """Describe the machine: processor, cores, torch's threads, GPUs."""
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
@@ -92,3 +93,9 @@ def hardware() -> dict[str, object]:
         cpu = models[0] if models else cpu
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {"cpu": cpu, "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpus": gpus}
+
+
+def machine(found: Mapping[str, Any]) -> str:
+    """Write what `hardware` found in words."""
+    counts = [f"{found[name]} {name if found[name] != 1 else name[:-1]}" for name in ("cores", "threads")]
+    return ", ".join([found["cpu"], *counts, *found["gpus"]])

@@ -16,7 +16,7 @@ from cnntrain.analysis.comparison import seeds_needed
 from cnntrain.commands import cells, grid, planning, processes, session, study
 from cnntrain.commands.controls import controls
 from cnntrain.commands.eval import place
-from cnntrain.devices import prepare
+from cnntrain.devices import machine, prepare
 from cnntrain.errors import InputError
 from cnntrain.progress import clock, say
 from cnntrain.schema import Ablate
@@ -229,8 +229,7 @@ def setting(cfg: Ablate, full: study.Variant, seeds: Sequence[int], cell: grid.C
         full.settings,
         runs.read_json(cell.folder / runs.RECORD) if (cell.folder / runs.RECORD).is_file() else {},
     )
-    data, hardware = record.get("data", {}), record.get("hardware", {})
-    images = ", ".join(f"{count:,} {name}" for name, count in data.get("images", {}).items())
+    images = ", ".join(f"{count:,} {name}" for name, count in record.get("data", {}).get("images", {}).items())
     optimizer = ", ".join(f"{key}={value}" for key, value in own["optimizer"].items())
     schedule = ", ".join(f"{key}={value}" for key, value in own["schedule"].items())
     trainer = own["trainer"]
@@ -246,7 +245,7 @@ def setting(cfg: Ablate, full: study.Variant, seeds: Sequence[int], cell: grid.C
         "batch size": str(trainer["batch_size"] * trainer["accumulate"]),
         "seeds": ", ".join(map(str, seeds)),
         "precision": str(record.get("precision", trainer["precision"])),
-        "hardware": ", ".join(str(hardware[key]) for key in ("cpu", "cores", "gpus") if hardware.get(key)),
+        "hardware": machine(record["hardware"]) if "hardware" in record else "",
         "versions": ", ".join(f"{name} {version}" for name, version in record.get("versions", {}).items()),
     }
     if cfg.mode != "retrain":

@@ -20,6 +20,7 @@ from cnntrain.commands.describe import row as stage_row
 from cnntrain.commands.eval import Evaluation, confusions, evaluation, images_digest
 from cnntrain.commands.loading import load_run, run_dataset
 from cnntrain.data.sources import Card, Split
+from cnntrain.devices import machine
 from cnntrain.errors import InputError
 from cnntrain.progress import clock
 from cnntrain.tables import cell, interval, percent, wilson
@@ -233,15 +234,13 @@ def stages(net: nn.Sequential, card: Card) -> Row:
 
 def provenance(record: Mapping[str, Any], measured: Mapping[str, Any]) -> Row:
     """Return what is known of how the run came about, in words."""
-    hardware = record["hardware"]
-    machine = f"{hardware['cpu']}, {hardware['cores']} cores, {hardware['threads']} threads"
     rows = {
         "started": record["started"],
         "ended": record.get("exit", "not finished"),
         "cnntrain": f"{record['cnntrain']}, commit {record['commit'] or 'not known'}",
         "Python": f"{record['python']} on {record['platform']}",
         "packages": ", ".join(f"{name} {number}" for name, number in record["versions"].items()),
-        "machine": ", ".join([machine, *hardware["gpus"]]),
+        "machine": machine(record["hardware"]),
         "computed on": f"{record['device']}, {record['precision']}",
         "environment": " ".join(f"{key}={value}" for key, value in record["environment"].items()) or "nothing set",
         "data": f"{record['data']['name']}, fingerprint {record['data']['fingerprint']}",

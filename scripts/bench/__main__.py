@@ -20,6 +20,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from cnntrain.devices import hardware, machine
 from cnntrain.tables import render
 from scripts.bench.harness import ROOT, UnequalWorkError, measure
 from scripts.bench.lines import LINES
@@ -40,15 +41,6 @@ def versions() -> str:
         except PackageNotFoundError:
             continue
     return ", ".join(found)
-
-
-def machine() -> str:
-    """Describe the machine in a few words."""
-    from cnntrain.devices import hardware
-
-    found = hardware()
-    gpus = found["gpus"]
-    return f"{found['cores']} cores of {found['cpu']}" + (f", {gpus[0]}" if isinstance(gpus, list) and gpus else "")
 
 
 def main() -> None:
@@ -87,7 +79,11 @@ def main() -> None:
         result: dict[str, Any] = {}
         try:
             for found in measure(name, line, args.data_root, patience, smoke=args.smoke):
-                result = found | {"date": time.strftime("%Y-%m-%d"), "machine": machine(), "versions": versions()}
+                result = found | {
+                    "date": time.strftime("%Y-%m-%d"),
+                    "machine": machine(hardware()),
+                    "versions": versions(),
+                }
                 result["command"] = f"python -m scripts.bench --data-root data --rounds {line.rounds} {name}"
                 for place in [args.json] * bool(args.json) + [KEPT] * args.write:
                     if result["rounds"]:
