@@ -250,10 +250,16 @@ def spread(count: int, most: int | None) -> np.ndarray:
 
 def statistics(source: Source, most: int = 2000) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return each channel's mean and standard deviation in 0..1, over at most `most` evenly spaced images."""
-    images = resident(source.take(spread(len(source), most))).images
-    values = (part.reshape(-1, source.shape[2]).double() for part in images.split(4))  # a few at a time, for the cache
-    sums = torch.stack([torch.stack([value.sum(dim=0), value.square().sum(dim=0)]) for value in values]).sum(dim=0)
-    mean, square = sums / images[..., 0].numel()  # of whole numbers, and so exact in any order
+    chosen = spread(len(source), most)
+    if isinstance(stored(source), Files):
+        source, chosen = resident(source.take(chosen)), np.arange(len(chosen))
+    counts = torch.zeros(source.shape[2], 256, dtype=torch.float64)  # whole numbers, and so exact in any order
+    for start in range(0, len(chosen), 16):
+        images = source.read(chosen[start : start + 16])
+        for channel, count in enumerate(counts):
+            count += torch.bincount(images[..., channel].reshape(-1), minlength=256)
+    share, level = counts / counts.sum(dim=1, keepdim=True), torch.arange(256, dtype=torch.float64)
+    mean = share @ level
+    deviation = (share * (level - mean[:, None]).square()).sum(dim=1).sqrt()
     # A channel of one value has no deviation, and dividing by it must stay possible.
-    deviation = (square - mean.square()).clamp(min=0).sqrt().clamp(min=1)
-    return tuple((mean / 255).tolist()), tuple((deviation / 255).tolist())
+    return tuple((mean / 255).tolist()), tuple((deviation.clamp(min=1) / 255).tolist())
