@@ -140,26 +140,28 @@ def told(value: T) -> T:
 class Largest:
     """The largest of some whole numbers over all processes, as of the call before: nobody waits to hear it.
 
-    Every process has to call it equally often.
+    Every process has to call it equally often, and for the `last` time before it ends: with a question on its way torch
+    would abort it.
     """
 
     def __init__(self) -> None:
         self.asked: tuple[Any, Tensor] | None = None
 
-    def __call__(self, *numbers: int) -> list[int]:
+    def __call__(self, *numbers: int, last: bool = False) -> list[int]:
         if WORLD == 1:
             return list(numbers)
         import torch
         import torch.distributed as dist
 
-        found = [0] * len(numbers)
+        found, asked, self.asked = [0] * len(numbers), self.asked, None
         with together():
-            if self.asked:
-                work, answer = self.asked
+            if asked:
+                work, answer = asked
                 work.wait()
                 found = answer.tolist()
-            mine = torch.tensor(numbers)
-            self.asked = dist.all_reduce(mine, op=dist.ReduceOp.MAX, async_op=True), mine
+            if not last:
+                mine = torch.tensor(numbers)
+                self.asked = dist.all_reduce(mine, op=dist.ReduceOp.MAX, async_op=True), mine
         return found
 
 

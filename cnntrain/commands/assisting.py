@@ -24,7 +24,7 @@ def assist(built: Session, folder: Path) -> dict[str, Any]:
         raise EchoError(error.exit_code) from error
     finally:
         built.feed.close()
-    if signals.stop() and signals.stopped_by:
+    if signals.stop(last=True) and signals.stopped_by:
         signals.pass_on(signals.stopped_by)
         raise EchoError(128 + signals.stopped_by)
     return {}

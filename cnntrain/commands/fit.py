@@ -113,7 +113,7 @@ class Training:
         try:
             with Signals() as signals, session.explained(self.built):
                 self.follow(signals)
-            if signals.stop() and signals.stopped_by:
+            if signals.stop(last=True) and signals.stopped_by:
                 ending = f"stopped by {signals.stopped_by.name}"
                 signals.pass_on(signals.stopped_by)
                 raise StoppedError(

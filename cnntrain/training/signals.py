@@ -49,9 +49,9 @@ class Signals:
         for other in STOPPING:
             signal.signal(other, signal.SIG_IGN if ranks.LAUNCHED else signal.SIG_DFL)
 
-    def stop(self) -> bool:
-        """Say whether to stop at the next step; every process has to ask equally often."""
-        stop, save = self.largest(self.sent_stop, self.sent_save)
+    def stop(self, *, last: bool = False) -> bool:
+        """Say whether to stop at the next step; every process has to ask equally often, and one time `last`."""
+        stop, save = self.largest(self.sent_stop, self.sent_save, last=last)
         self.sent_save = 0
         if save:
             self.save_asked_by = signal.Signals(save)
