@@ -40,9 +40,16 @@ def test_a_variant_builds_forwards_and_sends_a_gradient_into_every_parameter(rem
         assert parameter.grad.any(), name
 
 
+class Keywords(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = nn.functional.relu(input=x)
+        return x[:, :1].add(other=x) + x[:, :1]
+
+
 @pytest.mark.parametrize(
     "stage",
     [
+        Keywords(),
         nn.Conv2d(3, 4, 3, stride=2, padding=1, device="meta"),
         nn.Conv2d(3, 6, (5, 3), padding="same", dilation=(2, 3), groups=3, device="meta"),
         nn.Conv2d(4, 4, 3, device="meta"),

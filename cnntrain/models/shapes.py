@@ -36,7 +36,10 @@ class ShapesOnly(TorchFunctionMode):
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in KEEPING or (func is Tensor.add and args[0].shape == getattr(args[1], "shape", None)):
+        if not args:  # everything by keyword
+            return func(**kwargs)
+        alike = func is Tensor.add and [getattr(value, "shape", None) for value in args] == 2 * [args[0].shape]
+        if func in KEEPING or alike:
             return args[0]
         if func in ALONE or (func is torch.cat and kwargs == {"dim": 1}):
             x, *rest = args
