@@ -129,6 +129,12 @@ def test_a_row_is_the_median_of_the_ratios_of_pairs_with_its_range() -> None:
     assert (row["ratio"], row["rounds"]) == ("not installed", "`pip install torch`")
 
 
+def test_accuracies_stand_beside_what_was_measured() -> None:
+    rounds = [{"cnntrain": ran(1.0, top1=top1), "plain PyTorch": ran(2.0)} for top1 in (0.91, 0.92)]
+    assert report.accuracies(rounds) == " cnntrain: top-1 91.50 % (91.00, 92.00)."
+    assert report.accuracies([{"cnntrain": ran(1.0)}]) == ""
+
+
 def test_the_table_is_written_between_its_marks_and_nowhere_else(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(f"before\n{report.BEGIN}\nsomething stale\n{report.END}\nafter\n")

@@ -115,7 +115,8 @@ def measure(name: str, line: Line, root: Path, patience: Patience, *, smoke: boo
     discarded = 0
     while len(kept) < line.rounds and (smoke or patience.wait()):
         names = [who for who in (line.subject, *line.rivals) if who not in absent]
-        found = take_round(names if len(kept) % 2 == 0 else names[::-1], line.subject, task, absent)
+        order = names if len(kept) % 2 == 0 else names[::-1]
+        found = take_round(order, line.subject, replace(task, seed=len(kept)), absent)
         load = max(one["others"] for one in found.values())
         if load <= most:
             kept.append(found)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 from cnntrain.tables import render
@@ -88,6 +88,16 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
     text = render(found, "markdown")
     for name, result in results.items():
         text += f"\n\n`{name}`: {result['date']}, {result['machine']}, {result['versions']}. `{result['command']}`"
+        text += accuracies(result["rounds"])
+    return text
+
+
+def accuracies(rounds: list[dict[str, Any]]) -> str:
+    """Write the mean top-1 of each contender that reports one, with that of each round, which has its own seed."""
+    text = ""
+    for who in rounds[0] if rounds else ():
+        if found := [100 * run[who]["top1"] for run in rounds if "top1" in run.get(who, {})]:
+            text += f" {who}: top-1 {mean(found):.2f} % ({', '.join(f'{value:.2f}' for value in found)})."
     return text
 
 

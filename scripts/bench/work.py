@@ -19,6 +19,7 @@ class Task:
     batch_size: int = 128
     epochs: int = 3  # timed, after one that warms up
     lr: float = 0.02
+    seed: int = 0  # the round's number, of those that report an accuracy
     reference: str = ""  # path of airbench94_muon.py, where a user has it
 
     @property

@@ -1,0 +1,132 @@
+"""What windows cut from small packed images cost in accuracy, beside torchvision's RandomResizedCrop on the files.
+
+    python -m scripts.crops --data-root data/tiny-imagenet-20 --image-size 32 --stored 37 48 64 --output runs/crops
+
+`--data-root` holds train/<class>/* and test/<class>/* or val. All ways train the same network from the same weights on
+the same images in the same order, and are measured on the same central squares of the test images; they differ in what
+a window is cut from: the whole file, decoded each time, or its central square in a pack of `--stored` pixels a side.
+The same command goes on where it was stopped, and `--only` trains a part of the ways, in a process of its own.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
+
+from cnntrain.analysis.comparison import seed_rows
+from cnntrain.data.augmentation import AUGMENTATIONS, Plan
+from cnntrain.data.datasets import Dataset, load
+from cnntrain.data.feeds import Feed, StreamedFeed, plan_epoch, sweep
+from cnntrain.data.rendering import Batch
+from cnntrain.devices import choose_device, choose_precision, prepare
+from cnntrain.models import MODELS
+from cnntrain.optim import cosine, sgd
+from cnntrain.tables import render
+from cnntrain.training.evaluate import outputs, score
+from cnntrain.training.learner import Learner
+from cnntrain.training.loop import Progress, train
+
+FILES = "files"
+
+
+class Files:
+    """A feed that reads each image from its file when its turn comes, as torchvision's reference does."""
+
+    def __init__(self, folder: Path, data: Dataset, size: int, batch_size: int, seed: int) -> None:
+        self.files, self.labels = ImageFolder(folder), data.train.labels
+        assert self.files.targets == self.labels.tolist()
+        self.batch_size, self.batches, self.seed, self.place = batch_size, len(self.labels) // batch_size, seed, 0
+        self.plan = self.planned(0)
+        self.change = v2.Compose(
+            [
+                *(v2.RandomResizedCrop(size), v2.RandomHorizontalFlip()),
+                *(v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(data.card.mean, data.card.std)),
+            ]
+        )
+
+    def planned(self, epoch: int) -> Plan:
+        """Return the order of an epoch, which is that of every feed."""
+        return plan_epoch(self.labels.numpy(), self.batch_size, self.seed, epoch, balanced=False)
+
+    def seek(self, epoch: int, place: int) -> None:
+        """Go to a batch."""
+        if epoch != self.plan.epoch:
+            self.plan = self.planned(epoch)
+        self.place = place
+
+    def batch(self) -> Batch:
+        """Read the batch at this place."""
+        index = self.plan.index[self.place]
+        self.place += 1
+        images = torch.stack([self.change(self.files.loader(self.files.samples[i][0])) for i in index])
+        labels = self.labels[torch.from_numpy(index)]
+        return Batch(images.contiguous(memory_format=torch.channels_last), labels, labels)
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+
+def learn(way: str, seed: int, given: argparse.Namespace) -> float:
+    """Train one network, its windows from the files or from a pack of so many pixels; return its test top-1."""
+    torch.manual_seed(seed)
+    device, settings = choose_device("cpu"), {"batch_size": given.batch_size, "seed": seed}
+    tested = load("folder", given.data_root, {"image_size": given.image_size}, val_size=0, cache="ram", only="test")
+    sizes = {"image_size": given.image_size, "stored_size": given.image_size if way == FILES else int(way)}
+    data = load("folder", given.data_root, sizes, val_size=0, cache="pack", packs=given.output / "packs", only="train")
+    parts = {"flip": AUGMENTATIONS["flip"](), "resized_crop": AUGMENTATIONS["resized_crop"]()}
+    feed: Feed = (
+        StreamedFeed(data.train, data.card, device=device, parts=parts, workers=0, **settings)
+        if way != FILES
+        else Files(given.data_root / "train", data, given.image_size, **settings)
+    )
+    net = MODELS[given.model](data.card.shape, len(data.card.classes)).to(memory_format=torch.channels_last)
+    total = given.epochs * feed.batches
+    rates = [given.lr * float(factor) for factor in cosine(torch.arange(total).numpy(), total)]
+    precision = choose_precision("auto", device)
+    optimizer = sgd(net, lr=given.lr, momentum=0.9, weight_decay=5e-4)
+    learner = Learner(net, optimizer, rates, precision=precision, seed=seed)
+    for record in train(learner, feed, None, at=Progress(), epochs=given.epochs, save=lambda which: None):
+        if "seconds" in record:
+            print(f"{way} {seed}: {record}", flush=True)
+    feed.close()
+    assert tested.test
+    batches = sweep(tested.test, tested.card, batch_size=500, device=device)
+    return score(outputs(net, batches, precision=precision))["top1"]
+
+
+def main() -> None:
+    """Train both ways under each seed, keep each accuracy as it is there, and hold them against each other."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-root", type=Path, required=True)
+    parser.add_argument("--output", type=Path, default=Path("runs/crops"))
+    parser.add_argument("--model", choices=MODELS, default="resnet20", metavar="MODEL")
+    parser.add_argument("--image-size", type=int, default=32)
+    parser.add_argument("--batch-size", type=int, default=50)
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--seeds", type=int, default=6)
+    parser.add_argument("--lr", type=float, default=0.1)
+    parser.add_argument("--stored", nargs="+", default=["37", "48", "64"], metavar="SIDE")
+    parser.add_argument("--only", nargs="+", metavar="WAY", help=f"of {FILES} and the sides; nothing is compared")
+    given = parser.parse_args()
+    prepare(deterministic=False)
+    given.output.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, float]] = []
+    for seed in range(given.seeds):
+        row: dict[str, float] = {}
+        for way in given.only or [FILES, *given.stored]:
+            kept = given.output / f"{way}_{seed}.json"
+            if not kept.exists():
+                kept.write_text(json.dumps(learn(way, seed, given)))
+            row[way] = json.loads(kept.read_text())
+        rows.append({"seed": seed} | row)
+    print(render(rows, "markdown"))
+    if not given.only:
+        held = [[row[way] - row[FILES] for row in rows] for way in given.stored]
+        print(render(seed_rows(FILES, given.stored, held), "markdown"))
+
+
+if __name__ == "__main__":
+    main()
