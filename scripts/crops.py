@@ -10,6 +10,7 @@ The same command goes on where it was stopped, and `--only` trains a part of the
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -73,9 +74,12 @@ def learn(way: str, seed: int, given: argparse.Namespace) -> float:
     """Train one network, its windows from the files or from a pack of so many pixels; return its test top-1."""
     torch.manual_seed(seed)
     device, settings = choose_device("cpu"), {"batch_size": given.batch_size, "seed": seed}
-    tested = load("folder", given.data_root, {"image_size": given.image_size}, val_size=0, cache="ram", only="test")
-    sizes = {"image_size": given.image_size, "stored_size": given.image_size if way == FILES else int(way)}
-    data = load("folder", given.data_root, sizes, val_size=0, cache="pack", packs=given.output / "packs", only="train")
+    side, packs = given.image_size, given.output / "packs"
+    shown = {"image_size": side, "stored_size": round(side * 8 / 7)}  # 256 of 224, of which the centre is looked at
+    tested = load("folder", given.data_root, shown, val_size=0, cache="pack", packs=packs)
+    stored = shown if way == FILES else {"image_size": side, "stored_size": int(way)}
+    data = load("folder", given.data_root, stored, val_size=0, cache="pack", packs=packs)
+    data = replace(data, card=tested.card)  # one mean and deviation for all
     parts = {"flip": AUGMENTATIONS["flip"](), "resized_crop": AUGMENTATIONS["resized_crop"]()}
     feed: Feed = (
         StreamedFeed(data.train, data.card, device=device, parts=parts, workers=0, **settings)
