@@ -1,6 +1,6 @@
 """What windows cut from small packed images cost in accuracy, beside torchvision's RandomResizedCrop on the files.
 
-    python -m scripts.crops --data-root data/tiny-imagenet-20 --image-size 32 --stored 37 48 64 --output runs/crops
+    python -m scripts.crops --data-root data/tiny-imagenet-20 --image-size 32 --output runs/crops
 
 `--data-root` holds train/<class>/* and test/<class>/* or val. All ways train the same network from the same weights on
 the same images in the same order, and are measured on the same central squares of the test images; they differ in what
@@ -102,7 +102,7 @@ def learn(way: str, seed: int, given: argparse.Namespace) -> float:
 
 
 def main() -> None:
-    """Train both ways under each seed, keep each accuracy as it is there, and hold them against each other."""
+    """Train all ways under each seed, keep each accuracy as it is there, and hold them against each other."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", type=Path, required=True)
     parser.add_argument("--output", type=Path, default=Path("runs/crops"))
@@ -112,9 +112,10 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seeds", type=int, default=6)
     parser.add_argument("--lr", type=float, default=0.1)
-    parser.add_argument("--stored", nargs="+", default=["37", "48", "64"], metavar="SIDE")
+    parser.add_argument("--stored", nargs="+", metavar="SIDE", help="8/7, 1.5 and 2 times the image size")
     parser.add_argument("--only", nargs="+", metavar="WAY", help=f"of {FILES} and the sides; nothing is compared")
     given = parser.parse_args()
+    given.stored = given.stored or [str(round(given.image_size * times)) for times in (8 / 7, 1.5, 2)]
     prepare(deterministic=False)
     given.output.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, float]] = []

@@ -15,6 +15,7 @@ from torch import Tensor
 from torchvision.transforms import RandomResizedCrop, v2
 from torchvision.transforms.v2 import functional as oracle
 
+from cnntrain.cli import main
 from cnntrain.data.augmentation import Plan, flip, resized_crop
 from cnntrain.data.datasets import fingerprint, load
 from cnntrain.data.feeds import ResidentFeed, StreamedFeed, sweep
@@ -146,11 +147,11 @@ def test_a_range_that_is_none_is_refused(options: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("cache", ["none", "ram", "pack"])
 def test_what_is_evaluated_is_torchvisions_centre_crop_of_the_stored_image(root: Path, cache: Any) -> None:
-    data = load("folder", root, {"image_size": 14, "stored_size": 18}, cache=cache)
-    plain = load("folder", root, {"image_size": 14, "stored_size": 18}, cache="none")
-    assert data.card.shape == (3, 14, 14) and data.card == plain.card and data.test is not None
+    data = load("folder", root, {"image_size": 28, "stored_size": 32}, cache=cache)
+    plain = load("folder", root, {"image_size": 28, "stored_size": 32}, cache="none")
+    assert data.card.shape == (3, 28, 28) and data.card == plain.card and data.test is not None
     # Cut twice, by a multiple of four pixels as from 256 to 224, is cut once; else halves may round to the next pixel.
-    reference = v2.Compose([v2.PILToTensor(), v2.Resize(18), v2.CenterCrop(14)])
+    reference = v2.Compose([v2.PILToTensor(), v2.Resize(32), v2.CenterCrop(28)])
     source = stored(plain.train.source)
     for position, ours in enumerate(resident(data.train.source).images.numpy()):
         with Image.open(source.path(position)) as image:  # type: ignore[attr-defined]
@@ -158,14 +159,28 @@ def test_what_is_evaluated_is_torchvisions_centre_crop_of_the_stored_image(root:
     images = torch.cat([images for images, _ in sweep(data.test, data.card, batch_size=3, device=CPU)])
     expected = resident(data.test.source).images
     assert torch.equal(images, Normalise(data.card, CPU)(expected))
-    assert stored(data.train.source).shape == (18, 18, 3)
+    assert stored(data.train.source).shape == (32, 32, 3)
     if cache == "pack":
         assert fingerprint(data) == fingerprint(plain)
 
 
+@pytest.mark.parametrize("side", [16, 28])
+def test_seven_eighths_of_a_larger_image_are_evaluated_at_the_networks_size(root: Path, side: int) -> None:
+    """As torchvision's Resize(256) and CenterCrop(224), however many pixels are stored."""
+    data = load("folder", root, {"image_size": 14, "stored_size": side}, cache="none")
+    whole = load("folder", root, {"image_size": side}, cache="ram")
+    assert data.test is not None and whole.test is not None
+    pixels = resident(whole.test.source).images.permute(0, 3, 1, 2)
+    expected = oracle.resize(oracle.center_crop(pixels, [round(side * 7 / 8)]), [14, 14], antialias=True)
+    assert torch.equal(data.test.source.read(range(len(data.test))), expected.permute(0, 2, 3, 1))
+
+
+@pytest.mark.parametrize("side", [16, 28])
 @pytest.mark.parametrize("cropped", [False, True])
-def test_training_sees_windows_or_the_centre_whichever_way_the_images_come(root: Path, cropped: bool) -> None:
-    options = {"image_size": 14, "stored_size": 17}
+def test_training_sees_windows_or_the_centre_whichever_way_the_images_come(
+    root: Path, cropped: bool, side: int
+) -> None:
+    options = {"image_size": 14, "stored_size": side}
     parts = {"flip": flip(1.0)} | ({"resized_crop": resized_crop()} if cropped else {})
     seen = []
     for cache in ("ram", "pack", "none"):
@@ -179,7 +194,7 @@ def test_training_sees_windows_or_the_centre_whichever_way_the_images_come(root:
     assert seen[0].shape == (5, 3, 14, 14) and all(torch.equal(seen[0], other) for other in seen[1:])
     pixels: Tensor = stored(data.train.source).read(index).flip(2)
     if drawn is None:
-        expected = pixels[:, 2:16, 2:16]
+        expected = data.train.source.read(index).flip(2)
     else:
         images = pixels.permute(0, 3, 1, 2)  # bytes, as torchvision scales them
         expected = torch.stack(
@@ -198,7 +213,7 @@ def test_images_stored_smaller_than_they_are_seen_are_refused(root: Path, name: 
 
 def test_a_run_on_windows_is_evaluated_and_predicts_alike(root: Path, folder: Path, cnntrain: Call) -> None:
     words = ("fit", "model=softmax", "dataset=folder", f"dataset.root={root}", "dataset.image_size=14", "device=cpu")
-    words += ("dataset.stored_size=16", "dataset.cache=pack", "augmentation=resized_crop", "trainer.epochs=1")
+    words += ("dataset.stored_size=28", "dataset.cache=pack", "augmentation=resized_crop", "trainer.epochs=1")
     cnntrain(*words, "trainer.batch_size=8", "trainer.tensorboard=false", "data_root=here", "output_dir=run")
     measured = cnntrain("eval", "run=run", "split=test")
     files = sorted(str(path) for path in root.rglob("*.png"))
@@ -206,8 +221,20 @@ def test_a_run_on_windows_is_evaluated_and_predicts_alike(root: Path, folder: Pa
     with Path("told/predictions.csv").open(encoding="utf-8") as source:
         told = {row["file"]: row for row in csv.DictReader(source)}
     assert sorted(told) == files
-    data = load("folder", root, {"image_size": 14, "stored_size": 16}, cache="none")
+    data = load("folder", root, {"image_size": 14, "stored_size": 28}, cache="none")
     assert data.test is not None
     shown = [str(stored(data.test.source).path(position)) for position in range(len(data.test))]  # type: ignore[attr-defined]
     right = [told[file]["class"] == Path(file).parent.name for file in shown]
     assert measured["n"] == 4 and measured["top1"] == sum(right) / 4
+
+
+def test_windows_that_are_scaled_up_are_remarked_on(
+    root: Path, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = ["fit", "model=softmax", "dataset=folder", f"dataset.root={root}", "dataset.image_size=14", "device=cpu"]
+    words += ["augmentation=resized_crop", "trainer.epochs=1", "trainer.batch_size=8", "trainer.tensorboard=false"]
+    said = []
+    for size in ("null", "28"):
+        assert main([*words, f"dataset.stored_size={size}", f"output_dir=run_{size}"]) == 0
+        said.append("dataset.stored_size=28 keeps their detail" in capfd.readouterr().err)
+    assert said == [True, False]

@@ -13,7 +13,7 @@ from cnntrain import config, runs, schema
 from cnntrain.commands.loading import load_run
 from cnntrain.data.feeds import sweep
 from cnntrain.data.images import decode, pillow_rules, suffixes
-from cnntrain.data.sources import Cropped, Pixels, Split
+from cnntrain.data.sources import Centre, Pixels, Split
 from cnntrain.devices import choose_device, choose_precision, prepare
 from cnntrain.errors import InputError
 from cnntrain.progress import say, track
@@ -37,7 +37,7 @@ def run(composed: DictConfig) -> dict[str, Any]:
     images, read, unreadable = decode_files(paths, (card.shape[0], kept, kept) if kept else card.shape)
     if not read:
         raise InputError(f"none of the {len(paths)} files can be read; the first: {next(iter(unreadable.values()))}")
-    split = Split(Cropped(Pixels(images), card.shape[1:]), torch.zeros(len(read), dtype=torch.int64))
+    split = Split(Centre(Pixels(images), card.shape[1:]), torch.zeros(len(read), dtype=torch.int64))
     batches = sweep(split, card, batch_size=cfg.batch_size, device=device)
     result = outputs(net.to(device), batches, precision=choose_precision(cfg.precision, device))
     rows = [row(path, logits, card.classes) for path, logits in zip(read, result.logits.softmax(dim=1), strict=True)]

@@ -53,11 +53,17 @@ class Session:
         return self.feed.batches // self.cfg.trainer.accumulate
 
     def remarks(self) -> Iterator[str]:
-        """Yield what a person should know of the network before it is trained."""
+        """Yield what a person should know of the network and its images before it is trained."""
         net, companion = self.learner.net, self.learner.companion
         yield from remarks(net, pretrained.expected(self.cfg.model), self.dataset.card.shape)
         if companion:
             yield companion.summary()
+        if "resized_crop" in self.cfg.augmentation and self.cfg.dataset.get("stored_size", 0) is None:
+            size = self.dataset.card.shape[1]
+            yield (
+                f"resized_crop scales parts of images up that are kept at {size} pixels a side; "
+                f"dataset.stored_size={2 * size} keeps their detail"
+            )
 
     def validate(self, net: nn.Sequential, stop: Callable[[], bool]) -> dict[str, float] | None:
         """Score a network on the validation images; None when `stop` said so on the way."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from cnntrain.data.packs import Packed, pack
 from cnntrain.data.sources import (
-    Cropped,
+    Centre,
     Dataset,
     Files,
     Progress,
@@ -47,6 +47,6 @@ def centred(whole: Dataset) -> Dataset:
 
     def cut(split: Split) -> Split:
         size = whole.card.shape[1:]
-        return split if split.source.shape[:2] == size else Split(Cropped(split.source, size), split.labels)
+        return split if split.source.shape[:2] == size else Split(Centre(split.source, size), split.labels)
 
     return replace(whole, train=cut(whole.train), val=whole.val and cut(whole.val), test=whole.test and cut(whole.test))

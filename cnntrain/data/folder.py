@@ -28,9 +28,9 @@ def folder_card(
 ) -> Card:
     """Return the card of the folder dataset at `root`: its classes are the sorted names of the class folders.
 
-    Without `image_size` the shape is that of the images, which must agree. Images of `stored_size` are stored, of which
-    `image_size` is the centre. Mean and standard deviation are 0 and 1
-    here; loading measures them. InputError for a missing folder, unequal splits or fewer than two classes.
+    Without `image_size` the shape is that of the images, which must agree. Images are kept at `stored_size`, of which
+    7/8 or more are seen at `image_size`. Mean and standard deviation are 0 and 1 here; loading measures them.
+    InputError for a missing folder, unequal splits or fewer than two classes.
     """
     splits = find_splits(root)
     classes = class_names(root, splits)

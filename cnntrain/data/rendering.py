@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cnntrain.data.augmentation import Part
-from cnntrain.data.sources import Card, middle
+from cnntrain.data.sources import Card, central
 from cnntrain.data.windows import resized_at_once, resized_one_by_one, runs_of
 
 IN_CACHE = 1 << 18  # numbers that a CPU changes in three passes before it goes on to the next
@@ -105,10 +105,9 @@ class Store:
         return pixels.view(torch.uint8).view(*pixels.shape, 4)[..., : self.channels]
 
 
-def window(positions: Tensor, side: int) -> Tensor:
-    """Return the `side` positions in the middle."""
-    first = middle(len(positions), side)
-    return positions[first : first + side]
+def wholes(index: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return for each image the window [B, 4] that is all of its `size` (height, width), filled in on the device."""
+    return torch.stack([torch.full_like(index, value) for value in (0, 0, *size)], 1)
 
 
 class Render:
@@ -125,16 +124,19 @@ class Render:
         self.mixers = [(name, part.batch) for name, part in parts.items() if part.batch]
 
     def __call__(self, store: Store, index: Tensor, labels: Tensor, drawn: Mapping[str, Tensor]) -> Batch:
-        centre = (store.height, store.width) != self.size and not self.window
-        if self.places or centre or self.window:
-            rows, cols = store.rows, store.cols
-            if centre:
-                rows, cols = (window(positions, side) for positions, side in zip((rows, cols), self.size, strict=True))
+        rows, cols = store.rows, store.cols
+        if not self.window:
+            rows, cols = (
+                positions[slice(*ends)]
+                for positions, ends in zip((rows, cols), central((store.height, store.width), self.size), strict=True)
+            )
+        shown = len(rows), len(cols)
+        if self.places or self.window or shown != (store.height, store.width):
             rows, cols = rows.expand(len(index), -1), cols.expand(len(index), -1)
             for name, place in self.places:
                 rows, cols = place(rows, cols, store.height, store.width, drawn[name])
-            if self.window:
-                windows = drawn[self.window]
+            if self.window or shown != self.size:
+                windows = drawn[self.window] if self.window else wholes(index, shown)
                 pixels = store.windows(index, rows, cols, windows, self.size, outside=self.outside)
             else:
                 pixels = store.gather(index, rows, cols, outside=self.outside)

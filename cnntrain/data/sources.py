@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cnntrain.data.images import decode, pillow_rules
+from cnntrain.data.windows import scaled
 from cnntrain.errors import InputError
 
 Progress = Callable[[int, int], None]  # called with the images done and the images in all
@@ -109,12 +110,15 @@ class Files:
         return decode(self.path(position), self.size, self.channels, resize=self.resize)
 
 
-class Cropped:
-    """The centre of the images of `stored`, of `size` (height, width), where torchvision's CenterCrop cuts it."""
+class Centre:
+    """The middle of the images of `stored` at `size` (height, width): what is looked at, whatever training is shown.
+
+    It is 7/8 of each side, as 224 of 256 pixels, or `size` where that is more, cut where torchvision's CenterCrop cuts;
+    what has another size then is scaled, bilinear with antialiasing.
+    """
 
     def __init__(self, stored: Source, size: tuple[int, int]) -> None:
         self.stored, self.size = stored, size
-        self.top, self.left = (middle(whole, side) for whole, side in zip(stored.shape, size, strict=False))
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -124,27 +128,36 @@ class Cropped:
         return len(self.stored)
 
     def read(self, index: Sequence[int] | np.ndarray) -> Tensor:
-        height, width = self.size
-        images = self.stored.read(index)
-        return images[:, self.top : self.top + height, self.left : self.left + width].contiguous()
+        height, width = (slice(*ends) for ends in central(self.stored.shape, self.size))
+        images = self.stored.read(index)[:, height, width]
+        if images.shape[1:3] == self.size:
+            return images.contiguous()
+        out = torch.empty(len(images), *self.shape, dtype=torch.uint8)
+        scaled(images.permute(0, 3, 1, 2), self.size, False, None, None, out=out.permute(0, 3, 1, 2))
+        return out
 
-    def take(self, index: np.ndarray) -> "Cropped":
-        return Cropped(self.stored.take(index), self.size)
+    def take(self, index: np.ndarray) -> "Centre":
+        return Centre(self.stored.take(index), self.size)
 
 
-def middle(whole: int, side: int) -> int:
-    """Return where a window of `side` begins at the centre of `whole` pixels; a half is rounded to even."""
-    return round((whole - side) / 2)
+def central(stored: Sequence[int], size: Sequence[int]) -> list[tuple[int, int]]:
+    """Return where the middle of images of `stored` pixels (height, width) that is seen at `size` begins and ends."""
+    found = []
+    for whole, side in zip(stored, size, strict=False):
+        seen = max(side, round(whole * 7 / 8))
+        first = round((whole - seen) / 2)  # a half to even
+        found.append((first, first + seen))
+    return found
 
 
 def stored(source: Source) -> Source:
     """Return the source of the images as they are stored, before a centre is cut from them."""
-    return source.stored if isinstance(source, Cropped) else source
+    return source.stored if isinstance(source, Centre) else source
 
 
 def on_stored(source: Source, change: Callable[[Source], Source]) -> Source:
     """Return what `change` makes of the stored images, cropped as they were."""
-    return Cropped(change(source.stored), source.size) if isinstance(source, Cropped) else change(source)
+    return Centre(change(source.stored), source.size) if isinstance(source, Centre) else change(source)
 
 
 @dataclass(frozen=True)
@@ -232,8 +245,8 @@ def resident(source: Source, on_progress: Progress | None = None) -> Pixels:
     """Return `source` with its images in memory; the first bad file is an InputError that names it."""
     if isinstance(source, Pixels):
         return source
-    if isinstance(source, Cropped):
-        source = Cropped(resident(source.stored, on_progress), source.size)
+    if isinstance(source, Centre):
+        source = Centre(resident(source.stored, on_progress), source.size)
     if not isinstance(source, Files):
         return Pixels(source.read(np.arange(len(source))))
     images = torch.empty(len(source), *source.shape, dtype=torch.uint8)
