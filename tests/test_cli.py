@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from omegaconf import DictConfig, OmegaConf
 
 from cnntrain import cli, launch, words
@@ -440,6 +441,29 @@ def test_commands_without_a_folder_leave_their_results_in_the_jobs(command: Call
     for run in ("a", "b"):  # the second time over what the first one left
         assert cli.main(["eval", "-m", f"run={run},x", "nested.images=y", "hydra.sweep.dir=out"]) == 0
         assert json.loads(Path("out/0/results.json").read_text()) == {"run": run, "loss": None}
+
+
+@pytest.mark.parametrize(
+    ("words", "once", "jobs"),
+    [(["seed=3"], True, [3]), (["seed=3", "hydra.mode=MULTIRUN"], False, [3]), (["-m", "seed=3,4"], False, [3, 4])],
+)
+def test_hydra_composes_once_for_a_run_and_its_mode_still_counts(
+    command: Callable[..., list[DictConfig]],
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    once: bool,
+    jobs: list[int],
+) -> None:
+    seen, load, count = command(), ConfigLoaderImpl.load_configuration, 0
+
+    def counted(*args: Any, **kwargs: Any) -> DictConfig:
+        nonlocal count
+        count += 1
+        return load(*args, **kwargs)
+
+    monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", counted)
+    assert cli.main(["fit", *words]) == 0
+    assert [cfg.seed for cfg in seen] == jobs and (count == 1) == once
 
 
 def test_hydra_starts_where_argparse_checks_help_strings(conf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
