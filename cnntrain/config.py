@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_origin, get_type_hints
 
 import numpy as np
 from hydra.core.hydra_config import HydraConfig
@@ -84,6 +84,8 @@ def known_keys(schema: type, values: Mapping[str, Any]) -> set[str]:
         keys.add(field.name)
         if hasattr(hint, "__dataclass_fields__"):
             keys |= {f"{field.name}.{inner.name}" for inner in fields(hint)}
+            kinds = get_type_hints(hint)
+            keys |= {f"{field.name}.{inner}.{ANY}" for inner, kind in kinds.items() if get_origin(kind) is dict}
         options = values.get(field.name)
         if field.name in GROUPS and isinstance(options, Mapping):
             keys |= {f"{field.name}.{option}" for option in GROUPS[field.name](options)}

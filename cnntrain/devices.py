@@ -48,9 +48,14 @@ def choose_precision(name: Precision, device: torch.device) -> Literal["fp32", "
         return name
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    return "bf16" if device.type == "cpu" and cpu_computes_in_bf16() else "fp32"
+
+
+def cpu_computes_in_bf16() -> bool:
+    """Say whether the processor has instructions for bf16."""
     # The names are private to torch; a release without them counts as a CPU without bf16.
     tests = [getattr(torch.cpu, test, None) for test in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
-    return "bf16" if device.type == "cpu" and any(test() for test in tests if test) else "fp32"
+    return any(test() for test in tests if test)
 
 
 def autocast(precision: Literal["fp32", "bf16"], device: torch.device) -> contextlib.AbstractContextManager[None]:
@@ -83,7 +88,7 @@ def keep_freed_memory() -> None:
 
 
 def hardware() -> dict[str, Any]:
-    """Describe the machine: processor, cores, torch's threads, GPUs."""
+    """Describe the machine: processor with its vector instructions, cores, torch's threads, GPUs."""
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.is_file():
@@ -91,8 +96,10 @@ def hardware() -> dict[str, Any]:
             line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")
         ]
         cpu = models[0] if models else cpu
+    vectors = torch.backends.cpu.get_cpu_capability() + "-BF16" * cpu_computes_in_bf16()
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {"cpu": cpu, "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpus": gpus}
+    facts = {"cpu": f"{cpu} ({vectors})", "cores": os.cpu_count(), "threads": torch.get_num_threads()}
+    return facts | {"gpus": gpus}
 
 
 def machine(found: Mapping[str, Any]) -> str:

@@ -187,15 +187,21 @@ def orthogonalised(x: Tensor, iterations: int) -> Tensor:
     """Return each matrix [..., rows, columns] with its singular values brought towards one, its singular vectors kept.
 
     A Newton–Schulz iteration with the coefficients of Jordan et al. 2024, which lift small values fastest and end in
-    0.68 .. 1.14 rather than at one.
+    0.68 .. 1.14 rather than at one. Each iteration multiplies x from the left by a polynomial in x·xᵀ; the polynomials
+    are multiplied first, since they are smaller than x.
     """
     if x.shape[-2] > x.shape[-1]:
         return orthogonalised(x.mT, iterations).mT
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)  # no singular value is above the Frobenius norm
-    for _ in range(iterations):
-        square = x @ x.mT
-        x = 3.4445 * x + (-4.7750 * square + 2.0315 * (square @ square)) @ x
-    return x
+    square = x @ x.mT
+    one = torch.eye(len(square[-1]), dtype=x.dtype, device=x.device)
+    whole = factor = one
+    for done in range(iterations):
+        if done:
+            square = factor @ square @ factor
+        factor = 3.4445 * one - 4.7750 * square + 2.0315 * (square @ square)
+        whole = factor @ whole if done else factor
+    return whole @ x
 
 
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"sgd": sgd, "adam": adam, "adamw": adamw, "muon": muon}

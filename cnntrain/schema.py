@@ -23,6 +23,7 @@ class Trainer:
     label_smoothing: Fraction
     clip: NonNegative
     ema: Fraction
+    freeze: dict[str, Fraction]
     validate_every: Count
     patience: Natural
     log_every: Count

@@ -1,16 +1,16 @@
 """What windows cut from small packed images cost in accuracy, beside torchvision's RandomResizedCrop on the files.
 
-    python -m scripts.crops --data-root data/tiny-imagenet-20 --image-size 32 --output runs/crops
+    python -m scripts.crops --data-root data/tiny-imagenet-20
 
-`--data-root` holds train/<class>/* and test/<class>/* or val. All ways train the same network from the same weights on
-the same images in the same order, and are measured on the same central squares of the test images; they differ in what
-a window is cut from: the whole file, decoded each time, or its central square in a pack of `--stored` pixels a side.
-The same command goes on where it was stopped, and `--only` trains a part of the ways, in a process of its own.
+`--data-root` holds train/<class>/* and test/<class>/* or val. All ways train ResNet-20 at 32 pixels from the same
+weights on the same images in the same order, and are measured on the same central squares of the test images; they
+differ in what a window is cut from: the whole file, decoded each time, or its central square in a pack of 37 or 64
+pixels a side. The same command goes on where it was stopped, and `--only` trains a part of the ways, in a process of
+its own.
 """
 
 import argparse
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -30,7 +30,8 @@ from cnntrain.training.evaluate import outputs, score
 from cnntrain.training.learner import Learner
 from cnntrain.training.loop import Progress, train
 
-FILES = "files"
+FILES, STORED = "files", ("37", "64")  # 8/7 of the network's size, as 256 is of 224, and twice
+SIDE, BATCH, EPOCHS, RATE, SEEDS = 32, 50, 4, 0.1, 7  # two comparisons need seven seeds
 
 
 class Files:
@@ -70,29 +71,28 @@ class Files:
         """Nothing to let go of."""
 
 
-def learn(way: str, seed: int, given: argparse.Namespace) -> float:
+def learn(way: str, seed: int, root: Path, packs: Path) -> float:
     """Train one network, its windows from the files or from a pack of so many pixels; return its test top-1."""
-    torch.manual_seed(seed)
-    device, settings = choose_device("cpu"), {"batch_size": given.batch_size, "seed": seed}
-    side, packs = given.image_size, given.output / "packs"
-    shown = {"image_size": side, "stored_size": round(side * 8 / 7)}  # 256 of 224, of which the centre is looked at
-    tested = load("folder", given.data_root, shown, val_size=0, cache="pack", packs=packs)
-    stored = shown if way == FILES else {"image_size": side, "stored_size": int(way)}
-    data = load("folder", given.data_root, stored, val_size=0, cache="pack", packs=packs)
-    data = replace(data, card=tested.card)  # one mean and deviation for all
-    parts = {"flip": AUGMENTATIONS["flip"](), "resized_crop": AUGMENTATIONS["resized_crop"]()}
-    feed: Feed = (
-        StreamedFeed(data.train, data.card, device=device, parts=parts, workers=0, **settings)
-        if way != FILES
-        else Files(given.data_root / "train", data, given.image_size, **settings)
+    torch.manual_seed(seed)  # which torchvision draws from
+    device, precision = choose_device("cpu"), choose_precision("auto", torch.device("cpu"))
+    shown = {"image_size": SIDE, "stored_size": round(SIDE * 8 / 7)}  # the centre of this is looked at
+    tested = load("folder", root, shown, val_size=0, cache="pack", packs=packs)
+    feed: Feed
+    if way == FILES:
+        feed = Files(root / "train", tested, SIDE, BATCH, seed)
+    else:
+        data = load("folder", root, shown | {"stored_size": int(way)}, val_size=0, cache="pack", packs=packs)
+        parts = {name: AUGMENTATIONS[name]() for name in ("flip", "resized_crop")}
+        card = tested.card  # one mean and deviation for all
+        feed = StreamedFeed(data.train, card, device=device, parts=parts, workers=0, batch_size=BATCH, seed=seed)
+    net = MODELS["resnet20"](tested.card.shape, len(tested.card.classes), seed=seed).to(
+        memory_format=torch.channels_last
     )
-    net = MODELS[given.model](data.card.shape, len(data.card.classes)).to(memory_format=torch.channels_last)
-    total = given.epochs * feed.batches
-    rates = [given.lr * float(factor) for factor in cosine(torch.arange(total).numpy(), total)]
-    precision = choose_precision("auto", device)
-    optimizer = sgd(net, lr=given.lr, momentum=0.9, weight_decay=5e-4)
+    total = EPOCHS * feed.batches
+    rates = [RATE * float(factor) for factor in cosine(torch.arange(total).numpy(), total)]
+    optimizer = sgd(net, lr=RATE, momentum=0.9, weight_decay=5e-4)
     learner = Learner(net, optimizer, rates, precision=precision, seed=seed)
-    for record in train(learner, feed, None, at=Progress(), epochs=given.epochs, save=lambda which: None):
+    for record in train(learner, feed, None, at=Progress(), epochs=EPOCHS, save=lambda which: None):
         if "seconds" in record:
             print(f"{way} {seed}: {record}", flush=True)
     feed.close()
@@ -106,31 +106,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", type=Path, required=True)
     parser.add_argument("--output", type=Path, default=Path("runs/crops"))
-    parser.add_argument("--model", choices=MODELS, default="resnet20", metavar="MODEL")
-    parser.add_argument("--image-size", type=int, default=32)
-    parser.add_argument("--batch-size", type=int, default=50)
-    parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--seeds", type=int, default=6)
-    parser.add_argument("--lr", type=float, default=0.1)
-    parser.add_argument("--stored", nargs="+", metavar="SIDE", help="8/7, 1.5 and 2 times the image size")
-    parser.add_argument("--only", nargs="+", metavar="WAY", help=f"of {FILES} and the sides; nothing is compared")
+    parser.add_argument("--only", nargs="+", choices=[FILES, *STORED], help="train these; nothing is compared")
     given = parser.parse_args()
-    given.stored = given.stored or [str(round(given.image_size * times)) for times in (8 / 7, 1.5, 2)]
     prepare(deterministic=False)
     given.output.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, float]] = []
-    for seed in range(given.seeds):
+    for seed in range(SEEDS):
         row: dict[str, float] = {}
-        for way in given.only or [FILES, *given.stored]:
+        for way in given.only or [FILES, *STORED]:
             kept = given.output / f"{way}_{seed}.json"
             if not kept.exists():
-                kept.write_text(json.dumps(learn(way, seed, given)))
+                kept.write_text(json.dumps(learn(way, seed, given.data_root, given.output / "packs")))
             row[way] = json.loads(kept.read_text())
         rows.append({"seed": seed} | row)
     print(render(rows, "markdown"))
     if not given.only:
-        held = [[row[way] - row[FILES] for row in rows] for way in given.stored]
-        print(render(seed_rows(FILES, given.stored, held), "markdown"))
+        held = [[row[way] - row[FILES] for row in rows] for way in STORED]
+        print(render(seed_rows(FILES, STORED, held), "markdown"))
 
 
 if __name__ == "__main__":

@@ -141,7 +141,7 @@ def test_the_table_is_written_between_its_marks_and_nowhere_else(tmp_path: Path)
     report.write(page, {})
     text = page.read_text()
     assert text.startswith("before\n") and text.endswith("\nafter\n") and "stale" not in text
-    assert text.count("not measured yet") == text.count("\n| `")
+    assert text.count("not measured yet") == text.count("\n| `") > 0
     report.write(page, {})
     assert page.read_text() == text
 
@@ -149,8 +149,22 @@ def test_the_table_is_written_between_its_marks_and_nowhere_else(tmp_path: Path)
 def test_the_page_has_the_table_of_what_was_measured() -> None:
     kept = PAGE.with_suffix(".json")
     results = json.loads(kept.read_text()) if kept.exists() else {}
-    assert not any(result["smoke"] for result in results.values())
-    assert f"{report.BEGIN}\n{report.table(results)}\n{report.END}" in PAGE.read_text()
+    assert not any(result["smoke"] for measured in results.values() for result in measured.values())
+    assert f"{report.BEGIN}\n{report.tables(results)}\n{report.END}" in PAGE.read_text()
+
+
+def test_each_machine_has_a_table_of_its_own() -> None:
+    runs = [{"cnntrain": ran(1.0), **{rival: ran(2.0) for rival in LINES["lenet5"].rivals}}]
+    result = {"rounds": runs, "discarded": 0, "missing": {}, "date": "then", "versions": "these", "command": "so"}
+    text = report.tables(
+        {"a slow one": {"lenet5": result}, "a fast one": {"lenet5": result, "grid": result | {"rounds": []}}}
+    )
+    slow, fast, none = text.split("### ")[1:]
+    assert (
+        slow.startswith("a slow one\n") and fast.startswith("a fast one\n") and none.startswith("On no machine yet\n")
+    )
+    assert slow.count("| `lenet5` |") == fast.count("| `lenet5` |") == len(runs[0]) - 1 and "| `lenet5` |" not in none
+    assert "| `grid` |" not in slow + none and "not measured yet" in fast
 
 
 def test_every_line_names_what_exists() -> None:

@@ -1,6 +1,7 @@
 """The loop: what it records and saves, and that a step is a device program."""
 
 import copy
+import itertools
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from cnntrain.data.feeds import ResidentFeed
 from cnntrain.data.sources import Card, Pixels, Split
-from cnntrain.errors import NonFiniteError
+from cnntrain.errors import InputError, NonFiniteError
 from cnntrain.models.blocks import conv, dense, linear
 from cnntrain.models.stages import assemble
 from cnntrain.optim import OPTIMIZERS, sgd
@@ -135,6 +136,44 @@ def test_the_moving_average_follows_its_formula_batch_norm_included() -> None:
     for key, value in student.average.state_dict().items():
         if "num_batches" not in key:
             torch.testing.assert_close(value, expected[key], rtol=1e-5, atol=1e-6)
+
+
+def test_a_stage_rests_from_its_share_of_the_steps_on() -> None:
+    """It changes until then, not after, and what lies before it has no gradient either."""
+    net = network()
+    student, data = learner(net, steps=10, freeze={"fc2": 0.45, "conv1": 0.0}), feed()
+    seen = [{key: value.clone() for key, value in net.named_parameters()}]
+    for step in range(10):
+        student.update(data, step)
+        seen.append({key: value.clone() for key, value in net.named_parameters()})
+    moved = {key: [not torch.equal(a[key], b[key]) for a, b in itertools.pairwise(seen)] for key in seen[0]}
+    for key, steps in moved.items():
+        share = {"conv1": 0, "fc2": 5, "fc3": 10}[key.partition(".")[0]]
+        assert steps == [True] * share + [False] * (10 - share), key
+    assert [p.requires_grad for p in net.parameters()] == [key.startswith("fc3") for key in moved]
+
+
+def test_a_training_with_a_frozen_stage_is_plain_torchs() -> None:
+    net = network(dropout=0.0)
+    reference = copy.deepcopy(net)
+    for p in reference[0].parameters():
+        p.requires_grad_(False)
+    run(net, freeze={"conv1": 0.0})
+    run(reference)
+    for a, b in zip(net.state_dict().values(), reference.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("freeze", "says"),
+    [
+        ({"conv2": 0.5}, r"trainer.freeze: unknown stage 'conv2'; did you mean 'conv1'\?"),
+        (dict.fromkeys(("conv1", "fc2", "fc3"), 0.5), "leaves no stage that learns to the end"),
+    ],
+)
+def test_what_cannot_be_frozen_is_refused(freeze: dict[str, float], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        learner(network(), freeze=freeze)
 
 
 def test_records_come_at_their_steps_and_saves_after_them() -> None:

@@ -1,6 +1,7 @@
 """Windows of larger stored images at the network's size: torchvision's windows, its pixels, its centre crop."""
 
 import csv
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from cnntrain.data.sources import resident, stored
 from cnntrain.data.windows import resized_at_once, resized_one_by_one
 from cnntrain.draws import generator
 from cnntrain.errors import InputError
+from scripts.crops import Files
 
 CPU = torch.device("cpu")
 Call = Callable[..., dict[str, Any]]
@@ -209,6 +211,23 @@ def test_training_sees_windows_or_the_centre_whichever_way_the_images_come(
 def test_images_stored_smaller_than_they_are_seen_are_refused(root: Path, name: str, options: dict[str, int]) -> None:
     with pytest.raises(InputError, match=r"stored_size=14 must be at least dataset\.image_size"):
         load(name, root, {**options, "stored_size": 14})
+
+
+def test_windows_of_files_come_in_the_order_of_those_from_packs(tmp_path: Path) -> None:
+    """What scripts/crops.py compares. Each image is of one colour here, of which every window is."""
+    for split, label, number in itertools.product(("train", "val"), ("ant", "bee"), range(5)):
+        (tmp_path / split / label).mkdir(parents=True, exist_ok=True)
+        shade = 20 * number + 10 * (label == "bee")
+        Image.new("RGB", (40, 33), (shade, 255 - shade, shade)).save(tmp_path / split / label / f"{number}.png")
+    data = load("folder", tmp_path, {"image_size": 14}, val_size=0, cache="ram")
+    packed = StreamedFeed(data.train, data.card, device=CPU, parts={}, workers=0, batch_size=4, seed=3)
+    files = Files(tmp_path / "train", data, 14, 4, 3)
+    for epoch, place in ((0, 0), (0, 1), (1, 0)):
+        packed.seek(epoch, place)
+        files.seek(epoch, place)
+        expected, found = packed.batch(), files.batch()
+        assert torch.equal(found.labels, expected.labels)
+        torch.testing.assert_close(found.images, expected.images, rtol=0, atol=1e-4)
 
 
 def test_a_run_on_windows_is_evaluated_and_predicts_alike(root: Path, folder: Path, cnntrain: Call) -> None:

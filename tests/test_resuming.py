@@ -23,7 +23,10 @@ SETTINGS = {
         *("trainer.patience=5", "trainer.log_every=3"),
     ),
     "heads": ("trainer.ema=0.9", "trainer.clip=1"),
-    "adamw": ("optimizer=adamw", "optimizer.lr=1e-3", "model=mlp", "dataset.balance=sampling"),
+    "adamw": (
+        *("optimizer=adamw", "optimizer.lr=1e-3", "model=mlp", "dataset.balance=sampling"),
+        "trainer.freeze={fc1: 0.5, fc2: 0.3}",
+    ),
 }
 
 

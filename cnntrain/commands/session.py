@@ -204,6 +204,7 @@ def build(cfg: Fit, dataset: Dataset) -> Session:
         label_smoothing=trainer.label_smoothing,
         clip=trainer.clip,
         ema=trainer.ema,
+        freeze=trainer.freeze,
         class_weights=weights if cfg.dataset["balance"] == "weights" else None,
         graph=trainer.graph if device.type == "cuda" and ranks.WORLD == 1 else False,
         compile=trainer.compile,

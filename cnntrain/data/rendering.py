@@ -78,12 +78,12 @@ class Store:
 
         Where positions can fall `outside` the image, black stands there.
         """
-        place = (index * (self.height * self.width))[:, None, None] + (rows * self.width)[:, :, None] + cols[:, None, :]
-        if outside:
-            inside_rows = (rows >= 0) & (rows < self.height)
-            inside_cols = (cols >= 0) & (cols < self.width)
-            place = torch.where(inside_rows[:, :, None] & inside_cols[:, None, :], place, self.black)
-        return self.unpack(torch.take(self.flat, place))
+        lines = (index * (self.height * self.width))[:, None] + rows * self.width
+        if outside:  # of two terms that are each beyond the last pixel, or of one and a place inside, the sum is too
+            lines = torch.where((rows >= 0) & (rows < self.height), lines, self.black)
+            cols = torch.where((cols >= 0) & (cols < self.width), cols, self.black)
+        place = lines[:, :, None] + cols[:, None, :]
+        return self.unpack(torch.take(self.flat, place.clamp_(max=self.black) if outside else place))
 
     def windows(
         self, index: Tensor, rows: Tensor, cols: Tensor, drawn: Tensor, size: tuple[int, int], *, outside: bool

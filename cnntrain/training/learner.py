@@ -1,7 +1,7 @@
 """What learns: a network, its optimizer, its moving average, and the update of one step."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -16,6 +16,7 @@ from cnntrain.draws import generator
 from cnntrain.errors import NonFiniteError
 from cnntrain.models.heads import Heads
 from cnntrain.progress import say
+from cnntrain.training.freezing import freezing
 from cnntrain.training.recording import Recorder
 
 
@@ -27,7 +28,8 @@ class Learner:
     `compile` merges the operators of the forward pass, the loss and their gradients.
 
     `rates` holds the learning rate of every step. `ema` is the decay of the weights' moving average, 0 for none;
-    `clip` the largest norm of the gradient, 0 for any; `class_weights` multiply each class's loss. A `companion` adds
+    `clip` the largest norm of the gradient, 0 for any; `class_weights` multiply each class's loss; `freeze` says from
+    which fraction of the steps on a stage's weights rest. A `companion` adds
     the losses of auxiliary heads on `net` to what is trained; the average, the evaluated network and the loss that
     `read` returns are those of `net` alone.
 
@@ -48,6 +50,7 @@ class Learner:
         clip: float = 0.0,
         ema: float = 0.0,
         class_weights: Tensor | None = None,
+        freeze: Mapping[str, float] | None = None,
         graph: Literal["auto"] | bool = False,
         compile: bool = False,
     ) -> None:
@@ -59,6 +62,7 @@ class Learner:
         self.class_weights = class_weights.to(self.device) if class_weights is not None else None
         self.parameters = list((companion or net).parameters())
         self.running = running(companion or net)
+        self.freezing = freezing(net, freeze or {}, len(rates))
         self.decay = ema
         self.average = copy.deepcopy(net).requires_grad_(False).eval() if ema else None
         self.averaged = floating(self.average) if self.average else []
@@ -100,10 +104,19 @@ class Learner:
         self.reseed(epoch, turn, per_epoch)
         self.step = step
         self.at.fill_(step)
+        self.freeze(step)
         if not self.net.training:
             self.net.train()
         feed.seek(epoch, turn * self.accumulate)
         self.count += self.accumulate * feed.batch_size
+
+    def freeze(self, step: int) -> None:
+        """Let the weights rest whose time has come."""
+        while self.freezing and self.freezing[0][0] <= step:
+            for parameter in self.freezing.pop(0)[1]:
+                parameter.requires_grad_(False)
+            if self.recorder:
+                self.recorder.forget()
 
     def run(self, feed: Feed) -> None:
         """Have the device do its part, by a recording of it where there is one."""

@@ -71,7 +71,7 @@ def main() -> None:
     names = [name for name in (LINES if args.all else args.lines) if there(name, args.data_root)]
     if not names and not args.write:
         parser.error("name lines whose data is there, or --all; --list shows them")
-    patience = Patience(args.patience)
+    patience, where = Patience(args.patience), machine(hardware())
     failed = []
     for name in names:
         task = replace(LINES[name].task, reference=str(args.reference.resolve()) if args.reference else "")
@@ -79,15 +79,11 @@ def main() -> None:
         result: dict[str, Any] = {}
         try:
             for found in measure(name, line, args.data_root, patience, smoke=args.smoke):
-                result = found | {
-                    "date": time.strftime("%Y-%m-%d"),
-                    "machine": machine(hardware()),
-                    "versions": versions(),
-                }
+                result = found | {"date": time.strftime("%Y-%m-%d"), "versions": versions()}
                 result["command"] = f"python -m scripts.bench --data-root data --rounds {line.rounds} {name}"
                 for place in [args.json] * bool(args.json) + [KEPT] * args.write:
                     if result["rounds"]:
-                        keep(place, name, result)
+                        keep(place, where, name, result)
         except (RuntimeError, UnequalWorkError) as error:
             print(f"{name}: {error}", file=sys.stderr, flush=True)
             failed.append(name)
@@ -110,10 +106,10 @@ def there(name: str, root: Path) -> bool:
     return place.exists()
 
 
-def keep(place: Path, name: str, result: dict[str, Any]) -> None:
-    """Add the result of a line to a file, in place of an earlier one."""
+def keep(place: Path, where: str, name: str, result: dict[str, Any]) -> None:
+    """Add the result of a line on a machine to a file, in place of an earlier one."""
     kept = json.loads(place.read_text()) if place.exists() else {}
-    place.write_text(json.dumps(kept | {name: result}, indent=1) + "\n")
+    place.write_text(json.dumps(kept | {where: kept.get(where, {}) | {name: result}}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from cnntrain.devices import choose_device, choose_precision
 from scripts.bench.work import DATA, Clock, Data, Task, pictures
 
 
@@ -55,12 +56,14 @@ def arrays(task: Task, data: Data) -> tuple[Any, Any]:
 
 
 def fit(task: Task, clock: Clock, backend: str, best: bool = False) -> None:
-    """Train with the defaults of `compile`, or with `best` in mixed_bfloat16 and without a progress bar."""
+    """Train with the defaults of `compile`, or with `best` without a progress bar and, on a machine with bf16, in
+    mixed_bfloat16.
+    """
     os.environ["KERAS_BACKEND"] = backend
     import keras
     from keras import layers
 
-    if best:
+    if best and choose_precision("auto", choose_device("auto")) == "bf16":
         keras.mixed_precision.set_global_policy("mixed_bfloat16")
     data = DATA[task.data]
     inputs = x = keras.Input((*data.shape[1:], data.shape[0]))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cnntrain.devices import choose_device, choose_precision
 from scripts.bench.plain import loader
 from scripts.bench.work import Clock, Task, network, parameters
 
@@ -47,14 +48,18 @@ class Timer(L.Callback):  # type: ignore[misc]
 
 
 def fit(task: Task, clock: Clock, workers: int, best: bool = False) -> None:
-    """Train with the Trainer's defaults, or with `best` in bf16-mixed, channels_last, without bar, logger and saves."""
+    """Train with the Trainer's defaults, or with `best` in channels_last, without bar, logger and saves, and in
+    bf16-mixed on a machine with bf16.
+    """
     net = network(task)
     clock.note(parameters=parameters(net))
     if best:
         net = net.to(memory_format=torch.channels_last)
     options: dict[str, Any] = {}
     if best:
-        options = {"precision": "bf16-mixed", "logger": False, "enable_checkpointing": False}
+        options = {"logger": False, "enable_checkpointing": False}
+        if choose_precision("auto", choose_device("auto")) == "bf16":
+            options["precision"] = "bf16-mixed"
         options |= {"enable_progress_bar": False, "enable_model_summary": False}
     with tempfile.TemporaryDirectory() as scratch:
         timer = Timer(clock, task.steps * task.batch_size)

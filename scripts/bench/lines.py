@@ -30,7 +30,7 @@ RESNET = Task("resnet20", "cifar10", augmentation="crop_flip", images=12800, epo
 JPEGS = Task(data="hymenoptera", augmentation="resized_crop", images=1920, batch_size=64, epochs=3)
 STEPS = Task("resnet20", "cifar10", images=6400, epochs=2)
 EVALUATED = Task("resnet20", "cifar10", images=4000, batch_size=500)
-PLAIN = {"plain PyTorch": 3.0, "plain PyTorch, 2 workers": 3.0, "plain PyTorch, bf16": None}
+PLAIN = {"plain PyTorch": 3.0, "plain PyTorch, 2 workers": 3.0, "plain PyTorch, best effort": None}
 ONE: dict[str, float | None] = {"1 process of 1 thread": None, "1 process of 2 threads": None}
 
 
@@ -57,7 +57,7 @@ LINES = {
         RESNET,
         {
             "limit": 0.95,
-            **{"plain PyTorch": 2.1, "plain PyTorch, 2 workers": 2.1, "plain PyTorch, bf16": None},
+            **{"plain PyTorch": 2.1, "plain PyTorch, 2 workers": 2.1, "plain PyTorch, best effort": None},
             **{"Lightning": 2.1, "Lightning, best effort": None},
             **dict.fromkeys(
                 ("timm", "timm, best effort", "Keras on torch", "Keras on JAX", "Keras on JAX, best effort")

@@ -4,6 +4,7 @@ import torch
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
+from cnntrain.devices import autocast, choose_precision
 from scripts.bench.work import Clock, Task, network, parameters, pictures
 
 
@@ -25,8 +26,9 @@ def images(task: Task, clock: Clock, workers: int) -> None:
 
 
 def fit(task: Task, clock: Clock, workers: int, best: bool = False) -> None:
-    """Train in fp32, or with `best` in bf16 autocast and channels_last."""
+    """Train in fp32, or with `best` in the machine's own precision and channels_last."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    precision = choose_precision("auto" if best else "fp32", device)
     net = network(task).to(device)
     layout = torch.channels_last if best else torch.contiguous_format
     net = net.to(memory_format=layout)
@@ -40,7 +42,7 @@ def fit(task: Task, clock: Clock, workers: int, best: bool = False) -> None:
         for x, y in batches:
             x, y = x.to(device, memory_format=layout), y.to(device)
             optimizer.zero_grad()
-            with torch.autocast(device.type, torch.bfloat16, enabled=best):
+            with autocast(precision, device):
                 loss = F.cross_entropy(net(x), y)
             loss.backward()
             optimizer.step()

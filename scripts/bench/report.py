@@ -1,4 +1,4 @@
-"""Measured rounds to rows, and rows to the table between the two marks in docs/benchmarks.md."""
+"""Measured rounds to rows, and rows to the tables between the two marks in docs/benchmarks.md."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +10,8 @@ from scripts.bench.lines import LINES, Line
 
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 NOT_YET = "not measured yet"
+
+Results = Mapping[str, Mapping[str, Mapping[str, Any]]]  # of a machine, of a line
 
 
 def ratio(rounds: list[dict[str, Any]], subject: str, rival: str, clock: str) -> list[float]:
@@ -82,14 +84,19 @@ def value_row(name: str, line: Line, result: Mapping[str, Any] | None) -> dict[s
     return row | {"cold": "", "first epoch, extra s": "", "samples/s": "", "rounds": f"{len(values)}" if values else ""}
 
 
-def table(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the Markdown table of all lines, measured or not, and when and where each was measured."""
-    found = [row for name, line in LINES.items() for row in rows(name, line, results.get(name))]
-    text = render(found, "markdown")
-    for name, result in results.items():
-        text += f"\n\n`{name}`: {result['date']}, {result['machine']}, {result['versions']}. `{result['command']}`"
-        text += accuracies(result["rounds"])
-    return text
+def tables(results: Results) -> str:
+    """Return a Markdown table of what was measured on each machine, with when and how, and of what was on none."""
+    parts = []
+    for machine, measured in results.items():
+        found = [row for name, line in LINES.items() if name in measured for row in rows(name, line, measured[name])]
+        parts += [f"### {machine}", render(found, "markdown")]
+        for name, result in measured.items():
+            told = f"`{name}`: {result['date']}, {result['versions']}. `{result['command']}`"
+            parts.append(told + accuracies(result["rounds"]))
+    known = {name for measured in results.values() for name in measured}
+    if rest := [row for name, line in LINES.items() if name not in known for row in rows(name, line, None)]:
+        parts += ["### On no machine yet", render(rest, "markdown")]
+    return "\n\n".join(parts)
 
 
 def accuracies(rounds: list[dict[str, Any]]) -> str:
@@ -101,8 +108,8 @@ def accuracies(rounds: list[dict[str, Any]]) -> str:
     return text
 
 
-def write(page: Path, results: Mapping[str, Mapping[str, Any]]) -> None:
-    """Put the table between the marks of a page."""
+def write(page: Path, results: Results) -> None:
+    """Put the tables between the marks of a page."""
     before, _, rest = page.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
-    page.write_text(f"{before}{BEGIN}\n{table(results)}\n{END}{after}")
+    page.write_text(f"{before}{BEGIN}\n{tables(results)}\n{END}{after}")

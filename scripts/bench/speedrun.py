@@ -1,7 +1,8 @@
 """The 94 % recipe on CIFAR-10: as an experiment of cnntrain, as a script of its own, and as a plain fp32 loop.
 
-The script restates airbench94_muon (Jordan 2024, arXiv:2404.00498; github.com/KellerJordan/cifar10-airbench) in bf16
-autocast, so that a CPU can run it. With `--reference PATH` the unmodified original takes its place, which needs a GPU.
+The script restates airbench94_muon (Jordan 2024, arXiv:2404.00498; github.com/KellerJordan/cifar10-airbench) so that a
+CPU can run it, in bf16 autocast where it computes in bf16. With `--reference PATH` the unmodified original takes its
+place, which needs a GPU.
 """
 
 import contextlib
@@ -15,6 +16,7 @@ import time
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -23,10 +25,16 @@ from torch.nn import functional as F
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
+from cnntrain.devices import autocast, choose_precision
 from scripts.bench.work import DATA, Clock, Decoded, Task
 
 EPOCHS = 8  # of the script; the experiment has its own
-ALL = 50000  # a task of fewer images is a smoke run: one epoch
+ALL = 50000
+
+
+def passes(task: Task) -> int:
+    """Return how often the script goes through the images: once where they are fewer, which is a smoke run."""
+    return EPOCHS if task.images == ALL else 1
 
 
 def experiment(task: Task, clock: Clock) -> None:
@@ -60,8 +68,8 @@ def experiment(task: Task, clock: Clock) -> None:
 class Muon:
     """Orthogonalised Nesterov momentum for filters that keep their norm (Jordan et al. 2024)."""
 
-    def __init__(self, filters: list[nn.Parameter], lr: float, momentum: float) -> None:
-        self.filters, self.lr, self.momentum = filters, lr, momentum
+    def __init__(self, filters: list[nn.Parameter], lr: float, momentum: float, kind: torch.dtype) -> None:
+        self.filters, self.lr, self.momentum, self.kind = filters, lr, momentum, kind
         self.moving = [torch.zeros_like(weight) for weight in filters]
 
     @torch.no_grad()
@@ -72,12 +80,12 @@ class Muon:
             moving.mul_(self.momentum).add_(weight.grad)
             direction = weight.grad + self.momentum * moving
             weight.mul_(math.sqrt(len(weight)) / weight.norm())
-            weight.sub_(self.lr * share * orthogonal(direction.flatten(1)).view_as(weight))
+            weight.sub_(self.lr * share * orthogonal(direction.flatten(1), self.kind).view_as(weight))
 
 
-def orthogonal(matrix: Tensor) -> Tensor:
-    """Bring all singular values near 1 by three quintic Newton-Schulz iterations in bf16."""
-    x = matrix.bfloat16()
+def orthogonal(matrix: Tensor, kind: torch.dtype) -> Tensor:
+    """Bring all singular values near 1 by three quintic Newton-Schulz iterations in numbers of a kind."""
+    x = matrix.to(kind)
     wide = x if len(x) <= x.shape[1] else x.T
     wide = wide / (wide.norm() + 1e-7)
     for _ in range(3):
@@ -149,7 +157,9 @@ def normalise(images: Tensor) -> Tensor:
     return (images.permute(0, 3, 1, 2).float() / 255 - mean) / std
 
 
-def learn(net: Net, batches: Iterable[tuple[Tensor, Tensor]], steps: int, size: int, precision: torch.dtype) -> None:
+def learn(
+    net: Net, batches: Iterable[tuple[Tensor, Tensor]], steps: int, size: int, precision: Literal["fp32", "bf16"]
+) -> None:
     """Train with Muon on the filters and SGD on the rest, each rate falling straight to 0."""
     biases = [value for name, value in net.body.named_parameters() if name.endswith("bias")]
     filters = [value for value in net.body.parameters() if value.ndim == 4]
@@ -157,10 +167,12 @@ def learn(net: Net, batches: Iterable[tuple[Tensor, Tensor]], steps: int, size: 
     parts = ([net.whiten.bias], biases, [net.head.weight])
     groups = [{"params": part, "lr": lr, "weight_decay": decay / lr} for part, lr in zip(parts, rates, strict=True)]
     sgd = torch.optim.SGD(groups, momentum=0.85, nesterov=True, fused=True)
-    muon = Muon(filters, 0.24, 0.6)
+    muon = Muon(filters, 0.24, 0.6, torch.bfloat16 if precision == "bf16" else torch.float32)
     whitening = math.ceil(steps * 3 / EPOCHS)
+    assert net.whiten.bias is not None
     for step, (x, y) in enumerate(batches):
-        with torch.autocast("cpu", precision, enabled=precision != torch.float32):
+        net.whiten.bias.requires_grad_(step < whitening)  # from then on no gradient goes through the first group
+        with autocast(precision, x.device):
             logits = net(x)
         F.cross_entropy(logits.float(), y, label_smoothing=0.2, reduction="sum").backward()
         left = 1 - step / steps
@@ -173,14 +185,14 @@ def learn(net: Net, batches: Iterable[tuple[Tensor, Tensor]], steps: int, size: 
 
 
 @torch.inference_mode()
-def accuracy(net: Net, images: Tensor, labels: Tensor) -> float:
+def accuracy(net: Net, images: Tensor, labels: Tensor, precision: Literal["fp32", "bf16"]) -> float:
     """Return the top-1 over six views: mirrored or not, in place and moved a pixel down and right, or up and left."""
     net.eval()
     right = 0
     for x, y in zip(images.split(2000), labels.split(2000), strict=True):
         padded, size = F.pad(x, (1, 1, 1, 1), mode="reflect"), x.shape[-1]
         views = [(0.25, x), (0.125, padded[:, :, :size, :size]), (0.125, padded[:, :, 2:, 2:])]
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast(precision, x.device):
             logits = sum(weight * (net(view).float() + net(view.flip(3)).float()) for weight, view in views)
         assert isinstance(logits, Tensor)
         right += int((logits.argmax(1) == y).sum())
@@ -204,11 +216,11 @@ def script(task: Task, clock: Clock) -> None:
         torch.manual_seed(task.seed)
         net, images, labels = prepared(task)
         net = net.to(memory_format=torch.channels_last)
-        epochs = EPOCHS if task.images == ALL else 1
-        batches = resident(images, labels, epochs, task.batch_size)
-        learn(net, batches, epochs * task.steps, task.batch_size, torch.bfloat16)
+        precision = choose_precision("auto", torch.device("cpu"))
+        batches = resident(images, labels, passes(task), task.batch_size)
+        learn(net, batches, passes(task) * task.steps, task.batch_size, precision)
         pixels, targets = decoded(task, "test", 10000)
-        top1 = accuracy(net, normalise(pixels), targets)
+        top1 = accuracy(net, normalise(pixels), targets, precision)
     clock.end(task.images, 1 - top1)
     clock.note(top1=top1, script="original" if task.reference else "restatement")
 
@@ -249,8 +261,8 @@ def plain(task: Task, clock: Clock) -> None:
     some = [next(batches)]  # the workers' start is counted once, not as often as the steps
     few = max(task.steps // 4, 1)
     started = time.perf_counter()
-    learn(net, chain(some, islice(batches, few - 1)), EPOCHS * task.steps, task.batch_size, torch.float32)
+    learn(net, chain(some, islice(batches, few - 1)), EPOCHS * task.steps, task.batch_size, "fp32")
     ended = time.perf_counter()
-    steps = (EPOCHS if task.images == ALL else 1) * task.steps
+    steps = passes(task) * task.steps
     clock.add(started - began + steps / few * (ended - started), task.images)
     clock.note(part=f"{few} of {steps} steps, no evaluation")

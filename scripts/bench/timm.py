@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms import Compose
 
+from cnntrain.devices import autocast, choose_precision
 from scripts.bench.work import DATA, Clock, Task, network, parameters, pictures, transforms
 
 
@@ -63,8 +64,9 @@ def images(task: Task, clock: Clock, workers: int) -> None:
 
 
 def fit(task: Task, clock: Clock, workers: int, best: bool = False) -> None:
-    """Train in fp32, or with `best` as by --channels-last --amp --amp-dtype bfloat16."""
+    """Train in fp32, or with `best` as by --channels-last and, on a machine with bf16, --amp --amp-dtype bfloat16."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    precision = choose_precision("auto" if best else "fp32", device)
     net = network(task).to(device)
     clock.note(parameters=parameters(net))
     if best:
@@ -78,7 +80,7 @@ def fit(task: Task, clock: Clock, workers: int, best: bool = False) -> None:
         for x, y in batches:
             if best:
                 x = x.contiguous(memory_format=torch.channels_last)
-            with torch.autocast(device.type, torch.bfloat16, enabled=best):
+            with autocast(precision, device):
                 loss = F.cross_entropy(net(x), y)
             optimizer.zero_grad()
             loss.backward()

@@ -31,7 +31,7 @@ CONTENDERS = {
     "cnntrain, input alone": Contender("ours:images"),
     "plain PyTorch": Contender("plain:fit", {"workers": 0}),
     "plain PyTorch, 2 workers": Contender("plain:fit", {"workers": 2}),
-    "plain PyTorch, bf16": Contender("plain:fit", {"workers": 2, **BEST}),
+    "plain PyTorch, best effort": Contender("plain:fit", {"workers": 2, **BEST}),
     "torchvision, input alone": Contender("plain:images", {"workers": 2}),
     "Lightning": Contender("lightning:fit", {"workers": 2}, ("lightning",)),
     "Lightning, best effort": Contender("lightning:fit", {"workers": 2, **BEST}, ("lightning",)),

@@ -88,11 +88,14 @@ def equal(one: Learner, other: Learner) -> bool:
 @pytest.mark.parametrize("optimizer", list(OPTIMIZERS))
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("streamed", [False, True])
-def test_recorded_steps_are_the_plain_ones_to_the_bit(optimizer: str, precision: str, streamed: bool) -> None:
+@pytest.mark.parametrize("freeze", [{}, {"conv1": STEPS / 400}])  # halfway through the steps that are taken
+def test_recorded_steps_are_the_plain_ones_to_the_bit(
+    optimizer: str, precision: str, streamed: bool, freeze: dict[str, float]
+) -> None:
     found = []
     for graph in (False, True):
         data = feed(streamed=streamed, **({"together": 2} if streamed else {}))
-        found.append(take(learner(optimizer, precision=precision, graph=graph), data))
+        found.append(take(learner(optimizer, precision=precision, graph=graph, freeze=freeze), data))
         data.close()
     plain, recorded = found
     assert recorded.recorder is not None and recorded.recorder.graph is not None
