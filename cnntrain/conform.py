@@ -99,6 +99,8 @@ def wrong_type(key: str, value: Any, hint: Any) -> InputError:
             return " or ".join(word(arg) for arg in get_args(part))
         if origin is Literal:
             return " or ".join(map(str, get_args(part)))
+        if origin is dict and get_args(part)[1:] not in ((), (Any,)):
+            return f"{{name: {word(get_args(part)[1])}, …}}"
         return "a list" if origin in (list, tuple, Sequence) else WORDS.get(origin, str(part))
 
     return InputError(f"{key}={value} should be {word(hint)}")
