@@ -85,6 +85,20 @@ def test_a_round_with_foreign_load_is_discarded_and_turns_alternate(
     assert not list(harness.measure("pair", LINE, tmp_path, load.Patience(0, lambda: 0.9)))
 
 
+def test_rivals_without_a_target_run_in_the_first_round_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(harness, "run", lambda name, task: ran(2.0))
+    line = replace(LINE, rivals={"plain PyTorch": 2.0, "limit": None})
+    *_, result = harness.measure("pair", line, tmp_path, load.Patience(100, lambda: 0.0))
+    assert [sorted(one) for one in result["rounds"]] == [
+        ["cnntrain", "limit", "plain PyTorch"],
+        *[["cnntrain", "plain PyTorch"]] * 2,
+    ]
+    assert [row["rounds"] for row in report.rows("pair", line, result)] == ["3", "1"]
+    line = replace(line, rivals={"limit": None, "bare step": None})
+    *_, result = harness.measure("pair", line, tmp_path, load.Patience(100, lambda: 0.0))
+    assert all(sorted(one) == ["bare step", "cnntrain", "limit"] for one in result["rounds"])
+
+
 def test_a_rival_that_fails_is_left_out_and_the_subject_must_not(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

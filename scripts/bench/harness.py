@@ -103,8 +103,9 @@ def take_round(names: list[str], subject: str, task: Task, absent: dict[str, str
 def measure(name: str, line: Line, root: Path, patience: Patience, *, smoke: bool = False) -> Iterator[dict[str, Any]]:
     """Yield after each round what a line has come to: the rounds that count, how many were discarded, who is absent.
 
-    Every other round goes the other way round, so that a machine that slows down favours nobody. `smoke` takes one tiny
-    round whatever the load: it shows that the line runs, and is no measurement.
+    Every other round goes the other way round, so that a machine that slows down favours nobody. Where some rivals have
+    a target, those without run in the first round alone. `smoke` takes one tiny round whatever the load: it shows that
+    the line runs, and is no measurement.
     """
     task, most = replace(line.task, root=str(root.resolve())), BUSY
     if smoke:
@@ -114,7 +115,8 @@ def measure(name: str, line: Line, root: Path, patience: Patience, *, smoke: boo
     kept: list[Round] = []
     discarded = 0
     while len(kept) < line.rounds and (smoke or patience.wait()):
-        names = [who for who in (line.subject, *line.rivals) if who not in absent]
+        rivals = line.rivals if not kept else line.decisive
+        names = [who for who in (line.subject, *rivals) if who not in absent]
         order = names if len(kept) % 2 == 0 else names[::-1]
         found = take_round(order, line.subject, replace(task, seed=len(kept)), absent)
         load = max(one["others"] for one in found.values())

@@ -24,6 +24,11 @@ class Line:
     unit: str = ""
     rounds: int = 5
 
+    @property
+    def decisive(self) -> list[str]:
+        """The rivals that there is a target for; all where there is none."""
+        return [rival for rival, target in self.rivals.items() if target is not None] or list(self.rivals)
+
 
 LENET = Task()
 RESNET = Task("resnet20", "cifar10", augmentation="crop_flip", images=12800, epochs=2, lr=0.1)

@@ -51,7 +51,7 @@ def rows(name: str, line: Line, result: Mapping[str, Any] | None) -> list[dict[s
                 row | {"ratio": "failed" if reason == "failed" else "not installed"} | empty | {"rounds": reason}
             )
             continue
-        runs = result["rounds"]
+        runs = [one for one in result["rounds"] if rival in one]
         ratios = ratio(runs, line.subject, rival, line.clock)
         extra, speed = (
             [median(one[who][key] for one in runs) for who in (line.subject, rival)] for key in ("extra", "warm")
