@@ -25,7 +25,9 @@ def per_sample(run: Mapping[str, Any], clock: str) -> float:
 
 
 def spread(values: list[float], digits: int = 2) -> str:
-    """Write the median of values with their range."""
+    """Write the median of values with their range, or the only one."""
+    if len(values) == 1:
+        return f"{values[0]:.{digits}f}"
     return f"{median(values):.{digits}f} ({min(values):.{digits}f} … {max(values):.{digits}f})"
 
 
