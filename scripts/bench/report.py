@@ -45,15 +45,15 @@ def rows(name: str, line: Line, result: Mapping[str, Any] | None) -> list[dict[s
         row = {"line": f"`{name}`", "what": line.title, "against": rival}
         aim = f"≥ {target:g}" if target is not None else "–"
         empty = {"target": aim, "cold": "", "first epoch, extra s": "", "samples/s": ""}
-        if result is None or not result["rounds"]:
-            found.append(row | {"ratio": NOT_YET} | empty | {"rounds": ""})
-            continue
-        if reason := result["missing"].get(rival):
+        if reason := (result or {}).get("missing", {}).get(rival):
             found.append(
                 row | {"ratio": "failed" if reason == "failed" else "not installed"} | empty | {"rounds": reason}
             )
             continue
-        runs = [one for one in result["rounds"] if rival in one]
+        runs = [one for one in result["rounds"] if rival in one] if result else []
+        if result is None or not runs:
+            found.append(row | {"ratio": NOT_YET} | empty | {"rounds": ""})
+            continue
         ratios = ratio(runs, line.subject, rival, line.clock)
         extra, speed = (
             [median(one[who][key] for one in runs) for who in (line.subject, rival)] for key in ("extra", "warm")
