@@ -193,14 +193,17 @@ def orthogonalised(x: Tensor, iterations: int) -> Tensor:
     if x.shape[-2] > x.shape[-1]:
         return orthogonalised(x.mT, iterations).mT
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)  # no singular value is above the Frobenius norm
+    one = torch.eye(x.shape[-2], dtype=x.dtype, device=x.device)
+
+    def polynomial(square: Tensor) -> Tensor:
+        return 3.4445 * one - 4.7750 * square + 2.0315 * (square @ square)
+
     square = x @ x.mT
-    one = torch.eye(len(square[-1]), dtype=x.dtype, device=x.device)
-    whole = factor = one
-    for done in range(iterations):
-        if done:
-            square = factor @ square @ factor
-        factor = 3.4445 * one - 4.7750 * square + 2.0315 * (square @ square)
-        whole = factor @ whole if done else factor
+    whole = factor = polynomial(square)
+    for _ in range(iterations - 1):
+        square = factor @ square @ factor
+        factor = polynomial(square)
+        whole = factor @ whole
     return whole @ x
 
 

@@ -151,6 +151,7 @@ def test_a_stage_rests_from_its_share_of_the_steps_on() -> None:
         share = {"conv1": 0, "fc2": 5, "fc3": 10}[key.partition(".")[0]]
         assert steps == [True] * share + [False] * (10 - share), key
     assert [p.requires_grad for p in net.parameters()] == [key.startswith("fc3") for key in moved]
+    learner(network(), freeze=dict.fromkeys(("conv1", "fc2", "fc3"), 1.0))  # to the end: all of them learn
 
 
 def test_a_training_with_a_frozen_stage_is_plain_torchs() -> None:

@@ -29,9 +29,8 @@ class Learner:
 
     `rates` holds the learning rate of every step. `ema` is the decay of the weights' moving average, 0 for none;
     `clip` the largest norm of the gradient, 0 for any; `class_weights` multiply each class's loss; `freeze` says from
-    which fraction of the steps on a stage's weights rest. A `companion` adds
-    the losses of auxiliary heads on `net` to what is trained; the average, the evaluated network and the loss that
-    `read` returns are those of `net` alone.
+    which fraction of the steps on a stage's weights rest. A `companion` adds the losses of auxiliary heads on `net` to
+    what is trained; the average, the evaluated network and the loss that `read` returns are those of `net` alone.
 
     Of several processes each steps through its share of every batch; after a step all hold the same state.
     """

@@ -41,17 +41,18 @@ def rows(name: str, line: Line, result: Mapping[str, Any] | None) -> list[dict[s
     if line.most is not None:
         return [value_row(name, line, result)]
     found = []
+    missing, rounds = (result["missing"], result["rounds"]) if result else ({}, [])
     for rival, target in line.rivals.items():
         row = {"line": f"`{name}`", "what": line.title, "against": rival}
         aim = f"≥ {target:g}" if target is not None else "–"
         empty = {"target": aim, "cold": "", "first epoch, extra s": "", "samples/s": ""}
-        if reason := (result or {}).get("missing", {}).get(rival):
+        if reason := missing.get(rival):
             found.append(
                 row | {"ratio": "failed" if reason == "failed" else "not installed"} | empty | {"rounds": reason}
             )
             continue
-        runs = [one for one in result["rounds"] if rival in one] if result else []
-        if result is None or not runs:
+        runs = [one for one in rounds if rival in one]
+        if not result or not runs:
             found.append(row | {"ratio": NOT_YET} | empty | {"rounds": ""})
             continue
         ratios = ratio(runs, line.subject, rival, line.clock)

@@ -261,7 +261,8 @@ def plain(task: Task, clock: Clock) -> None:
     some = [next(batches)]  # the workers' start is counted once, not as often as the steps
     few = max(task.steps // 4, 1)
     started = time.perf_counter()
-    learn(net, chain(some, islice(batches, few - 1)), EPOCHS * task.steps, task.batch_size, "fp32")
+    # As if these were all, so that the first bias learns in as large a share of them.
+    learn(net, chain(some, islice(batches, few - 1)), few, task.batch_size, "fp32")
     ended = time.perf_counter()
     steps = passes(task) * task.steps
     clock.add(started - began + steps / few * (ended - started), task.images)
