@@ -1,6 +1,7 @@
 """Feeds: the same batches whichever way the pixels come, in an order that is a function of (seed, epoch)."""
 
 from collections.abc import Callable
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -86,12 +87,12 @@ def test_flip_and_crop_in_one_gather_equal_padding_flipping_and_slicing(channels
 @pytest.mark.parametrize("recipe", list(RECIPES))
 def test_streamed_equals_resident_to_the_bit_and_can_start_anywhere(channels: int, recipe: str) -> None:
     settings = {"batch_size": 8, "seed": 1, "device": CPU, "parts": RECIPES[recipe]()}
-    streamed = StreamedFeed(split(channels), card(channels), workers=1, **settings)
     feed = resident(channels, recipe)
-    for epoch, place in [(0, 0), (0, 1), (0, 4), (1, 2), (1, 3), (0, 5)]:
-        feed.seek(epoch, place)
-        streamed.seek(epoch, place)
-        assert same(feed.batch(), streamed.batch()), (epoch, place)
+    with closing(StreamedFeed(split(channels), card(channels), workers=1, **settings)) as streamed:
+        for epoch, place in [(0, 0), (0, 1), (0, 4), (1, 2), (1, 3), (0, 5)]:
+            feed.seek(epoch, place)
+            streamed.seek(epoch, place)
+            assert same(feed.batch(), streamed.batch()), (epoch, place)
 
 
 @pytest.mark.parametrize("recipe", list(RECIPES))
@@ -173,7 +174,7 @@ class Unreadable:
 def test_a_bad_file_is_named_in_one_line_though_a_worker_found_it() -> None:
     data = Split(Unreadable(), torch.zeros(16, dtype=torch.int64))  # type: ignore[arg-type]
     feed = StreamedFeed(data, card(1), workers=1, batch_size=8, seed=0, device=CPU, parts={})
-    with pytest.raises(InputError) as caught:
+    with closing(feed), pytest.raises(InputError) as caught:
         for place in (0, 1):
             feed.seek(0, place)
             feed.batch()

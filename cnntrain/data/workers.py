@@ -79,6 +79,8 @@ def read_batches(loader: DataLoader) -> Iterator[Tensor]:
             raise
         complaint = str(error).splitlines()[0]
         raise CnntrainError(f"{complaint}; {loader.dataset.suspects(complaint)}") from error
+    finally:
+        del loader  # an error's traceback keeps this frame, and with it the workers would live
 
 
 def end_workers(seconds: float = 5.0) -> None:
