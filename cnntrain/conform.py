@@ -51,8 +51,14 @@ def conform(value: Any, hint: Any, key: str) -> Any:
     if origin in (list, tuple, Sequence):
         return origin_of(origin)(conform(item, args[0], f"{key}[{i}]") for i, item in enumerate(value))
     if origin is dict:
-        return {name: conform(item, args[1], f"{key}.{name}") for name, item in value.items()}
+        found = {name: conform(item, args[1], f"{key}.{name}") for name, item in value.items()}
+        return {conform_name(name, args[0], key): item for name, item in found.items()}
     return float(value) if hint is float else value
+
+
+def conform_name(name: Any, hint: Any, key: str) -> Any:
+    """Return what an entry of the mapping `key` is called as the annotation wants it; JSON keeps numbers as text."""
+    return name if hint is str else conform(int(name) if str(name).isdecimal() else name, hint, key)
 
 
 def origin_of(origin: Any) -> type:
@@ -100,7 +106,8 @@ def wrong_type(key: str, value: Any, hint: Any) -> InputError:
         if origin is Literal:
             return " or ".join(map(str, get_args(part)))
         if origin is dict and get_args(part)[1:] not in ((), (Any,)):
-            return f"{{name: {word(get_args(part)[1])}, …}}"
+            name, item = get_args(part)
+            return f"{{{'name' if name is str else word(name)}: {word(item)}, …}}"
         return "a list" if origin in (list, tuple, Sequence) else WORDS.get(origin, str(part))
 
     return InputError(f"{key}={value} should be {word(hint)}")

@@ -24,6 +24,7 @@ class Trainer:
     clip: NonNegative
     ema: Fraction
     freeze: dict[str, Fraction]
+    resize: dict[Count, Fraction]
     validate_every: Count
     patience: Natural
     log_every: Count

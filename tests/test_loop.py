@@ -4,8 +4,11 @@ import copy
 import itertools
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from PIL.Image import Resampling
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
@@ -13,7 +16,7 @@ from torch.profiler import ProfilerActivity, profile
 from cnntrain.data.feeds import ResidentFeed
 from cnntrain.data.sources import Card, Pixels, Split
 from cnntrain.errors import InputError, NonFiniteError
-from cnntrain.models.blocks import conv, dense, linear
+from cnntrain.models.blocks import conv, dense, global_average, linear
 from cnntrain.models.stages import assemble
 from cnntrain.optim import OPTIMIZERS, sgd
 from cnntrain.training.evaluate import Outputs, outputs, score
@@ -163,6 +166,21 @@ def test_a_training_with_a_frozen_stage_is_plain_torchs() -> None:
     run(reference)
     for a, b in zip(net.state_dict().values(), reference.state_dict().values(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_images_grow_at_their_shares_of_the_steps() -> None:
+    """What a network sees are the feed's images as Pillow scales them, and whole ones at last."""
+    makers = {"conv1": conv(4, 3, norm=True), "average": global_average(), "fc2": linear(2)}
+    net = assemble(makers, (1, 8, 8), out_shape=(2,))
+    student, data, shown = learner(net, steps=10, resize={6: 0.45, 4: 0.2}), feed(), feed()
+    seen: list[Tensor] = []
+    net.register_forward_pre_hook(lambda module, args: seen.append(args[0].detach().clone()))
+    for step, side in enumerate((4, 4, 6, 6, 6, 8, 8, 8, 8, 8)):
+        student.update(data, step)
+        shown.seek(*divmod(step, shown.batches))
+        images = shown.batch().images.numpy()[:, 0]
+        expected = [np.asarray(Image.fromarray(image).resize((side, side), Resampling.BILINEAR)) for image in images]
+        np.testing.assert_allclose(seen[step].numpy()[:, 0], np.stack(expected), atol=1e-5)
 
 
 @pytest.mark.parametrize(

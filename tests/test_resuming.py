@@ -20,7 +20,7 @@ SETTINGS = {
     "everything": (
         *("model=resnet20", "model.remove=[block1_2,block1_3,block2_2,block2_3,block3_2,block3_3]", "trainer.ema=0.9"),
         *("augmentation=strong", "augmentation.mixup.alpha=0.2", "trainer.accumulate=2", "trainer.clip=1"),
-        *("trainer.patience=5", "trainer.log_every=3"),
+        *("trainer.patience=5", "trainer.log_every=3", "trainer.resize={16: 0.3, 20: 0.6}"),
     ),
     "heads": ("trainer.ema=0.9", "trainer.clip=1"),
     "adamw": (

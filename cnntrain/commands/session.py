@@ -23,8 +23,10 @@ from cnntrain.data.splits import class_weights
 from cnntrain.devices import choose_device, choose_precision
 from cnntrain.errors import CnntrainError, InputError
 from cnntrain.models.foreign import remarks
+from cnntrain.models.shapes import ShapesOnly
 from cnntrain.models.whitening import calibrate
 from cnntrain.schema import Fit, Trainer
+from cnntrain.training.changes import scaled
 from cnntrain.training.evaluate import Outputs, outputs, score
 from cnntrain.training.learner import Learner
 from cnntrain.training.loop import Progress, Record, Stop, train
@@ -129,7 +131,8 @@ def check(cfg: Fit) -> None:
     refuse_unshared(cfg.trainer.batch_size, config.build_parts(cfg.augmentation))
     card = config.dataset_card(cfg.dataset, cfg.data_root)
     shapes = config.build_model(cfg.model, card, device="meta")
-    config.build_heads(cfg.model, shapes, card, device="meta")
+    companion = config.build_heads(cfg.model, shapes, card, device="meta")
+    refuse_sizes(cfg.trainer.resize, companion or shapes, card)
     if cfg.trainer.batch_size == ranks.WORLD:
         refuse_lone_values(shapes, card)
     config.build_rates(cfg.schedule, config.build_optimizer(cfg.optimizer, shapes).defaults["lr"], 1, 1)
@@ -159,6 +162,22 @@ def refuse_unshared(batch_size: int, parts: Mapping[str, Part]) -> None:
                 f"augmentation.{name} blends images of one batch, of which {ranks.WORLD} processes have a "
                 "part each; train in one process, or without it"
             )
+
+
+def refuse_sizes(resize: Mapping[int, float], shapes: nn.Module, card: Card) -> None:
+    """Raise `InputError` for images that would not be smaller, or that the network cannot take."""
+    side = min(card.shape[1:])
+    for pixels in resize:
+        if pixels >= side:
+            raise InputError(f"trainer.resize: {pixels} pixels are not fewer than the {side} of the images")
+        try:
+            with torch.no_grad(), ShapesOnly():
+                shapes(torch.empty(2, card.shape[0], *scaled(card.shape[1:], pixels), device="meta"))
+        except (RuntimeError, ValueError) as error:
+            raise InputError(
+                f"trainer.resize: the network takes no images of {pixels} pixels ({str(error).splitlines()[0]}); one "
+                "that ends with a global pooling takes many sizes"
+            ) from error
 
 
 def refuse_lone_values(shapes: nn.Sequential, card: Card) -> None:
@@ -205,6 +224,7 @@ def build(cfg: Fit, dataset: Dataset) -> Session:
         clip=trainer.clip,
         ema=trainer.ema,
         freeze=trainer.freeze,
+        resize=trainer.resize,
         class_weights=weights if cfg.dataset["balance"] == "weights" else None,
         graph=trainer.graph if device.type == "cuda" and ranks.WORLD == 1 else False,
         compile=trainer.compile,

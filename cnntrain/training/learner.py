@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import Any, Literal
 
 import torch
@@ -16,7 +17,7 @@ from cnntrain.draws import generator
 from cnntrain.errors import NonFiniteError
 from cnntrain.models.heads import Heads
 from cnntrain.progress import say
-from cnntrain.training.freezing import freezing
+from cnntrain.training.changes import Scale, freezing, resizing
 from cnntrain.training.recording import Recorder
 
 
@@ -29,8 +30,9 @@ class Learner:
 
     `rates` holds the learning rate of every step. `ema` is the decay of the weights' moving average, 0 for none;
     `clip` the largest norm of the gradient, 0 for any; `class_weights` multiply each class's loss; `freeze` says from
-    which fraction of the steps on a stage's weights rest. A `companion` adds the losses of auxiliary heads on `net` to
-    what is trained; the average, the evaluated network and the loss that `read` returns are those of `net` alone.
+    which fraction of the steps on a stage's weights rest, `resize` until which one images have so few pixels a side. A
+    `companion` adds the losses of auxiliary heads on `net` to what is trained; the average, the evaluated network and
+    the loss that `read` returns are those of `net` alone.
 
     Of several processes each steps through its share of every batch; after a step all hold the same state.
     """
@@ -50,6 +52,7 @@ class Learner:
         ema: float = 0.0,
         class_weights: Tensor | None = None,
         freeze: Mapping[str, float] | None = None,
+        resize: Mapping[int, float] | None = None,
         graph: Literal["auto"] | bool = False,
         compile: bool = False,
     ) -> None:
@@ -61,7 +64,9 @@ class Learner:
         self.class_weights = class_weights.to(self.device) if class_weights is not None else None
         self.parameters = list((companion or net).parameters())
         self.running = running(companion or net)
-        self.freezing = freezing(net, freeze or {}, len(rates))
+        self.scale, total = Scale(), len(rates)
+        changes = [*freezing(net, freeze or {}, total), *resizing(self.scale, resize or {}, total)]
+        self.changes = sorted(changes, key=itemgetter(0))
         self.decay = ema
         self.average = copy.deepcopy(net).requires_grad_(False).eval() if ema else None
         self.averaged = floating(self.average) if self.average else []
@@ -103,17 +108,16 @@ class Learner:
         self.reseed(epoch, turn, per_epoch)
         self.step = step
         self.at.fill_(step)
-        self.freeze(step)
+        self.change(step)
         if not self.net.training:
             self.net.train()
         feed.seek(epoch, turn * self.accumulate)
         self.count += self.accumulate * feed.batch_size
 
-    def freeze(self, step: int) -> None:
-        """Let the weights rest whose time has come."""
-        while self.freezing and self.freezing[0][0] <= step:
-            for parameter in self.freezing.pop(0)[1]:
-                parameter.requires_grad_(False)
+    def change(self, step: int) -> None:
+        """Make the changes whose step has come."""
+        while self.changes and self.changes[0][0] <= step:
+            self.changes.pop(0)[1]()
             if self.recorder:
                 self.recorder.forget()
 
@@ -134,7 +138,7 @@ class Learner:
         loss_sum, right = (t if alone else torch.zeros_like(t) for t in (self.loss_sum, self.right))
         for _ in range(self.accumulate):
             x, target, labels = feed.batch()
-            loss, total, logits = self.forward(x, target)
+            loss, total, logits = self.forward(self.scale(x), target)
             self.backward(total / self.accumulate if self.accumulate > 1 else total)
             sound = sound & total.detach().isfinite()
             loss_sum += loss.detach() * len(labels)

@@ -13,7 +13,7 @@ from cnntrain.data.feeds import Feed, ResidentFeed, StreamedFeed, sweep
 from cnntrain.data.sources import Card, Pixels, Split
 from cnntrain.devices import prepare
 from cnntrain.models import MODELS
-from cnntrain.models.blocks import conv, dense, linear
+from cnntrain.models.blocks import conv, dense, linear, pooling
 from cnntrain.models.stages import assemble
 from cnntrain.optim import OPTIMIZERS
 from cnntrain.training.evaluate import outputs, score
@@ -22,7 +22,8 @@ from cnntrain.training.recording import WARM_UP
 
 GPU, CPU = torch.device("cuda"), torch.device("cpu")
 CARD = Card("noise", ("a", "b", "c"), (3, 16, 16), (0.4, 0.5, 0.6), (0.2, 0.3, 0.1))
-STEPS = 20
+STEPS, PLANNED = 20, 200
+HALFWAY = STEPS / PLANNED / 2
 
 
 @pytest.fixture(autouse=True)
@@ -58,14 +59,15 @@ def feed(device: torch.device = GPU, parts: dict[str, Part] | None = None, strea
 
 
 def network(device: torch.device = GPU, dropout: float = 0.3) -> nn.Sequential:
-    makers = {"conv1": conv(8, 3, norm=True), "fc2": dense(16, dropout=dropout), "fc3": linear(3)}
+    pool = pooling("avg", 14, ceil=True)  # of all positions, whatever their number
+    makers = {"conv1": conv(8, 3, norm=True), "pool1": pool, "fc2": dense(16, dropout=dropout), "fc3": linear(3)}
     net: nn.Sequential = assemble(makers, (3, 16, 16), out_shape=(3,), seed=0)
     return net.to(device).to(memory_format=torch.channels_last)
 
 
 def learner(optimizer: str = "sgd", device: torch.device = GPU, **settings: Any) -> Learner:
     net = network(device, settings.pop("dropout", 0.3))
-    rates = [0.05 / (1 + step / 10) for step in range(200)]
+    rates = [0.05 / (1 + step / 10) for step in range(PLANNED)]
     options = {"precision": "fp32", "seed": 0, "ema": 0.9, "clip": 1.0, "label_smoothing": 0.1, "accumulate": 2}
     return Learner(net, OPTIMIZERS[optimizer](net, lr=0.05), rates, **options | settings)
 
@@ -88,14 +90,14 @@ def equal(one: Learner, other: Learner) -> bool:
 @pytest.mark.parametrize("optimizer", list(OPTIMIZERS))
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("streamed", [False, True])
-@pytest.mark.parametrize("freeze", [{}, {"conv1": STEPS / 400}])  # halfway through the steps that are taken
+@pytest.mark.parametrize("changing", [{}, {"freeze": {"conv1": HALFWAY}, "resize": {8: HALFWAY}}])
 def test_recorded_steps_are_the_plain_ones_to_the_bit(
-    optimizer: str, precision: str, streamed: bool, freeze: dict[str, float]
+    optimizer: str, precision: str, streamed: bool, changing: dict[str, Any]
 ) -> None:
     found = []
     for graph in (False, True):
         data = feed(streamed=streamed, **({"together": 2} if streamed else {}))
-        found.append(take(learner(optimizer, precision=precision, graph=graph, freeze=freeze), data))
+        found.append(take(learner(optimizer, precision=precision, graph=graph, **changing), data))
         data.close()
     plain, recorded = found
     assert recorded.recorder is not None and recorded.recorder.graph is not None
