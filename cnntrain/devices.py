@@ -58,6 +58,12 @@ def cpu_computes_in_bf16() -> bool:
     return any(test() for test in tests if test)
 
 
+def cpu_multiplies_tiles() -> bool:
+    """Say whether the processor multiplies tiles of bf16 (AMX), many times as fast as its vectors of fp32."""
+    test = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return bool(test and test())
+
+
 def autocast(precision: Literal["fp32", "bf16"], device: torch.device) -> contextlib.AbstractContextManager[None]:
     """Return the context in which a forward pass runs in `precision`; weights stay fp32."""
     if precision == "fp32":

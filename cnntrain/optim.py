@@ -164,23 +164,38 @@ class Muon(SGD):
         for p, state in zip(parameters, states, strict=True):
             if not state:
                 state["momentum_buffer"] = torch.zeros_like(p)
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        buffers = [state["momentum_buffer"] for state in states]
-        weight, gradient, buffer = (  # [parameters, outputs, inputs]
-            torch.stack([t.flatten(1) for t in tensors]) for tensors in (parameters, gradients, buffers)
+        last = [p.ndim == 4 and p.is_contiguous(memory_format=torch.channels_last) for p in parameters]
+        weights, gradients, buffers = (
+            [in_memory_order(t) if at_end else t for t, at_end in zip(tensors, last, strict=True)]
+            for tensors in (parameters, [p.grad for p in parameters], [state["momentum_buffer"] for state in states])
         )
-        buffer = group["momentum"] * buffer + gradient
-        step = orthogonalised(gradient + group["momentum"] * buffer, group["iterations"])
+        weight, gradient, buffer = (  # [parameters, outputs, inputs]
+            torch.stack([t.flatten(1) for t in tensors]) for tensors in (weights, gradients, buffers)
+        )
+        buffer = torch.add(gradient, buffer, alpha=group["momentum"])
+        step = orthogonalised(torch.add(gradient, buffer, alpha=group["momentum"]), group["iterations"])
+        rate = torch.as_tensor(group["lr"], device=weight.device)
         if group["renormalise"]:
-            weight = weight * (weight.shape[1] ** 0.5 / weight.norm(dim=(1, 2), keepdim=True))
+            scale = weight.shape[1] ** 0.5 / weight.norm(dim=(1, 2), keepdim=True)
         else:
-            weight = weight * (1 - group["lr"] * group["weight_decay"])
-        weight = weight - group["lr"] * step
+            scale = 1 - rate * group["weight_decay"]
+        weight.mul_(scale).addcmul_(step, rate, value=-1)
         skip = getattr(self, "found_inf", torch.zeros((), device=weight.device)) > 0
-        for p, kept, changed, moved in zip(parameters, buffers, weight, buffer, strict=True):
-            p.copy_(torch.where(skip, p, changed.view(p.shape)))
-            kept.copy_(torch.where(skip, kept, moved.view(p.shape)))
+        for p, kept, changed, moved in zip(weights, buffers, weight, buffer, strict=True):
+            torch.where(skip, p, changed.view(p.shape), out=p)
+            torch.where(skip, kept, moved.view(p.shape), out=kept)
+        for p in parameters:
             p.grad = None
+
+
+def in_memory_order(filters: Any) -> Tensor:
+    """Return filters [outputs, C, h, w] that lie in channels_last as [outputs, h, w, C], without moving a number.
+
+    The nearest orthogonal matrix does not depend on the order of the columns, but going through memory against its
+    order takes as long as the products.
+    """
+    found: Tensor = filters.permute(0, 2, 3, 1)
+    return found
 
 
 def orthogonalised(x: Tensor, iterations: int) -> Tensor:

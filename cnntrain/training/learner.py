@@ -19,6 +19,7 @@ from cnntrain.models.heads import Heads
 from cnntrain.progress import say
 from cnntrain.training.changes import Scale, freezing, resizing
 from cnntrain.training.recording import Recorder
+from cnntrain.training.small_maps import as_products, candidates
 
 
 class Learner:
@@ -83,6 +84,7 @@ class Learner:
         self.recorder = Recorder(self.device, required=graph is True) if graph else None
         mode = "max-autotune-no-cudagraphs" if self.device.type == "cuda" else None
         self.merged = torch.compile(self.losses, mode=mode, dynamic=False) if compile else None
+        self.products = candidates(companion or net) if self.device.type == "cpu" and not compile else []
 
     @property
     def evaluated(self) -> nn.Sequential:
@@ -147,7 +149,8 @@ class Learner:
             sound = self.combine(loss_sum, right, sound)
         self.guard(sound & self.norm().isfinite())
         self.set_rate()
-        self.optimizer.step()
+        with autocast(self.precision, self.device):  # for the products of Muon; other optimizers have none
+            self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.follow()
 
@@ -157,7 +160,7 @@ class Learner:
 
     def losses(self, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return what `forward` does, operator by operator."""
-        with autocast(self.precision, self.device):
+        with autocast(self.precision, self.device), as_products(self.products):
             logits, heads = self.companion(x) if self.companion else (self.net(x), {})
         loss = total = self.loss(logits, target)
         for answer in heads.values():
