@@ -11,6 +11,7 @@ from cnntrain import ranks
 from cnntrain.data.views import VIEWS, View
 from cnntrain.devices import autocast
 from cnntrain.tables import wilson
+from cnntrain.training.small_maps import as_products, candidates
 
 
 class Outputs(NamedTuple):
@@ -36,7 +37,7 @@ def outputs(
     labels: list[Tensor] = []
     net.eval()
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), as_products(candidates(net)):
             for x, y in batches:
                 total: Tensor | None = None
                 for weight, view in views:

@@ -84,7 +84,7 @@ class Learner:
         self.recorder = Recorder(self.device, required=graph is True) if graph else None
         mode = "max-autotune-no-cudagraphs" if self.device.type == "cuda" else None
         self.merged = torch.compile(self.losses, mode=mode, dynamic=False) if compile else None
-        self.products = candidates(companion or net) if self.device.type == "cpu" and not compile else []
+        self.products = [] if compile else candidates(companion or net)
 
     @property
     def evaluated(self) -> nn.Sequential:

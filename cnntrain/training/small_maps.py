@@ -37,11 +37,12 @@ class Geometry(NamedTuple):
 
 
 def candidates(net: nn.Module) -> list[nn.Conv2d]:
-    """Return the convolutions of a network that can be products: those whose number of inputs is worth it."""
+    """Return the convolutions of a network that can be products: those on a CPU that read enough maps."""
     return [
         module
         for module in net.modules()
         if type(module) is nn.Conv2d
+        and module.weight.device.type == "cpu"
         and module.in_channels >= FEWEST_MAPS
         and module.groups == 1
         and module.padding_mode == "zeros"
@@ -67,7 +68,7 @@ def convolve(module: nn.Conv2d, x: Tensor) -> Tensor:
     how = Geometry(module.stride, module.padding, module.dilation)  # type: ignore[arg-type] # no string: see candidates
     kind = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
     height, width = (how.places(x.shape[2 + axis], weight.shape[2 + axis], axis) for axis in (0, 1))
-    if not 0 < height * width <= small(kind):
+    if min(height, width) < 1 or height * width > small(kind):
         return F.conv2d(x, weight, bias, *how)
     out: Tensor = Product.apply(x.to(kind), weight.to(kind), None if bias is None else bias.to(kind), how)
     return out
