@@ -32,6 +32,8 @@ def conform(value: Any, hint: Any, key: str) -> Any:
     if isinstance(hint, type) and hasattr(hint, "__dataclass_fields__"):
         return build_schema(hint, value, f"{key}.")
     origin, args = get_origin(hint), get_args(hint)
+    if origin is dict and value is None and not accepts(None, args[1]):
+        return {}  # as null takes one entry away, it takes away all
     if origin is Annotated:
         number, bounds = conform(value, args[0], key), args[1]
         if isinstance(bounds, Bounds) and number not in bounds:
@@ -50,9 +52,10 @@ def conform(value: Any, hint: Any, key: str) -> Any:
         raise wrong_type(key, value, hint)
     if origin in (list, tuple, Sequence):
         return origin_of(origin)(conform(item, args[0], f"{key}[{i}]") for i, item in enumerate(value))
-    if origin is dict:
-        found = {name: conform(item, args[1], f"{key}.{name}") for name, item in value.items()}
-        return {conform_name(name, args[0], key): item for name, item in found.items()}
+    if origin is dict:  # of two entries that mean one name the later counts; null takes an entry away
+        entries = {conform_name(name, args[0], key): (f"{key}.{name}", item) for name, item in value.items()}
+        kept = {name: entry for name, entry in entries.items() if entry[1] is not None or accepts(None, args[1])}
+        return {name: conform(item, args[1], where) for name, (where, item) in kept.items()}
     return float(value) if hint is float else value
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 
@@ -152,6 +152,17 @@ def test_values_are_held_against_annotations() -> None:
 
 def test_annotated_without_bounds_passes() -> None:
     assert conform(3, Annotated[int, "pixels"], "x") == 3
+
+
+def test_null_takes_away_an_entry_of_a_mapping_or_all() -> None:
+    """Hydra merges mappings, so that an experiment's entries stay when others are typed; typed names are text."""
+    shares = dict[Count, Fraction]
+    assert conform({24: 0.5, "24": 0.3, "16": 0.1}, shares, "x") == {24: 0.3, 16: 0.1}
+    assert conform({24: 0.5, "24": None, 16: 0.1}, shares, "x") == {16: 0.1}
+    assert conform(None, shares, "x") == {}
+    assert conform({"flip": None}, dict[str, Any], "x") == {"flip": None}  # options may be null
+    with pytest.raises(InputError, match=r"x\.24=2 is out of range"):
+        conform({24: 2}, shares, "x")
 
 
 def test_a_plugin_adds_a_model_and_is_never_imported_from_a_record(

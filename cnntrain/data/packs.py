@@ -19,6 +19,7 @@ from numpy.lib.format import open_memmap
 from PIL import features
 from torch import Tensor
 
+from cnntrain.data.images import torchcodec
 from cnntrain.data.sources import Files, Progress, decode_all
 from cnntrain.errors import InputError
 
@@ -81,7 +82,8 @@ def pack(files: Files, folder: Path, *, make: bool = True) -> Path | None:
 def digest(files: Files) -> str:
     """Return what tells packs apart: the files with their sizes and times, what is made of them, and by what."""
     known = hashlib.sha256()
-    decoder = ("pillow", PIL.__version__, features.version("libjpeg_turbo"), "torch", torch.__version__, RULE)
+    decoder = ["pillow", PIL.__version__, features.version("libjpeg_turbo"), "torch", torch.__version__, RULE]
+    decoder += ["torchcodec", codec[1]] if (codec := torchcodec()) else []
     known.update(json.dumps([str(files.root.resolve()), files.shape, files.resize, decoder]).encode())
     for position in range(len(files)):
         path = files.path(position)
