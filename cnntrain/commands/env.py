@@ -16,6 +16,7 @@ PACKAGES = (
     *runs.PACKAGES,
     *("scipy", "matplotlib", "tensorboard", "safetensors", "filelock", "jinja2", "tqdm"),
     *("hydra-joblib-launcher", "hydra-submitit-launcher", "hydra-ray-launcher", "onnx", "onnxscript", "onnxruntime"),
+    "torchcodec",
 )
 
 

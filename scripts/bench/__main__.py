@@ -29,7 +29,7 @@ from scripts.bench.report import rows, write
 from scripts.bench.work import WHERE
 
 PAGE, KEPT = ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "benchmarks.json"
-PEERS = ("torch", "torchvision", "pillow", "lightning", "timm", "keras", "jax")
+PEERS = ("torch", "torchvision", "pillow", "torchcodec", "lightning", "timm", "keras", "jax")
 
 
 def versions() -> str:
