@@ -91,7 +91,7 @@ def test_in_bf16_it_is_as_near_to_the_truth_as_torchs_kernels() -> None:
     assert all(product < 1.2 * kernel + 1e-4 and product < 0.02 for kernel, product in zip(*apart, strict=True))
 
 
-def test_only_where_maps_are_small_and_many() -> None:
+def test_only_where_maps_are_small_and_many(monkeypatch: pytest.MonkeyPatch) -> None:
     few, many = nn.Conv2d(FEWEST_MAPS - 1, 4, 3), convolution(kernel_size=3, padding=1)
     others = [
         nn.Conv2d(FEWEST_MAPS, 4, 3, groups=2),
@@ -104,6 +104,10 @@ def test_only_where_maps_are_small_and_many() -> None:
         large, small = (many(torch.randn(1, FEWEST_MAPS, side, side)) for side in (8, 4))
     assert ["Product" in type(out.grad_fn).__name__ for out in (large, small)] == [False, True]
     assert SMALL == 4 * 4
+    monkeypatch.setattr(small_maps, "MOST_NUMBERS", 2 * 4 * 4 * FEWEST_MAPS * 9)
+    with as_products([many]):
+        outs = [many(torch.randn(images, FEWEST_MAPS, 4, 4)) for images in (2, 3)]
+    assert ["Product" in type(out.grad_fn).__name__ for out in outs] == [True, False]
 
 
 def test_a_module_is_left_as_it_was_even_after_an_error() -> None:

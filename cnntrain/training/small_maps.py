@@ -21,6 +21,7 @@ from cnntrain.devices import cpu_multiplies_tiles
 FEWEST_MAPS = 128  # with fewer a product has too little to do for what its windows cost
 SMALL = 16  # pixels of a map up to which all is a product
 SMALL_TILES = 49  # up to which the filters' gradient is, in tiles
+MOST_NUMBERS = 2**27  # in the windows of a batch, for the sake of memory
 
 
 class Geometry(NamedTuple):
@@ -68,7 +69,8 @@ def convolve(module: nn.Conv2d, x: Tensor) -> Tensor:
     how = Geometry(module.stride, module.padding, module.dilation)  # type: ignore[arg-type] # no string: see candidates
     kind = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
     height, width = (how.places(x.shape[2 + axis], weight.shape[2 + axis], axis) for axis in (0, 1))
-    if min(height, width) < 1 or height * width > small(kind):
+    places = height * width
+    if min(height, width) < 1 or places > small(kind) or len(x) * places * weight[0].numel() > MOST_NUMBERS:
         return F.conv2d(x, weight, bias, *how)
     out: Tensor = Product.apply(x.to(kind), weight.to(kind), None if bias is None else bias.to(kind), how)
     return out
