@@ -103,6 +103,7 @@ def hardware() -> dict[str, Any]:
         ]
         cpu = models[0] if models else cpu
     vectors = torch.backends.cpu.get_cpu_capability() + "-BF16" * cpu_computes_in_bf16()
+    vectors += ", AMX" * cpu_multiplies_tiles()
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     facts = {"cpu": f"{cpu} ({vectors})", "cores": os.cpu_count(), "threads": torch.get_num_threads()}
     return facts | {"gpus": gpus}

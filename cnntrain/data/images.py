@@ -1,17 +1,17 @@
-"""Image files and their pixels: decoding with Pillow, or torchcodec where it is installed, scaling, and what is refused.
-"""
+"""Image files and their pixels: decoding with Pillow or torchcodec, scaling, and what is refused."""
 
 import functools
 import warnings
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 from torch import Tensor
 
 from cnntrain.errors import InputError
@@ -91,11 +91,11 @@ def decode(path: Path, size: tuple[int, int], channels: int, *, resize: bool) ->
 
 def upright_pixels(image: Image.Image, channels: int) -> np.ndarray:
     """Return an opened file as uint8 [H, W, C], by torchcodec if it is a colour JPEG that needs no turning."""
-    codec = torchcodec()
-    plain = image.format == "JPEG" and image.mode == "RGB" and image.getexif().get(ORIENTATION, 1) == 1
-    if codec and plain and channels == 3 and image.fp:
+    codec, plain = torchcodec(), image.mode == "RGB" and channels == 3
+    if codec and plain and type(image) is JpegImageFile and image.fp and image.getexif().get(ORIENTATION, 1) == 1:
         image.fp.seek(0)
-        return codec[0](image.fp.read()).permute(1, 2, 0).numpy()
+        found: np.ndarray = codec[0](image.fp.read()).permute(1, 2, 0).numpy()
+        return found
     ImageOps.exif_transpose(image, in_place=True)
     upright = as_8_bit(image, channels)
     return np.array(upright).reshape(upright.height, upright.width, channels)
