@@ -51,11 +51,12 @@ def wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def steps(task: Task, clock: Clock, deterministic: bool = False) -> None:
-    """Take the learner's steps, nothing around them."""
+def steps(task: Task, clock: Clock, deterministic: bool = False, products: bool = True) -> None:
+    """Take the learner's steps, nothing around them; without `products` small maps are left to torch's kernels."""
     prepare(deterministic=deterministic)
     device = choose_device("auto")
     student, feed = learner(task, device), Fixed(task, device)
+    student.products = student.products if products else []
     clock.note(parameters=parameters(student.net))
     for epoch in range(1 + task.epochs):
         clock.begin()

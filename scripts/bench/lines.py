@@ -119,6 +119,12 @@ LINES = {
     "evaluation_tta": Line("evaluation, six views", EVALUATED, {"forward, six views": 0.9}, "evaluation, six views"),
     "loop": Line("the loop without data, ResNet-20", STEPS, {"bare step": 0.97}, "loop without data"),
     "deterministic": Line("deterministic=true, ResNet-20", STEPS, {"limit": None}, "limit, deterministic"),
+    "small_maps": Line(
+        "convolutions over small maps as products, ResNet-18 at 64 pixels",
+        Task("resnet18", "tiny-imagenet-20", images=1280, batch_size=64, epochs=2, lr=0.05),
+        {"limit, torch's kernels": None},
+        "limit",
+    ),
     "start": Line("a fit of two steps, whole process", Task(), {"import torch": 0.83}, "a tiny fit", "first"),
     "help": Line("cnntrain --help", Task(), subject="help", most=60.0, unit="ms"),
     "syncs": Line("host synchronisations a step", STEPS, subject="synchronisations", most=0.0, rounds=1),

@@ -23,6 +23,7 @@ CONTENDERS = {
     "cnntrain": Contender("ours:fit"),
     "limit": Contender("limit:steps"),
     "limit, deterministic": Contender("limit:steps", {"deterministic": True}),
+    "limit, torch's kernels": Contender("limit:steps", {"products": False}),
     "bare step": Contender("limit:bare"),
     "loop without data": Contender("limit:loop"),
     "1 process of 1 thread": Contender("ours:ranks", {"processes": 1, "threads": 1}),
