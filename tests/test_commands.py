@@ -45,8 +45,8 @@ def test_fit_leaves_a_run_that_eval_rebuilds_to_the_same_numbers(
     found = cnntrain("eval", "run=run")
     assert {"run_dir", "split", "n", "loss", "top1", "top1_low", "top1_high", "top5", "per_class", "ece"} <= set(found)
     assert found["split"] == "test" and found["n"] == 48 and found["top1_low"] <= found["top1"] <= found["top1_high"]
-    saved = np.load(run / "eval" / "test_best" / "predictions.npz")
-    assert (saved["predicted"] == saved["labels"]).mean() == pytest.approx(found["top1"])
+    with np.load(run / "eval" / "test_best" / "predictions.npz") as saved:
+        assert (saved["predicted"] == saved["labels"]).mean() == pytest.approx(found["top1"])
     assert json.loads((run / "eval" / "test_best" / "results.json").read_text())["top1"] == found["top1"]
 
 

@@ -66,7 +66,8 @@ def test_a_study_leaves_rows_raw_numbers_figures_and_a_report(cnntrain: Call, fo
     with (study / "rows.csv").open() as source:
         table = list(csv.DictReader(source))
     assert [float(row["distance"]) for row in table] == [row["distance"] for row in rows]
-    raw = np.load(study / "raw" / "conv_0_translate_y.npz")
+    with np.load(study / "raw" / "conv_0_translate_y.npz") as arrays:
+        raw = dict(arrays)
     assert raw["stages"].tolist() == stages and raw["amounts"].ravel().tolist() == [-2, 0, 1, 2]
     again = raw["euclidean"][3, 1].mean(dtype=np.float64) / raw["clean_to_other"][1].mean(dtype=np.float64)
     assert again == pytest.approx(next(r for r in rows[24:] if r["stage"] == "conv1")["distance"], rel=1e-6)
