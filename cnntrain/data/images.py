@@ -14,6 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 from torch import Tensor
 
+from cnntrain.data.windows import scaled
 from cnntrain.errors import InputError
 
 ORIENTATION = 0x0112  # Exif 2.3, section 4.6.4
@@ -122,11 +123,12 @@ def cover(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     Sizes are rounded and pixels computed as by Resize and CenterCrop of torchvision.transforms.v2 on tensors.
     """
     (tall, wide, _), (height, width) = image.shape, size
-    scaled = (height, wide * height // tall) if wide * height >= tall * width else (tall * width // wide, width)
-    top, left = (round((have - want) / 2) for have, want in zip(scaled, size, strict=True))
-    pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
-    covering = F.interpolate(pixels, scaled, mode="bilinear", antialias=True)[0].permute(1, 2, 0).numpy()
-    return covering[top : top + height, left : left + width]
+    whole = (height, wide * height // tall) if wide * height >= tall * width else (tall * width // wide, width)
+    top, left = (round((have - want) / 2) for have, want in zip(whole, size, strict=True))
+    covering = torch.empty(*whole, image.shape[2], dtype=torch.uint8)
+    pixels, out = (values.permute(2, 0, 1)[None] for values in (torch.from_numpy(image), covering))
+    scaled(pixels, whole, False, None, None, out=out)
+    return covering.numpy()[top : top + height, left : left + width]
 
 
 def bad_file(path: Path, error: Exception) -> InputError:
@@ -151,6 +153,6 @@ def resized(images: Tensor, size: int) -> Tensor:
     result = torch.empty(len(images), size, size, images.shape[3], dtype=torch.uint8)
     for start in range(0, len(images), 1024):  # in parts, for the sake of memory
         part = images[start : start + 1024].permute(0, 3, 1, 2).float()
-        scaled = F.interpolate(part, (size, size), mode="bilinear", antialias=True).round().clamp(0, 255)
-        result[start : start + 1024] = scaled.permute(0, 2, 3, 1).to(torch.uint8)
+        found = F.interpolate(part, (size, size), mode="bilinear", antialias=True).round().clamp(0, 255)
+        result[start : start + 1024] = found.permute(0, 2, 3, 1).to(torch.uint8)
     return result

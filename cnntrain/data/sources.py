@@ -20,6 +20,7 @@ from cnntrain.errors import InputError
 Progress = Callable[[int, int], None]  # called with the images done and the images in all
 
 CHUNK = 64  # images a task of the thread pool decodes
+THREADS = min(16, os.cpu_count() or 1)
 
 
 class Source(Protocol):
@@ -227,7 +228,7 @@ def decode_all(
         return bad
 
     starts = range(0, len(files), CHUNK)
-    pool = ThreadPoolExecutor(min(16, os.cpu_count() or 1))
+    pool = ThreadPoolExecutor(THREADS)
     bar = tqdm(total=len(files), desc="decoding", unit="image", leave=False, disable=True if on_progress else None)
     try:
         with pillow_rules(), bar:
@@ -266,11 +267,13 @@ def statistics(source: Source, most: int = 2000) -> tuple[tuple[float, ...], tup
     chosen = spread(len(source), most)
     if isinstance(stored(source), Files):
         source, chosen = resident(source.take(chosen)), np.arange(len(chosen))
-    counts = torch.zeros(source.shape[2], 256, dtype=torch.float64)  # whole numbers, and so exact in any order
-    for start in range(0, len(chosen), 16):
+
+    def counted(start: int) -> Tensor:
         images = source.read(chosen[start : start + 16])
-        for channel, count in enumerate(counts):
-            count += torch.bincount(images[..., channel].reshape(-1), minlength=256)
+        return torch.stack([torch.bincount(values.reshape(-1), minlength=256) for values in images.unbind(-1)])
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        counts = sum(pool.map(counted, range(0, len(chosen), 16)), torch.zeros(1, dtype=torch.int64)).double()
     share, level = counts / counts.sum(dim=1, keepdim=True), torch.arange(256, dtype=torch.float64)
     mean = share @ level
     deviation = (share * (level - mean[:, None]).square()).sum(dim=1).sqrt()
