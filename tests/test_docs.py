@@ -194,6 +194,7 @@ def test_trainings_in_sentences_tables_and_recipes_compose(house: Path, call: Ca
     assert "fit experiment=digits_lenet5" in found
     for span in dict.fromkeys(found):
         words = shlex.split(span)
+        # The images at hand are larger than CIFAR's, and a recipe may hold for no other size.
         size = ["dataset.image_size=32"] if "dataset.root=cifar10" in words else []
         check(call, *(word for word in words if not word.startswith("dataset.root=")), "dataset.root=.", *size)
 

@@ -20,7 +20,7 @@ from cnntrain.errors import InputError
 Progress = Callable[[int, int], None]  # called with the images done and the images in all
 
 CHUNK = 64  # images a task of the thread pool decodes
-THREADS = min(16, os.cpu_count() or 1)
+THREADS = min(16, os.cpu_count() or 1)  # that decode images and count their grey values
 
 
 class Source(Protocol):
@@ -273,7 +273,8 @@ def statistics(source: Source, most: int = 2000) -> tuple[tuple[float, ...], tup
         return torch.stack([torch.bincount(values.reshape(-1), minlength=256) for values in images.unbind(-1)])
 
     with ThreadPoolExecutor(THREADS) as pool:
-        counts = sum(pool.map(counted, range(0, len(chosen), 16)), torch.zeros(1, dtype=torch.int64)).double()
+        parts = list(pool.map(counted, range(0, len(chosen), 16)))
+    counts = torch.stack(parts).sum(dim=0).double()  # whole numbers, and so exact in any order
     share, level = counts / counts.sum(dim=1, keepdim=True), torch.arange(256, dtype=torch.float64)
     mean = share @ level
     deviation = (share * (level - mean[:, None]).square()).sum(dim=1).sqrt()

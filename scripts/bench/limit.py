@@ -56,7 +56,8 @@ def steps(task: Task, clock: Clock, deterministic: bool = False, products: bool 
     prepare(deterministic=deterministic)
     device = choose_device("auto")
     student, feed = learner(task, device), Fixed(task, device)
-    student.products = student.products if products else []
+    if not products:
+        student.products = []
     clock.note(parameters=parameters(student.net))
     for epoch in range(1 + task.epochs):
         clock.begin()
