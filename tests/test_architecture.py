@@ -72,11 +72,6 @@ def test_every_room_has_its_layer() -> None:
     assert {room for room, _ in modules()} == set().union(*LAYERS)
 
 
-def test_no_file_has_two_purposes() -> None:
-    long = {str(path): n for _, path in modules() if (n := len(path.read_text().splitlines())) > 320}
-    assert not long
-
-
 def test_nothing_names_code_in_a_configuration() -> None:
     for path in [*config_dir().rglob("*.yaml"), *(path for _, path in modules())]:
         assert "_target_" not in path.read_text(), path
