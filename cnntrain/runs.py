@@ -7,6 +7,7 @@ import os
 import platform
 import secrets
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
@@ -20,6 +21,7 @@ from cnntrain.errors import InputError, InUseError
 
 CONFIG, RECORD, METRICS, RESULTS = "config.json", "run.json", "metrics.jsonl", "results.json"
 ROOT = Path("runs")
+INDEX = ROOT / ".index"  # the absolute path of every training that was started from here, in JSON, a line each
 PACKAGES = ("torch", "torchvision", "numpy", "hydra-core", "omegaconf", "scikit-learn", "pillow")
 VARIABLES = ("CUDA", "NCCL", "OMP", "MKL", "SLURM", "CNNTRAIN")  # what a record may hold of the environment
 
@@ -111,12 +113,17 @@ def append_metrics(folder: Path, record: Mapping[str, object]) -> None:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Return the records of a run; a last line that was not written to its end is left out."""
-    path, records = folder / METRICS, []
+    """Return the records of a run."""
+    return read_lines(folder / METRICS)
+
+
+def read_lines(path: Path) -> list[Any]:
+    """Return what each line of a file holds in JSON; one that was not written to its end is left out."""
+    values = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         with contextlib.suppress(ValueError):
-            records.append(json.loads(line))
-    return records
+            values.append(json.loads(line))
+    return values
 
 
 def keep_metrics(folder: Path, count: int) -> list[dict[str, Any]]:
@@ -158,16 +165,38 @@ def commit() -> str | None:
         return None
 
 
+def remember(folder: Path) -> None:
+    """Note where a training lies, so that `latest` finds it; a note that cannot be written costs no training."""
+    with contextlib.suppress(OSError):
+        INDEX.parent.mkdir(exist_ok=True)
+        with INDEX.open("a", encoding="utf-8") as sink:
+            sink.write(json.dumps(str(folder.resolve())) + "\n")
+
+
+def started() -> list[Path]:
+    """Return the folders of the trainings that were started from here and are still there, the newest last."""
+    here = Path.cwd()
+    folders = {*map(Path, read_lines(INDEX)), *(path.parent for path in here.glob(f"{ROOT}/fit/*/*/{CONFIG}"))}
+    found = sorted((folder for folder in folders if (folder / CONFIG).is_file()), key=begun)
+    return [folder.relative_to(here) if folder.is_relative_to(here) else folder for folder in found]
+
+
+def begun(folder: Path) -> int:
+    """Return when a training began or went on, in nanoseconds."""
+    return (folder / CONFIG).stat().st_mtime_ns
+
+
 def find(run: str) -> Path:
-    """Return the folder of a finished or running training; "latest" is the newest below runs/fit.
+    """Return the folder of a finished or running training; "latest" is the newest that was started from here.
 
     Raises `InputError` naming the nearest thing when there is none.
     """
     if run == "latest":
-        found = sorted(ROOT.glob(f"fit/*/*/{CONFIG}"), key=lambda path: path.stat().st_mtime)
+        found = started()
         if not found:
-            raise InputError(f"run=latest: there is no run below {ROOT / 'fit'} yet; start one with cnntrain fit")
-        return found[-1].parent
+            raise InputError("run=latest: no run was started from here yet; start one with cnntrain fit")
+        print(f"latest is {found[-1]}", file=sys.stderr)
+        return found[-1]
     folder = Path(run).expanduser()
     if (folder / CONFIG).is_file():
         return folder

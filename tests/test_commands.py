@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from cnntrain import runs
 from cnntrain.cli import main
 from cnntrain.training import checkpoints
 
@@ -247,6 +249,29 @@ def test_a_sweep_with_a_wrong_word_is_refused_whole(
     (folder / "own" / "optimizer" / "gentle.yaml").write_text("name: sgd\nlr: 0.01\n")
     command, *words = typed.split()
     assert message in refused(command, "-m", *words)
+
+
+def test_latest_is_the_newest_run_wherever_it_lies(
+    cnntrain: Call, folder: Path, tiny: tuple[str, ...], capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = ["fit", *tiny, "model=softmax", "trainer.epochs=1"]
+    made = [cnntrain(*words)["run_dir"]]
+    made.append(cnntrain(*words, f"output_dir={folder / 'deep' / 'own'}")["run_dir"])
+    made += [job["run_dir"] for job in cnntrain(*words, "-m", "seed=0,1", "output_dir=runs/sweep")["jobs"]]
+    for newest in reversed(made):
+        assert main(["eval", "run=latest"]) == 0
+        found, said = runs.find("latest"), capfd.readouterr().err
+        assert found.resolve() == Path(newest).resolve() and f"latest is {found}" in said
+        shutil.rmtree(newest)
+    assert main(["eval", "run=latest"]) == 2
+    cnntrain(*words, "output_dir=again")
+    assert main([*words, "resume=latest"]) == 0
+    assert "latest is again" in capfd.readouterr().err
+
+
+def test_a_note_that_cannot_be_written_costs_no_training(folder: Path) -> None:
+    Path("runs").write_text("no folder")
+    runs.remember(folder / "run")
 
 
 def test_results_go_to_standard_output_and_messages_to_standard_error(

@@ -47,6 +47,7 @@ def run(composed: DictConfig) -> dict[str, Any]:
         with ranks.agreed():
             if ranks.RANK == 0:
                 held.enter_context(runs.lock(runs.create(folder)))
+                runs.remember(folder)
         if ranks.RANK:
             return assist(built, folder)
         return Training(built, folder, settings, config.command_line("fit")).run()
