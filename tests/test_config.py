@@ -1,5 +1,6 @@
 """Bad input: one line that names what was wrong and the nearest right thing, before anything is created."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -106,8 +107,6 @@ def test_f28_a_bad_value_is_refused_saying_what_it_may_be(refused: Refused, word
 def test_f28_an_unknown_key_in_a_yaml_file_is_found_as_well(
     refused: Refused, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import shutil
-
     from cnntrain import cli
 
     copy = folder / "conf"
@@ -181,7 +180,15 @@ def test_a_plugin_adds_a_model_and_is_never_imported_from_a_record(
         words = [*tiny, "model=softmax", "model.name=mine", "output_dir=run"]
         assert cnntrain("fit", *words, "plugins=[my_parts]")["epochs"] == 2
         del MODELS["mine"]
-        assert main(["eval", "run=run"]) == 2
-        assert "unknown model 'mine'" in capfd.readouterr().err
+        shutil.copytree("run", "a")
+        for command in (
+            ["eval", "run=run"],
+            ["describe", "run=run"],
+            ["export", "run=run"],
+            ["compare", "runs=[run,a]"],
+        ):
+            assert main(command) == 2
+            line = "this run was trained with plugins=[my_parts]; add plugins=[my_parts] (unknown model 'mine'"
+            assert line in capfd.readouterr().err
     finally:
         MODELS.pop("mine", None)

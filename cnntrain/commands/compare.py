@@ -12,9 +12,8 @@ from omegaconf import DictConfig
 from cnntrain import config, runs, schema
 from cnntrain.analysis import comparison
 from cnntrain.analysis.geometry import geometry
-from cnntrain.commands import pretrained
 from cnntrain.commands.eval import Evaluation, evaluation
-from cnntrain.commands.loading import read_card
+from cnntrain.commands.loading import read_card, rebuild
 from cnntrain.errors import InputError
 from cnntrain.tables import percent, render
 
@@ -121,7 +120,7 @@ def group(entries: Sequence[Entry]) -> list[Group]:
 def size(folder: Path) -> tuple[int, int | None]:
     """Return the parameters and the multiplications of a run's network; None where a layer's cost is not known."""
     settings, card = runs.read_json(folder / runs.CONFIG), read_card(runs.read_json(folder / runs.RECORD))
-    net = config.build_model(pretrained.rebuilt(settings["model"]), card, device="meta")
+    net = rebuild(settings, card, device="meta")
     params = sum(parameter.numel() for parameter in net.parameters())
     try:
         return params, sum(stage.macs for stage in geometry(net, card.shape))

@@ -9,7 +9,7 @@ from torch import nn
 from cnntrain import config, runs, schema
 from cnntrain.analysis.geometry import StageGeometry, geometry, outline
 from cnntrain.commands import pretrained
-from cnntrain.commands.loading import read_card
+from cnntrain.commands.loading import read_card, rebuild
 from cnntrain.models import MODELS
 from cnntrain.models.foreign import remarks
 from cnntrain.models.googlenet import PUBLISHED
@@ -28,11 +28,11 @@ def run(composed: DictConfig) -> dict[str, Any]:
         return compare(cfg, cfg.models)
     if cfg.run:
         folder = runs.find(cfg.run)
-        options = runs.read_json(folder / runs.CONFIG)["model"]
-        card = read_card(runs.read_json(folder / runs.RECORD))
+        settings, card = runs.read_json(folder / runs.CONFIG), read_card(runs.read_json(folder / runs.RECORD))
     else:
-        options, card = cfg.model, pretrained.normalised(config.dataset_card(cfg.dataset, cfg.data_root), cfg.model)
-    net = config.build_model(pretrained.rebuilt(options), card, device="meta")
+        settings = {"model": cfg.model}
+        card = pretrained.normalised(config.dataset_card(cfg.dataset, cfg.data_root), cfg.model)
+    net, options = rebuild(settings, card, device="meta"), settings["model"]
     heads = config.build_heads(options, net, card, device="meta")
     for remark in remarks(net, pretrained.expected(options), card.shape):
         say(remark)

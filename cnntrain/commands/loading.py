@@ -1,6 +1,7 @@
 """Networks back from run folders."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,30 @@ def load_run(folder: Path, weights: str) -> tuple[nn.Sequential, Card, dict[str,
     """
     settings, record = runs.read_json(folder / runs.CONFIG), runs.read_json(folder / runs.RECORD)
     card = read_card(record)
-    net = config.build_model(pretrained.rebuilt(settings["model"]), card, seed=settings["seed"])
+    net = rebuild(settings, card, seed=settings["seed"])
     path = folder / "checkpoints" / f"{weights}.pt"
     load_weights(net, path)
     return net.eval(), card, settings
+
+
+def rebuild(settings: Mapping[str, Any], card: Card, **build: Any) -> nn.Sequential:
+    """Build the network of a run's configuration; `build` says seed and device."""
+    with naming_plugins(settings):
+        return config.build_model(pretrained.rebuilt(settings["model"]), card, **build)
+
+
+@contextlib.contextmanager
+def naming_plugins(settings: Mapping[str, Any]) -> Iterator[None]:
+    """Say of what a run names and is not known here which plugins it was trained with: they are never imported
+    because a record names them.
+    """
+    try:
+        yield
+    except InputError as error:
+        if not settings.get("plugins") or pretrained.typed("plugins"):
+            raise
+        word = f"plugins=[{','.join(settings['plugins'])}]"
+        raise InputError(f"this run was trained with {word}; add {word} ({error})") from error
 
 
 def stored_weights(path: Path) -> dict[str, Tensor]:
@@ -103,8 +124,9 @@ def run_dataset(
     own = dict(settings["dataset"])
     options = own if other is None else dict(other)
     renamed = options.get("name", own["name"]) != own["name"]
-    options = config.fit_images(options, card) if renamed else own | options
-    found = config.dataset_card(options, data_root)
+    with naming_plugins(settings):
+        options = config.fit_images(options, card) if renamed else own | options
+        found = config.dataset_card(options, data_root)
     if set(found.classes) != set(card.classes):
         lacking = sorted(set(card.classes) ^ set(found.classes))
         raise InputError(f"{found.name} has other classes than the run: {', '.join(lacking[:5])} differ")
