@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from cnntrain import __version__
+from cnntrain.processor import spin_briefly
 
 COMMANDS: dict[str, str] = {
     "fit": "train a network; the run's folder keeps its configuration, metrics and weights",
@@ -56,6 +57,7 @@ def config_dir() -> Path:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command line (`sys.argv` unless given) and return its exit code."""
+    spin_briefly(os.environ)
     try:
         code = _dispatch(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()

@@ -23,7 +23,7 @@ CONFIG, RECORD, METRICS, RESULTS = "config.json", "run.json", "metrics.jsonl", "
 ROOT = Path("runs")
 INDEX = ROOT / ".index"  # the absolute path of every training that was started from here, in JSON, a line each
 PACKAGES = ("torch", "torchvision", "numpy", "hydra-core", "omegaconf", "scikit-learn", "pillow")
-VARIABLES = ("CUDA", "NCCL", "OMP", "MKL", "SLURM", "CNNTRAIN")  # what a record may hold of the environment
+VARIABLES = ("CUDA", "NCCL", "OMP", "GOMP", "MKL", "SLURM", "CNNTRAIN")  # what a record may hold of the environment
 
 
 def new_folder(command: str, name: str) -> Path:

@@ -33,7 +33,7 @@ LAYERS = [
     {"schema", "conform"},
     {"training", "analysis"},
     {"data", "models", "optim", "runs", "progress"},
-    {"tables", "devices", "draws", "bounds", "errors", "quiet", "ranks", "__init__"},
+    {"tables", "devices", "draws", "bounds", "errors", "quiet", "ranks", "processor", "__init__"},
 ]
 HYDRA = {"launch", "words", "commands", "config"}
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from cnntrain import config, ranks, runs
+from cnntrain import config, processor, ranks, runs
 from cnntrain.analysis.pictures import batch_picture, evaluation_pictures, filter_pictures
 from cnntrain.commands import pretrained, resuming, session
 from cnntrain.commands.assisting import assist, refuse_other_images
@@ -77,6 +77,7 @@ class Training:
         self.built, self.folder, self.cfg, self.argv = built, folder, built.cfg, argv
         self.at, self.records = resuming.restore(built, folder)
         self.resumed_from, self.saved = self.at.step, time.monotonic()
+        self.since: processor.Times | None = processor.Times.now() if built.device.type == "cpu" else None
         self.saver = Saver(beside=built.device.type == "cuda")
         (folder / runs.RESULTS).unlink(missing_ok=True)  # of fewer epochs
         self.history, self.unlogged = runs.keep_metrics(folder, self.records), False
@@ -212,9 +213,19 @@ class Training:
                 say(f"warning: {self.folder / runs.METRICS} cannot be written: {error}")
             self.unlogged = True
         self.board.record(record)
+        if "seconds" in record:
+            self.say_if_slowed()
         if record["kind"] == "val":
             net, card = self.built.learner.evaluated, self.built.dataset.card
             self.board.pictures(record["step"], lambda: filter_pictures(net, card))
+
+    def say_if_slowed(self) -> None:
+        """Say once, after an epoch on a CPU, that other programs slow the training down."""
+        if self.since and (now := processor.Times.now()).clock - self.since.clock >= processor.LEAST:
+            line = processor.slowed(self.since, now)
+            self.since = None if line else now
+            if line:
+                say(line)
 
     def save(self, which: str) -> None:
         """Keep the best weights at once, the last state at an epoch's end if some time has passed since."""

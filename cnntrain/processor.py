@@ -1,0 +1,64 @@
+"""The processor beside other programs: how OpenMP's threads wait for each other, and how long ours wait for a core.
+
+The standard library only, since what OpenMP is told has to be said before torch is imported.
+"""
+
+import os
+import time
+from collections.abc import MutableMapping
+from pathlib import Path
+from typing import NamedTuple
+
+SPINS = "20000"  # turns of OpenMP's waiting loop, a few microseconds: as fast alone, and no core is held from others
+LEAST = 2.0  # seconds that a measurement needs to say something
+
+
+def spin_briefly(environment: MutableMapping[str, str]) -> None:
+    """Have OpenMP's threads sleep when they have waited for each other a moment, unless the environment says how.
+
+    They turn in a loop otherwise. Beside a program that has one of the cores, the thread that all wait for is the one
+    that has none, and training falls to a fraction of its speed.
+    """
+    if "OMP_WAIT_POLICY" not in environment:
+        environment.setdefault("GOMP_SPINCOUNT", SPINS)
+
+
+class Times(NamedTuple):
+    """Seconds on the clock, on a core, and waiting for a core, of all threads (0 where the system counts none)."""
+
+    clock: float
+    core: float
+    queue: float
+
+    @classmethod
+    def now(cls) -> "Times":
+        """Return the times of this process so far."""
+        return cls(time.perf_counter(), time.process_time(), queued())
+
+
+def queued(threads: Path = Path("/proc/self/task")) -> float:
+    """Return the seconds that the threads of this process were ready to run and had no core; only Linux counts them."""
+    total = 0
+    for path in threads.glob("*/schedstat"):
+        try:
+            total += int(path.read_text().split()[1])
+        except (OSError, ValueError, IndexError):  # a thread that has just ended
+            continue
+    return total / 1e9
+
+
+def slowed(start: Times, end: Times) -> str | None:
+    """Return a line that says what kept a piece of work from the CPU, and what helps; None if nothing did."""
+    clock, core, queue = (after - before for before, after in zip(start, end, strict=True))
+    if queue > clock / 2:
+        return (
+            f"other processes use the processor: in {clock:.0f} s this training's threads waited {queue:.0f} s for "
+            f"a core (load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores); end other programs, or set "
+            "OMP_NUM_THREADS to the number of free cores"
+        )
+    if clock > 3 * core:
+        return (
+            f"the processor had little to do: in {clock:.0f} s this training used {core:.0f} s of it, and "
+            "waited for the disk or for memory; dataset.cache=ram or dataset.cache=pack reads images once"
+        )
+    return None

@@ -1,0 +1,44 @@
+"""What training is told of the processor, and what it says when others use it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cnntrain.processor import SPINS, Times, queued, slowed, spin_briefly
+
+
+@pytest.mark.parametrize(
+    ("typed", "spins"),
+    [({}, SPINS), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)],
+)
+def test_a_persons_own_settings_of_openmp_hold(typed: dict[str, str], spins: str | None) -> None:
+    environment = dict(typed)
+    spin_briefly(environment)
+    assert environment == typed | ({"GOMP_SPINCOUNT": spins} if spins else {})
+
+
+def test_openmp_is_told_before_torch_is_imported() -> None:
+    code = "import os, sys\nfrom cnntrain import cli\ncli.main(['--version'])\n"
+    code += "sys.exit('torch' in sys.modules or 'GOMP_SPINCOUNT' not in os.environ)"
+    environment = {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    assert subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("core", "queue", "words"),
+    [(20, 0, None), (14, 4, None), (12, 9, "other processes"), (1, 0.1, "disk"), (1, 18, "other processes")],
+)
+def test_a_slow_training_says_what_kept_it_from_the_processor(core: float, queue: float, words: str | None) -> None:
+    line = slowed(Times(5, 1, 2), Times(15, 1 + core, 2 + queue))
+    assert line is None if words is None else line is not None and words in line
+
+
+def test_the_wait_for_a_core_is_summed_over_threads(tmp_path: Path) -> None:
+    for thread, text in {"1": "9000000000 1500000000 3\n", "2": "1 250000000 1\n", "3": "", "4": None}.items():
+        (tmp_path / thread).mkdir()
+        if text is not None:
+            (tmp_path / thread / "schedstat").write_text(text)
+    assert queued(tmp_path) == 1.75
+    assert queued(tmp_path / "not_linux") == 0
