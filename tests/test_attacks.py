@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from cnntrain.cli import main
-from cnntrain.data.attacks import RANGE, fgsm, gradient, pgd, projected
+from cnntrain.data.attacks import BUDGETS as DEFAULT_BUDGETS
+from cnntrain.data.attacks import RANGE, Norm, fgsm, gradient, pgd, projected
 from cnntrain.data.families import WARPS
 from cnntrain.errors import InputError
 
 SHAPE = (1, 6, 6)
-BUDGETS = [0, 0.02, 0.05, 0.1]
+BUDGETS = [0, 0.02, 0.03, 0.05, 0.07, 0.1]
 
 
 @pytest.fixture
@@ -94,13 +95,29 @@ def test_random_starts_belong_to_their_image(logits: Callable[[Tensor], Tensor],
     assert torch.allclose(part, together[10:20], atol=1e-3)
 
 
-def test_projections_are_exact_for_awkward_numbers() -> None:
-    clean = torch.tensor([0.1, 33.3, 200.7, 254.9]).view(1, 1, 2, 2)
-    for budget in (1 / 255, 0.1, 0.3):
-        for far in (clean + 300, clean - 300):
-            inside = projected(far, clean, budget, "linf").double() - clean.double()
-            assert inside.abs().max() <= budget * RANGE
-            assert projected(far, clean, budget, "l2").double().sub(clean.double()).norm() <= budget * RANGE
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_a_projection_is_within_the_budget_to_the_last_bit(norm: Norm) -> None:
+    greys = torch.cat([torch.arange(256.0), torch.tensor([0.1, 33.3, 200.7, 254.9])]).view(-1, 1, 1, 1)
+    budgets = [*DEFAULT_BUDGETS, 0.07, 0.013, 1 / 255, 4 / 255, 8 / 255, 0.3 - 1e-16, 1e-9, 1.0]
+    budgets += np.random.default_rng(0).random(50).tolist()
+    for budget in budgets:
+        for far in (-1e3, -0.4, 1e-4, 1e3):
+            x = projected(greys + far, greys, budget, norm)
+            gap = (x.double() - greys.double()).abs()
+            wanted = (greys.double() + far - greys.double()).abs().clamp(max=budget * RANGE)
+            wanted = torch.minimum(wanted, greys.double() if far < 0 else RANGE - greys.double())
+            assert gap.max() <= budget * RANGE and x.min() >= 0 and x.max() <= RANGE
+            assert (wanted - gap).max() < 1e-4  # and no smaller than it has to be
+
+
+@pytest.mark.parametrize("budget", [0.001, 0.03, 0.5, 2.0])
+def test_an_image_is_within_its_budget_in_l2_however_its_pixels_are_summed(budget: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    clean = torch.rand(20, 3, 32, 32, generator=generator) * RANGE
+    x = projected(clean + 50 * torch.randn(clean.shape, generator=generator), clean, budget, norm="l2")
+    gap = (x.double() - clean.double()).flatten(1)
+    size = torch.stack([gap.norm(dim=1), gap.square().sum(1).sqrt(), gap.flip(1).square().cumsum(1)[:, -1].sqrt()])
+    assert (size <= budget * RANGE).all() and (size > 0.9 * budget * RANGE).all()
 
 
 @pytest.mark.parametrize("amounts", [[], [-0.1], [1.5]])

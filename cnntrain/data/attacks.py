@@ -162,17 +162,25 @@ def moved(x: Tensor, clean: Tensor, slope: Tensor, step: float, budget: float, n
 
 
 def projected(x: Tensor, clean: Tensor, budget: float, norm: Norm) -> Tensor:
-    """Return `x` brought to within `budget` of `clean`, whatever rounding does, and cut off at black and white."""
-    reach = budget * RANGE
+    """Return `x` brought to within `budget` of `clean`, exactly, and cut off at black and white.
+
+    No pixel, or in L2 no image, is further away than `budget` * 255 in float64.
+    """
+    reach, middle = budget * RANGE, clean.double()
     if norm == "linf":
-        low, high = clean - reach, clean + reach
-        low = torch.where(clean.double() - low.double() > reach, torch.nextafter(low, clean), low)
-        high = torch.where(high.double() - clean.double() > reach, torch.nextafter(high, clean), high)
-        return torch.minimum(torch.maximum(x, low), high).clamp(0, RANGE)
-    gap = x - clean
-    length = gap.double().flatten(1).norm(dim=1).view(-1, 1, 1, 1)
-    share = torch.where(length > reach, reach / length.clamp(min=1e-30) * (1 - 1e-6), torch.ones_like(length))
-    return (clean + gap * share.float()).clamp(0, RANGE)
+        return rounded(x.double().clamp(middle - reach, middle + reach), clean, reach).clamp(0, RANGE)
+    gap = x.double() - middle
+    length = gap.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    # The sum of squares is itself rounded, in whatever order it is taken: hence a billionth less.
+    gap = gap * (reach * (1 - 1e-9) / length.clamp(min=1e-30)).clamp(max=1)
+    return rounded(middle + gap, clean, gap.abs()).clamp(0, RANGE)
+
+
+def rounded(x: Tensor, clean: Tensor, reach: Tensor | float) -> Tensor:
+    """Return float64 `x`, up to `reach` from `clean`, in the precision of `clean`, rounded towards it if need be."""
+    found = x.to(clean.dtype)
+    over = (found.double() - clean.double()).abs() > reach
+    return torch.where(over, torch.nextafter(found, clean), found)
 
 
 def started(clean: Tensor, budget: float, norm: Norm, places: np.ndarray, seed: int, restart: int) -> Tensor:
