@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import yaml
+from cnntrain.errors import InputError
+from cnntrain.files import defaults_of, package_of, read_text, read_yaml
 
 # A flag and the values it takes: none (), any (None), or one of several.
 FLAGS: dict[str, tuple[str, ...] | None] = {
@@ -23,7 +24,6 @@ FLAGS: dict[str, tuple[str, ...] | None] = {
 ALIASES = {"-h": "--help", "-m": "--multirun", "-c": "--cfg", "-p": "--package", "-i": "--info", "-cd": "--config-dir"}
 
 _COMMENTED = re.compile(r"(?P<indent> *)(?P<key>[\w.-]+):(?P<comment>.*)")
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass
@@ -78,15 +78,15 @@ def _walk(
     path = next((path for folder in folders if (path := folder / f"{name}.yaml").is_file()), None)
     if path is None:
         return
-    text = path.read_text(encoding="utf-8")
     try:
-        content = yaml.load(text, _LOADER)  # noqa: S506 - the safe loader, in C where there is one
-    except yaml.YAMLError:
+        text, content = read_text(path), read_yaml(path)
+        content = content if isinstance(content, dict) else {}
+        defaults = defaults_of(content, path)
+    except InputError:  # Hydra says so when it composes
         return
-    if header := re.match(r"\s*#\s*@package\s+(\S+)", text):
-        package = "" if header[1] == "_global_" else header[1]
-    content = content if isinstance(content, dict) else {}
-    defaults = content.pop("defaults", [])
+    if header := package_of(text):
+        package = "" if header == "_global_" else header
+    content.pop("defaults", None)
     catalog.comments.update(_comments(text, package))
     for entry in defaults if "_self_" in defaults else [*defaults, "_self_"]:
         if entry == "_self_":

@@ -4,8 +4,6 @@ Names are keys of explicit dictionaries of functions and their options are check
 no configuration can name code. Everything below this module takes plain typed arguments.
 """
 
-import importlib
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
@@ -40,12 +38,11 @@ T = TypeVar("T")
 
 
 def read(schema: type[T], composed: DictConfig | Mapping[str, Any]) -> T:
-    """Return the composed configuration as an instance of `schema`, every key and value checked, plugins imported.
+    """Return the composed configuration as an instance of `schema`, every key and value checked.
 
     Raises `InputError` naming the first key that is unknown, missing, of the wrong type or out of range.
     """
     values = plain(composed)
-    import_plugins(values.get("plugins") or [])
     reject_misplaced(values)
     reject_unknown(values, known_keys(schema, values))
     return build_schema(schema, values)
@@ -58,19 +55,6 @@ def plain(composed: DictConfig | Mapping[str, Any]) -> Options:
     found = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     assert isinstance(found, dict)
     return {str(key): value for key, value in found.items()}
-
-
-def import_plugins(names: Sequence[str]) -> None:
-    """Import modules of the user's own, which may add to the dictionaries of models, datasets and the rest."""
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        for name in names:
-            importlib.import_module(name)
-            print(f"plugin {name} imported", file=sys.stderr)
-    except ImportError as error:
-        raise InputError(f"plugins: {error}") from error
-    finally:
-        sys.path.pop(0)
 
 
 # Which keys there are.

@@ -8,10 +8,9 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import yaml
-
 from cnntrain.catalog import compose, groups, options
 from cnntrain.errors import InputError, nearest, unknown
+from cnntrain.files import package_of, read_text, read_yaml, refuse_code, refuse_word
 
 USAGE = """\
 Show, copy and check what the words of the other commands mean.
@@ -90,7 +89,7 @@ def listed(words: list[str], folders: Sequence[Path], commands: Sequence[str]) -
 
 def headline(path: Path) -> str:
     """Return the first comment of a file, Hydra's own apart."""
-    lines = (line.lstrip("# ") for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#"))
+    lines = (line.lstrip("# ") for line in read_text(path).splitlines() if line.startswith("#"))
     return next((line for line in lines if line and not line.startswith("@package")), "")
 
 
@@ -119,7 +118,7 @@ def show(words: list[str], folders: Sequence[Path]) -> None:
     """Print a configuration file as it is, and name the file whose keys it takes over."""
     if len(words) != 1:
         raise InputError("say what to show: cnntrain config show group/option, or a command")
-    text = path_of(words[0], folders).read_text(encoding="utf-8")
+    text = read_text(path_of(words[0], folders))
     print(text, end="")
     for part in re.findall(r"^ *- /(\S+)@_here_", text, re.MULTILINE):
         print(f"its other keys: cnntrain config show {part}", file=sys.stderr)
@@ -163,23 +162,22 @@ def check(words: list[str], conf: Path) -> int:
 @contextlib.contextmanager
 def _words_of(path: Path, known: Sequence[str]) -> Iterator[list[str]]:
     """Give the words that a YAML file stands for: those it lists, an option of the group it lies in, or keys."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        content = yaml.safe_load(text)
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: {' '.join(str(error).split())}") from error
+    text, content = read_text(path), read_yaml(path)
     if isinstance(content, list):
-        yield [word if isinstance(word, str) else json.dumps(word) for word in content]
-    elif not isinstance(content, dict):
+        listed = [word if isinstance(word, str) else json.dumps(word) for word in content]
+        for word in listed:
+            refuse_word(word, str(path))
+        yield listed
+        return
+    if not isinstance(content, dict):
         raise InputError(f"{path} holds neither keys nor a list of words")
-    elif (group := path.absolute().parent.name) in known:
+    refuse_code(content, package_of(text), path)
+    if (group := path.absolute().parent.name) in known:
         yield [f"{group}={path.stem}", "--config-dir", str(path.absolute().parents[1])]
     else:
         with tempfile.TemporaryDirectory() as folder:
             target = Path(folder) / "experiment" / f"{path.stem}.yaml"
             target.parent.mkdir()
-            header = "" if re.match(r"\s*#\s*@package", text) else "# @package _global_\n"
+            header = "" if package_of(text) else "# @package _global_\n"
             target.write_text(header + text, encoding="utf-8")
             yield [f"experiment={path.stem}", "--config-dir", folder]

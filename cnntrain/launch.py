@@ -9,16 +9,20 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import hydra
 import yaml
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra._internal.hydra import Hydra
+from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, MissingConfigException
+from hydra.plugins.config_source import ConfigResult
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import (
@@ -32,7 +36,9 @@ from omegaconf.errors import (
 from cnntrain import ranks
 from cnntrain.catalog import compose
 from cnntrain.errors import CnntrainError, EchoError, InputError, unknown
+from cnntrain.files import explained, read_text, refuse_code
 from cnntrain.manual import page
+from cnntrain.plugins import import_plugins
 from cnntrain.runs import plain
 from cnntrain.words import Line, read
 
@@ -41,6 +47,28 @@ UNRESOLVABLE = (MissingMandatoryValue, InterpolationResolutionError, Unsupported
 
 
 _sweep_folders: list[str] = []  # filled when a sweep's folder is resolved; a single run has none
+
+
+class Source(FileConfigSource):
+    """What reads configuration files for Hydra, and refuses code in those that are not ours."""
+
+    ours: ClassVar[Path] = Path()
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        """Return the content of the file `config_path`, looked at before Hydra acts on anything in it."""
+        path = Path(self.path, self._normalize_file_name(config_path))
+        text = read_text(path)
+        with explained(path):
+            header = self._get_header_dict(text[:512])
+            content = OmegaConf.load(io.StringIO(text))
+            plain = OmegaConf.to_container(content)
+        if not isinstance(plain, dict):
+            raise InputError(f"{path} holds no keys")
+        if config_path.startswith("experiment/") and not header["package"] and plain.keys() - {"defaults"}:
+            raise InputError(f"{path} should begin with '# @package _global_': an experiment's keys are the command's")
+        if Path(self.path).resolve() != self.ours.resolve():
+            refuse_code(plain, f"{Path(config_path).parent}.{header['package']}", path)
+        return ConfigResult(self.provider, f"{self.scheme()}://{self.path}", content, header)
 
 
 class JobError(Exception):
@@ -54,6 +82,7 @@ class Task:
         self.command = command
         self.job = job or command  # the module in `cnntrain.commands` that does the work
         self.argv = argv
+        self.plugins: list[str] = []  # those that were typed
         self.results: list[dict[str, Any]] = []
         self.error: Exception | None = None
 
@@ -66,7 +95,7 @@ class Task:
         sys.argv = ["cnntrain", self.command, *self.argv]  # a run's record shows the words as they were typed
         try:
             if job.mode != RunMode.MULTIRUN:
-                result = _run(self.job, cfg)
+                result = _run(self.job, cfg, self.plugins)
             else:
                 settings = " ".join(override.lstrip("+") for override in job.overrides.task)
                 print(f"cnntrain: job {job.job.num}: {settings}", file=sys.stderr, flush=True)
@@ -74,7 +103,7 @@ class Task:
                 keeps_folder = "output_dir" in cfg and "worker" not in cfg  # workers share the folder that was typed
                 if keeps_folder:
                     cfg.output_dir = str(folder)
-                result = _run(self.job, cfg)
+                result = _run(self.job, cfg, self.plugins)
                 if not keeps_folder:  # the result of a job in another process reaches us as a file
                     (folder / "results.json").write_text(as_json(result) + "\n", encoding="utf-8")
         except Exception as error:
@@ -90,21 +119,22 @@ class Task:
 class Preview(Task):
     """What Hydra calls before a sweep: it composes jobs and has them looked at."""
 
-    def __init__(self, command: str, check: Callable[[DictConfig], object], jobs: list[list[str]]) -> None:
-        super().__init__(command, [])
-        self.check, self.jobs = check, jobs
+    def __init__(self, task: Task, check: Callable[[DictConfig], object], jobs: list[list[str]]) -> None:
+        super().__init__(task.command, [])
+        self.plugins, self.check, self.jobs = task.plugins, check, jobs
 
     def __call__(self, cfg: DictConfig) -> None:
         """Keep what is wrong with the first job that is not right."""
         try:
+            import_plugins(self.plugins)
             for job in self.jobs:
                 self.check(hydra.compose(self.command, job))
         except Exception as error:
             self.error = error
 
 
-def _run(job: str, cfg: DictConfig) -> dict[str, Any]:
-    """Call the job's `run`, telling values that `cfg` leaves open from mistakes of the program."""
+def _run(job: str, cfg: DictConfig, plugins: Sequence[str]) -> dict[str, Any]:
+    """Call the job's `run` after importing plugins; tell values that `cfg` leaves open from mistakes of the program."""
     missing = [f"{key}=<value>" for key in _missing(OmegaConf.to_container(cfg))]
     if missing:
         raise InputError(f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing")
@@ -112,6 +142,8 @@ def _run(job: str, cfg: DictConfig) -> dict[str, Any]:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it once, when torch is imported
     try:
         with ranks.joined():
+            with ranks.agreed():
+                import_plugins(plugins)
             result: dict[str, Any] = importlib.import_module(f"cnntrain.commands.{job}").run(cfg)
     except UNRESOLVABLE as error:
         raise InputError(_open_value(error)) from error
@@ -140,6 +172,7 @@ def launch(command: str, argv: list[str], conf: Path, job: str | None = None) ->
     _sweep_folders.clear()
     try:
         line = read(argv, conf)
+        task.plugins = line.plugins
         if "--help" in line.flags:
             print(_manual(task, line, conf), end="")
             return 0
@@ -171,7 +204,7 @@ def _check_jobs(task: Task, line: Line, conf: Path) -> None:
     if check is not None:
         jobs = line.jobs()
         flags = {flag: value for flag, value in line.flags.items() if flag != "--multirun"}
-        _hydra(Preview(task.command, check, jobs), replace(line, flags=flags, overrides=jobs[0]), conf)
+        _hydra(Preview(task, check, jobs), replace(line, flags=flags, overrides=jobs[0]), conf)
 
 
 def _manual(task: Task, line: Line, conf: Path) -> str:
@@ -192,8 +225,18 @@ def _hydra(task: Task, line: Line, conf: Path) -> None:
         line.flags["--config-dir"] = str(conf)
     sys.argv = [f"cnntrain {task.command}", *line.argv]
     try:
-        with _any_help_string(), _composed_once() if _mode_is_open(line, conf) else contextlib.nullcontext():
+        with (
+            _any_help_string(),
+            _read_by_us(conf),
+            _composed_once() if _mode_is_open(line, conf) else contextlib.nullcontext(),
+        ):
             hydra.main(version_base="1.3", config_path=str(first.absolute()), config_name=task.command)(task)()
+    except (CnntrainError, BrokenPipeError, *CONFIGURATION_ERRORS):
+        raise
+    except Exception as error:
+        if "--multirun" in line.flags:  # it may be a job's
+            raise
+        raise InputError(f"these words cannot be composed: {error or type(error).__name__}") from error
     finally:
         sys.argv = typed
     if task.error is not None:
@@ -212,6 +255,18 @@ def _any_help_string() -> Iterator[None]:
         yield
     finally:
         setattr(argparse.ArgumentParser, "_check_help", check)  # noqa: B010
+
+
+@contextlib.contextmanager
+def _read_by_us(conf: Path) -> Iterator[None]:
+    """Have Hydra read configuration files through `Source`, which trusts those in `conf`."""
+    Plugins.instance()  # registers Hydra's own reader
+    readers = SourcesRegistry.instance().types
+    before, readers["file"], Source.ours = readers["file"], Source, conf
+    try:
+        yield
+    finally:
+        readers["file"] = before
 
 
 def _mode_is_open(line: Line, conf: Path) -> bool:
@@ -291,8 +346,6 @@ def _configuration_error(command: str, error: Exception) -> InputError:
         return unknown(group, option, error.options)
     if isinstance(error, UNRESOLVABLE):
         return InputError(_open_value(error))
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        return InputError(f"{error.problem_mark.name}, line {error.problem_mark.line + 1}: {error.problem}")
     if absent := re.search(r"Could not override '([^'@]+)'\. No match in the defaults list", str(error)):
         return InputError(f"{command} takes no {absent[1]}=; its groups are listed by cnntrain {command} --help")
     message = one_line(error)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cnntrain.catalog import Catalog, options
+from cnntrain.files import read_text
 
 PAGE = """\
 {about}
@@ -44,7 +45,7 @@ def page(command: str, configuration: str, catalog: Catalog, folders: Sequence[P
 
 def _about(path: Path) -> str:
     """Return the comment at the top of a configuration file."""
-    lines = itertools.takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines())
+    lines = itertools.takewhile(lambda line: line.startswith("#"), read_text(path).splitlines())
     return "\n".join(line.lstrip("# ") for line in lines)
 
 

@@ -1,5 +1,6 @@
 """The words after a command: flags and settings in any order, rewritten as Hydra's grammar wants them."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,13 @@ class Line:
     overrides: list[str] = field(default_factory=list)
     choices: dict[str, str] = field(default_factory=dict)
     folders: list[Path] = field(default_factory=list)
+
+    @property
+    def plugins(self) -> list[str]:
+        """The modules that `plugins=` names, as typed: one, or a list."""
+        typed = [word.partition("=")[2] for word in self.overrides if re.match(r"\+*plugins=", word)]
+        value = typed[-1].strip("[]") if typed else ""
+        return [] if value in ("", "null") else [name.strip(" '\"") for name in split(value)]
 
     @property
     def argv(self) -> list[str]:

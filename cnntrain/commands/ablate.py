@@ -16,6 +16,7 @@ from cnntrain.analysis.comparison import seeds_needed
 from cnntrain.commands import cells, grid, planning, processes, session, study
 from cnntrain.commands.controls import controls
 from cnntrain.commands.eval import place
+from cnntrain.commands.loading import naming_plugins
 from cnntrain.devices import machine, prepare
 from cnntrain.errors import InputError
 from cnntrain.progress import clock, say
@@ -35,7 +36,8 @@ def run(composed: DictConfig) -> dict[str, Any]:
     prepare(deterministic=cfg.deterministic)
     trained = grid.trained_runs(cfg)
     seeds = grid.seeds_of(cfg, trained)
-    variants = controls(study.variants_of(cfg, trained), cfg.control)
+    with naming_plugins(runs.read_json(trained[0] / runs.CONFIG) if trained else {}):
+        variants = controls(study.variants_of(cfg, trained), cfg.control)
     lines = planning.plan(variants)
     folder = grid.study_folder(cfg, variants, trained)
     made = grid.cells_of(cfg, variants, seeds, folder)

@@ -12,11 +12,11 @@ from multiprocessing.process import BaseProcess
 
 import torch
 
-from cnntrain import config
 from cnntrain.commands.cells import Message, work
 from cnntrain.commands.grid import Cell
 from cnntrain.devices import prepare
 from cnntrain.errors import StoppedError
+from cnntrain.plugins import import_plugins
 from cnntrain.training.signals import Signals
 
 GRACE = 5.0  # seconds in which processes may end by themselves: a cluster signals them all
@@ -104,7 +104,7 @@ def worker(cells: Sequence[Cell], end: Connection, number: int, plugins: Sequenc
         own = cores()
         os.sched_setaffinity(0, {own[number % len(own)]})
     prepare(deterministic=deterministic)
-    config.import_plugins(plugins)
+    import_plugins(plugins)
     with contextlib.suppress(BrokenPipeError):  # the parent has died
         work(cells, end.send)
 

@@ -14,6 +14,7 @@ from cnntrain import config, runs
 from cnntrain.commands import pretrained, session
 from cnntrain.data.sources import Card
 from cnntrain.errors import InputError, unknown
+from cnntrain.files import refuse_word
 from cnntrain.models.heads import shapes_of
 from cnntrain.models.shapes import Shape
 from cnntrain.models.stages import StageError
@@ -145,6 +146,8 @@ def named(full: Variant, words: Sequence[str], name: str, changes: Any, mode: st
     """Return a variant of a study's file: words for `fit`, of which the modes for trained networks take the stages."""
     if not isinstance(changes, list) or not all(isinstance(word, str) for word in changes):
         raise InputError(f"study.variants.{name} should be a list of words for fit: ['model.remove=[fc7]']")
+    for word in changes:
+        refuse_word(word, f"study.variants.{name}")
     settings = compose([*words, *changes])
     stages = tuple(stage for stage in settings["model"]["remove"] if stage not in full.settings["model"]["remove"])
     if mode == "retrain":
