@@ -1,7 +1,7 @@
 """What can go wrong for a person, each with the exit code that says so, and the nearest right word."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import takewhile
 
 
@@ -63,6 +63,12 @@ def nearest(word: str, choices: Iterable[str]) -> str | None:
         return difflib.SequenceMatcher(None, choice, typed).ratio(), shared
 
     return lowered[max(matches, key=likeness)] if matches else None
+
+
+def listed(names: Sequence[str], most: int = 5) -> str:
+    """Write the first of some names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{', '.join(names[:most])}{more}"
 
 
 def unknown(kind: str, word: str, choices: Iterable[str]) -> InputError:

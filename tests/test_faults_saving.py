@@ -113,8 +113,8 @@ def test_f08_a_save_that_breaks_anywhere_leaves_a_whole_checkpoint(
         shutil.copytree(kept, run.parent)
         broken = killed_save(run, name, nth) if dies else broken_save(run, name, nth, lost_power)
         assert dies or not list(run.glob(".*.tmp"))
-        state, problems = checkpoints.load_newest(run)
-        assert state is not None and not problems and state["progress"]["step"] == 8
+        found = checkpoints.load_newest(run)
+        assert found is not None and not found.problems and found.state["progress"]["step"] == 8
         if FULL or not broken:  # the next start of the run itself
             assert cnntrain("fit", *words)["resumed_from"] == 8
         else:
@@ -215,6 +215,42 @@ def test_f11_another_network_or_other_classes_are_refused_naming_what_differs(
         config.write_text(json.dumps(settings | {"model": model}))
         assert main(["eval", "run=two"]) == code
         assert line in capfd.readouterr().err
+
+
+BENT: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], str]] = {
+    "short momentum": (
+        lambda s: {"optimizer": {k: {n: t.flatten()[:1] for n, t in v.items()} for k, v in s["optimizer"].items()}},
+        "optimizer.0.momentum_buffer, optimizer.1",
+    ),
+    "no momentum": (lambda s: {"optimizer": {}}, "optimizer.0, optimizer.1"),
+    "momentum of a resting stage": (lambda s: {"optimizer": s["optimizer"] | {1: s["optimizer"][0]}}, "optimizer.1"),
+    "no sums": (lambda s: {"sums": None}, "sums"),
+    "a sum of many": (lambda s: {"sums": s["sums"] | {"loss": torch.zeros(3)}}, "sums.loss"),
+    "no average": (lambda s: {"ema": {k: t for k, t in s["ema"].items() if "conv2" not in k}}, "ema.conv2.conv.bias"),
+    "no head": (lambda s: {"heads": {}}, "heads.head.conv.conv.weight, heads.head.conv.norm.bias"),
+    "another format": (lambda s: {"format": 99}, "format 99"),
+    "no progress": (lambda s: {"progress": None}, "progress.best, progress.step"),
+    "progress in words": (lambda s: {"progress": s["progress"] | {"waited": "long"}}, "progress.waited"),
+    "a best without a loss": (lambda s: {"progress": s["progress"] | {"best": {"top1": 0.5}}}, "progress.best.loss"),
+    "a step beyond the end": (lambda s: {"progress": s["progress"] | {"step": 10**6}}, "stands at step 1,000,000"),
+    "records in words": (lambda s: {"records": "3"}, "records"),
+}
+
+
+@pytest.mark.usefixtures("lenet_heads")
+def test_f11_a_checkpoint_of_another_structure_is_refused_before_anything_is_loaded(
+    folder: Path, tiny: tuple[str, ...], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The state of a fused optimizer above all: it reads as many numbers as its parameter has."""
+    words = ["fit", *tiny, "trainer.ema=0.9", "trainer.freeze={conv2: 0}", "output_dir=run"]
+    cut(*words[1:], nth=7)
+    path = folder / "run" / "checkpoints" / checkpoints.LAST
+    whole = checkpoints.load(path)
+    for name, (bend, says) in BENT.items():
+        checkpoints.save(path, whole | bend(whole))
+        assert main(words) == 4, name
+        line = capfd.readouterr().err.splitlines()[-1]
+        assert "run/checkpoints/last.pt" in line and says in line, line
 
 
 class Payload:

@@ -1,9 +1,12 @@
 """Exact resume: stopped at any step and resumed, a training ends with the same bits as one that never stopped."""
 
+import contextlib
+import json
 import random
 import shutil
-from dataclasses import fields
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +16,7 @@ from made import tree
 from cnntrain.cli import main
 from cnntrain.commands import fit, resuming, session
 from cnntrain.data.feeds import ResidentFeed
+from cnntrain.errors import InputError
 from cnntrain.training import checkpoints, loop
 
 SETTINGS = {
@@ -114,7 +118,7 @@ PIECES = {
     **dict.fromkeys(("model", "heads", "ema", "optimizer")),
     **{"sums.loss": torch.zeros((), dtype=torch.float64), "sums.right": torch.zeros((), dtype=torch.int64)},
     "sums.count": 0,
-    **{f"progress.{field.name}": field.default for field in fields(loop.Progress)},
+    **{f"progress.{name}": value for name, value in asdict(loop.Progress()).items()},
     "records": 0,
 }
 
@@ -127,12 +131,11 @@ def without(state: checkpoints.State, piece: str) -> checkpoints.State:
     return state | {name: state[name] | {inner: PIECES[piece]} if inner else PIECES[piece]}
 
 
-# Nothing gets better, so that patience counts; or, of equal accuracies, the loss does. The one cut that tells whether
-# a validation has been taken in is right after it.
+# Nothing gets better, so that patience counts. The one cut that tells whether a validation has been taken in is right
+# after it.
 NEEDED = {
-    "progress.best_loss": ("optimizer.lr=1e-4", (loop.Learner, "update"), 12),
-    "progress.validated": ("optimizer.lr=1e-30", (loop.Progress, "note"), 1),
-    "the others": ("optimizer.lr=1e-30", (loop.Learner, "update"), 12),
+    "progress.validated": ((loop.Progress, "note"), 1),
+    "the others": ((loop.Learner, "update"), 12),
 }
 
 
@@ -140,9 +143,9 @@ NEEDED = {
 @pytest.mark.parametrize("which", list(NEEDED))
 def test_f01_every_stored_piece_is_needed(cnntrain: Call, folder: Path, tiny: tuple[str, ...], which: str) -> None:
     """The negative control: without any one piece of the state the run goes another way."""
-    rate, at, nth = NEEDED[which]
-    words = [*tiny, "trainer.ema=0.9", "trainer.epochs=4", "trainer.log_every=100", "trainer.patience=2", rate]
-    words += ["trainer.precision=fp32"]
+    at, nth = NEEDED[which]
+    words = [*tiny, "trainer.ema=0.9", "trainer.epochs=4", "trainer.log_every=100", "trainer.patience=2"]
+    words += ["trainer.precision=fp32", "optimizer.lr=1e-30"]
     cnntrain("fit", *words, "output_dir=whole")
     cut(*words, "output_dir=cut", at=at, nth=nth)
     state = last(folder / "cut")
@@ -185,6 +188,107 @@ def test_more_epochs_go_on_under_a_constant_rate_only(
     assert "optimizer.lr (0.05 → 0.3), trainer.epochs (2 → 3)" in err
     assert main(["fit", *tiny, "output_dir=cycle", "resume=never"]) == 2
     assert "already holds a run" in capfd.readouterr().err
+
+
+def test_more_epochs_keep_the_result_of_fewer_until_theirs_is_there(
+    cnntrain: Call, folder: Path, tiny: tuple[str, ...]
+) -> None:
+    words = [*tiny, "schedule=constant", "output_dir=run"]
+    fewer = cnntrain("fit", *words, "trainer.epochs=1")
+    cut(*words, nth=2)
+    assert json.loads((folder / "run" / "results.json").read_text()) == fewer
+    assert cnntrain("fit", *words)["epochs"] == 2
+
+
+def test_fewer_epochs_than_were_done_are_refused_and_change_nothing(
+    cnntrain: Call, folder: Path, tiny: tuple[str, ...], capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = [*tiny, "schedule=constant", "output_dir=run"]
+    cnntrain("fit", *words)
+    cut(*words, "trainer.epochs=9", "output_dir=begun", nth=12)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    for run, done in (("run", 2), ("begun", 3)):
+        assert main(["fit", *words, "trainer.epochs=1", f"output_dir={run}"]) == 2
+        assert f"trainer.epochs=1 is fewer than the {done} that the run in {run} has done" in capfd.readouterr().err
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("settings", "refused"),
+    [
+        ({"freeze": {"conv1": 0.5}}, "trainer.freeze={'conv1': 0.5} are shares of the whole run"),
+        ({"resize": {24: 0.5}}, "trainer.resize"),
+        ({"freeze": {"conv1": 0.0, "conv2": 1.0}}, None),
+    ],
+)
+def test_other_epochs_with_shares_of_the_whole_run_are_another_run(
+    settings: dict[str, Any], refused: str | None
+) -> None:
+    old, new = (
+        {"schedule": {"name": "constant"}, "trainer": {"freeze": {}, "resize": {}, "epochs": epochs} | settings}
+        for epochs in (4, 12)
+    )
+    with pytest.raises(InputError, match=refused) if refused else contextlib.nullcontext():
+        resuming.refuse_changes(old, new)
+    resuming.refuse_changes(old, old)
+
+
+def test_the_best_epoch_outlives_the_log(
+    cnntrain: Call, folder: Path, tiny: tuple[str, ...], capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = [*tiny, "trainer.epochs=3", "optimizer.lr=1e-30"]  # the first epoch is the best
+    whole = cnntrain("fit", *words, "output_dir=whole")
+    cut(*words, "output_dir=cut", nth=12)
+    (folder / "cut" / "metrics.jsonl").unlink()
+    shutil.copytree(folder / "whole", folder / "bare")
+    for name in ("results.json", "metrics.jsonl"):
+        (folder / "bare" / name).unlink()
+    for run, lost in (("cut", "lost 4 of 4 lines"), ("bare", "lost 6 of 6 lines")):
+        capfd.readouterr()
+        assert main(["fit", *words, f"output_dir={run}", "--json"]) == 0
+        out, err = capfd.readouterr()
+        assert f"warning: {run}/metrics.jsonl has {lost}" in err
+        found = json.loads(out)
+        assert found["best"] == whole["best"] and whole["best"]["epoch"] == 1
+        assert (found["epochs"], found["steps"]) == (3, 15)
+
+
+def test_a_run_that_started_from_another_needs_it_no_more(
+    cnntrain: Call, folder: Path, tiny: tuple[str, ...], capfd: pytest.CaptureFixture[str]
+) -> None:
+    cnntrain("fit", *tiny, "output_dir=first")
+    words = [*tiny, "init_from=first", "seed=1"]
+    cnntrain("fit", *words, "output_dir=whole")
+    cut(*words, "output_dir=cut", nth=4)
+    (folder / "first").rename("moved")
+    assert cnntrain("fit", *words, "output_dir=cut")["resumed_from"] == 4
+    agree(folder / "whole", folder / "cut")
+    assert json.loads((folder / "cut" / "run.json").read_text())["init_from"]["run"] == "first"
+    assert main(["fit", *words, "output_dir=new"]) == 2
+
+
+def test_a_precision_may_change_and_is_said(
+    cnntrain: Call, tiny: tuple[str, ...], capfd: pytest.CaptureFixture[str]
+) -> None:
+    cut(*tiny, "trainer.precision=bf16", "output_dir=run", nth=5)
+    capfd.readouterr()
+    assert main(["fit", *tiny, "trainer.precision=fp32", "output_dir=run"]) == 0
+    assert "precision was bf16 and is fp32; the numbers will not repeat to the bit" in capfd.readouterr().err
+
+
+def test_a_checkpoint_of_the_first_format_resumes(cnntrain: Call, folder: Path, tiny: tuple[str, ...]) -> None:
+    words = [*tiny, "trainer.patience=1"]
+    cnntrain("fit", *words, "output_dir=whole")
+    cut(*words, "output_dir=cut", nth=7)
+    state, path = last(folder / "cut"), folder / "cut" / "checkpoints" / checkpoints.LAST
+    best = state["progress"].pop("best")
+    state["progress"] |= {"best_top1": best["top1"], "best_loss": best["loss"]}
+    checkpoints.save(path, state | {"format": 1})
+    cnntrain("fit", *words, "output_dir=cut")
+    one, other = (json.loads((folder / run / "results.json").read_text()) for run in ("whole", "cut"))
+    assert one["best"] == other["best"] and resuming.same(
+        last(folder / "whole")["model"], last(folder / "cut")["model"]
+    )
 
 
 def test_check_resume_proves_it_on_the_users_configuration(

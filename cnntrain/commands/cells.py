@@ -101,7 +101,7 @@ def train(cell: Cell, dataset: Dataset) -> None:
     cfg = config.read(Fit, cell.settings)
     if (cell.folder / runs.CONFIG).exists() and finished_result(cell.folder, cfg):
         return
-    built = session.build(cfg, dataset)
+    built = session.build(cfg, dataset, begun=bool(checkpoints.begun(cell.folder / "checkpoints")))
     Training(built, cell.folder, runs.plain(cell.settings), ["cnntrain", "fit", *cell.words]).run()
 
 

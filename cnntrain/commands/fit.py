@@ -11,14 +11,13 @@ from omegaconf import DictConfig
 
 from cnntrain import config, processor, ranks, runs
 from cnntrain.analysis.pictures import batch_picture, evaluation_pictures, filter_pictures
-from cnntrain.commands import pretrained, resuming, session
+from cnntrain.commands import outcome, pretrained, resuming, session
 from cnntrain.commands.assisting import assist, refuse_other_images
 from cnntrain.commands.proving import prove_resume
 from cnntrain.devices import hardware, prepare
 from cnntrain.errors import NonFiniteError, StoppedError
-from cnntrain.progress import clock, follow, say
+from cnntrain.progress import follow, say
 from cnntrain.schema import Fit
-from cnntrain.tables import interval, percent
 from cnntrain.training import checkpoints, profiling
 from cnntrain.training.board import open_board
 from cnntrain.training.saving import Saver
@@ -32,14 +31,15 @@ def run(composed: DictConfig) -> dict[str, Any]:
         settings = config.plain(composed) | {"dataset": cfg.dataset}
         prepare(deterministic=cfg.deterministic)
         folder, finished = place(cfg, settings) if ranks.RANK == 0 else (Path(), None)
-    folder, finished = ranks.told((folder, finished))
+        begun = bool(checkpoints.begun(folder / "checkpoints"))
+    folder, finished, begun = ranks.told((folder, finished, begun))
     if finished:
-        report(finished)
+        outcome.report(finished)
         return finished
     with ranks.agreed():
-        session.check(cfg)
+        session.check(cfg, begun=begun)
         dataset = session.load_data(cfg)
-        built = None if cfg.check_resume else session.build(cfg, dataset)
+        built = None if cfg.check_resume else session.build(cfg, dataset, begun=begun)
     refuse_other_images(dataset)
     if built is None:
         return prove_resume(cfg, dataset)
@@ -79,14 +79,21 @@ class Training:
         self.resumed_from, self.saved = self.at.step, time.monotonic()
         self.since: processor.Times | None = processor.Times.now() if built.device.type == "cpu" else None
         self.saver = Saver(beside=built.device.type == "cuda")
-        (folder / runs.RESULTS).unlink(missing_ok=True)  # of fewer epochs
-        self.history, self.unlogged = runs.keep_metrics(folder, self.records), False
-        runs.write_json(folder / runs.CONFIG, settings)
+        self.history, self.unlogged = self.recorded(), False
         self.record = self.provenance()
-        runs.write_json(folder / runs.RECORD, self.record)
+        runs.write_json(folder / runs.RECORD, self.record)  # first: "running" voids the results of fewer epochs
+        runs.write_json(folder / runs.CONFIG, settings)
         self.settings = settings
         self.profile: profiling.Report | None = None
         self.board = open_board(folder / "tensorboard", self.at.step, self.cfg.trainer.tensorboard)
+
+    def recorded(self) -> list[dict[str, Any]]:
+        """Return the records of the run until here, as far as its log has kept them."""
+        history = runs.keep_metrics(self.folder, self.records)
+        if len(history) < self.records:
+            say(f"warning: {self.folder / runs.METRICS} has lost {self.records - len(history)} of {self.records} lines")
+        self.records = len(history)
+        return history
 
     def provenance(self) -> dict[str, Any]:
         """Return where this run comes from; the sessions before this one keep their place in it."""
@@ -101,7 +108,7 @@ class Training:
             "processes": ranks.WORLD,
             "seed": self.cfg.seed,
             "data": session.describe_data(self.built.dataset),
-            "init_from": self.built.started_from,
+            "init_from": self.built.started_from or earlier.get("init_from"),
             "sessions": sessions,
             "seconds": earlier.get("seconds", 0.0),
             "exit": "running",
@@ -122,7 +129,10 @@ class Training:
                     f"{ending} after {self.at.step:,} steps; the same command with output_dir={self.folder} goes on",
                     signals.stopped_by,
                 )
-            ending = "done"
+            self.record["seconds"] = before + time.perf_counter() - began
+            result = self.result()
+            runs.write_json(self.folder / runs.RESULTS, result)
+            ending = "done"  # once the result is there
         except BaseException as error:
             if ending == "failed":
                 ending = f"{type(error).__name__}: {error}"
@@ -132,12 +142,11 @@ class Training:
             self.saver.close()
             if ending != "done":
                 self.board.close()
-            self.record |= {"seconds": before + time.perf_counter() - began, "exit": ending}
+                self.record["seconds"] = before + time.perf_counter() - began
+            self.record["exit"] = ending
             runs.write_json(self.folder / runs.RECORD, self.record)
-        result = self.result()
-        runs.write_json(self.folder / runs.RESULTS, result)
         self.finish_board(result)
-        report(result)
+        outcome.report(result)
         return result
 
     def follow(self, signals: Signals) -> None:
@@ -186,9 +195,8 @@ class Training:
         built, val = self.built, self.built.dataset.val
         if val:
             self.board.pictures(self.at.step, lambda: evaluation_pictures(val, *built.outputs(val), built.dataset.card))
-        numbers = {"train/loss": result["train"]["loss"], "train/top1": result["train"]["top1"]}
-        if result["best"]:
-            numbers |= {"best/loss": result["best"]["loss"], "best/top1": result["best"]["top1"]}
+        parts = {name: result[name] for name in ("train", "best") if result[name]}
+        numbers = {f"{name}/{key}": part[key] for name, part in parts.items() for key in ("loss", "top1")}
         self.board.close(self.settings, numbers)
 
     def between_steps(self, signals: Signals) -> bool:
@@ -275,37 +283,10 @@ class Training:
 
     def result(self) -> dict[str, Any]:
         """Return the numbers of the last epoch and of the best, from all that the run has recorded."""
-        found: dict[str, Any] = dict.fromkeys(("steps", "epochs", "samples_per_second", "train", "val", "best"))
-        for record in self.history:
-            if record["kind"] == "train":
-                found |= {"steps": record["step"], "train": {key: record[key] for key in ("loss", "top1")}}
-                if "seconds" in record:
-                    found |= {"epochs": record["epoch"], "samples_per_second": record["samples_per_second"]}
-            elif record["kind"] == "val":
-                found["val"] = {key: record[key] for key in ("n", "loss", "top1", "top1_low", "top1_high")}
-                if record["best"]:
-                    found["best"] = found["val"] | {"epoch": record["epoch"]}
-        best = found["best"] or found["train"]
-        found |= {
+        found = outcome.numbers(self.history, self.at, self.built.per_epoch) | {
             "run_dir": str(self.folder),
             "resumed_from": self.resumed_from,
             "skipped": len(self.built.dataset.skipped),
             "seconds": self.record["seconds"],
-            "objective": best["top1"],
         }
         return found | ({"profile": self.profile} if self.profile else {})
-
-
-def report(result: dict[str, Any]) -> None:
-    """Tell the person what came out, where it lies and what to type next."""
-    best = result["best"]
-    if best:
-        accuracy = interval(best["top1"], best["top1_low"], best["top1_high"], best["n"])
-        print(f"validation top-1  {accuracy}, best of {result['epochs']} epochs (epoch {best['epoch']})")
-    else:
-        print(f"training top-1    {percent(result['train']['top1'])} in the last epoch (no validation images)")
-    if result["skipped"]:
-        print(f"left out          {result['skipped']:,} bad files, named in {result['run_dir']}/{runs.RECORD}")
-    print(f"took              {clock(result['seconds'])}, {result['samples_per_second']:,.0f} images/s")
-    print(f"run               {result['run_dir']}")
-    print(f"next              cnntrain eval run={result['run_dir']}")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from cnntrain import config, runs, schema
 from cnntrain.commands import pretrained
 from cnntrain.data.sources import Card, Dataset
-from cnntrain.errors import CheckpointError, InputError
+from cnntrain.errors import CheckpointError, InputError, listed
 from cnntrain.models.shapes import describe_shape
 from cnntrain.progress import say
 from cnntrain.training import checkpoints
@@ -77,15 +77,8 @@ def load_weights(net: nn.Module, path: Path) -> None:
 
 def refuse_other_network(path: Path, net: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Raise `CheckpointError` naming the keys in which the weights in `path` do not fit a network."""
-    own = net.state_dict()
-    differing = sorted(
-        key
-        for key in weights.keys() | own.keys()
-        if key not in weights or key not in own or weights[key].shape != own[key].shape
-    )
-    if differing:
-        more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
-        raise CheckpointError(f"{path} belongs to another network: {', '.join(differing[:5])}{more} differ")
+    if differing := list(checkpoints.differences(weights, net.state_dict())):
+        raise CheckpointError(f"{path} belongs to another network: {listed(differing)} differ")
 
 
 def start_from(net: nn.Sequential, run: str) -> dict[str, Any]:
@@ -101,7 +94,7 @@ def start_from(net: nn.Sequential, run: str) -> dict[str, Any]:
             own = stage.state_dict(prefix=f"{name}.")
             if not own:
                 continue
-            if all(key in weights and weights[key].shape == tensor.shape for key, tensor in own.items()):
+            if not [*checkpoints.differences({key: weights.get(key) for key in own}, own)]:
                 stage.load_state_dict({key.removeprefix(f"{name}."): weights[key] for key in own})
                 kept.append(name)
             else:

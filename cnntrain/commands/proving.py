@@ -27,10 +27,10 @@ def prove_resume(cfg: Fit, dataset: Dataset) -> dict[str, Any]:
         advance(first, at, cut)
         checkpoints.save_last(Path(scratch), resuming.snapshot(first, at, 0))
         second = session.build(cfg, dataset)
-        state, _ = checkpoints.load_newest(Path(scratch))
-        assert state is not None
-        second.learner.load_state(state)
-        advance(second, Progress(**state["progress"]), steps)
+        kept = checkpoints.load_newest(Path(scratch))
+        assert kept is not None
+        second.learner.load_state(kept.state)
+        advance(second, Progress(**kept.state["progress"]), steps)
     expected, found = whole.learner.state(), second.learner.state()
     differing = [key for key in expected if not resuming.same(expected[key], found[key])]
     if differing:

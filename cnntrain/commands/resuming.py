@@ -10,7 +10,7 @@ import torch
 from cnntrain import ranks, runs
 from cnntrain.commands.loading import refuse_other_network
 from cnntrain.commands.session import Session
-from cnntrain.errors import CheckpointError, InputError
+from cnntrain.errors import CheckpointError, InputError, listed
 from cnntrain.progress import say
 from cnntrain.schema import Fit
 from cnntrain.training import checkpoints
@@ -21,8 +21,9 @@ FREE = {
     *("device", "data_root", "output_dir", "resume", "check_resume", "plugins", "dataset.root", "dataset.workers"),
     "dataset.cache",
     *("trainer.log_every", "trainer.checkpoint_seconds", "trainer.keep_every", "trainer.tensorboard"),
-    *("trainer.profile", "trainer.graph", "trainer.compile"),
+    *("trainer.profile", "trainer.graph", "trainer.compile", "trainer.precision"),
 }
+FORMAT = 2  # of a checkpoint; in the first, progress held the best validation's top-1 and loss alone
 
 
 def wanted_folder(cfg: Fit) -> Path | None:
@@ -41,18 +42,18 @@ def wanted_folder(cfg: Fit) -> Path | None:
 
 
 def finished_result(folder: Path, cfg: Fit) -> dict[str, Any] | None:
-    """Return the result of a run that has nothing left to do."""
-    if not (folder / runs.RESULTS).exists():
+    """Return the result of a run that has nothing left to do; until more epochs are done it keeps that of the fewer."""
+    if not (folder / runs.RESULTS).exists() or runs.read_json(folder / runs.RECORD).get("exit") != "done":
         return None
-    result = runs.read_json(folder / runs.RESULTS)
     before = runs.read_json(folder / runs.CONFIG)["trainer"]["epochs"]
-    return result | {"run_dir": str(folder)} if before == cfg.trainer.epochs else None
+    return runs.read_json(folder / runs.RESULTS) | {"run_dir": str(folder)} if before == cfg.trainer.epochs else None
 
 
 def refuse_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     """Raise `InputError` naming the keys in which a configuration differs from that of the run it would continue.
 
-    More epochs are the same run under a constant learning rate only: any other schedule would have gone another way.
+    Another number of epochs is the same run under a constant learning rate only: any other schedule would have gone
+    another way, and so would shares of the whole run.
     """
     before, after = runs.flat(old), runs.flat(new)
     free = FREE | ({"trainer.epochs"} if new["schedule"]["name"] == "constant" else set())
@@ -64,6 +65,13 @@ def refuse_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     if changed:
         shown = ", ".join(f"{key} ({before.get(key)} → {after.get(key)})" for key in changed)
         raise InputError(f"output_dir already holds a run with other settings: {shown}; name another folder")
+    for key in ("freeze", "resize"):
+        shares = new["trainer"][key]
+        if before["trainer.epochs"] != after["trainer.epochs"] and any(0 < share < 1 for share in shares.values()):
+            raise InputError(
+                f"trainer.epochs ({before['trainer.epochs']} → {after['trainer.epochs']}): trainer.{key}={shares} are "
+                "shares of the whole run, so with other epochs they are other steps; name another folder"
+            )
 
 
 def snapshot(session: Session, at: Progress, records: int) -> checkpoints.State:
@@ -71,7 +79,7 @@ def snapshot(session: Session, at: Progress, records: int) -> checkpoints.State:
     where = {"threads": torch.get_num_threads(), "precision": session.precision, "torch": str(torch.__version__)}
     where |= {"processes": ranks.WORLD, "compiled": session.cfg.trainer.compile}
     return {
-        "format": 1,
+        "format": FORMAT,
         **session.learner.state(),
         "progress": asdict(at),
         "records": records,
@@ -83,44 +91,81 @@ def snapshot(session: Session, at: Progress, records: int) -> checkpoints.State:
 def restore(session: Session, folder: Path) -> tuple[Progress, int]:
     """Continue from the newest whole checkpoint of a run; return its place and how many records it knows of.
 
-    Of several processes the first reads it. Raises `CheckpointError` when every checkpoint is damaged, or belongs to
-    another network or to other classes.
+    Of several processes the first reads it. Raises `CheckpointError` when every checkpoint is damaged or the newest is
+    none of this training, and `InputError` when it has come further than the training is to go.
     """
     with ranks.agreed():
-        state = newest(folder / "checkpoints") if ranks.RANK == 0 else None
-    state = ranks.told(state)
-    if state is None:
+        found = newest(folder / "checkpoints") if ranks.RANK == 0 else None
+    found = ranks.told(found)
+    if found is None:
         if ranks.WORLD > 1:
             session.learner.start_alike()
         return Progress(), 0
     with ranks.agreed():
-        continue_from(state, session, folder)
-    return Progress(**state["progress"]), state["records"]
+        return continue_from(found, session, folder)
 
 
-def newest(folder: Path) -> checkpoints.State | None:
+def newest(folder: Path) -> checkpoints.Found | None:
     """Return the newest whole checkpoint in `folder`, or None, and say what is wrong with newer ones."""
     checkpoints.clean(folder)
-    state, problems = checkpoints.load_newest(folder)
-    for problem in problems:
+    found = checkpoints.load_newest(folder)
+    for problem in found.problems if found else ():
         say(f"warning: {problem}; using the checkpoint before it")
-    return state
+    return found
 
 
-def continue_from(state: checkpoints.State, session: Session, folder: Path) -> None:
-    """Put a checkpoint's state into a session, and say what is not as it was when it was made."""
-    refuse_other_network(folder, session.learner.net, state["model"])
-    now = snapshot(session, Progress(), 0)
+def continue_from(found: checkpoints.Found, session: Session, folder: Path) -> tuple[Progress, int]:
+    """Put a checkpoint's state into a session, and say what is not as it was when it was made.
+
+    Return its place and its number of records. Nothing is loaded before all keys and shapes have been compared: a fused
+    optimizer reads as many numbers of its state as its parameter has.
+    """
+    path, state, learner = found.path, found.state, session.learner
+    if state.get("format") not in range(1, FORMAT + 1):
+        raise CheckpointError(f"{path} has format {state.get('format')}; this version reads formats up to {FORMAT}")
+    refuse_other_network(path, learner.net, state["model"])
+    at = place(path, state)
+    refuse_beyond(path, at, session, folder)
+    if at.step:
+        learner.prime(session.dataset.card.shape)
+    now = snapshot(session, at, 0)
+    wanted = {key: value for key, value in now.items() if key not in ("format", "progress", "made")}
+    if differing := list(checkpoints.differences({key: state.get(key) for key in wanted}, wanted)):
+        raise CheckpointError(f"{path} does not fit this training: {listed(differing)} differ")
     if state["classes"] != now["classes"]:
-        differing = ", ".join(sorted(set(state["classes"]) ^ set(now["classes"]))) or "their order"
-        raise CheckpointError(f"{folder} has learnt other classes: {differing} differ")
-    for key, value in state["made"].items():
-        if now["made"][key] != value:
+        differing = sorted(set(state["classes"]) ^ set(now["classes"])) or ["their order"]
+        raise CheckpointError(f"{path} has learnt other classes: {', '.join(differing)} differ")
+    for key, value in state.get("made", {}).items():
+        if now["made"].get(key, value) != value:
             say(f"warning: {key} was {value} and is {now['made'][key]}; the numbers will not repeat to the bit")
-    try:
-        session.learner.load_state(state)
-    except (RuntimeError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{folder} does not fit this training: {str(error).splitlines()[0]}") from error
+    learner.load_state(state)
+    return at, state["records"]
+
+
+def place(path: Path, state: checkpoints.State) -> Progress:
+    """Return how far a checkpoint's training has come. Raises `CheckpointError` when it does not say so."""
+    kept = dict(state.get("progress") or {})
+    if state["format"] == 1:
+        kept["best"] = {"top1": kept.pop("best_top1", None), "loss": kept.pop("best_loss", None)}
+    wanted, best = asdict(Progress()), kept.get("best")
+    if isinstance(best, dict) and best:
+        wanted["best"] = best | {"top1": 0.0, "loss": 0.0}
+    if differing := list(checkpoints.differences(kept, wanted, "progress")):
+        raise CheckpointError(f"{path} does not say how far it has come: {listed(differing)} differ")
+    return Progress(**kept)
+
+
+def refuse_beyond(path: Path, at: Progress, session: Session, folder: Path) -> None:
+    """Raise an error for a checkpoint that lies behind the training's last step: `InputError` for too few epochs."""
+    epochs, taken = session.cfg.trainer.epochs, -(-at.step // session.per_epoch)
+    if taken <= epochs:
+        return
+    if epochs < runs.read_json(folder / runs.CONFIG)["trainer"]["epochs"]:
+        raise InputError(
+            f"trainer.epochs={epochs} is fewer than the {taken} that the run in {folder} has done; take {taken} or "
+            "more, or name another folder"
+        )
+    raise CheckpointError(f"{path} stands at step {at.step:,}, and {epochs} epochs are {epochs * session.per_epoch:,}")
 
 
 def same(one: object, other: object) -> bool:

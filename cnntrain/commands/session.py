@@ -125,12 +125,12 @@ def until(stop: Callable[[], bool], batches: Iterator[Batches], rounds: int) -> 
         yield from itertools.islice(batches, 1)
 
 
-def check(cfg: Fit) -> None:
-    """Find what is wrong with a configuration before any image is read."""
+def check(cfg: Fit, *, begun: bool = False) -> None:
+    """Find what is wrong with a configuration before any image is read; a run that has `begun` holds its weights."""
     refuse_unrecordable(cfg.trainer, choose_device(cfg.device))
     refuse_unshared(cfg.trainer.batch_size, config.build_parts(cfg.augmentation))
     card = config.dataset_card(cfg.dataset, cfg.data_root)
-    shapes = config.build_model(cfg.model, card, device="meta")
+    shapes = config.build_model(pretrained.rebuilt(cfg.model) if begun else cfg.model, card, device="meta")
     companion = config.build_heads(cfg.model, shapes, card, device="meta")
     refuse_sizes(cfg.trainer.resize, companion or shapes, card)
     if cfg.trainer.batch_size == ranks.WORLD:
@@ -194,13 +194,18 @@ def load_data(cfg: Fit) -> Dataset:
     return config.load_dataset(cfg.dataset, cfg.data_root, cfg.seed)
 
 
-def build(cfg: Fit, dataset: Dataset) -> Session:
-    """Build the network, optimizer, feed and learner; images are normalised as pretrained weights expect."""
+def build(cfg: Fit, dataset: Dataset, *, begun: bool = False) -> Session:
+    """Build the network, optimizer, feed and learner; images are normalised as pretrained weights expect.
+
+    A run that has `begun` holds its weights: those that it started from are not asked for, they may have moved since.
+    """
     dataset = replace(dataset, card=pretrained.normalised(dataset.card, cfg.model))
     trainer, device = cfg.trainer, choose_device(cfg.device)
-    net = config.build_model(cfg.model, dataset.card, seed=cfg.seed)
-    calibrate(net, lambda: some_images(dataset))
-    started_from = start_from(net, cfg.init_from) if cfg.init_from else None
+    net = config.build_model(pretrained.rebuilt(cfg.model) if begun else cfg.model, dataset.card, seed=cfg.seed)
+    started_from = None
+    if not begun:
+        calibrate(net, lambda: some_images(dataset))
+        started_from = start_from(net, cfg.init_from) if cfg.init_from else None
     companion = config.build_heads(cfg.model, net, dataset.card, seed=cfg.seed)
     trained = (companion or net).to(device).to(memory_format=torch.channels_last)
     optimizer = config.build_optimizer(cfg.optimizer, trained)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cnntrain.draws import generator
-from cnntrain.errors import InputError, unknown
+from cnntrain.errors import InputError, listed, unknown
 from cnntrain.models.chains import chain_of
 from cnntrain.models.shapes import Shape, describe_shape
 from cnntrain.models.stages import Build, StageError
@@ -183,9 +183,7 @@ def fill(model: nn.Module, label: str, state: Mapping[str, Tensor]) -> list[str]
     missing = [key for key in own if key not in state]
     other = [key for key in own if key in state and own[key].shape != state[key].shape]
     if missing or len({key.rpartition(".")[0] for key in other}) > 1:
-        differing = [*missing, *other]
-        more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
-        raise InputError(f"model.weights are not those of {label}: {', '.join(differing[:5])}{more} differ")
+        raise InputError(f"model.weights are not those of {label}: {listed([*missing, *other])} differ")
     model.load_state_dict({key: state[key] for key in own if key not in other}, strict=False)
     return other
 

@@ -7,9 +7,9 @@ import contextlib
 import os
 import shutil
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +18,14 @@ from cnntrain.errors import CheckpointError
 
 State = dict[str, Any]  # tensors and JSON types only
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
+
+
+class Found(NamedTuple):
+    """A whole checkpoint, and what was wrong with newer ones."""
+
+    path: Path
+    state: State
+    problems: list[str]
 
 
 def save(path: Path, state: State) -> None:
@@ -119,26 +127,46 @@ def load(path: Path) -> State:
     except Exception as error:  # torch raises many kinds for one meaning
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise CheckpointError(f"{path} was not loaded: {reason[0]}") from error
-    if not isinstance(state, dict) or "model" not in state:
+    if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
         raise CheckpointError(f"{path} holds no checkpoint")
     return state
 
 
-def load_newest(folder: Path) -> tuple[State | None, list[str]]:
-    """Return the newest whole checkpoint of a run (None if none was ever written) and what was wrong with newer ones.
+def begun(folder: Path) -> list[Path]:
+    """Return the checkpoints that a run can resume from, the newest first; none of a run that never saved its state."""
+    return [path for path in (folder / LAST, folder / PREVIOUS) if path.exists()]
+
+
+def load_newest(folder: Path) -> Found | None:
+    """Return the newest whole checkpoint of a run, None if none was ever written.
 
     Raises `CheckpointError` when there are checkpoints and none is whole.
     """
     problems: list[str] = []
-    for path in (folder / LAST, folder / PREVIOUS):
-        if path.exists():
-            try:
-                return load(path), problems
-            except CheckpointError as error:
-                problems.append(str(error))
+    for path in begun(folder):
+        try:
+            return Found(path, load(path), problems)
+        except CheckpointError as error:
+            problems.append(str(error))
     if problems:
         raise CheckpointError(f"no checkpoint is whole: {'; '.join(problems)}")
-    return None, []
+    return None
+
+
+def differences(found: object, wanted: object, at: str = "") -> Iterator[str]:
+    """Yield the dotted keys in which one state is built otherwise than another: names, kinds, shapes of tensors."""
+    if isinstance(found, Mapping) and isinstance(wanted, Mapping):
+        for key in sorted(found.keys() | wanted.keys(), key=str):
+            name = f"{at}.{key}" if at else str(key)
+            if key in found and key in wanted:
+                yield from differences(found[key], wanted[key], name)
+            else:
+                yield name
+    elif isinstance(found, Tensor) and isinstance(wanted, Tensor):
+        if found.shape != wanted.shape:
+            yield at
+    elif type(found) is not type(wanted):
+        yield at
 
 
 def clean(folder: Path) -> None:

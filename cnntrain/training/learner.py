@@ -16,6 +16,7 @@ from cnntrain.devices import autocast
 from cnntrain.draws import generator
 from cnntrain.errors import NonFiniteError
 from cnntrain.models.heads import Heads
+from cnntrain.models.shapes import Shape
 from cnntrain.progress import say
 from cnntrain.training.changes import Scale, freezing, resizing
 from cnntrain.training.recording import Recorder
@@ -286,8 +287,24 @@ class Learner:
             kept["heads"] = self.companion.heads.state_dict()
         return kept | {"ema": self.average.state_dict()} if self.average else kept
 
+    def prime(self, shape: Shape) -> None:
+        """Give the optimizer all that it keeps once a step on images of a shape is taken, whatever the values are, so
+        that `state` has the structure of every later one.
+
+        What is never reached by a gradient has no state there. The weights may move: load some after this.
+        """
+        self.change(0)
+        whole, x = (self.companion or self.net).eval(), torch.zeros(2, *shape, device=self.device)
+        logits, heads = self.companion(x) if self.companion else (self.net(x), {})
+        for parameter in leaves([logits, *heads.values()]):
+            parameter.grad = torch.zeros_like(parameter)
+        self.optimizer.found_inf.fill_(1)  # type: ignore[attr-defined]
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        whole.train()
+
     def load_state(self, state: dict[str, Any]) -> None:
-        """Continue from what `state` returned."""
+        """Continue from what `state` returned, which must have the structure of a state of this learner."""
         if self.recorder:
             self.recorder.forget()  # the optimizer's tensors will lie elsewhere
         self.net.load_state_dict(state["model"])
@@ -304,6 +321,17 @@ class Learner:
         self.loss_sum.copy_(state["sums"]["loss"])
         self.right.copy_(state["sums"]["right"])
         self.count = state["sums"]["count"]
+
+
+def leaves(outputs: Sequence[Tensor]) -> list[Tensor]:
+    """Return the parameters that a gradient of some outputs comes to."""
+    waiting, seen = [output.grad_fn for output in outputs], set[Any]()
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            waiting += [before for before, _ in node.next_functions]
+    return [node.variable for node in seen if hasattr(node, "variable")]
 
 
 def running(net: nn.Module) -> list[Tensor]:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -20,15 +20,15 @@ class Progress:
 
     step: int = 0  # optimizer steps taken
     validated: int = 0  # the step of the last validation
-    best_top1: float = -1.0
-    best_loss: float = 0.0
+    best: Record = field(default_factory=dict)  # the scores and epoch of the best validation; empty before the first
     waited: int = 0  # validations since the best
 
-    def note(self, scores: dict[str, float]) -> bool:
+    def note(self, epoch: int, scores: Record) -> bool:
         """Take in a validation; return whether it is the best: of equal top-1 the one of smaller loss."""
-        better = (scores["top1"], -scores["loss"]) > (self.best_top1, -self.best_loss)
+        top1, loss = self.best.get("top1", -1.0), self.best.get("loss", 0.0)
+        better = (scores["top1"], -scores["loss"]) > (top1, -loss)
         if better:
-            self.best_top1, self.best_loss = scores["top1"], scores["loss"]
+            self.best = {"epoch": epoch, **scores}
         self.validated, self.waited = self.step, 0 if better else self.waited + 1
         return better
 
@@ -36,7 +36,7 @@ class Progress:
 def train(
     learner: Learner,
     feed: Feed,
-    validate: Callable[[nn.Sequential], dict[str, float] | None] | None,
+    validate: Callable[[nn.Sequential], Record | None] | None,
     *,
     at: Progress,
     epochs: int,
@@ -59,19 +59,19 @@ def train(
     began, since = time.perf_counter(), at.step
     while True:
         epoch, ended = -(-at.step // per_epoch), at.step % per_epoch == 0
-        due = at.step == last or (ended and epoch % validate_every == 0)
+        due = at.step >= last or (ended and epoch % validate_every == 0)
         if validate and due and at.validated < at.step:
             scores = validate(learner.evaluated)
             if scores is None:
                 return
-            better = at.note(scores)
+            better = at.note(epoch, scores)
             yield {"kind": "val", "step": at.step, "epoch": epoch, "best": better, **scores}
             if better:
                 save("best")
         if ended and at.step > since:
             save("epoch")
             began, since = time.perf_counter(), at.step
-        if at.step == last or (patience and at.waited >= patience):
+        if at.step >= last or (patience and at.waited >= patience):
             break
         if stop():
             return

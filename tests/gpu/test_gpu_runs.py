@@ -24,9 +24,9 @@ def test_a_cut_run_goes_on_to_the_bit(cnntrain: Call, folder: Path, tiny: tuple[
 
 def test_a_recorded_run_is_the_plain_one(cnntrain: Call, folder: Path, tiny: tuple[str, ...]) -> None:
     words = [*(word for word in tiny if word != "device=cpu"), *WORDS]
-    for graph in ("true", "false"):
-        cnntrain("fit", *words, f"trainer.graph={graph}", f"output_dir={graph}")
-    agree(folder / "true", folder / "false")
+    for name, graph in (("recorded", "true"), ("plain", "false")):
+        cnntrain("fit", *words, f"trainer.graph={graph}", f"output_dir={name}")
+    agree(folder / "recorded", folder / "plain")
 
 
 def test_a_checkpoint_of_a_gpu_goes_on_on_a_cpu(
