@@ -8,8 +8,9 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from cnntrain import disk
 from cnntrain.catalog import compose, groups, options
-from cnntrain.errors import InputError, nearest, unknown
+from cnntrain.errors import DiskError, InputError, nearest, unknown
 from cnntrain.files import package_of, read_text, read_yaml, refuse_code, refuse_word
 
 USAGE = """\
@@ -132,14 +133,12 @@ def copy(words: list[str], folders: Sequence[Path]) -> None:
     folder = Path(words[1] if len(words) == 2 else "conf").expanduser()
     group, option = source.parent.name, source.stem
     target = folder / group / source.name
+    if target.exists():
+        raise InputError(f"{target} exists already and stays as it is; name another folder")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with target.open("xb") as sink:
-            sink.write(source.read_bytes())
-    except FileExistsError as error:
-        raise InputError(f"{target} exists already and stays as it is; name another folder") from error
-    except OSError as error:
-        raise InputError(f"{target} cannot be written: {error.strerror}") from error
+        disk.write(target, source.read_bytes())
+    except DiskError as error:
+        raise InputError(str(error)) from error
     print(f"{target}: change it, and use it with cnntrain fit {group}={option} --config-dir {folder}")
     print(f"under a name of its own it becomes one more option: {target.with_name('my_' + source.name)}")
 

@@ -21,6 +21,10 @@ class InUseError(InputError):
     """Another process holds the folder."""
 
 
+class DiskError(CnntrainError, OSError):
+    """A file or a folder could not be written; what was there before is as it was."""
+
+
 class NonFiniteError(CnntrainError):
     """The loss or a gradient stopped being a number, at optimizer step number `step` (from 0)."""
 

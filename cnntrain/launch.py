@@ -33,7 +33,7 @@ from omegaconf.errors import (
     UnsupportedInterpolationType,
 )
 
-from cnntrain import ranks
+from cnntrain import disk, ranks
 from cnntrain.catalog import compose
 from cnntrain.errors import CnntrainError, EchoError, InputError, unknown
 from cnntrain.files import explained, read_text, refuse_code
@@ -105,7 +105,7 @@ class Task:
                     cfg.output_dir = str(folder)
                 result = _run(self.job, cfg, self.plugins)
                 if not keeps_folder:  # the result of a job in another process reaches us as a file
-                    (folder / "results.json").write_text(as_json(result) + "\n", encoding="utf-8")
+                    disk.write(folder / "results.json", as_json(result) + "\n")
         except Exception as error:
             if job.mode == RunMode.MULTIRUN:
                 print(f"cnntrain: job {job.job.num} failed: {one_line(error)}", file=sys.stderr)

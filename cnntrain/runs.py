@@ -1,11 +1,13 @@
 """The run folder: what a run leaves behind, as files that rebuild it."""
 
 import contextlib
+import errno
 import json
 import math
 import os
 import platform
 import secrets
+import shutil
 import subprocess
 import sys
 import time
@@ -16,11 +18,12 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from cnntrain import __version__
-from cnntrain.errors import InputError, InUseError
+from cnntrain import __version__, disk
+from cnntrain.errors import DiskError, InputError, InUseError
 
 CONFIG, RECORD, METRICS, RESULTS = "config.json", "run.json", "metrics.jsonl", "results.json"
 ROOT = Path("runs")
+LEAST_ROOM = 2**16  # bytes without which no command that writes begins
 INDEX = ROOT / ".index"  # the absolute path of every training that was started from here, in JSON, a line each
 PACKAGES = ("torch", "torchvision", "numpy", "hydra-core", "omegaconf", "scikit-learn", "pillow")
 VARIABLES = ("CUDA", "NCCL", "OMP", "GOMP", "MKL", "SLURM", "CNNTRAIN")  # what a record may hold of the environment
@@ -37,12 +40,21 @@ def refuse_existing(folder: Path) -> None:
         raise InputError(f"output_dir={folder} already holds a run; name another folder, or resume=auto")
 
 
-def refuse_unwritable(folder: Path) -> None:
-    """Raise `InputError` when `folder`, or the nearest folder above it that exists, cannot be written to."""
-    found = next(place for place in (folder, *folder.parents) if place.exists())
-    if not found.is_dir() or not os.access(found, os.W_OK):
-        reason = "cannot be written to" if found.is_dir() else "is a file"
-        raise InputError(f"output_dir={folder} cannot be made: {found} {reason}")
+def refuse_unwritable(folder: Path, need: float = LEAST_ROOM, word: str = "output_dir=") -> None:
+    """Raise `InputError` when `folder`, or the nearest folder above it that exists, cannot take `need` bytes.
+
+    `word` is the key that a person has typed before the folder, if any.
+    """
+    found = next(place for place in (folder, *folder.parents) if os.access(place, os.F_OK))
+    if not found.is_dir():
+        reason = "is a file"
+    elif not os.access(found, os.W_OK | os.X_OK):
+        reason = "cannot be written to"
+    elif (free := shutil.disk_usage(found).free) < need:
+        reason = f"is on a full disk ({disk.size(need)} are needed, {disk.size(free)} are free)"
+    else:
+        return
+    raise InputError(f"{word}{folder} cannot be made: {found} {reason}")
 
 
 def create(folder: Path) -> Path:
@@ -51,9 +63,9 @@ def create(folder: Path) -> Path:
     Raises `InputError` when it cannot be made.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"output_dir={folder} cannot be made: {error.strerror}") from error
+        disk.make_folder(folder)
+    except DiskError as error:
+        raise InputError(f"output_dir={error}") from error
     return folder
 
 
@@ -80,10 +92,11 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write a JSON file whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    partial.write_text(json.dumps(plain(value), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial.replace(path)
+    """Write a JSON file whole or not at all.
+
+    Raises `DiskError`.
+    """
+    disk.write(path, json.dumps(plain(value), indent=2, ensure_ascii=False) + "\n")
 
 
 @contextlib.contextmanager
@@ -99,7 +112,7 @@ def lock(folder: Path) -> Iterator[None]:
         name = holder.read_text(encoding="utf-8") if holder.exists() else "another process"
         raise InUseError(f"output_dir={folder} is in use by {name}") from error
     try:
-        holder.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
+        disk.write(holder, f"process {os.getpid()} on {platform.node()}")
         yield
     finally:
         holder.unlink(missing_ok=True)
@@ -107,9 +120,16 @@ def lock(folder: Path) -> Iterator[None]:
 
 
 def append_metrics(folder: Path, record: Mapping[str, object]) -> None:
-    """Add one line to the run's metrics."""
-    with (folder / METRICS).open("a", encoding="utf-8") as sink:
-        sink.write(json.dumps(plain(record)) + "\n")
+    """Add one line to the run's metrics, or nothing where the disk takes only a part of it.
+
+    Raises `OSError`.
+    """
+    line = (json.dumps(plain(record)) + "\n").encode()
+    with (folder / METRICS).open("ab", buffering=0) as sink:
+        before = sink.tell()
+        if sink.write(line) < len(line):
+            sink.truncate(before)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
@@ -129,9 +149,7 @@ def read_lines(path: Path) -> list[Any]:
 def keep_metrics(folder: Path, count: int) -> list[dict[str, Any]]:
     """Keep the first `count` records of a run, those that its checkpoint knows of, and return them."""
     kept = read_metrics(folder)[:count]
-    partial = folder / f".{METRICS}.{os.getpid()}.tmp"
-    partial.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
-    partial.replace(folder / METRICS)
+    disk.write(folder / METRICS, "".join(json.dumps(record) + "\n" for record in kept))
     return kept
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from cnntrain import disk
 from cnntrain.cli import main
 from cnntrain.commands import resuming
 from cnntrain.training import checkpoints, loop
@@ -73,6 +74,13 @@ def cut(
     with pytest.MonkeyPatch.context() as patched:
         interrupt(patched, *at, nth, number)
         assert main(["fit", *words]) == 128 + number
+
+
+def fill(patched: pytest.MonkeyPatch, name: str = "checkpoints") -> None:
+    """Have the disk of every folder of this name be full."""
+    usage = disk.shutil.disk_usage
+    full = lambda path: usage(path)._replace(free=1000) if Path(path).name == name else usage(path)  # noqa: E731
+    patched.setattr(disk.shutil, "disk_usage", full)
 
 
 def start(folder: Path, *words: str) -> subprocess.Popen[str]:

@@ -33,7 +33,10 @@ LAYERS = [
     {"schema", "conform"},
     {"training", "analysis"},
     {"data", "models", "optim", "runs", "progress"},
-    {"tables", "devices", "draws", "bounds", "errors", "quiet", "ranks", "processor", "files", "plugins", "__init__"},
+    {
+        *("tables", "devices", "draws", "bounds", "errors", "quiet", "ranks", "processor", "files", "disk", "plugins"),
+        "__init__",
+    },
 ]
 HYDRA = {"launch", "words", "commands", "config"}
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from cuts import Call, agree, cut, last
+from cuts import Call, agree, cut, fill, last
 from test_feeds import resident
 from test_loop import CARD, CPU, feed, learner, network, stripes
 from torch import nn
@@ -27,8 +27,8 @@ from cnntrain.data.feeds import ResidentFeed
 from cnntrain.errors import CnntrainError
 from cnntrain.models.blocks import conv, dense, linear
 from cnntrain.models.stages import assemble
-from cnntrain.training import checkpoints, recording
 from cnntrain.training import learner as learning
+from cnntrain.training import recording
 from cnntrain.training.recording import WAITING, WARM_UP, Recorder
 from cnntrain.training.saving import Saver
 
@@ -281,12 +281,11 @@ def test_a_save_beside_the_training_that_fails_is_said_at_the_next(
     folder: Path, tiny: tuple[str, ...], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fit, "Saver", lambda beside: Saver(beside=True))
-    usage = checkpoints.shutil.disk_usage("/")
-    monkeypatch.setattr(checkpoints.shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    fill(monkeypatch)
     words = [*tiny, "trainer.checkpoint_seconds=0", "dataset.val_size=0"]
     assert main(["fit", *words, "trainer.epochs=5", "output_dir=run"]) == 1
     err = capfd.readouterr().err
-    assert err.count("warning: not saved: the disk is full") == 2 and "3 saves in a row have failed" in err
+    assert err.count("pt cannot be written: the disk is full") == 3 and "3 saves in a row have failed" in err
     rows = (folder / "run" / "metrics.jsonl").read_text().splitlines()
     assert json.loads(rows[-1])["epoch"] == 4  # the third failure is known at the fourth save
 

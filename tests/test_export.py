@@ -101,7 +101,7 @@ def test_connection_tables_and_shortcuts_can_be_exported(name: str, form: str, t
     card = Card("drawn", tuple("0123456789"), (1, 28, 28), (0.3,), (0.3,))
     net = MODELS[name](card.shape, 10).eval()
     write, read = export.FORMATS[form]
-    write(net, card, {"name": json.dumps(name)}, tmp_path / f"net.{form}")
+    (tmp_path / f"net.{form}").write_bytes(write(net, card, {"name": json.dumps(name)}))
     difference = export.largest_difference(net, read(tmp_path / f"net.{form}"), card)
     assert difference < export.TOLERANCE
 

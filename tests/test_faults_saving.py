@@ -12,12 +12,15 @@ from typing import Any
 
 import pytest
 import torch
-from cuts import FULL, Call, agree, cut, last
+from cuts import FULL, Call, agree, cut, fill, last
 
-from cnntrain import runs
+from cnntrain import disk, runs
 from cnntrain.cli import main
 from cnntrain.commands import fit, resuming
+from cnntrain.errors import DiskError
 from cnntrain.training import checkpoints
+
+LEFT = f"{disk.PARTIAL}*"  # half-written files
 
 # --- F08
 
@@ -112,17 +115,17 @@ def test_f08_a_save_that_breaks_anywhere_leaves_a_whole_checkpoint(
         shutil.rmtree(run.parent)
         shutil.copytree(kept, run.parent)
         broken = killed_save(run, name, nth) if dies else broken_save(run, name, nth, lost_power)
-        assert dies or not list(run.glob(".*.tmp"))
+        assert dies or not list(run.glob(LEFT))
         found = checkpoints.load_newest(run)
         assert found is not None and not found.problems and found.state["progress"]["step"] == 8
         if FULL or not broken:  # the next start of the run itself
             assert cnntrain("fit", *words)["resumed_from"] == 8
         else:
-            checkpoints.clean(run)
-        assert not list(run.glob(".*.tmp"))
+            disk.clean(run)
+        assert not list(run.glob(LEFT))
         if not broken:
             break
-    assert nth
+    assert nth or name == "unlink"  # what cannot be removed breaks no save
 
 
 # --- F09, F10
@@ -310,13 +313,12 @@ def test_f12_a_pickle_that_runs_code_is_not_run(
 def test_f13_a_full_disk_is_reported_with_what_is_needed_and_free(
     folder: Path, tiny: tuple[str, ...], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usage = shutil.disk_usage("/")
-    monkeypatch.setattr(checkpoints.shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    fill(monkeypatch)
     words = [*tiny, "trainer.checkpoint_seconds=0", "dataset.val_size=0"]
     assert main(["fit", *words, "trainer.epochs=5", "output_dir=run"]) == 1
     err = capfd.readouterr().err
-    assert err.count("warning: not saved: the disk is full") == 2 and "3 saves in a row have failed" in err
-    assert "MiB, 0.0 MiB are free" in err
+    assert err.count("pt cannot be written: the disk is full") == 3 and "3 saves in a row have failed" in err
+    assert "MiB are needed, 1.0 KiB are free" in err
     assert not list((folder / "run" / "checkpoints").iterdir())
 
 
@@ -372,7 +374,9 @@ def test_f15_a_folder_that_cannot_be_made_is_refused_before_anything_is_read(
     (folder / "file").write_text("")
     (folder / "sealed").mkdir(mode=0o555)
     if os.geteuid() == 0:  # who may write everywhere is asked to keep to the folder's mode
-        monkeypatch.setattr(os, "access", lambda path, mode: bool(Path(path).stat().st_mode & 0o200))
+        ours = lambda path, mode: mode == os.F_OK or bool(Path(path).stat().st_mode & 0o200)  # noqa: E731
+        access = os.access
+        monkeypatch.setattr(os, "access", lambda path, mode: access(path, os.F_OK) and ours(path, mode))
     monkeypatch.setattr(fit.session, "load_data", lambda cfg: pytest.fail("images were read"))
     for place, reason in {
         "file": "file is a file",
@@ -381,3 +385,68 @@ def test_f15_a_folder_that_cannot_be_made_is_refused_before_anything_is_read(
         "sealed/below/that": "sealed cannot be written to",
     }.items():
         assert f"output_dir={place} cannot be made: {reason}" in refused("fit", *tiny, f"output_dir={place}")
+
+
+# --- files of every kind
+
+
+@pytest.mark.parametrize("before", [None, b"before"])
+def test_a_file_is_whole_or_as_it_was_and_nothing_lies_beside_it(tmp_path: Path, before: bytes | None) -> None:
+    """Whatever ends the writing; the error names the file and what is free."""
+    path = tmp_path / "folder" / "results.json"
+    if before:
+        disk.write(path, before)
+    for error, known in ((OSError(28, "No space left on device"), True), (KeyboardInterrupt(), False)):
+        with pytest.raises(DiskError if known else KeyboardInterrupt) as caught, disk.replacing(path) as partial:
+            partial.write_bytes(b"half")
+            raise error
+        if known:
+            assert f"{path} cannot be written: No space left on device (" in str(caught.value)
+            assert str(caught.value).endswith("B are free)")
+        assert [*path.parent.iterdir()] == ([path] if before else [])
+    disk.write(path, "é\n")
+    assert path.read_bytes() == b"\xc3\xa9\n" and [*path.parent.iterdir()] == [path]
+
+
+def test_a_file_without_room_is_not_begun(tmp_path: Path) -> None:
+    full = pytest.raises(DiskError, match=r"the disk is full \(1048576.0 TiB are needed, \d+\.\d [GT]iB are free\)")
+    with full, disk.replacing(tmp_path / "file", need=2**60):
+        pytest.fail("it was begun")
+
+
+def test_a_link_is_replaced_and_never_written_through(tmp_path: Path) -> None:
+    elsewhere, path = tmp_path / "elsewhere", tmp_path / "run.json"
+    elsewhere.write_text("precious")
+    path.symlink_to(elsewhere)
+    runs.write_json(path, {"exit": "done"})
+    assert elsewhere.read_text() == "precious" and not path.is_symlink() and runs.read_json(path) == {"exit": "done"}
+
+
+def test_the_disk_has_a_file_before_its_place_does_and_the_names_of_new_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the order of the calls: the content, the move, the folder."""
+    done: list[tuple[str, str]] = []
+    sync, replace = disk.sync, Path.replace
+    monkeypatch.setattr(disk, "sync", lambda path: (done.append(("sync", path.name)), sync(path)))
+    monkeypatch.setattr(Path, "replace", lambda self, to: (done.append(("move", to.name)), replace(self, to))[1])
+    disk.write(tmp_path / "new" / "run" / "run.json", "{}")
+    partial = f"{disk.PARTIAL}{os.getpid()}.run.json"
+    assert done == [
+        *(("sync", "new"), ("sync", tmp_path.name)),
+        *(("sync", partial), ("move", "run.json"), ("sync", "run")),
+    ]
+
+
+def test_a_record_that_a_full_disk_takes_a_part_of_is_left_out_whole(tmp_path: Path) -> None:
+    runs.append_metrics(tmp_path, {"step": 1})
+    size = (tmp_path / runs.METRICS).stat().st_size
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 5, limits[1]))
+        with pytest.raises(OSError, match="space"):
+            runs.append_metrics(tmp_path, {"step": 2})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    runs.append_metrics(tmp_path, {"step": 3})
+    assert runs.read_metrics(tmp_path) == [{"step": 1}, {"step": 3}]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig
 
-from cnntrain import config, runs
+from cnntrain import config, disk, runs
 from cnntrain.analysis import ablation
 from cnntrain.analysis.ablation_figures import differences_picture
 from cnntrain.analysis.ablation_report import answer_tables, flat, report, sentences
@@ -195,13 +195,12 @@ def write(
 ) -> None:
     """Write the answer as tables of numbers, as pictures and as a report."""
     options: dict[str, Any] = cfg.study or {}
-    (folder / "rows.csv").write_text(render(flat(found.rows), "csv") + "\n", encoding="utf-8")
-    (folder / "table.csv").write_text(render(flat(found.table), "csv") + "\n", encoding="utf-8")
+    disk.write(folder / "rows.csv", render(flat(found.rows), "csv") + "\n")
+    disk.write(folder / "table.csv", render(flat(found.table), "csv") + "\n")
     picture = None
     if any(row["delta_mean"] is not None for row in found.table[1:]):
-        (folder / "figures").mkdir(exist_ok=True)
         for style in ("png", "svg"):
-            (folder / "figures" / f"differences.{style}").write_bytes(differences_picture(found.table, style))
+            disk.write(folder / "figures" / f"differences.{style}", differences_picture(found.table, style))
         picture = "figures/differences.png"
     text = report(
         options.get("name") or "Removals",
@@ -212,7 +211,7 @@ def write(
         printed=options.get("printed"),
         source=options.get("source") or (),
     )
-    (folder / REPORT).write_text(text, encoding="utf-8")
+    disk.write(folder / REPORT, text)
 
 
 def read(cell: grid.Cell) -> ablation.Cell | None:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from omegaconf import DictConfig
 
-from cnntrain import config, runs, schema
+from cnntrain import config, disk, runs, schema
 from cnntrain.analysis.metrics import classification
 from cnntrain.commands.loading import load_run, run_dataset
 from cnntrain.data.feeds import sweep
@@ -57,6 +57,9 @@ def evaluate(
 
     `dataset` changes or replaces the run's own images; `argv` is the command line to remember.
     """
+    target = output or place(folder, cfg.split, cfg.weights, tta)
+    typed = "output_dir=" if output else ""
+    runs.refuse_unwritable(target, word=typed)
     prepare(deterministic=False)
     device = choose_device(cfg.device)
     net, card, settings = load_run(folder, cfg.weights)
@@ -65,12 +68,12 @@ def evaluate(
     split = getattr(images, cfg.split)
     if split is None:
         raise InputError(f"split={cfg.split}: {images.card.name} has no such images here")
+    runs.refuse_unwritable(target, 4 * len(split) * len(card.classes), typed)  # for its logits
 
     net, precision = net.to(device), choose_precision(cfg.precision, device)
     batches = sweep(split, card, batch_size=cfg.batch_size, device=device, workers=workers)
     shown = track(batches, -(-len(split) // cfg.batch_size), f"eval {cfg.split}")
     result = outputs(net, shown, precision=precision, views=VIEWS[tta])
-    target = output or place(folder, cfg.split, cfg.weights, tta)
     words = {"split": cfg.split, "dataset": images.card.name, "weights": cfg.weights, "tta": tta}
     made = {"device": str(device), "precision": precision, "other_dataset": dataset}
     return keep(target, folder, result, split, card, words, argv, made), target
@@ -91,16 +94,16 @@ def keep(
     `words` say which split, dataset, weights and views; `made` on what it was measured.
     """
     found = {"run_dir": str(folder), **words, **classification(result.logits, result.labels, card.classes)}
-    target.mkdir(parents=True, exist_ok=True)
     probabilities = result.logits.softmax(dim=1).numpy()
-    np.savez_compressed(
-        target / "predictions.npz",
-        logits=result.logits.numpy(),
-        probabilities=probabilities,
-        predicted=probabilities.argmax(axis=1),
-        labels=result.labels.numpy(),
-        classes=np.array(card.classes),
-    )
+    with disk.replacing(target / "predictions.npz") as partial:
+        np.savez_compressed(
+            partial,
+            logits=result.logits.numpy(),
+            probabilities=probabilities,
+            predicted=probabilities.argmax(axis=1),
+            labels=result.labels.numpy(),
+            classes=np.array(card.classes),
+        )
     made |= {
         "hardware": hardware(),
         "weights": weights_digest(folder, words["weights"]),

@@ -2,8 +2,8 @@
 
 import hashlib
 import importlib.util
+import io
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from cnntrain import config, runs, schema
+from cnntrain import config, disk, runs, schema
 from cnntrain.commands import pretrained
 from cnntrain.commands.loading import load_run
 from cnntrain.data.rendering import Normalise
@@ -40,19 +40,17 @@ def run(composed: DictConfig) -> dict[str, Any]:
     target = Path(cfg.output) if cfg.output else folder / "export" / f"{settings['model']['name']}.{cfg.format}"
     if target.suffix != f".{cfg.format}" or target.is_dir():
         raise InputError(f"output={target} should be the name of a file that ends in .{cfg.format}")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{os.getpid()}.{target.name}")
-    try:
-        write(net, card, describe(folder, card, settings, cfg.weights), partial)
+    need = sum(tensor.nbytes for tensor in net.state_dict().values())
+    runs.refuse_unwritable(target.parent, need, "output=" if cfg.output else "")
+    content = write(net, card, describe(folder, card, settings, cfg.weights))
+    with disk.replacing(target, len(content)) as partial:
+        partial.write_bytes(content)
         difference = largest_difference(net, read(partial), card)
         if not difference <= TOLERANCE:
             raise CnntrainError(
                 f"the {cfg.format} file computes something else: its logits differ by {difference:.3g}, "
                 f"more than {TOLERANCE:g}; it was not kept"
             )
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
     size, digest = target.stat().st_size, hashlib.sha256(target.read_bytes()).hexdigest()
     print(f"file        {target} ({size:,} bytes, {cfg.weights} weights)")
     print(f"difference  {difference:.3g} at most between its logits and the run's, batches of 1 and 3")
@@ -103,10 +101,10 @@ def largest_difference(net: nn.Module, other: Network, card: Card) -> float:
 # safetensors: the weights, from which cnntrain rebuilds the network by the model options in the header.
 
 
-def write_safetensors(net: nn.Sequential, card: Card, metadata: Metadata, path: Path) -> None:
-    from safetensors.torch import save_file
+def write_safetensors(net: nn.Sequential, card: Card, metadata: Metadata) -> bytes:
+    from safetensors.torch import save
 
-    save_file(net.state_dict(), path, metadata={"format": "pt", **metadata})
+    return save(net.state_dict(), metadata={"format": "pt", **metadata})
 
 
 def read_safetensors(path: Path) -> Network:
@@ -131,9 +129,11 @@ def read_safetensors(path: Path) -> Network:
 # pt2: a program that torch.export.load runs without cnntrain.
 
 
-def write_pt2(net: nn.Sequential, card: Card, metadata: Metadata, path: Path) -> None:
+def write_pt2(net: nn.Sequential, card: Card, metadata: Metadata) -> bytes:
     program = torch.export.export(net, (example(card),), dynamic_shapes=({0: torch.export.Dim("batch")},))
-    torch.export.save(program, path, extra_files={"metadata.json": json.dumps(metadata, ensure_ascii=False)})
+    sink = io.BytesIO()
+    torch.export.save(program, sink, extra_files={"metadata.json": json.dumps(metadata, ensure_ascii=False)})
+    return sink.getvalue()
 
 
 def read_pt2(path: Path) -> Network:
@@ -150,7 +150,7 @@ def require_onnx() -> None:
             raise InputError(f"format=onnx needs the package {package}: pip install 'cnntrain[onnx]'")
 
 
-def write_onnx(net: nn.Sequential, card: Card, metadata: Metadata, path: Path) -> None:
+def write_onnx(net: nn.Sequential, card: Card, metadata: Metadata) -> bytes:
     program = torch.onnx.export(
         net,
         (example(card),),
@@ -162,7 +162,8 @@ def write_onnx(net: nn.Sequential, card: Card, metadata: Metadata, path: Path) -
     )
     assert program is not None
     program.model.metadata_props.update(metadata)
-    program.save(path)
+    content: bytes = program.model_proto.SerializeToString()
+    return content
 
 
 def read_onnx(path: Path) -> Network:
@@ -177,7 +178,8 @@ def example(card: Card) -> Tensor:
     return torch.zeros(2, *card.shape)
 
 
-FORMATS: dict[str, tuple[Callable[[nn.Sequential, Card, Metadata, Path], None], Callable[[Path], Network]]] = {
+# Written into memory first: torch and onnx write files from C++, which ends the process when a disk is full.
+FORMATS: dict[str, tuple[Callable[[nn.Sequential, Card, Metadata], bytes], Callable[[Path], Network]]] = {
     "safetensors": (write_safetensors, read_safetensors),
     "pt2": (write_pt2, read_pt2),
     "onnx": (write_onnx, read_onnx),

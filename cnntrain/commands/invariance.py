@@ -11,7 +11,7 @@ import numpy as np
 from omegaconf import DictConfig
 from torch import nn
 
-from cnntrain import config, runs, schema
+from cnntrain import config, disk, runs, schema
 from cnntrain.analysis import crossings
 from cnntrain.analysis import invariance as measure
 from cnntrain.analysis.aliasing import total_stride
@@ -190,6 +190,7 @@ def new_target(cfg: schema.Invariance, entries: Sequence[Entry]) -> Path:
     if (target / runs.RESULTS).exists():
         raise InputError(f"output_dir={target} already holds results; name another folder")
     runs.refuse_existing(target)
+    runs.refuse_unwritable(target)
     return runs.create(target)
 
 
@@ -207,7 +208,6 @@ def follow(
     """Pass all images through all networks under all warps; the raw rows go to the study's folder."""
     weights, classes = resamples(len(splits[0])), entries[0].card.classes
     studies = [Study(warp, split, entries[0].card, weights) for warp, split in zip(warps, splits, strict=True)]
-    (target / RAW).mkdir()
     few = spread(len(splits[0]), cfg.control_images)
     total = sum(len(weights[0]) * (1 + len(warp.amounts)) + 2 * len(few) * len(warp.amounts) for warp in warps)
     with counting(total * len(entries), "invariance", "image") as progress:
@@ -232,7 +232,8 @@ def follow(
 def keep_raw(path: Path, subject: measure.Subject, warp: Warp, clean: measure.Clean, moved: measure.Moved) -> None:
     """Write what was measured of each image."""
     arrays = {f"clean_{key}": value for key, value in clean._asdict().items()} | moved._asdict()
-    np.savez(path, stages=np.array(subject.stages), amounts=np.array(warp.amounts), **arrays)
+    with disk.replacing(path) as partial:
+        np.savez(partial, stages=np.array(subject.stages), amounts=np.array(warp.amounts), **arrays)
 
 
 def safe(name: str) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from cnntrain import runs
+from cnntrain import disk, runs
 from cnntrain.analysis import crossings, invariance_words
 from cnntrain.analysis import invariance_figures as panels
 from cnntrain.analysis.pictures import drawn
@@ -37,11 +37,11 @@ def write(
 ) -> dict[str, Any]:
     """Write the study and return what `--json` prints: `head` and all rows."""
     found = {**head, **results(studies, groups)}
-    (target / ROWS).write_text(render(found["rows"], "csv") + "\n", encoding="utf-8")
+    disk.write(target / ROWS, render(found["rows"], "csv") + "\n")
     names = draw(target, studies, groups, tensorboard=tensorboard) if figures else {}
     parts = [section(study, groups, found, names.get(study.warp.name, [])) for study in studies]
     text = "\n\n".join(["# What stays invariant", about, *parts])
-    (target / REPORT).write_text(text + "\n", encoding="utf-8")
+    disk.write(target / REPORT, text + "\n")
     runs.write_json(target / runs.RESULTS, found | {"record": record})
     return found
 
@@ -77,7 +77,6 @@ def firsts(study: Study, groups: Sequence[Group]) -> set[str]:
 
 def draw(target: Path, studies: Sequence[Study], groups: Sequence[Group], *, tensorboard: bool) -> dict[str, list[str]]:
     """Write every figure as PNG and SVG, and to TensorBoard; return their names by warp."""
-    (target / FIGURES).mkdir(exist_ok=True)
     names: dict[str, list[str]] = {study.warp.name: [] for study in studies}
 
     def pixels(name: str, figure: "Figure") -> dict[str, Tensor]:
@@ -88,8 +87,10 @@ def draw(target: Path, studies: Sequence[Study], groups: Sequence[Group], *, ten
         for study in studies:
             for name, make in drawings(study, groups):
                 figure = make()
-                figure.savefig(target / FIGURES / f"{name}.png", dpi=150)
-                figure.savefig(target / FIGURES / f"{name}.svg", metadata={"Date": None})
+                with disk.replacing(target / FIGURES / f"{name}.png") as partial_png:
+                    figure.savefig(partial_png, dpi=150)
+                with disk.replacing(target / FIGURES / f"{name}.svg") as partial_svg:
+                    figure.savefig(partial_svg, metadata={"Date": None})
                 board.pictures(0, partial(pixels, name, figure))
                 names[study.warp.name].append(name)
     return names

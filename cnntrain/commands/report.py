@@ -3,7 +3,7 @@
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
+from importlib.resources import files as resources
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from torch import nn
 
-from cnntrain import config, runs, schema
+from cnntrain import config, disk, runs, schema
 from cnntrain.analysis import figures, pictures
 from cnntrain.analysis.geometry import geometry
 from cnntrain.commands.describe import row as stage_row
@@ -38,6 +38,7 @@ def run(composed: DictConfig) -> dict[str, Any]:
         raise InputError(f"output={cfg.output}: the folder {target.parent} does not exist")
     if target.is_dir():
         raise InputError(f"output={cfg.output} is a folder; name a file")
+    runs.refuse_unwritable(target.parent, word="output=" if cfg.output else "")
     net, card, settings = load_run(folder, cfg.weights)
     record = runs.read_json(folder / runs.RECORD)
     measured = evaluation(folder, cfg)
@@ -69,7 +70,7 @@ def run(composed: DictConfig) -> dict[str, Any]:
         "typed": shlex.join(record["argv"]),
         "again": again(record, cfg),
     }
-    target.write_text(render(page), encoding="utf-8")
+    disk.write(target, render(page))
     print(f"{cfg.split} top-1  {page['accuracy']}")
     print(f"report      {target}")
     return {"run_dir": str(folder), "report": str(target), "split": cfg.split, "weights": cfg.weights} | {
@@ -81,7 +82,7 @@ def render(page: Mapping[str, Any]) -> str:
     """Fill the template; whatever is no drawing of ours is escaped."""
     from jinja2 import Environment, StrictUndefined
 
-    text = (files("cnntrain.analysis") / "report.html.jinja").read_text(encoding="utf-8")
+    text = (resources("cnntrain.analysis") / "report.html.jinja").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["cell"] = cell
     return environment.from_string(text).render(page)

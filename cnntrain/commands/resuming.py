@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from cnntrain import ranks, runs
+from cnntrain import disk, ranks, runs
 from cnntrain.commands.loading import refuse_other_network
 from cnntrain.commands.session import Session
 from cnntrain.errors import CheckpointError, InputError, listed
@@ -107,7 +107,7 @@ def restore(session: Session, folder: Path) -> tuple[Progress, int]:
 
 def newest(folder: Path) -> checkpoints.Found | None:
     """Return the newest whole checkpoint in `folder`, or None, and say what is wrong with newer ones."""
-    checkpoints.clean(folder)
+    disk.clean(folder)
     found = checkpoints.load_newest(folder)
     for problem in found.problems if found else ():
         say(f"warning: {problem}; using the checkpoint before it")

@@ -5,7 +5,6 @@
 
 import contextlib
 import os
-import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,7 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from cnntrain.errors import CheckpointError
+from cnntrain import disk
+from cnntrain.errors import CheckpointError, DiskError
 
 State = dict[str, Any]  # tensors and JSON types only
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
@@ -31,52 +31,32 @@ class Found(NamedTuple):
 def save(path: Path, state: State) -> None:
     """Write `state` so that `path` at any moment holds a whole checkpoint, the earlier or the new one.
 
-    Raises `OSError` when the disk is full or cannot be written; nothing half-written stays.
+    Raises `DiskError`; nothing half-written stays.
     """
-    with written(path, state) as partial:
-        partial.replace(path)
-        sync_folder(path.parent)
+    with written(path, state):
+        pass
 
 
 def save_last(folder: Path, state: State) -> None:
     """Write `last.pt` and keep the one before it as `previous.pt`: two whole checkpoints from the second save on."""
-    last, aside = folder / LAST, folder / f".{PREVIOUS}.{os.getpid()}.tmp"
-    with written(last, state) as partial:
+    last = folder / LAST
+    with written(last, state):
         if last.exists():
-            try:
+            with disk.replacing(folder / PREVIOUS) as aside:
                 os.link(last, aside)  # a second name for the old file, so that neither name is ever without one
-                aside.replace(folder / PREVIOUS)
-            finally:
-                aside.unlink(missing_ok=True)
-        partial.replace(last)
-        sync_folder(folder)
 
 
 @contextlib.contextmanager
-def written(path: Path, state: State) -> Iterator[Path]:
-    """Write and verify `state` beside `path`, in the same folder since replacing must not cross file systems.
-
-    The context puts the file in its place; whatever fails becomes an `OSError`, and no part of it stays.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    need, free = 1.2 * sum(tensor.nbytes for tensor in tensors(state)), shutil.disk_usage(path.parent).free
-    room = f"{path} needs {need / 2**20:.1f} MiB, {free / 2**20:.1f} MiB are free"
-    if free < need:
-        raise OSError(f"the disk is full: {room}")
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+def written(path: Path, state: State) -> Iterator[None]:
+    """Write and verify `state` beside `path`, where it is put when the context ends."""
+    with disk.replacing(path, 1.2 * sum(tensor.nbytes for tensor in tensors(state))) as partial:
         with partial.open("wb") as sink:
             torch.save(state, sink)
-            sink.flush()
-            os.fsync(sink.fileno())
-        verify(partial)
-        yield partial
-    except (OSError, RuntimeError, CheckpointError) as error:
-        # torch's writer hides the system's error behind its own
-        reason = error.__context__ if isinstance(error.__context__, OSError) else error
-        raise OSError(f"{str(reason).splitlines()[0]}; {room}") from error
-    finally:
-        partial.unlink(missing_ok=True)
+        try:
+            verify(partial)
+        except CheckpointError as error:
+            raise DiskError(f"{path} cannot be written: {error}") from error
+        yield
 
 
 def tensors(state: object) -> Iterator[Tensor]:
@@ -89,15 +69,6 @@ def tensors(state: object) -> Iterator[Tensor]:
     elif isinstance(state, list | tuple):
         for value in state:
             yield from tensors(value)
-
-
-def sync_folder(folder: Path) -> None:
-    """Have the system write a folder's names to the disk."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def verify(path: Path) -> None:
@@ -167,9 +138,3 @@ def differences(found: object, wanted: object, at: str = "") -> Iterator[str]:
             yield at
     elif type(found) is not type(wanted):
         yield at
-
-
-def clean(folder: Path) -> None:
-    """Remove what a process that died while writing left behind."""
-    for leftover in folder.glob(".*.tmp"):
-        leftover.unlink(missing_ok=True)

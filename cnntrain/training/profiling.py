@@ -15,7 +15,10 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
+from cnntrain import disk
 from cnntrain.data.feeds import Feed
+from cnntrain.errors import DiskError
+from cnntrain.progress import say
 from cnntrain.tables import percent, render
 from cnntrain.training.learner import Learner
 
@@ -112,8 +115,12 @@ class Profiler:
         if self.tracer:
             self.tracer.stop()
             operators = self.operators(self.tracer)
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self.tracer.export_chrome_trace(str(self.folder / TRACE))
+            try:
+                with disk.replacing(self.folder / TRACE) as partial:
+                    self.tracer.export_chrome_trace(str(partial))
+            except DiskError as error:
+                say(f"warning: {error}")
+                self.tracer = None
         if self.steps:
             self.done(self.report(operators))
         return bool(self.steps)
