@@ -1,8 +1,10 @@
 """What can go wrong for a person, each with the exit code that says so, and the nearest right word."""
 
 import difflib
+import os
 from collections.abc import Iterable, Sequence
 from itertools import takewhile
+from pathlib import Path
 
 
 class CnntrainError(Exception):
@@ -81,3 +83,8 @@ def unknown(kind: str, word: str, choices: Iterable[str]) -> InputError:
     match = nearest(word, names)
     hint = f"did you mean {match!r}?" if match else f"choose from {', '.join(names) or 'nothing'}"
     return InputError(f"unknown {kind} {word!r}; {hint}")
+
+
+def as_text(name: str | Path) -> str:
+    """Return a name of the file system as text that any file can hold: bytes of it that are no UTF-8 as \\xe9."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")

@@ -4,6 +4,7 @@ import hashlib
 import pickle
 import struct
 import tarfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,35 @@ BAD: dict[str, Callable[[Path], object]] = {
     "postscript": postscript,
     "gone": gone,
 }
+
+
+# --- files as cameras and scanners write them
+
+
+def tiff(path: Path, values: np.ndarray, *, packed: bool = False, **tags: int) -> None:
+    """Write grey values [H, W] as they lie in memory, packed or not, with their kind in the tags or as `tags` say."""
+    order = ">" if values.dtype.byteorder == ">" else "<"
+    data = zlib.compress(values.tobytes()) if packed else values.tobytes()
+    kind = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
+    known = {"width": values.shape[1], "height": values.shape[0], "bits": 8 * values.itemsize, "sample_format": kind}
+    known |= {"compression": 8 if packed else 1, "photometric": 1, "strip": 8 + 2 + 12 * 10 + 4, "orientation": 1}
+    known |= {"rows": values.shape[0], "bytes": len(data)} | tags
+    numbers = {"width": 256, "height": 257, "bits": 258, "compression": 259, "photometric": 262, "strip": 273}
+    numbers |= {"orientation": 274, "rows": 278, "bytes": 279, "sample_format": 339}
+    entries = [struct.pack(f"{order}HHLL", number, 4, 1, known[name]) for name, number in numbers.items()]
+    path.write_bytes(head(order, len(entries)) + b"".join(entries) + bytes(4) + data)
+
+
+def exif(turn: int, *others: tuple[int, int, int, bytes], order: str = "<") -> bytes:
+    """Return Exif data of an orientation after `others`: tag, type, count, and four bytes of value."""
+    entries = [*others, (0x0112, 3, 1, struct.pack(f"{order}HH", turn, 0))]
+    written = [struct.pack(f"{order}HHL", *entry[:3]) + entry[3] for entry in entries]
+    return b"Exif\0\0" + head(order, len(entries)) + b"".join(written) + bytes(4)
+
+
+def head(order: str, count: int) -> bytes:
+    """Return what stands before the `count` tags of a TIFF or of Exif data."""
+    return {"<": b"II*\0", ">": b"MM\0*"}[order] + struct.pack(f"{order}LH", 8, count)
 
 
 # --- torchvision's files

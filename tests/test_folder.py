@@ -1,18 +1,39 @@
 """Image folders: what is found, how files become pixels, and what happens to bad ones."""
 
+import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from made import BAD, half, picture, postscript, tree
+from made import BAD, exif, half, picture, postscript, tiff, tree
 from PIL import Image
 
+from cnntrain.data import images
 from cnntrain.data.datasets import Dataset, describe, fingerprint, load
-from cnntrain.data.images import decode
+from cnntrain.data.images import decode, upright_size
 from cnntrain.data.sources import Files, Split, resident
 from cnntrain.errors import InputError
+
+UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # Exif 2.3: where row 0 and column 0 are seen
+    1: lambda stored: stored,
+    2: np.fliplr,
+    3: lambda stored: np.rot90(stored, 2),
+    4: np.flipud,
+    5: lambda stored: np.rot90(np.fliplr(stored)),
+    6: lambda stored: np.rot90(stored, -1),
+    7: lambda stored: np.rot90(np.fliplr(stored), -1),
+    8: np.rot90,
+}
+ODD_TAGS = [
+    (0x0128, 2, 7, b"in\0\0"),  # the unit of the resolution as text, whose place lies beyond the data
+    (0x011A, 2, 3, b"72\0\0"),  # the resolution as text
+    (0x0100, 2, 4, b"400\0"),
+    (0x8825, 4, 1, b"\xff\xff\0\0"),  # places beyond the data
+    (0x010E, 13, 100_000, b"\0\0\0\0"),
+]
 
 
 def sizes(data: Dataset) -> list[int]:
@@ -124,41 +145,130 @@ def test_resizing_covers_and_crops_the_centre_as_torchvision_does(tmp_path: Path
 
 
 def test_f26_every_kind_of_pixel_becomes_8_bit_rgb_or_grey(tmp_path: Path) -> None:
-    grey = np.linspace(0, 255, 64).round().astype(np.uint8).reshape(8, 8)
     rgb = np.asarray(picture(0))
-    alpha = np.full((8, 8), 77, np.uint8)
-    in_three = grey[..., None].repeat(3, 2)
+    alpha = np.linspace(0, 255, 64).round().astype(np.uint8).reshape(8, 8)
+    in_three = GREY[..., None].repeat(3, 2)
     palette = Image.fromarray(rgb).quantize(64)
     cases: dict[str, tuple[Image.Image, np.ndarray]] = {
-        "grey.png": (Image.fromarray(grey), in_three),
-        "grey16.png": (Image.fromarray(grey.astype(np.uint16) * 257), in_three),
-        "grey16.tiff": (Image.fromarray(grey.astype(np.uint16) * 257), in_three),
-        "grey_alpha.png": (Image.merge("LA", [Image.fromarray(grey), Image.fromarray(alpha)]), in_three),
-        "rgba.png": (Image.fromarray(np.dstack([rgb, alpha])), rgb),
+        "grey.png": (Image.fromarray(GREY), in_three),
+        "grey16.png": (Image.fromarray(GREY.astype(np.uint16) * 257), in_three),
+        "grey16.tiff": (Image.fromarray(GREY.astype(np.uint16) * 257), in_three),
+        "grey16.pgm": (Image.fromarray(GREY.astype(np.uint16) * 257), in_three),
+        "grey_alpha.png": (
+            Image.merge("LA", [Image.fromarray(GREY), Image.fromarray(alpha)]),
+            on_white(in_three, alpha),
+        ),
+        "rgba.png": (Image.fromarray(np.dstack([rgb, alpha])), on_white(rgb, alpha)),
         "palette.png": (palette, np.asarray(palette.convert("RGB"))),
-        "bits.png": (Image.fromarray(grey > 99), np.uint8(255) * (in_three > 99)),
+        "bits.png": (Image.fromarray(GREY > 99), np.uint8(255) * (in_three > 99)),
         "cmyk.tiff": (Image.fromarray(rgb).convert("CMYK"), rgb),
+        "lab.tiff": (lab := Image.fromarray(rgb).convert("LAB"), np.asarray(lab.convert("RGB"))),
     }
     for name, (image, expected) in cases.items():
         image.save(tmp_path / name)
-        np.testing.assert_array_equal(decode(tmp_path / name, (8, 8), 3, resize=False), expected, err_msg=name)
+        np.testing.assert_allclose(decode(tmp_path / name, (8, 8), 3, resize=False), expected, atol=1, err_msg=name)
         one = decode(tmp_path / name, (8, 8), 1, resize=False)
         np.testing.assert_allclose(one[..., 0], expected @ [0.299, 0.587, 0.114], atol=1, err_msg=name)
+        other = decode(tmp_path / name, (8, 8), 1, resize=False, invert=True)
+        np.testing.assert_array_equal(other, 255 - one, err_msg=name)
     palette.save(tmp_path / "clear.png", transparency=bytes(range(64)))
     clear = decode(tmp_path / "clear.png", (8, 8), 3, resize=False)
-    np.testing.assert_array_equal(clear, np.asarray(palette.convert("RGB")))
+    expected = on_white(np.asarray(palette.convert("RGB")), np.asarray(palette))
+    np.testing.assert_allclose(clear, expected, atol=1)
 
 
-def test_the_exif_orientation_is_applied(tmp_path: Path) -> None:
-    image, exif = picture(3, 8, 16), Image.Exif()
-    exif[0x0112] = 6  # shown after a quarter turn clockwise
+GREY = np.linspace(0, 255, 64).round().astype(np.uint8).reshape(8, 8)
+
+
+def on_white(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    share = alpha[..., None] / 255
+    return (pixels * share + 255 * (1 - share)).round()
+
+
+def test_black_strokes_on_nothing_are_black_on_white(tmp_path: Path) -> None:
+    stroke = np.uint8(255) * np.eye(8, dtype=np.uint8)
+    Image.fromarray(np.dstack([np.zeros((8, 8, 3), np.uint8), stroke])).save(tmp_path / "stroke.png")
+    found = decode(tmp_path / "stroke.png", (8, 8), 1, resize=False)
+    np.testing.assert_array_equal(found[..., 0], 255 - stroke)
+    Image.fromarray(GREY).save(tmp_path / "key.png", transparency=0)  # a colour that is called transparent
+    np.testing.assert_array_equal(decode(tmp_path / "key.png", (8, 8), 1, resize=False)[..., 0], GREY)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("kind", ["<u2", ">u2", "<i2", ">i2", "i1"])
+def test_grey_values_of_a_tiff_are_scaled_by_the_range_of_their_kind(tmp_path: Path, kind: str, packed: bool) -> None:
+    path, range_of = tmp_path / "image.tif", np.iinfo(kind)
+    values = (range_of.min + GREY * (float(range_of.max) - range_of.min) / 255).astype(kind)
+    tiff(path, values, packed=packed)
+    if kind == ">i2" and packed:
+        with pytest.raises(InputError, match="Pillow mixes up"):
+            decode(path, (8, 8), 1, resize=False)
+        return
+    np.testing.assert_array_equal(decode(path, (8, 8), 1, resize=False)[..., 0], GREY)
+    if kind == "<u2":  # where Pillow can read it
+        tiff(path, values, packed=packed, photometric=0)
+        np.testing.assert_array_equal(decode(path, (8, 8), 1, resize=False)[..., 0], 255 - GREY)
+
+
+def test_a_tiff_of_12_bits_is_scaled_by_those(tmp_path: Path) -> None:
+    first, second = (GREY.reshape(-1, 2).astype(int) * 4095 // 255).T
+    packed = np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], axis=1).astype(np.uint8)
+    tiff(tmp_path / "image.tif", packed.reshape(8, 12), bits=12, width=8)
+    np.testing.assert_allclose(decode(tmp_path / "image.tif", (8, 8), 1, resize=False)[..., 0], GREY, atol=1)
+
+
+@pytest.mark.parametrize("kind", ["<u4", "<i4", "<f4"])
+def test_values_without_a_known_range_are_refused(tmp_path: Path, kind: str) -> None:
+    tiff(tmp_path / "image.tif", GREY.astype(kind))
+    with pytest.raises(InputError, match=r"image\.tif: its values .*; convert it to 8 or 16 bits"):
+        decode(tmp_path / "image.tif", (8, 8), 1, resize=False)
+
+
+@pytest.mark.parametrize("name", ["image.png", "image.webp", "image.jpg", "image.tif"])
+@pytest.mark.parametrize(("turn", "seen"), UPRIGHT.items())
+def test_the_orientation_turns_the_pixels_whatever_the_format(
+    tmp_path: Path, turn: int, seen: Callable[[np.ndarray], np.ndarray], name: str
+) -> None:
+    path, image = tmp_path / name, picture(3, 8, 16).convert("L" if name == "image.tif" else "RGB")
+    if name == "image.tif":  # as Pillow would map it into memory
+        tiff(path, np.asarray(image), orientation=turn)
+    else:
+        image.save(path, exif=exif(turn), **({"lossless": True} if name == "image.webp" else {}))
+    with Image.open(path) as stored:
+        expected = seen(np.asarray(stored.convert("RGB")) if name == "image.jpg" else np.asarray(image.convert("RGB")))
+    np.testing.assert_array_equal(decode(path, expected.shape[:2], 3, resize=False), expected)
+    assert upright_size(path) == expected.shape[:2]
+
+
+def test_the_size_in_which_images_are_seen_is_that_of_the_dataset(tmp_path: Path) -> None:
     for name in ("ant", "bee"):
         (tmp_path / name).mkdir()
         for number in range(5):
-            image.save(tmp_path / name / f"{number}.png", exif=exif)
-    data = load("folder", tmp_path, {})
-    assert data.card.shape == (3, 16, 8)
-    np.testing.assert_array_equal(pixels(data.train)[0].numpy(), np.rot90(np.asarray(image), -1))
+            picture(number, 8, 16).save(tmp_path / name / f"{number}.png", exif=exif(6))
+    assert load("folder", tmp_path, {}).card.shape == (3, 16, 8)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("other", ODD_TAGS, ids=str)
+def test_tags_that_are_none_of_our_business_stop_no_photo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: tuple[int, int, int, bytes], order: str
+) -> None:
+    path = tmp_path / "photo.jpg"
+    picture(3, 8, 16).save(path, exif=exif(1))
+    upright = decode(path, (8, 16), 3, resize=False)
+    picture(3, 8, 16).save(path, exif=exif(6, other, order=order))
+    with images.pillow_rules():
+        for codec in (images.torchcodec(), None):
+            monkeypatch.setattr(images, "torchcodec", lambda codec=codec: codec)
+            np.testing.assert_array_equal(decode(path, (16, 8), 3, resize=False), np.rot90(upright, -1))
+        assert upright_size(path) == (16, 8)
+
+
+def test_only_regular_files_are_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")  # opening it would wait for ever
+    for read in (lambda path: decode(path, (8, 8), 3, resize=True), upright_size):
+        with pytest.raises(InputError, match=r"pipe\.png: it is no regular file"):
+            read(tmp_path / "pipe.png")
 
 
 def test_grey_images_and_the_statistics_of_the_card(tmp_path: Path) -> None:

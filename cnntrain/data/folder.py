@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from cnntrain.bounds import Count, Natural
-from cnntrain.data.images import suffixes, upright_size
+from cnntrain.data.images import pillow_rules, suffixes, upright_size
 from cnntrain.data.sources import Card, Dataset, Files, Split, decode_all
 from cnntrain.errors import InputError, nearest
 
@@ -159,12 +159,13 @@ def common_size(folder: Path, classes: tuple[str, ...], *, skip: bool) -> tuple[
     paths, _ = class_files(folder, classes)
     probed = np.linspace(0, len(paths) - 1, min(len(paths), PROBED)).round().astype(int)
     found = dict[tuple[int, int], str]()
-    for path in [paths[i] for i in probed]:
-        try:
-            found.setdefault(upright_size(folder / path), path)
-        except InputError:
-            if not skip:
-                raise
+    with pillow_rules():
+        for path in [paths[i] for i in probed]:
+            try:
+                found.setdefault(upright_size(folder / path), path)
+            except InputError:
+                if not skip:
+                    raise
     if len(found) == 1:
         return next(iter(found))
     if not found:

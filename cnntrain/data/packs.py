@@ -23,7 +23,7 @@ from cnntrain.data.images import torchcodec
 from cnntrain.data.sources import Files, Progress, decode_all
 from cnntrain.errors import InputError
 
-RULE = 2  # counts the changes of what `images.decode` makes of a file
+RULE = 3  # counts the changes of what `images.decode` makes of a file
 QUIET_SECONDS = 30.0  # a log without a terminal hears of the work this often
 
 
