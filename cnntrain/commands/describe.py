@@ -1,5 +1,6 @@
 """`cnntrain describe`: the table of a network's stages, or several networks side by side."""
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -36,12 +37,12 @@ def run(composed: DictConfig) -> dict[str, Any]:
     heads = config.build_heads(options, net, card, device="meta")
     for remark in remarks(net, pretrained.expected(options), card.shape):
         say(remark)
-    stages = measured(net, card.shape)
+    stages, lacking = measured(net, card.shape)
+    if lacking:
+        say(lacking)
     total = totals(stages)
-    removed = f" without {', '.join(options['remove'])}" if options.get("remove") else ""
     if cfg.table == "text":
-        name = " ".join(filter(None, (options["name"], options.get("arch"))))
-        print(f"{name}{removed} for {describe_shape(card.shape)} images of {len(card.classes)} classes\n")
+        print(f"{network(options)} for {describe_shape(card.shape)} images of {len(card.classes)} classes\n")
     bottom = {"stage": "total", "output": "", "receptive field": "", "stride": "", **short(total)}
     print(render([*(row(stage) for stage in stages), bottom], cfg.table))
     if heads and cfg.table == "text":
@@ -75,7 +76,9 @@ def compare(cfg: schema.Describe, names: list[str]) -> dict[str, Any]:
             raise StageError(f"{name}: {error}") from error
         for remark in remarks(net, None, card.shape):
             say(f"{name}: {remark}")
-        stages = measured(net, card.shape)
+        stages, lacking = measured(net, card.shape)
+        if lacking:
+            say(f"{name}: {lacking}")
         found.append({"model": name, "stages": len(stages), **totals(stages)})
     if cfg.table == "text":
         print(f"for {describe_shape(card.shape)} images of {len(card.classes)} classes\n")
@@ -83,13 +86,21 @@ def compare(cfg: schema.Describe, names: list[str]) -> dict[str, Any]:
     return {"in_shape": list(card.shape), "models": found}
 
 
-def measured(net: nn.Sequential, shape: Shape) -> list[StageGeometry]:
-    """Return the rows of a network; of a foreign one, whose layers have no known receptive field, an outline."""
+def network(options: Mapping[str, Any]) -> str:
+    """Name a network by its options: torchvision resnet18, lenet5 without conv2."""
+    name = " ".join(filter(None, (options["name"], options.get("arch"))))
+    return f"{name} without {', '.join(options['remove'])}" if options.get("remove") else name
+
+
+def measured(net: nn.Sequential, shape: Shape) -> tuple[list[StageGeometry], str]:
+    """Return the rows of a network on the meta device, and what they lack.
+
+    A network of other libraries, whose layers have no known receptive field, is outlined.
+    """
     try:
-        return geometry(net, shape)
+        return geometry(net, shape), ""
     except (TypeError, ValueError) as error:
-        say(f"without receptive fields and connections: {error}")
-        return outline(net, shape)
+        return outline(net, shape), f"without receptive fields and connections: {error}"
 
 
 def totals(stages: list[StageGeometry]) -> dict[str, Any]:

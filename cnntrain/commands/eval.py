@@ -20,6 +20,8 @@ from cnntrain.progress import say, track
 from cnntrain.tables import interval, percent, render
 from cnntrain.training.evaluate import Outputs, outputs
 
+TOP5_FROM = 6  # classes: of five or fewer every image is among the top five
+
 
 class Evaluation(NamedTuple):
     """What an evaluation left in its folder."""
@@ -163,7 +165,8 @@ def report(found: dict[str, Any], target: Path) -> None:
     """Tell the person what was measured."""
     accuracy = interval(found["top1"], found["top1_low"], found["top1_high"], found["n"])
     print(f"{found['split']} top-1    {accuracy}")
-    print(f"top-5         {percent(found['top5'])}")
+    if len(found["per_class"]) >= TOP5_FROM:
+        print(f"top-5         {percent(found['top5'])}")
     print(f"loss          {found['loss']:.4f}")
     print(f"calibration   expected error {percent(found['ece'])}")
     macro = (found["macro_precision"], found["macro_recall"], found["macro_f1"])

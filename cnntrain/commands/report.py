@@ -1,6 +1,7 @@
 """`cnntrain report`: a run as one page that needs nothing beside itself."""
 
 import json
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from importlib.resources import files as resources
@@ -15,9 +16,8 @@ from torch import nn
 
 from cnntrain import config, disk, runs, schema
 from cnntrain.analysis import figures, pictures
-from cnntrain.analysis.geometry import geometry
-from cnntrain.commands.describe import row as stage_row
-from cnntrain.commands.eval import Evaluation, confusions, evaluation, images_digest
+from cnntrain.commands import describe, pretrained
+from cnntrain.commands.eval import TOP5_FROM, Evaluation, confusions, evaluation, images_digest
 from cnntrain.commands.loading import load_run, run_dataset
 from cnntrain.data.sources import Card, Split
 from cnntrain.devices import machine
@@ -50,7 +50,7 @@ def run(composed: DictConfig) -> dict[str, Any]:
 
     found = measured.found
     page = {
-        "title": f"{settings['model']['name']} on {card.name}",
+        "title": title(settings, card),
         "folder": str(folder),
         "split": cfg.split,
         "weights": cfg.weights,
@@ -58,14 +58,15 @@ def run(composed: DictConfig) -> dict[str, Any]:
         "facts": facts(net, found, record),
         "changed": changed(settings, record),
         "settings": json.dumps(settings, indent=2, ensure_ascii=False),
-        "curves": curves(runs.read_metrics(folder)),
+        "curves": curves(runs.read_metrics(folder), settings),
         "calibration": figures.reliability(measured.probabilities, measured.labels),
+        "few": figures.FEW,
         "ece": percent(found["ece"]),
         "classes": class_rows(found["per_class"]),
         "confusion": confusion(found["confusion"], card.classes),
         "mistakes": mistakes(measured, split, card),
         "filters": filters(net, card),
-        "stages": stages(net, card),
+        "stages": stages(settings, card),
         "provenance": provenance(record, found["record"]),
         "typed": shlex.join(record["argv"]),
         "again": again(record, cfg),
@@ -88,11 +89,17 @@ def render(page: Mapping[str, Any]) -> str:
     return environment.from_string(text).render(page)
 
 
+def title(settings: Mapping[str, Any], card: Card) -> str:
+    """Return what the page is about: a network and its images, of a folder by that folder's name."""
+    root = settings["dataset"].get("root") if card.name == "folder" else None
+    return f"{describe.network(settings['model'])} on {(root and Path(root).name) or card.name}"
+
+
 def facts(net: nn.Module, found: Mapping[str, Any], record: Mapping[str, Any]) -> Row:
     """Return the few numbers beside the accuracy."""
     images = record["data"]["images"]
-    return {
-        "top-5": percent(found["top5"]),
+    top5 = {"top-5": percent(found["top5"])} if len(found["per_class"]) >= TOP5_FROM else {}
+    return top5 | {
         "loss": f"{found['loss']:.4f}",
         "macro F1": f"{found['macro_f1']:.4f}",
         "parameters": f"{sum(parameter.numel() for parameter in net.parameters()):,}",
@@ -131,20 +138,40 @@ def words(value: object) -> str:
 # Curves.
 
 
-def curves(records: Sequence[Row]) -> dict[str, str]:
-    """Draw loss, top-1 and learning rate over the epochs, as SVG by caption."""
+def curves(records: Sequence[Row], settings: Mapping[str, Any]) -> dict[str, str]:
+    """Draw loss and top-1 over the epochs and the learning rate over the steps, as SVG by caption."""
     if not records:
         return {}
     trained, validated = ([row for row in records if row["kind"] == kind] for kind in ("train", "val"))
-    per_epoch = max(row["step"] for row in records) / max(row["epoch"] for row in records)
     drawn = {}
-    for key, caption, log in (("loss", "Loss (logarithmic)", True), ("top1", "Top-1", False)):
+    scales: dict[str, figures.Scale] = {"loss": "log", "top1": "share"}
+    for (key, scale), caption in zip(scales.items(), ("Loss", "Top-1"), strict=True):
         lines = {"training": epoch_means(trained, key)}
         if validated:
             lines["validation"] = [(row["epoch"], row[key]) for row in validated if row[key] is not None]
-        drawn[caption] = figures.curves(lines, key, log=log)
-    drawn["Learning rate"] = figures.curves({"": [(row["step"] / per_epoch, row["lr"]) for row in trained]}, "lr")
+        drawn[caption] = figures.curves(lines, caption, "epoch", scale)
+    drawn["Learning rate"] = figures.curves({"": rates(trained, settings)}, "Learning rate", "step")
     return drawn
+
+
+def rates(trained: Sequence[Row], settings: Mapping[str, Any], most: int = 1000) -> list[tuple[int, float]]:
+    """Return (step, learning rate) of up to `most` of the steps that were taken, by the schedule.
+
+    It is what was recorded, which is less, where that differs: a run may have been resumed with another schedule.
+    """
+    recorded = [(row["step"], row["lr"]) for row in trained]
+    epochs = [(row["step"], row["epoch"]) for row in trained if "seconds" in row]  # that were trained to their end
+    try:
+        step, epoch = epochs[0]
+        peak, schedule, length = settings["optimizer"]["lr"], settings["schedule"], settings["trainer"]["epochs"]
+        planned = config.build_rates(schedule, peak, length, step // epoch)
+        followed = all(math.isclose(planned[step - 1], rate) for step, rate in recorded)
+    except (IndexError, KeyError, InputError):  # less than an epoch; an optimizer or schedule of the user's own
+        return recorded
+    if not followed:
+        return recorded
+    places = np.unique(np.linspace(1, recorded[-1][0], most).round().astype(int)).tolist()
+    return [(place, planned[place - 1]) for place in places]
 
 
 def epoch_means(trained: Sequence[Row], key: str) -> list[tuple[float, float]]:
@@ -220,14 +247,21 @@ def filters(net: nn.Sequential, card: Card) -> Row | None:
     }
 
 
-def stages(net: nn.Sequential, card: Card) -> Row:
-    """Return the table of stages, or the reason why there is none."""
-    try:
-        rows = geometry(net, card.shape)
-    except (TypeError, ValueError) as error:
-        return {"rows": [], "reason": str(error)}
-    total = {"parameters": sum(r.params for r in rows), "MACs": sum(r.macs for r in rows)}
-    return {"rows": [stage_row(stage) for stage in rows], "reason": "", "total": total}
+def stages(settings: Mapping[str, Any], card: Card) -> Row:
+    """Return the table of stages without the columns of which nothing is known, and what it lacks."""
+    net = config.build_model(pretrained.rebuilt(settings["model"]), card, device="meta")
+    found, lacking = describe.measured(net, card.shape)
+    rows = [describe.row(stage) for stage in found]
+    columns = [name for name in rows[0] if any(row[name] is not None for row in rows)]
+    return {
+        "columns": columns,
+        "counts": list(describe.short(describe.totals(found))),
+        "rows": [[row[name] for name in columns] for row in rows],
+        "parameters": sum(stage.params for stage in found),
+        "macs": sum(stage.macs for stage in found),
+        "lacking": lacking,
+        "one": getattr(net, "observe_only", None),
+    }
 
 
 # Where it comes from.
