@@ -124,7 +124,7 @@ def lenet_heads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(HEADS, "lenet5", heads)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny() -> tuple[str, ...]:
     """Words that train in a second."""
     return TINY

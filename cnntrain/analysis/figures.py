@@ -48,7 +48,7 @@ def curves(lines: Mapping[str, Points], what: str, over: str, scale: Scale = "li
     A linear axis starts at 0, and so does one that is to be logarithmic where the values stay within a factor of ten.
     Shares are in per cent, over at least ten points.
     """
-    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentFormatter, StrMethodFormatter
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
     values = [value for points in lines.values() for _, value in points]
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
@@ -61,7 +61,7 @@ def curves(lines: Mapping[str, Points], what: str, over: str, scale: Scale = "li
             span = max(high - low, 0.1)
             middle = min(max((low + high) / 2, span / 2), 1 - span / 2)
             axes.set_ylim(middle - 0.53 * span, middle + 0.53 * span)
-            axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+            axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
         elif scale == "log" and low > 0 and high >= 10 * low:
             axes.set(yscale="log", ylabel="logarithmic")
             axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
@@ -97,8 +97,8 @@ def reliability(probabilities: np.ndarray, labels: np.ndarray, bins: int = 10) -
         axes.plot(mean, np.where(many, hits / counts[held], np.nan), color=FIRST)
         for at, hit, n in zip(mean, hits, counts[held], strict=True):
             strength = 1.0 if n >= FEW else 0.35
-            axes.vlines(at, *wilson(int(hit), int(n)), color=FIRST, linewidth=0.8, alpha=strength)
-            axes.plot(at, hit / n, color=FIRST, marker="o", markersize=3.5, alpha=strength)
+            axes.vlines(at, *wilson(int(hit), int(n)), color=FIRST, linewidth=0.8, alpha=strength, clip_on=False)
+            axes.plot(at, hit / n, color=FIRST, marker="o", markersize=3.5, alpha=strength, clip_on=False)
         for i in np.flatnonzero(held):
             n = f"{counts[i]:,}" if counts[i] < 10_000 else f"{counts[i] / 1000:.0f}k"
             axes.text((i + 0.5) / bins, 1.05, n, ha="center", fontsize=6.5, color=INK)

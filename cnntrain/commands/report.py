@@ -26,6 +26,7 @@ from cnntrain.progress import clock
 from cnntrain.tables import cell, interval, percent, wilson
 
 MOST_CELLS, MOST_FILTERS = 25, 128  # classes of a confusion matrix in numbers; filters shown
+MOST_ROWS = 30  # of a table that is shown whole; a longer one scrolls in a box
 Row = dict[str, Any]
 
 
@@ -61,6 +62,7 @@ def run(composed: DictConfig) -> dict[str, Any]:
         "curves": curves(runs.read_metrics(folder), settings),
         "calibration": figures.reliability(measured.probabilities, measured.labels),
         "few": figures.FEW,
+        "most_rows": MOST_ROWS,
         "ece": percent(found["ece"]),
         "classes": class_rows(found["per_class"]),
         "confusion": confusion(found["confusion"], card.classes),
