@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cnntrain import __version__
 from cnntrain.processor import spin_briefly
+from cnntrain.streams import guarded
 
 COMMANDS: dict[str, str] = {
     "fit": "train a network; the run's folder keeps its configuration, metrics and weights",
@@ -56,14 +57,20 @@ def config_dir() -> Path:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command line (`sys.argv` unless given) and return its exit code."""
+    """Run one command line (`sys.argv` unless given) and return its exit code.
+
+    Results that standard output does not take make it 1, or 141 without a word where the reader left, as `head` does.
+    """
     spin_briefly(os.environ)
-    try:
+    lost: list[OSError] = []
+    with guarded(lost.append):
         code = _dispatch(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader of standard output left, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 141
+        if code == 0 and lost:
+            if isinstance(lost[0], BrokenPipeError):
+                return 141
+            print(f"cnntrain: standard output cannot be written: {lost[0].strerror}", file=sys.stderr)
+            return 1
     return code
 
 

@@ -44,6 +44,19 @@ def write(path: Path, data: str | bytes) -> None:
         partial.write_bytes(content)
 
 
+@contextlib.contextmanager
+def appending(path: Path) -> Iterator[int]:
+    """Give a descriptor that writes to the end of a file, which must be no link.
+
+    Raises `OSError`.
+    """
+    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    try:
+        yield handle
+    finally:
+        os.close(handle)
+
+
 def make_folder(folder: Path) -> None:
     """Make a folder and those above it that are missing, and have the disk know their names.
 

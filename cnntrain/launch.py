@@ -40,6 +40,7 @@ from cnntrain.files import explained, read_text, refuse_code
 from cnntrain.manual import page
 from cnntrain.plugins import import_plugins
 from cnntrain.runs import plain
+from cnntrain.streams import guarded
 from cnntrain.words import Line, read
 
 CONFIGURATION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError)
@@ -86,6 +87,7 @@ class Task:
         self.results: list[dict[str, Any]] = []
         self.error: Exception | None = None
 
+    @guarded()  # a launcher's processes do not come through `cli`
     def __call__(self, cfg: DictConfig) -> float | None:
         """Run one job and return its `objective` for Hydra's sweepers.
 
@@ -189,8 +191,6 @@ def launch(command: str, argv: list[str], conf: Path, job: str | None = None) ->
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except Exception as error:
-        if isinstance(error, BrokenPipeError) and error is not task.error:
-            raise  # whoever read standard output left: `cli` ends quietly
         # What is wrong with the words every process finds: one a machine says so.
         echo = isinstance(error, EchoError) or (ranks.LOCAL_RANK > 0 and error is not task.error)
         with contextlib.redirect_stderr(io.StringIO()) if echo else contextlib.nullcontext():

@@ -125,10 +125,10 @@ def append_metrics(folder: Path, record: Mapping[str, object]) -> None:
     Raises `OSError`.
     """
     line = (json.dumps(plain(record)) + "\n").encode()
-    with (folder / METRICS).open("ab", buffering=0) as sink:
-        before = sink.tell()
-        if sink.write(line) < len(line):
-            sink.truncate(before)
+    with disk.appending(folder / METRICS) as handle:
+        before = os.fstat(handle).st_size
+        if os.write(handle, line) < len(line):
+            os.ftruncate(handle, before)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 

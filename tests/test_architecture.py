@@ -33,10 +33,8 @@ LAYERS = [
     {"schema", "conform"},
     {"training", "analysis"},
     {"data", "models", "optim", "runs", "progress"},
-    {
-        *("tables", "devices", "draws", "bounds", "errors", "quiet", "ranks", "processor", "files", "disk", "plugins"),
-        "__init__",
-    },
+    {"tables", "devices", "draws", "bounds", "errors", "files", "quiet", "ranks"}
+    | {"processor", "plugins", "disk", "streams", "__init__"},
 ]
 HYDRA = {"launch", "words", "commands", "config"}
 

@@ -1,10 +1,13 @@
 """Faults from outside the process, each by its number in `docs/guarantees.md`: kills, signals, rivals, surroundings."""
 
+import contextlib
+import errno
 import fcntl
 import json
 import os
 import pty
 import re
+import shlex
 import signal
 import struct
 import subprocess
@@ -20,6 +23,8 @@ from cuts import FULL, Call, agree, at_once, cut, last, rows, start, wait_for_st
 
 from cnntrain import runs
 from cnntrain.cli import main
+from cnntrain.commands import cells
+from cnntrain.streams import forgiving
 from cnntrain.training import loop
 
 CHAOS = Path(__file__).parents[1] / "scripts" / "chaos.py"
@@ -240,3 +245,56 @@ def test_f32_importing_warns_of_nothing() -> None:
     )
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+# --- F33
+
+
+@pytest.fixture
+def full() -> Iterator[int]:
+    """A descriptor that takes nothing, as on a full disk."""
+    handle = os.open("/dev/full", os.O_WRONLY)
+    yield handle
+    os.close(handle)
+
+
+def test_f33_a_stream_that_cannot_be_written_ends_nothing(full: int) -> None:
+    lost: list[OSError] = []
+    with forgiving(full, lost.append) as stream:
+        for line in range(3):
+            print(f"line {line}", "x" * 10_000, file=stream)
+    assert [error.errno for error in lost] == [errno.ENOSPC] * len(lost) and len(lost) >= 3
+
+
+def test_f33_a_stream_that_can_be_written_loses_nothing(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("w") as sink, forgiving(sink.fileno()) as stream:
+        print("é" * 100_000, file=stream)
+    assert (tmp_path / "log").read_text() == "é" * 100_000 + "\n"
+
+
+@pytest.mark.parametrize("streams", ["0<&- 1>&- 2>&-", "2>/dev/full 1>&2"])
+def test_f33_a_training_without_listeners_ends_as_any_other(folder: Path, tiny: tuple[str, ...], streams: str) -> None:
+    """Nothing opened takes the number of a closed stream, so that what C++ says cannot land in a checkpoint."""
+    words = shlex.join([sys.executable, "-m", "cnntrain", "fit", *tiny, "output_dir=run"])
+    done = subprocess.run(["sh", "-c", f"{words} {streams}"], cwd=folder, stdout=subprocess.PIPE, check=False)
+    assert done.returncode == ("1>&2" in streams)  # results that nobody got are said in the exit code
+    assert json.loads((folder / "run" / "run.json").read_text())["exit"] == "done"
+    assert last(folder / "run")["progress"]["step"] == 10
+
+
+def test_f33_results_that_standard_output_does_not_take_are_said() -> None:
+    words = shlex.join([sys.executable, "-m", "cnntrain", "--version"])
+    done = subprocess.run(["sh", "-c", f"{words} >/dev/full"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (
+        1,
+        "cnntrain: standard output cannot be written: No space left on device\n",
+    )
+
+
+def test_f33_a_cell_whose_log_cannot_be_written_is_made(
+    folder: Path, full: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cells.disk, "appending", lambda path: contextlib.nullcontext(full))
+    with cells.quiet(folder / cells.LOG):
+        print("epoch 1")
+        print("a warning", file=sys.stderr, flush=True)

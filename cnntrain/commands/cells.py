@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from cnntrain import config, runs
+from cnntrain import config, disk, runs
 from cnntrain.commands import eval as evaluations
 from cnntrain.commands import pretrained, session
 from cnntrain.commands.fit import Training
@@ -27,6 +27,7 @@ from cnntrain.devices import choose_device, choose_precision
 from cnntrain.draws import generator
 from cnntrain.errors import CnntrainError, InUseError, StoppedError
 from cnntrain.schema import Fit, Options
+from cnntrain.streams import forgiving
 from cnntrain.training import checkpoints
 from cnntrain.training.evaluate import outputs
 
@@ -63,7 +64,7 @@ def finished(folder: Path) -> dict[str, Any] | None:
 def make(cell: Cell) -> dict[str, Any]:
     """Train a cell, or change a trained network for it, and measure it on training and test images; return both."""
     began = time.perf_counter()
-    with (cell.folder / LOG).open("a", encoding="utf-8") as log, quiet(log):
+    with quiet(cell.folder / LOG):
         dataset = shared_dataset(cell.settings)
         if cell.mode in TRAINING:
             train(cell, dataset)
@@ -77,9 +78,14 @@ def make(cell: Cell) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def quiet(log: Any) -> Iterator[None]:
-    """Send what a training says to a file: many speak at once."""
-    with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+def quiet(path: Path) -> Iterator[None]:
+    """Send what a training says to the end of a file: many speak at once."""
+    with (
+        disk.appending(path) as handle,
+        forgiving(handle) as log,
+        contextlib.redirect_stdout(log),
+        contextlib.redirect_stderr(log),
+    ):
         yield
 
 

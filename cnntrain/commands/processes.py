@@ -17,6 +17,7 @@ from cnntrain.commands.grid import Cell
 from cnntrain.devices import prepare
 from cnntrain.errors import StoppedError
 from cnntrain.plugins import import_plugins
+from cnntrain.streams import guarded
 from cnntrain.training.signals import Signals
 
 GRACE = 5.0  # seconds in which processes may end by themselves: a cluster signals them all
@@ -95,6 +96,7 @@ def one_thread() -> Iterator[None]:
             os.environ["OMP_NUM_THREADS"] = before
 
 
+@guarded()
 def worker(cells: Sequence[Cell], end: Connection, number: int, plugins: Sequence[str], deterministic: bool) -> None:
     """Make cells in a process of its own, which a Ctrl-C in the terminal does not reach but through its parent."""
     os.setpgrp()
