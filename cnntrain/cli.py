@@ -15,7 +15,7 @@ COMMANDS: dict[str, str] = {
     "export": "write a trained network to a file for other programs",
     "env": "show versions and hardware, for a report of a problem",
     "report": "write a run's configuration, curves, accuracy and mistakes as one page",
-    "compare": "hold runs side by side and say which differences can be believed",
+    "compare": "hold runs side by side and say which differences are significant",
     "invariance": "follow how far shifts, scale and rotation move a network's features, stage by stage",
     "ablate": "train with and without layers, seed by seed, and say what each is worth",
     "describe": "list a network's stages with shapes, parameters and operations",

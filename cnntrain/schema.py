@@ -86,7 +86,8 @@ class Ablate(Fit):
 
     study: Options | None
     remove: list[Any] | None
-    seeds: Count | list[Natural]
+    seeds: Count | list[Natural] | None
+    looks: Count
     mode: Literal["retrain", "finetune", "lesion", "reinit", "rerandomize"]
     runs: list[str] | None
     control: Literal["none", "params", "macs"]

@@ -79,7 +79,7 @@ def test_generated_studies_name_every_stage_and_go_down_from_the_top() -> None:
     assert lesions == [f"no_block{group}" for group in ("1_1", "1_2", "1_3", "2_2", "2_3", "3_2", "3_3")]
 
 
-KEYS = {"study_dir", "rows", "table", "interactions", "complete"}
+KEYS = {"study_dir", "rows", "table", "interactions", "complete", "looks"}
 
 
 def test_a_study_trains_paired_cells_that_are_ordinary_runs(
@@ -275,7 +275,7 @@ def test_one_seed_runs_and_says_that_it_concludes_nothing(
 ) -> None:
     assert main(["ablate", *tiny, "remove=[conv2]", "seeds=1", *HERE]) == 0
     out, err = capfd.readouterr()
-    assert "one seed can conclude nothing" in err and "no_conv2" in out
+    assert "one seed concludes nothing" in err and "no_conv2" in out
 
 
 def test_the_plan_stops_before_anything_is_made(cnntrain: Call, folder: Path, tiny: tuple[str, ...]) -> None:
@@ -283,6 +283,54 @@ def test_the_plan_stops_before_anything_is_made(cnntrain: Call, folder: Path, ti
     found = cnntrain("ablate", *words, "seeds=3")
     assert found["rows"] == [] and [row["variant"] for row in found["table"]] == ["full", "no_conv2"]
     assert not list(folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "seeds", "said"),
+    [
+        (["remove=[[conv2]]"], 8, "8 seeds, one comparison, level 0.05: 80 % power for a difference of 1.2 standard"),
+        (["remove=[[conv2],[fc3],[conv2,fc3]]"], 8, "8 seeds, 4 comparisons, level 0.05"),
+        (["remove=[[conv1],[pool1],[conv2],[pool2],[fc3],[fc4],[pool1,pool2]]"], 9, "9 seeds, 8 comparisons"),
+        (
+            ["remove=[[conv2],[fc3]]", "seeds=6"],
+            6,
+            "6 seeds are too few to conclude: 2 comparisons need 7 (level 0.05)",
+        ),
+        (
+            ["remove=[[conv2],[fc3],[fc4]]", "looks=8"],
+            10,
+            "10 seeds, 3 comparisons, level 0.0063 of 0.05 at this look after",
+        ),
+        (["remove=[[conv2]]", "seeds=1"], 1, "one seed concludes nothing"),
+    ],
+)
+def test_the_plan_says_what_can_be_concluded(
+    folder: Path, tiny: tuple[str, ...], capfd: pytest.CaptureFixture[str], words: list[str], seeds: int, said: str
+) -> None:
+    assert main(["ablate", *tiny, *words, "plan=true", "--json"]) == 0
+    out, err = capfd.readouterr()
+    assert {row["n_seeds"] for row in json.loads(out)["table"]} == {seeds} and said in err
+
+
+def test_every_look_is_recorded_and_held_against_later_ones(
+    cnntrain: Call, folder: Path, tiny: tuple[str, ...]
+) -> None:
+    words = [*tiny, "trainer.epochs=1", "remove=[[conv2]]", *HERE]
+    first = cnntrain("ablate", *words, "seeds=2")["looks"]
+    assert first == [{"seeds": [0, 1], "level": 0.05, "spent": 0}]
+    assert cnntrain("ablate", *words, "seeds=2")["looks"] == first
+    (folder / "study/looks.json").unlink()  # a study of an older version has its results alone
+    (folder / "study/results.json").write_text(
+        (folder / "study/results.json").read_text().replace('"looks"', '"older"')
+    )
+    both = cnntrain("ablate", *words, "seeds=3")["looks"]
+    assert both == [*first, {"seeds": [0, 1, 2], "level": 0.05, "spent": 0}]
+    spent = [{"seeds": list(range(10, 18)), "level": 0.05, "spent": 0.046875}]
+    (folder / "study/looks.json").write_text(json.dumps({"looks": spent}))
+    *_, last = cnntrain("ablate", *words, "seeds=3")["looks"]
+    assert last["level"] == pytest.approx(0.003125 / 2)
+    line = "This study was asked before, with 8 seeds: this look is tested at the level 0.0016"
+    assert line in (folder / "study/report.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -1,18 +1,16 @@
 """What a study says, from its finished cells: each variant against the full network, over shared seeds and over images.
 
 The seeds are the sample of the verdicts; the images' sampling error (Wilson's interval, McNemar's test) stands beside
-them. A row with a missing cell gets no verdict, and counts in Holm's correction as one that shows nothing: as cells
-come in, a corrected p can only fall.
+them. All comparisons of a study, interactions among them, are one family of Holm's correction. One with a missing cell
+gets no verdict, and counts as one that shows nothing: as cells come in, a corrected p can only fall.
 """
 
-import bisect
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import special
 
 from cnntrain.analysis.comparison import (
     LEVEL,
@@ -24,13 +22,12 @@ from cnntrain.analysis.comparison import (
     points,
     seed_interval,
     seed_verdict,
-    seeds_needed,
     sign_flip,
 )
+from cnntrain.analysis.power import MOST_SEEDS, seeds_wanted
 from cnntrain.tables import wilson
 
-POWER, MOST_SEEDS = 0.8, 1000
-TESTED = ("delta_mean", "delta_low", "delta_high", "p", "p_holm", "believable", "seeds_wanted")
+TESTED = ("delta_mean", "delta_low", "delta_high", "p", "p_holm", "believable", "seeds_wanted", "seeds_again")
 
 
 @dataclass(frozen=True)
@@ -65,8 +62,9 @@ class Answer:
     rows: variant, removed, seed, params, params_removed, macs, train_top1, top1, top1_low, top1_high (Wilson), n.
     table: variant, removed, n_seeds, params, params_removed, macs, train_top1_mean, train_top1_std, top1_mean, top1_std
     (over seeds), n, top1_low, top1_high (Wilson, of the mean), delta_mean, delta_low, delta_high (top-1 minus that of
-    the first), p, p_holm, believable, seeds_wanted, mcnemar (for each seed: seed, n, only_this, only_other, p, p_holm),
-    mcnemar_worse, mcnemar_better (seeds with p_holm ≤ 0.05), verdict (a sentence).
+    the first), p, p_holm, believable (significant), seeds_wanted (in a new study), seeds_again (in this one, asked
+    again), mcnemar (for each seed: seed, n, only_this, only_other, p, p_holm), mcnemar_worse, mcnemar_better (seeds
+    with p_holm ≤ 0.05), verdict (a sentence).
     interactions: variant, parts, n_seeds, delta_mean (what the variant adds to the sum of its parts), …, verdict.
     """
 
@@ -79,10 +77,17 @@ class Answer:
 Found = Mapping[tuple[str, int], Cell]
 
 
-def answer(variants: Sequence[Variant], cells: Sequence[Cell], seeds: Sequence[int]) -> Answer:
+def answer(
+    variants: Sequence[Variant],
+    cells: Sequence[Cell],
+    seeds: Sequence[int],
+    level: float = LEVEL,
+    again: float = 0.0,
+) -> Answer:
     """Return what the finished cells say about the variants; cells of other variants or seeds are left out.
 
-    Raises `ValueError` for two cells of one variant and seed, and for cells of different test images.
+    `level` is that of this look at the study, `again` that of another one. Raises `ValueError` for two cells of one
+    variant and seed, and for cells of different test images.
     """
     found = {(cell.variant, cell.seed): cell for cell in cells}
     if len(found) < len(cells):
@@ -94,7 +99,22 @@ def answer(variants: Sequence[Variant], cells: Sequence[Cell], seeds: Sequence[i
         if (variant.name, seed) in found
     ]
     complete = len(rows) == len(variants) * len(seeds)
-    return Answer(rows, variant_rows(variants, found, seeds), interaction_rows(variants, found, seeds), complete)
+    first, others = variants[0].name, [variant.name for variant in variants[1:]]
+    sums = unions(variants[1:])
+    held = [against_first(name, first, found, seeds) for name in others]
+    held += [against_sum(*names, first, found, seeds) for names in sums]
+    tests = seed_tests(held, level, again)
+    table = variant_rows(variants, found, seeds, tests[: len(others)])
+    interactions = [
+        {"variant": both, "parts": [one, other], "n_seeds": len(shared((both, one, other, first), found, seeds))} | test
+        for (both, one, other), test in zip(sums, tests[len(others) :], strict=True)
+    ]
+    return Answer(rows, table, interactions, complete)
+
+
+def comparisons(variants: Sequence[Variant]) -> int:
+    """Return how many comparisons a study makes: each variant against the first, and each interaction."""
+    return len(variants) - 1 + len(unions(variants[1:]))
 
 
 # Rows.
@@ -117,41 +137,22 @@ def cell_row(variant: Variant, cell: Cell) -> dict[str, Any]:
     return plan_keys(variant) | {"seed": cell.seed} | size_keys(variant) | measured
 
 
-def variant_rows(variants: Sequence[Variant], found: Found, seeds: Sequence[int]) -> list[dict[str, Any]]:
-    """Return a row for each variant; that of the first has accuracies only."""
+def variant_rows(
+    variants: Sequence[Variant], found: Found, seeds: Sequence[int], tests: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return a row for each variant, with the test of each but the first; that of the first has accuracies only."""
     first, names = variants[0].name, [variant.name for variant in variants[1:]]
-    held = [missing((name, first), found, seeds) or differences(found, seeds, first, name) for name in names]
     images = image_tests(first, names, found, seeds)
     rows = [plan_keys(variant) | accuracies(variant, found, seeds) for variant in variants]
     absent = missing((first,), found, seeds)
     rows[0] |= dict.fromkeys((*TESTED, "mcnemar", "mcnemar_worse", "mcnemar_better"))
     rows[0] |= {"verdict": f"{first}: {absent}." if absent else None}
-    for row, name, deltas, tested in zip(rows[1:], names, held, seed_tests(held), strict=True):
-        whole = not isinstance(deltas, str)
-        sure = [test for test in images[name] if whole and test["p_holm"] <= LEVEL]
-        worse = sum(test["only_this"] < test["only_other"] for test in sure)
-        row |= tested | {"mcnemar": images[name], "mcnemar_worse": worse if whole else None}
+    for row, name, test in zip(rows[1:], names, tests, strict=True):
+        whole = test["delta_mean"] is not None
+        sure = [image for image in images[name] if whole and image["p_holm"] <= LEVEL]
+        worse = sum(image["only_this"] < image["only_other"] for image in sure)
+        row |= test | {"mcnemar": images[name], "mcnemar_worse": worse if whole else None}
         row |= {"mcnemar_better": len(sure) - worse if whole else None}
-        row |= {"verdict": verdict(name, first, deltas, tested, len(held))}
-    return rows
-
-
-def interaction_rows(variants: Sequence[Variant], found: Found, seeds: Sequence[int]) -> list[dict[str, Any]]:
-    """Return a row for each variant that removes what two others remove: is it worse than their sum?
-
-    The differences are (both - full) - (one - full) - (other - full), in top-1 and for each seed.
-    """
-    first, triples = variants[0].name, unions(variants[1:])
-    held: list[list[float] | str] = []
-    for names in triples:
-        absent = missing((*names, first), found, seeds)
-        deltas = [] if absent else [differences(found, seeds, first, name) for name in names]
-        held.append(absent or [both - one - other for both, one, other in zip(*deltas, strict=True)])
-    rows = []
-    for (both, one, other), sums, tested in zip(triples, held, seed_tests(held), strict=True):
-        row = {"variant": both, "parts": [one, other], "n_seeds": len(shared((both, one, other, first), found, seeds))}
-        sentence = verdict(both, f"the sum of {one} and {other}", sums, tested, len(held))
-        rows.append(row | tested | {"verdict": sentence})
     return rows
 
 
@@ -205,49 +206,53 @@ def shared(names: Sequence[str], found: Found, seeds: Sequence[int]) -> list[int
     return [seed for seed in seeds if all((name, seed) in found for name in names)]
 
 
-def differences(found: Found, seeds: Sequence[int], first: str, name: str) -> list[float]:
-    """Return top-1 of a variant minus that of the first for each seed that both have."""
-    return [found[name, seed].top1 - found[first, seed].top1 for seed in shared((first, name), found, seeds)]
+class Held(NamedTuple):
+    """What is held against what, and the paired differences in top-1 by seed, or the reason why there are none."""
+
+    name: str
+    against: str
+    deltas: list[float] | str
 
 
-def seed_tests(held: Sequence[Sequence[float] | str]) -> list[dict[str, Any]]:
-    """Return the keys `TESTED` for each row of paired differences; None where there is a reason or one seed instead."""
-    ps = [sign_flip(deltas) if not isinstance(deltas, str) and len(deltas) > 1 else None for deltas in held]
+def against_first(name: str, first: str, found: Found, seeds: Sequence[int]) -> Held:
+    """Return top-1 of a variant minus that of the first for each seed."""
+    absent = missing((name, first), found, seeds)
+    return Held(name, first, absent or [found[name, seed].top1 - found[first, seed].top1 for seed in seeds])
+
+
+def against_sum(both: str, one: str, other: str, first: str, found: Found, seeds: Sequence[int]) -> Held:
+    """Return what a variant adds to the sum of its parts: (both - first) - (one - first) - (other - first)."""
+    absent = missing((both, one, other, first), found, seeds)
+    deltas = [] if absent else [against_first(name, first, found, seeds).deltas for name in (both, one, other)]
+    sums = [float(whole) - float(a) - float(b) for whole, a, b in zip(*deltas, strict=True)]
+    return Held(both, f"the sum of {one} and {other}", absent or sums)
+
+
+def seed_tests(held: Sequence[Held], level: float, again: float) -> list[dict[str, Any]]:
+    """Return the keys `TESTED` and the verdict of each comparison; None where there is a reason or one seed instead."""
+    ps = [None if isinstance(one.deltas, str) or len(one.deltas) < 2 else sign_flip(one.deltas) for one in held]
     tests = []
-    for deltas, p, corrected in zip(held, ps, holm([1.0 if p is None else p for p in ps]), strict=True):
+    for (name, against, deltas), p, corrected in zip(
+        held, ps, holm([1.0 if p is None else p for p in ps]), strict=True
+    ):
         test: dict[str, Any] = dict.fromkeys(TESTED)
-        if p is not None and not isinstance(deltas, str):
+        if isinstance(deltas, str):
+            sentence = f"{name}: no verdict, {deltas}."
+        elif p is None or corrected is None:
+            test["delta_mean"] = deltas[0]
+            change = f"{name} against {against}: {points(deltas[0])} points"
+            sentence = f"{change} with one seed, from which nothing can be concluded."
+        else:
             mean, low, high = seed_interval(deltas)
             test |= {"delta_mean": mean, "delta_low": low, "delta_high": high, "p": p, "p_holm": corrected}
-            test["believable"] = believable(low, high, corrected)
-            test["seeds_wanted"] = None if test["believable"] else seeds_wanted(deltas, len(held))
-        elif not isinstance(deltas, str):
-            test["delta_mean"] = deltas[0]
-        tests.append(test)
+            test["believable"] = believable(low, high, corrected, level)
+            sentence = seed_verdict(name, against, deltas, corrected, len(held), level)
+            if not test["believable"]:
+                test["seeds_wanted"] = seeds_wanted(deltas, len(held))
+                test["seeds_again"] = seeds_wanted(deltas, len(held), again)
+                sentence += f" {needs(test['seeds_wanted'], test['seeds_again'])}"
+        tests.append(test | {"verdict": sentence})
     return tests
-
-
-def seeds_wanted(differences: Sequence[float], rows: int) -> int | None:
-    """Return how many seeds would tell a difference like this one from none, in one of so many rows.
-
-    The fewest, above those that did not, with which the t test at the two-sided level 0.05 / `rows` finds it with 80 %
-    power if mean and deviation are as measured, and the sign-flip test can reach that level. None above 1,000.
-    """
-    mean, spread = float(np.mean(differences)), float(np.std(differences, ddof=1))
-    least = max(seeds_needed(rows), len(differences) + 1)
-    if abs(mean) < 1e-12:
-        return None
-    if spread < 1e-12:
-        return least
-
-    def power(n: int) -> float:
-        edge = special.stdtrit(n - 1, 1 - LEVEL / rows / 2)
-        # Further out the power is 1 and the series of the noncentral t does not converge.
-        away = min(abs(mean) / spread * n**0.5, 2 * edge + 10)
-        return float(1 - special.nctdtr(n - 1, away, edge))
-
-    wanted = bisect.bisect_left(range(MOST_SEEDS + 1), POWER, lo=least, key=power)
-    return wanted if wanted <= MOST_SEEDS else None
 
 
 def image_tests(
@@ -272,17 +277,12 @@ def image_tests(
 # In words.
 
 
-def verdict(name: str, first: str, deltas: Sequence[float] | str, test: Mapping[str, Any], rows: int) -> str:
-    """Return the sentence about a row: why it has no verdict, or what the seeds say and how many more would tell."""
-    if isinstance(deltas, str):
-        return f"{name}: no verdict, {deltas}."
-    if len(deltas) == 1:
-        return f"{name} against {first}: {points(deltas[0])} points with one seed, from which nothing can be concluded."
-    sentence = seed_verdict(name, first, deltas, test["p_holm"], rows)
-    if test["believable"]:
-        return sentence
-    wanted = f"{test['seeds_wanted']:,}" if test["seeds_wanted"] else f"more than {MOST_SEEDS:,}"
-    return f"{sentence} If it is as measured, it takes {wanted} seeds to tell in four studies of five."
+def needs(anew: int | None, again: int | None) -> str:
+    """Say how many seeds would do, in a new study and in this one asked again."""
+    start = "With this difference and deviation, 80 % power takes"
+    if anew is None:
+        return f"{start} more than {MOST_SEEDS:,} seeds."
+    return f"{start} {anew:,} seeds in a new study{f', {again:,} in this one asked again' if again else ''}."
 
 
 def summary(found: Answer) -> str:

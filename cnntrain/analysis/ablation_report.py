@@ -9,11 +9,14 @@ from cnntrain.tables import Row, render
 
 STATISTICS = (
     "Differences are paired: the top-1 of a variant minus that of the full network under the same seed. Intervals are "
-    "95 % t intervals of their mean over seeds, p is that of the two-sided sign-flip permutation test; a difference is "
-    "believed where p after Holm's correction over the variants is at most 0.05 and the interval leaves out zero.",
+    "95 % t intervals of their mean over seeds, p is that of the two-sided sign-flip permutation test. A difference is "
+    "significant where p after Holm's correction over all comparisons, interactions too, is at most the level of "
+    "the study, 0.05 if it is asked once, and the interval leaves out zero.",
+    "The seeds needed are those with which this verdict has 80 % power if the true difference and deviation are the "
+    "measured ones. Those are estimates from few seeds, and so is the number.",
     "What the test images leave open is another thing than the spread over seeds and stands beside it: Wilson's 95 % "
     "interval of the mean error, and McNemar's exact test of each seed's two networks on the same images, corrected "
-    "over the variants of that seed.",
+    "over the variants of that seed alone.",
 )
 SUMS = (
     "An interaction is the difference of a variant minus the differences of the two that remove the same stages in "
@@ -35,7 +38,7 @@ def answer_tables(found: Answer) -> dict[str, list[dict[str, object]]]:
             for row in found.table[1:]
         ],
         "top-1 minus what the parts cost alone": [
-            {"variant": row["variant"], "against the sum of": " + ".join(row["parts"])} | tested_columns(row)
+            {"variant": row["variant"], "parts": "+".join(row["parts"])} | tested_columns(row)
             for row in found.interactions
         ],
     }
@@ -88,14 +91,14 @@ def error_word(mean: float | None, std: float | None) -> str | None:
 def tested_columns(row: Mapping[str, Any]) -> dict[str, object]:
     """Return a difference and its tests as columns of a table, empty where there are none."""
     sided = row["delta_low"] is not None
-    believed, wanted = row["believable"], row["seeds_wanted"]
+    told, wanted = row["believable"], row["seeds_wanted"]
     return {
         "points": None if row["delta_mean"] is None else points(row["delta_mean"]),
         "95 % of seeds": f"{points(row['delta_low'])} … {points(row['delta_high'])}" if sided else None,
         "p": None if row["p"] is None else float(f"{row['p']:.2g}"),
         "p (Holm)": None if row["p"] is None else float(f"{row['p_holm']:.2g}"),
-        "believable": believed,
-        "seeds wanted": "> 1,000" if believed is False and wanted is None else wanted,
+        "significant": told,
+        "seeds needed": "> 1,000" if told is False and wanted is None else wanted,
     }
 
 
@@ -144,20 +147,22 @@ def report(
     plan: Sequence[Row],
     found: Answer,
     *,
+    about: Sequence[str] = (),
     picture: str | None = None,
     printed: Printed | None = None,
     source: Sequence[str] = (),
 ) -> str:
     """Return `report.md` of a study: what was asked, what came out, and every number that it rests on.
 
-    `picture` is the path of the picture from the report; `source` are sentences that say where `printed` is from.
+    `about` are sentences on how often the study was asked; `picture` is the path of the picture from the report;
+    `source` are sentences that say where `printed` is from.
     """
     parts = [f"# {name}", *([] if found.complete else ["**Not complete.**"]), summary(found)]
     parts += ["## Setting", "\n".join(f"- {key}: {text(value)}" for key, value in setting.items())]
     parts += ["## Variants", markdown(plan), "## Answer"]
     for heading, rows in answer_tables(found).items():
         parts += [f"{heading[0].upper()}{heading[1:]}:", markdown(rows)]
-    parts.append("\n".join(f"- {sentence}" for sentence in sentences(found)))
+    parts.append("\n".join(f"- {sentence}" for sentence in [*sentences(found), *about]))
     if picture:
         parts.append(f"![Differences in top-1 with their intervals, against parameters removed]({picture})")
     parts += ["## How the statistics were made", *STATISTICS, *([SUMS] if found.interactions else [])]

@@ -1,4 +1,4 @@
-"""Whether classifiers differ: paired tests and intervals, over images and over seeds, and the words they allow.
+"""Whether classifiers differ: paired tests and intervals, over images and over seeds, and what they allow to say.
 
 Two networks on the same images are two fixed things, and the images are the sample; two ways of training over the same
 seeds are the question people mean, and the seeds are the sample. The two are tested apart.
@@ -93,18 +93,29 @@ def sign_flip(differences: Sequence[float]) -> float:
     It is exact for up to 12 differences. Beyond, the share among 99,999 draws, the observed signs counted with them.
     """
     values = np.asarray(differences, dtype=np.float64)
-    # Accuracies are ratios of counts: sums that are equal on paper differ in the last digits.
-    reached = abs(values.sum()) - 1e-9 * np.abs(values).sum()
     if len(values) <= EXACT_SEEDS:
-        return float((np.abs(sign_patterns(len(values)) @ values) >= reached).mean())
+        return float(sign_flips(values[None])[0])
     signs = np.random.default_rng(0).choice((-1.0, 1.0), size=(DRAWS, len(values)))
-    return float(((np.abs(signs @ values) >= reached).sum() + 1) / (DRAWS + 1))
+    return float(((np.abs(signs @ values) >= reached(values)).sum() + 1) / (DRAWS + 1))
+
+
+def sign_flips(values: np.ndarray) -> np.ndarray:
+    """Return the exact two-sided p [R] of the sign-flip test for each row of differences [R, n]."""
+    return np.asarray((np.abs(sign_patterns(values.shape[1]) @ values.T) >= reached(values)).mean(axis=0))
+
+
+def reached(values: np.ndarray) -> np.ndarray:
+    """Return the sums [...] of differences [..., n] that a pattern of signs must reach.
+
+    Accuracies are ratios of counts: sums that are equal on paper differ in the last digits.
+    """
+    return np.asarray(np.abs(values.sum(axis=-1)) - 1e-9 * np.abs(values).sum(axis=-1))
 
 
 @functools.cache
 def sign_patterns(n: int) -> np.ndarray:
-    """Return every pattern of n signs, ±1 of shape [2ⁿ, n]."""
-    return np.array(list(itertools.product((-1.0, 1.0), repeat=n)))
+    """Return the patterns of n signs, ±1 of shape [2ⁿ⁻¹, n], whose first is +: the others turn the sum."""
+    return np.array([(1.0, *signs) for signs in itertools.product((-1.0, 1.0), repeat=n - 1)])
 
 
 def holm(ps: Sequence[float | None]) -> list[float | None]:
@@ -118,14 +129,17 @@ def holm(ps: Sequence[float | None]) -> list[float | None]:
     return corrected
 
 
-def seeds_needed(rows: int) -> int:
-    """Return the fewest shared seeds with which a row of so many can reach p = 0.05 after Holm's correction."""
-    return 1 + math.ceil(math.log2(rows / LEVEL))
+def seeds_needed(rows: int, level: float = LEVEL) -> int | None:
+    """Return the fewest shared seeds with which a row of so many can reach `level` after Holm's correction.
+
+    With n seeds the smallest two-sided p is 2^(1 - n); None where `level` is below what the draws can show.
+    """
+    return None if level / rows < 1 / (DRAWS + 1) else 1 + math.ceil(math.log2(rows / level) - 1e-9)
 
 
-def believable(low: float, high: float, p: float | None) -> bool:
-    """Say whether a difference can be believed: corrected p and interval agree that it is not zero."""
-    return p is not None and p <= LEVEL and not low <= 0 <= high
+def believable(low: float, high: float, p: float | None, level: float = LEVEL) -> bool:
+    """Say whether a difference is significant: corrected p and interval agree that it is not zero."""
+    return p is not None and p <= level + 1e-12 and not low <= 0 <= high
 
 
 # Rows: what is held against the first, or the reason (text) why it cannot be.
@@ -195,37 +209,39 @@ def image_verdict(name: str, first: str, images: Images, p: float) -> str:
     measured = f"{images.only_second:,} images right only by {name}, {images.only_first:,} only by {first}; p = {p:.2g}"
     if believable(low, high, p):
         sentence = compared(name, first, images.delta, low, high)
-        return f"{sentence} on images like these: it can be believed of these two networks ({measured})."
+        return f"{sentence} on images like these: significant for these two networks ({measured})."
     return (
-        f"{name} and {first} cannot be told apart on {images.n:,} images: "
+        f"{name} and {first} do not differ significantly on {images.n:,} images: "
         f"{points(images.delta)} points ({points(low)} … {points(high)}; {measured})."
     )
 
 
-def seed_verdict(name: str, first: str, differences: Sequence[float], p: float, rows: int) -> str:
+def seed_verdict(name: str, first: str, differences: Sequence[float], p: float, rows: int, level: float = LEVEL) -> str:
     """Return the sentence about two ways of training over shared seeds, from the corrected p of one of `rows` rows."""
     mean, low, high = seed_interval(differences)
-    n = len(differences)
-    if believable(low, high, p):
-        return f"{compared(name, first, mean, low, high)} over {n} shared seeds: it can be believed (p = {p:.2g})."
-    if n < seeds_needed(rows):
-        asked = "one comparison" if rows == 1 else f"{rows} comparisons"
+    n, needed = len(differences), seeds_needed(rows, level)
+    if believable(low, high, p, level):
+        after = " after Holm's correction" if rows > 1 else ""
+        return f"{compared(name, first, mean, low, high)} over {n} shared seeds: significant (p = {p:.2g}{after})."
+    measured = f"{points(mean)} points ({points(low)} … {points(high)}"
+    if needed is None:
+        return f"{name} against {first} over {n} shared seeds: {measured}), at a level of which nothing is left."
+    if n < needed:
+        asked = "one comparison needs" if rows == 1 else f"{rows} comparisons need"
         return (
-            f"{name} against {first}: {points(mean)} points over {n} shared seeds ({points(low)} … {points(high)}) "
-            f"decide nothing; {asked} {'needs' if rows == 1 else 'need'} at least {seeds_needed(rows)} seeds."
+            f"{name} against {first} over {n} shared seeds: {measured}), too few to conclude; "
+            f"{asked} at least {needed} seeds{'' if level == LEVEL else f' at the level {level:.2g}'}."
         )
-    return (
-        f"{name} and {first} cannot be told apart over {n} shared seeds: "
-        f"{points(mean)} points ({points(low)} … {points(high)}; p = {p:.2g})."
-    )
+    return f"{name} and {first} do not differ significantly over {n} shared seeds: {measured}; p = {p:.2g})."
 
 
 def conclude(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return one sentence for all rows: that of a single one, else how many can be believed and which."""
+    """Return one sentence for all rows: that of a single one, else how many are significant and which."""
     if len(rows) == 1:
         return str(rows[0]["verdict"])
     tested = [row for row in rows if row["believable"] is not None]
     kept = [f"{row['name']} ({points(row['delta'])} points)" for row in tested if row["believable"]]
     count = f"{len(tested)} difference{'' if len(tested) == 1 else 's'} from {rows[0]['against']}"
     correction = " after Holm's correction" if len(tested) > 1 else ""
-    return f"Of {count}, {len(kept) or 'none'} can be believed{correction}" + (f": {', '.join(kept)}." if kept else ".")
+    found = f"{len(kept) or 'none'} {'are' if len(kept) > 1 else 'is'} significant{correction}"
+    return f"Of {count}, {found}{': ' + ', '.join(kept) if kept else ''}."

@@ -9,10 +9,9 @@ import numpy as np
 from omegaconf import DictConfig
 
 from cnntrain import config, disk, runs
-from cnntrain.analysis import ablation
+from cnntrain.analysis import ablation, looks
 from cnntrain.analysis.ablation_figures import differences_picture
 from cnntrain.analysis.ablation_report import answer_tables, flat, report, sentences
-from cnntrain.analysis.comparison import seeds_needed
 from cnntrain.commands import cells, grid, planning, processes, session, study
 from cnntrain.commands.controls import controls
 from cnntrain.commands.eval import place
@@ -23,7 +22,7 @@ from cnntrain.progress import clock, say
 from cnntrain.schema import Ablate
 from cnntrain.tables import percent, render
 
-STUDY, REPORT = "study.json", "report.md"
+STUDY, REPORT, LOOKS = "study.json", "report.md", "looks.json"
 
 
 def run(composed: DictConfig) -> dict[str, Any]:
@@ -35,16 +34,18 @@ def run(composed: DictConfig) -> dict[str, Any]:
         )
     prepare(deterministic=cfg.deterministic)
     trained = grid.trained_runs(cfg)
-    seeds = grid.seeds_of(cfg, trained)
     with naming_plugins(runs.read_json(trained[0] / runs.CONFIG) if trained else {}):
         variants = controls(study.variants_of(cfg, trained), cfg.control)
     lines = planning.plan(variants)
+    comparisons = ablation.comparisons(analysed(lines))
+    seeds = grid.seeds_of(cfg, trained, comparisons)
     folder = grid.study_folder(cfg, variants, trained)
     made = grid.cells_of(cfg, variants, seeds, folder)
     jobs = cfg.jobs or processes.default_jobs(cfg.device)
     left = [cell for cell in made if not cells.finished(cell.folder)]
     seconds = estimate(lines, cfg) if left or cfg.plan else None
     show_plan(cfg, lines, seeds, left, seconds, jobs)
+    say(planning.prospects(looks.look(looked(folder), list(seeds), comparisons, cfg.looks), comparisons))
     if cfg.plan:
         return {"study_dir": str(folder), "rows": [], "table": plan_json(lines, len(seeds)), "complete": False}
     if cfg.resume == "never" and len(left) < len(made):
@@ -83,7 +84,7 @@ def show_plan(
     seconds: Mapping[str, float] | None,
     jobs: int,
 ) -> None:
-    """Print the variants with their sizes, the number of runs, the time they take and what they can show."""
+    """Print the variants with their sizes, the number of runs and the time they take."""
     print(render(planning.rows(lines, seconds), cfg.table))
     total = len(lines) * len(seeds)
     done = f", {total - len(left)} of them finished" if len(left) < total else ""
@@ -92,12 +93,6 @@ def show_plan(
         longest = sum(seconds[cell.variant] for cell in left) / min(jobs, len(left))
         what += f"; about {clock(longest)} with {min(jobs, len(left))} at a time"
     say(f"\n{what}")
-    rows = len(lines) - 1
-    if len(seeds) == 1:
-        say("one seed can conclude nothing: the difference may be the seed's")
-    elif len(seeds) < (needed := seeds_needed(rows)):
-        compared = "one row" if rows == 1 else f"{rows} rows"
-        say(f"{len(seeds)} seeds cannot reach p = 0.05 over {compared} after Holm's correction; {needed} can")
 
 
 def plan_json(lines: Sequence[planning.Planned], n_seeds: int) -> list[dict[str, Any]]:
@@ -159,7 +154,36 @@ def answer(
     cfg: Ablate, folder: Path, lines: Sequence[planning.Planned], made: Sequence[grid.Cell], seeds: Sequence[int]
 ) -> dict[str, Any]:
     """Read the finished cells, test the differences, write and show what was found."""
-    variants = [
+    variants, earlier = analysed(lines), looked(folder)
+    now = looks.look(earlier, seeds, ablation.comparisons(variants), cfg.looks)
+    after = [*(one for one in earlier if one.seeds != now.seeds), now]
+    again = looks.next_level(after, cfg.looks)
+    found = ablation.answer(variants, [cell for each in made if (cell := read(each))], seeds, now.level, again)
+    asked = after if any(row["p"] is not None for row in found.table + found.interactions) else earlier
+    record = {"looks": [one._asdict() for one in asked]}
+    runs.write_json(folder / LOOKS, record)  # before anything of the answer is seen
+    for heading, rows in answer_tables(found).items():
+        print(f"\n{heading}\n\n{render(rows, cfg.table)}")
+    about = looks.words(earlier, now, again)
+    print("", *sentences(found), *about, sep="\n")
+    write(cfg, folder, lines, found, setting(cfg, lines[0].variant, seeds, made[0]), about)
+    result = {
+        "study_dir": str(folder),
+        "rows": found.rows,
+        "table": found.table,
+        "interactions": found.interactions,
+        "complete": found.complete,
+    } | record
+    runs.write_json(folder / runs.RESULTS, result)
+    print(f"\nstudy  {folder}\nreport {folder / REPORT}")
+    if not found.complete:
+        say("some cells are missing: they failed, or other processes are making them; the same command goes on")
+    return result
+
+
+def analysed(lines: Sequence[planning.Planned]) -> list[ablation.Variant]:
+    """Return the variants as their answer names them."""
+    return [
         ablation.Variant(
             line.variant.name,
             line.variant.stages if line.variant.control or line.variant.only_removes(lines[0].variant) else (),
@@ -171,27 +195,28 @@ def answer(
         )
         for line in lines
     ]
-    found = ablation.answer(variants, [cell for each in made if (cell := read(each))], seeds)
-    for heading, rows in answer_tables(found).items():
-        print(f"\n{heading}\n\n{render(rows, cfg.table)}")
-    print("", *sentences(found), sep="\n")
-    write(cfg, folder, lines, found, setting(cfg, lines[0].variant, seeds, made[0]))
-    result = {
-        "study_dir": str(folder),
-        "rows": found.rows,
-        "table": found.table,
-        "interactions": found.interactions,
-        "complete": found.complete,
-    }
-    runs.write_json(folder / runs.RESULTS, result)
-    print(f"\nstudy  {folder}\nreport {folder / REPORT}")
-    if not found.complete:
-        say("some cells are missing: they failed, or other processes are making them; the same command goes on")
-    return result
+
+
+def looked(folder: Path) -> list[looks.Look]:
+    """Return the looks at a study so far; where none is recorded, the one that left its results."""
+    if (folder / LOOKS).is_file():
+        kept = runs.read_json(folder / LOOKS)["looks"]
+        return [looks.Look(tuple(one["seeds"]), one["level"], one["spent"]) for one in kept]
+    if not (folder / runs.RESULTS).is_file():
+        return []
+    found = runs.read_json(folder / runs.RESULTS)
+    tested = [*found["table"][1:], *found["interactions"]]
+    seeds = {row["seed"] for row in found["rows"]}
+    return [looks.look([], list(seeds), len(tested))] if any(row["p"] is not None for row in tested) else []
 
 
 def write(
-    cfg: Ablate, folder: Path, lines: Sequence[planning.Planned], found: ablation.Answer, words: Mapping[str, str]
+    cfg: Ablate,
+    folder: Path,
+    lines: Sequence[planning.Planned],
+    found: ablation.Answer,
+    words: Mapping[str, str],
+    about: Sequence[str],
 ) -> None:
     """Write the answer as tables of numbers, as pictures and as a report."""
     options: dict[str, Any] = cfg.study or {}
@@ -207,6 +232,7 @@ def write(
         words,
         planning.rows(lines, None),
         found,
+        about=about,
         picture=picture,
         printed=options.get("printed"),
         source=options.get("source") or (),

@@ -1,4 +1,4 @@
-"""`cnntrain compare`: runs side by side, and which of their differences can be believed."""
+"""`cnntrain compare`: runs side by side, and which of their differences are significant."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -235,9 +235,7 @@ def show(found: Mapping[str, Any], style: Literal["text", "markdown", "csv"]) ->
     for sentence in dict.fromkeys([*reasons, *(row["verdict"] for row in found["over_seeds"]), found["verdict"]]):
         print(sentence)
     if not found["over_seeds"] and any(row["believable"] for row in found["over_images"]):
-        print(
-            "What another seed would give is not known: train each with the same six seeds or more and compare those."
-        )
+        print("What another seed would give is not known: train each with the same eight seeds and compare those.")
 
 
 def word(value: object) -> str:

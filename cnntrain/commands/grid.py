@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cnntrain import runs
+from cnntrain.analysis.comparison import LEVEL, seeds_needed
 from cnntrain.commands import resuming
 from cnntrain.commands.study import Variant, fit_words
 from cnntrain.errors import InputError
 from cnntrain.schema import Ablate, Options
+
+LEAST_SEEDS = 8  # where their number is left open
 
 
 @dataclass(frozen=True)
@@ -39,13 +42,15 @@ def study_folder(cfg: Ablate, variants: Sequence[Variant], trained: Sequence[Pat
     return runs.ROOT / "ablate" / f"{model}-{dataset}" / f"{name}_{digest}"
 
 
-def seeds_of(cfg: Ablate, trained: Sequence[Path]) -> dict[int, Path | None]:
+def seeds_of(cfg: Ablate, trained: Sequence[Path], comparisons: int) -> dict[int, Path | None]:
     """Return the seeds of a study, each with the trained run that it starts from.
 
-    Raises `InputError` for a repeated seed, runs of different networks or data, and runs in the wrong mode.
+    Where their number is left open, it is one with which the comparisons can be significant. Raises `InputError` for a
+    repeated seed, runs of different networks or data, and runs in the wrong mode.
     """
     if cfg.mode == "retrain":
-        seeds = cfg.seeds if isinstance(cfg.seeds, list) else list(range(cfg.seed, cfg.seed + cfg.seeds))
+        count = cfg.seeds or max(LEAST_SEEDS, seeds_needed(comparisons, LEVEL / cfg.looks) or 0)
+        seeds = count if isinstance(count, list) else list(range(cfg.seed, cfg.seed + count))
         if not seeds or len(set(seeds)) < len(seeds):
             raise InputError(f"seeds={cfg.seeds}: each seed once, at least one")
         return dict.fromkeys(seeds)

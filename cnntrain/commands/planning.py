@@ -9,8 +9,11 @@ import torch
 from torch import nn
 
 from cnntrain import config
+from cnntrain.analysis.comparison import LEVEL, seeds_needed
 from cnntrain.analysis.geometry import StageGeometry as Row
 from cnntrain.analysis.geometry import geometry, outline
+from cnntrain.analysis.looks import Look
+from cnntrain.analysis.power import detectable
 from cnntrain.commands import session, study
 from cnntrain.commands.study import card_of
 from cnntrain.data.sources import Card, Dataset, Pixels, Split
@@ -179,3 +182,28 @@ def rows(planned: Sequence[Planned], seconds: Mapping[str, float] | None) -> lis
             row["a run"] = clock(seconds[line.variant.name])
         found.append(row)
     return found
+
+
+# What can be concluded.
+
+
+def prospects(look: Look, comparisons: int) -> str:
+    """Say what a study can conclude at this look; nothing has to be known of it but seeds and variants."""
+    n, level = len(look.seeds), look.level
+    family, needed = (
+        "one comparison" if comparisons == 1 else f"{comparisons} comparisons",
+        seeds_needed(comparisons, level),
+    )
+    at = f"level {level:.2g}{'' if level == LEVEL else f' of {LEVEL} at this look'}"
+    if n == 1:
+        return "one seed concludes nothing: the difference may be the seed's"
+    if needed is None:
+        return (
+            f"nothing is left of the level {LEVEL}, so that nothing can be concluded: take other seeds in a new study"
+        )
+    if n < needed:
+        return f"{n} seeds are too few to conclude: {family} need{'s' if comparisons == 1 else ''} {needed} ({at})"
+    effect, holm = detectable(n, level / comparisons), " after Holm's correction" if comparisons > 1 else ""
+    return (
+        f"{n} seeds, {family}, {at}{holm}: 80 % power for a difference of {effect:.1f} standard deviations over seeds"
+    )
