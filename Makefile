@@ -29,10 +29,20 @@ types: $(ENVIRONMENT)  ## check types
 clean:  ## remove the environment and all caches, never runs or data
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache build dist
 
+# Python may be removed or upgraded beneath an environment, and the folder moved: then it is made anew.
+ifeq ($(shell $(BIN)/cnntrain --version 2>/dev/null),)
+.PHONY: $(ENVIRONMENT)
+endif
+USABLE = $(BIN)/python -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
+need = $(if $(shell $(USABLE) || $(PYTHON) -c '$(1)' >/dev/null 2>&1 || echo no),$(error PYTHON=$(PYTHON) $(2); name \
+another: make PYTHON=python3.12 $(MAKECMDGOALS)))
+
 $(ENVIRONMENT): pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-		|| { echo "cnntrain needs Python 3.11 or later; name one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
+	$(call need,,does not run)
+	$(call need,import sys; sys.exit(sys.version_info < (3, 11)),is older than Python 3.11)
+	$(call need,import ensurepip,cannot make environments: install $(notdir $(PYTHON))-venv (Debian or Ubuntu))
 	@echo "making the environment in .venv (a few minutes, once)"
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@$(USABLE) || $(PYTHON) -m venv --clear .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' \
+		|| { echo "the packages are not installed: pip says why above; it needs a network. Again: make $(MAKECMDGOALS)"; exit 2; }
 	@touch $@

@@ -1,11 +1,13 @@
-"""The wheel: it holds the configuration and works away from the checkout."""
+"""Installing: the wheel works away from the checkout, and make mends its environment or says why it cannot."""
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -91,3 +93,93 @@ def run_json(installed: Path, folder: Path, *words: str) -> str:
     environment = os.environ | {"PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "cnntrain", *words]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True).stdout
+
+
+# The Makefile, with a Python that only notes what it is asked for.
+
+PRETENDED = """#!/bin/sh
+echo "$*" >> asked
+case "$*" in
+    "-c "*"${LACKING:-nothing}"*) exit 1;;
+    "-m venv --clear .venv") rm -rf .venv; mkdir -p .venv/bin; cp "$0" .venv/bin/python;;
+    "-m pip install "*)
+        [ -z "$OFFLINE" ] || exit 1
+        printf '#!.venv/bin/python\\n' > .venv/bin/cnntrain
+        chmod +x .venv/bin/cnntrain;;
+    *cnntrain*) echo "cnntrain 1";;
+esac
+"""
+
+
+@pytest.fixture
+def clone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A new clone on a machine whose Python is pretended."""
+    if shutil.which("make") is None:
+        pytest.skip("no make here")
+    shutil.copy(ROOT / "Makefile", folder)
+    (folder / "pyproject.toml").touch()
+    executable(folder / "bin" / "python3", PRETENDED)
+    monkeypatch.setenv("PATH", f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.delenv("PYTHON", raising=False)
+    monkeypatch.delenv("MAKEFLAGS", raising=False)
+    return folder
+
+
+def executable(path: Path, text: str) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+
+
+def make(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["make", *words], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("happens", "expected"),
+    [
+        (lambda clone: None, []),
+        (lambda clone: os.utime(clone / ".venv/.installed", (1e9, 1e9)), ["pip"]),
+        (lambda clone: (clone / ".venv/.installed").unlink(), ["pip"]),  # pip was interrupted
+        (lambda clone: executable(clone / ".venv/bin/cnntrain", "#!/moved/away\n"), ["pip"]),
+        (lambda clone: (clone / ".venv/bin/python").unlink(), ["venv", "pip"]),
+        (lambda clone: executable(clone / ".venv/bin/python", "#!/bin/sh\nexit 1\n"), ["venv", "pip"]),  # no pip in it
+    ],
+    ids=["nothing", "new dependencies", "interrupted", "moved", "python removed", "python without pip"],
+)
+def test_make_mends_its_environment(happens: Callable[[Path], None], expected: list[str], clone: Path) -> None:
+    first = make("fit")
+    assert (first.returncode, first.stderr) == (0, "") and (clone / ".venv/.installed").exists()
+    happens(clone)
+    (clone / "asked").unlink()
+    again = make("fit")
+    assert (again.returncode, again.stderr) == (0, "")
+    asked = [line.split() for line in (clone / "asked").read_text().splitlines()]
+    assert [words[1] for words in asked if words[0] == "-m"] == expected
+    assert "making the environment" in first.stdout and ("making the environment" in again.stdout) == bool(expected)
+
+
+@pytest.mark.parametrize(
+    ("words", "lacking", "reason"),
+    [
+        (["PYTHON=nopython"], "", "PYTHON=nopython does not run;"),
+        ([], "(3, 11)", "PYTHON=python3 is older than Python 3.11;"),
+        ([], "ensurepip", "PYTHON=python3 cannot make environments: install python3-venv"),
+    ],
+)
+def test_make_says_in_one_line_why_a_python_will_not_do(
+    words: list[str], lacking: str, reason: str, clone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LACKING", lacking)
+    done = make("fit", *words)
+    assert done.returncode == 2 and done.stdout == "" and not (clone / ".venv").exists()
+    (line,) = done.stderr.splitlines()
+    assert reason in line and "make PYTHON=python3.12 fit" in line
+
+
+def test_make_without_a_network_says_how_to_try_again_and_does(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OFFLINE", "1")
+    done = make("test")
+    assert done.returncode == 2 and done.stdout.endswith("it needs a network. Again: make test\n")
+    monkeypatch.delenv("OFFLINE")
+    assert make("fit").returncode == 0
