@@ -114,7 +114,7 @@ def test_f27_labels_and_folders_that_do_not_fit_are_said_before_anything_starts(
     cases = {
         "train lacks cat": ("train/ant", "train/bee", "val/ant", "val/bee", "val/cat"),
         "val lacks ant, bee": ("train/ant", "train/bee", "val/"),
-        "train lacks ant, bee": ("train/", "val/ant", "val/bee"),
+        "train holds no class folders": ("train/", "val/ant", "val/bee"),
     }
     for number, (message, folders) in enumerate(cases.items()):
         for name in folders:

@@ -1,7 +1,9 @@
 """Image folders: what is found, how files become pixels, and what happens to bad ones."""
 
+import json
 import os
 import pickle
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
@@ -69,15 +71,147 @@ def test_own_validation_becomes_the_sealed_test_set_when_there_is_no_other(tmp_p
     assert sizes(load("folder", tmp_path, {}, val_size=0.5)) == [20, 6, 8]
 
 
-def test_hidden_and_other_files_are_ignored_and_nested_ones_count(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("train", "val", "test"),
+    [
+        ("Training", "dev", "Testing"),
+        ("TRAIN", "VAL", "TEST"),
+        ("train", "Val", "Test"),
+        ("Train", "validation", "test"),
+    ],
+)
+def test_splits_are_known_by_their_usual_names_in_whatever_case(
+    tmp_path: Path, train: str, val: str, test: str
+) -> None:
+    for number, name in enumerate((train, val, test)):
+        tree(tmp_path / name, each=4 - number)
+    data = load("folder", tmp_path, {})
+    assert sizes(data) == [8, 6, 4] and data.card.classes == ("ant", "bee")
+
+
+def test_classes_that_are_called_like_splits_are_classes_beside_others(tmp_path: Path) -> None:
+    tree(tmp_path, ("bus", "train"))
+    assert describe("folder", tmp_path, {}).classes == ("bus", "train")
+    tree(tmp_path / "val")  # it holds folders: now these are splits, and train holds no classes
+    with pytest.raises(InputError, match="train holds no class folders"):
+        describe("folder", tmp_path, {})
+
+
+def test_splits_of_other_names_are_not_taken_for_classes(tmp_path: Path) -> None:
+    for name in ("fold1", "fold2"):
+        tree(tmp_path / name)
+    with pytest.raises(InputError, match=r"fold1, fold2 .* all hold the folders ant, bee; .*classes=\[fold1,fold2\]"):
+        describe("folder", tmp_path, {})
+    assert describe("folder", tmp_path, {}, classes=["fold1", "fold2"]).classes == ("fold1", "fold2")
+    picture(1).save(tmp_path / "fold1/0.png")
+    assert describe("folder", tmp_path, {}).classes == ("fold1", "fold2")
+
+
+def test_a_class_that_is_left_out_is_not_looked_at(tmp_path: Path) -> None:
+    tree(tmp_path / "train", ("ant", "bee", "cat"))
+    tree(tmp_path / "val", each=3)
+    with pytest.raises(InputError, match=r"val lacks cat; dataset.classes=\[ant,bee\] leaves the others out"):
+        load("folder", tmp_path, {})
+    (tmp_path / "val/cat").mkdir()
+    with pytest.raises(InputError, match=r"val/cat holds no images; dataset.classes=\[...\] can leave it out"):
+        load("folder", tmp_path, {})
+    data = load("folder", tmp_path, {}, classes=["bee", "ant"])
+    assert data.card.classes == ("bee", "ant") and sizes(data) == [18, 2, 6]
+    assert data.test is not None
+    assert data.test.labels.tolist() == [1, 1, 1, 0, 0, 0]
+    assert describe("folder", tmp_path, {}, classes=2).classes == ("ant", "bee")
+    with pytest.raises(InputError, match="unknown class 'an'; did you mean 'ant'"):
+        load("folder", tmp_path, {}, classes=["an", "bee"])
+
+
+def test_what_cnntrain_and_systems_write_is_neither_a_class_nor_an_image(tmp_path: Path) -> None:
     tree(tmp_path)
-    (tmp_path / ".cache").mkdir()
-    (tmp_path / "ant/.DS_Store").write_bytes(b"x")
-    (tmp_path / "ant/.hidden.png").write_bytes(b"x")
-    (tmp_path / "ant/notes.txt").write_text("not an image")
-    (tmp_path / "bee/deep/er").mkdir(parents=True)
-    picture(999).save(tmp_path / "bee/deep/er/IMAGE.PNG")
-    assert sum(sizes(load("folder", tmp_path, {}))) == 21
+    run = {"cnntrain": "0.1", "seed": 0}
+    for name, written in {
+        "runs/fit/a/1/run.json": run,
+        "r/run.json": run,
+        "study/study.json": run,
+        "sweep/0/results.json": {"top1": 1},
+        "eval/results.json": {"record": run},
+        "answers/predictions.csv": {},
+        "ant/tried/run.json": run,
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(json.dumps(written))
+    (tmp_path / "data/.cnntrain").mkdir(parents=True)
+    for name in ("r", "study", "eval", "ant/tried", "__MACOSX/ant", "ant/@eaDir", "ant/__MACOSX", "downloads/train/n0"):
+        (tmp_path / name).mkdir(parents=True, exist_ok=True)
+        picture(1).save(tmp_path / name / "image.png")
+    (tmp_path / "downloads/.imagenette.lock").touch()
+    data = load("folder", tmp_path, {})
+    assert data.card.classes == ("ant", "bee") and sum(sizes(data)) == 20 and data.remarks == ()
+
+
+def test_images_count_at_any_depth_and_behind_links_but_never_twice_in_a_circle(tmp_path: Path) -> None:
+    tree(tmp_path / "photos")
+    tree(tmp_path / "other", ("more",), each=3)
+    (tmp_path / "photos/bee/deep/er").mkdir(parents=True)
+    picture(999).save(tmp_path / "photos/bee/deep/er/IMAGE.PNG")
+    (tmp_path / "photos/ant/linked").symlink_to(tmp_path / "other/more")
+    (tmp_path / "photos/ant/again.png").symlink_to(tmp_path / "other/more/00.png")
+    (tmp_path / "photos/bee/deep/up").symlink_to(tmp_path / "photos/bee")
+    (tmp_path / "photos/cat").symlink_to(tmp_path / "other/more")
+    data = load("folder", tmp_path / "photos", {})
+    assert data.card.classes == ("ant", "bee", "cat") and sum(sizes(data)) == 20 + 1 + 3 + 1 + 3 and not data.remarks
+
+
+def test_what_is_no_image_is_left_out_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree(tmp_path)
+    for name in (".DS_Store", ".hidden.png", "._00.png"):
+        (tmp_path / "ant" / name).write_bytes(b"x")
+    assert load("folder", tmp_path, {}).remarks == ()
+    for name in ("notes.txt", "png", "clip.MPG", "data.h5", "field.grib", "no."):
+        (tmp_path / "ant" / name).write_bytes(b"x")
+    os.mkfifo(tmp_path / "bee/pipe.png")
+    (line,) = load("folder", tmp_path, {}).remarks
+    assert line.startswith(
+        "warning: 7 files are left out, since they are no images that can be read: 2 × file without "
+    )
+    assert "1 × pipe, socket or device" in line and line.endswith("; 6 of 16 in ant")
+    (tmp_path / "bee/locked").mkdir()
+    scandir = os.scandir
+
+    def locked(folder: Path) -> object:
+        if Path(folder).name == "locked":
+            raise PermissionError(13, "Permission denied")
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", locked)
+    assert "1 × folder that cannot be read" in load("folder", tmp_path, {}).remarks[0]
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat/IMG_1.HEIC").touch()
+    with pytest.raises(InputError, match=r"cat holds no images, but 1 × \.heic"):
+        load("folder", tmp_path, {})
+
+
+def test_names_that_are_not_utf_8_are_read_and_written_as_text(tmp_path: Path) -> None:
+    tree(tmp_path)
+    for old, new in ((b"ant", b"caf\xe9"), (b"bee/00.png", b"bee/\xfc.png")):
+        (tmp_path / os.fsdecode(old)).rename(tmp_path / os.fsdecode(new))
+    held = load("folder", tmp_path, {})
+    assert held.card.classes == ("bee", r"caf\xe9") and sum(sizes(held)) == 20
+    for cache in ("none", "pack"):
+        data = load("folder", tmp_path, {}, cache=cache)  # type: ignore[arg-type]
+        assert fingerprint(data) == fingerprint(load("folder", tmp_path, {}, cache="none"))
+        assert torch.equal(data.train.source.read([0, 3]), held.train.source.read([0, 3]))
+    (tmp_path / os.fsdecode(b"bee/\xfc.png")).write_bytes(b"")
+    assert load("folder", tmp_path, {"on_error": "skip"}).skipped == (rf"{tmp_path}/bee/\xfc.png",)
+    assert load("folder", tmp_path, {"on_error": "skip"}, classes=["bee", r"caf\xe9"]).card.classes[1] == r"caf\xe9"
+
+
+def test_one_name_in_two_spellings_is_one_class(tmp_path: Path) -> None:
+    one, other = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+    tree(tmp_path / "train", ("bee", other))
+    tree(tmp_path / "val", (one, "bee"))
+    assert describe("folder", tmp_path, {}, classes=[one, "bee"]).classes == (other, "bee")
+    tree(tmp_path / "train", (one,))
+    with pytest.raises(InputError, match=f"two folders {one}"):
+        describe("folder", tmp_path, {})
 
 
 @pytest.mark.parametrize(
@@ -86,6 +220,7 @@ def test_hidden_and_other_files_are_ignored_and_nested_ones_count(tmp_path: Path
         ({"train": ("ant", "bee"), "test": ("ant", "bug")}, "test lacks bee; train lacks bug"),
         ({"test": ("ant", "bee")}, "no folder train"),
         ({"train": ("ant", "bee"), "val": ("ant", "bee"), "valid": ("ant", "bee")}, "two validation folders"),
+        ({"train": ("ant", "bee"), "Training": ("ant", "bee")}, "two training folders, Training and train; keep one"),
         ({"train": ("ant",)}, "one class folder only"),
         ({"train": ()}, "no class folders"),
     ],

@@ -57,6 +57,7 @@ class Session:
     def remarks(self) -> Iterator[str]:
         """Yield what a person should know of the network and its images before it is trained."""
         net, companion = self.learner.net, self.learner.companion
+        yield from self.dataset.remarks
         yield from remarks(net, pretrained.expected(self.cfg.model), self.dataset.card.shape)
         if companion:
             yield companion.summary()

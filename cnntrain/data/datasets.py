@@ -1,7 +1,9 @@
 """The datasets by name: what is known of each, and its splits ready for training."""
 
 import hashlib
+import inspect
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -37,7 +39,10 @@ TEST_SIZE = 0.2  # of a folder that brings no test images
 
 
 class DatasetEntry(NamedTuple):
-    """A dataset: its card and its splits, as functions of the root and the same options."""
+    """A dataset: its card and its splits, as functions of the root and the same options.
+
+    Where they take `classes`, they are given those that are kept, and need not look at others.
+    """
 
     card: Callable[..., Card]
     read: Callable[..., Dataset]
@@ -121,13 +126,22 @@ def entry_of(name: str) -> DatasetEntry:
     return DATASETS[name]
 
 
+def narrowed(
+    function: Callable[..., Any], options: Mapping[str, Any], classes: Sequence[str] | int | None
+) -> dict[str, Any]:
+    """Return the options of a dataset's function, with the classes that are kept where it takes them."""
+    takes = "classes" in inspect.signature(function).parameters
+    return {**options, "classes": classes} if takes else dict(options)
+
+
 def describe(name: str, root: Path, options: Mapping[str, Any], *, classes: Sequence[str] | int | None = None) -> Card:
     """Return the card of a dataset without reading its pixels; only `folder` needs its files for that.
 
     `options` are the keyword options of the dataset's card function. For `folder`, mean and standard deviation are 0
     and 1 until it is loaded. InputError for an unknown dataset or class, or a folder that cannot be one.
     """
-    card = entry_of(name).card(Path(root), **options)
+    function = entry_of(name).card
+    card: Card = function(Path(root), **narrowed(function, options, classes))
     return checked_classes(keep_card(card, chosen(card.classes, classes)))
 
 
@@ -160,7 +174,8 @@ def load(
     """
     if cache == "auto":
         cache = "none" if workers else "ram"
-    whole = centred(entry_of(name).read(Path(root), **options))
+    function = entry_of(name).read
+    whole = centred(function(Path(root), **narrowed(function, options, classes)))
     kept = chosen(whole.card.classes, classes)
     card = checked_classes(keep_card(whole.card, kept))
     if kept is not None:
@@ -188,7 +203,7 @@ def load(
     if not any(card.mean):  # of a folder: known by its pixels alone
         mean, std = statistics((train if train_size is None else pool).source)
         card = replace(card, mean=mean, std=std)
-    return Dataset(card, train, val, test, whole.skipped)
+    return replace(whole, card=card, train=train, val=val, test=test)
 
 
 def limited(dataset: Dataset, train_size: Positive | None, seed: int) -> Dataset:
@@ -217,7 +232,8 @@ def image_counts(
         val, share = 0, len(chosen(known, classes) or ()) / len(known) or 1.0
         train, test = round(train * share), round(test * share)
     else:
-        whole = entry_of(name).read(root, **options)
+        function = entry_of(name).read
+        whole = function(root, **narrowed(function, options, classes))
         kept = chosen(whole.card.classes, classes)
         whole = whole if kept is None else filtered(whole, kept)
         train, val, test = (len(split) if split else 0 for split in splits_of(whole))
@@ -285,5 +301,5 @@ def fingerprint(dataset: Dataset) -> str:
         elif isinstance(files, Files):
             for position in range(len(split)):
                 path = files.path(position)
-                digest.update(f"{path.relative_to(files.root)} {path.stat().st_size}\n".encode())
+                digest.update(os.fsencode(f"{path.relative_to(files.root)} {path.stat().st_size}\n"))
     return digest.hexdigest()[:16]

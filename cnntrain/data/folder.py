@@ -1,6 +1,8 @@
 """A tree of class folders, with or without splits, as a dataset."""
 
 import os
+from collections import Counter
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Literal
@@ -9,11 +11,20 @@ import numpy as np
 import torch
 
 from cnntrain.bounds import Count, Natural
-from cnntrain.data.images import pillow_rules, suffixes, upright_size
+from cnntrain.data.images import pillow_rules, upright_size
+from cnntrain.data.listing import IMAGE, composed, image_files, in_words, is_class, is_folder, is_seen, walk
 from cnntrain.data.sources import Card, Dataset, Files, Split, decode_all
-from cnntrain.errors import InputError, nearest
+from cnntrain.data.splits import chosen, class_numbers
+from cnntrain.errors import InputError, as_text, listed, nearest
 
-SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+Left = Counter[tuple[str, str]]  # how many files of a class and a kind are no images
+
+SPLITS = {  # in whatever case
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing"),
+}
+LARGE = 0.1  # files that are left out to images, from which on it is a warning
 PROBED = 256  # headers that are compared before a common image size is believed; decoding compares all
 
 
@@ -25,18 +36,21 @@ def folder_card(
     channels: Literal[1, 3] = 3,
     on_error: Literal["stop", "skip"] = "stop",
     max_skipped: Natural = 10,
+    invert: bool = False,
+    classes: Sequence[str] | int | None = None,
 ) -> Card:
     """Return the card of the folder dataset at `root`: its classes are the sorted names of the class folders.
 
     Without `image_size` the shape is that of the images, which must agree. Images are kept at `stored_size`, of which
-    7/8 or more are seen at `image_size`. Mean and standard deviation are 0 and 1 here; loading measures them.
-    InputError for a missing folder, unequal splits or fewer than two classes.
+    7/8 or more are seen at `image_size`. Of `classes`, by name or so many, no others are looked at. Mean and standard
+    deviation are 0 and 1 here; loading measures them. InputError for a missing folder, unequal splits or fewer than two
+    classes.
     """
     splits = find_splits(root)
-    classes = class_names(root, splits)
+    names = class_names(root, splits, classes)
     check_stored(image_size, stored_size)
-    size = (image_size, image_size) if image_size else common_size(splits["train"], classes, skip=on_error == "skip")
-    return Card("folder", classes, (channels, *size), (0.0,) * channels, (1.0,) * channels)
+    size = (image_size, image_size) if image_size else common_size(splits["train"], names, skip=on_error == "skip")
+    return Card("folder", names, (channels, *size), (0.0,) * channels, (1.0,) * channels)
 
 
 def read_folder(
@@ -47,11 +61,13 @@ def read_folder(
     channels: Literal[1, 3] = 3,
     on_error: Literal["stop", "skip"] = "stop",
     max_skipped: Natural = 10,
+    invert: bool = False,
+    classes: Sequence[str] | int | None = None,
 ) -> Dataset:
     """Return the folder dataset at `root` with its images still in their files.
 
-    `on_error="skip"` decodes every file once and leaves out at most `max_skipped` bad ones; with "stop" a bad file is
-    an InputError when it is read.
+    `invert` takes every value from 255. `on_error="skip"` decodes every file once and leaves out at most `max_skipped`
+    bad ones; with "stop" a bad file is an InputError when it is read.
     """
     card = folder_card(
         root,
@@ -60,18 +76,21 @@ def read_folder(
         channels=channels,
         on_error=on_error,
         max_skipped=max_skipped,
+        classes=classes,
     )
     size = (stored_size, stored_size) if stored_size else card.shape[1:]
-    splits, skipped = {}, list[str]()
+    splits, skipped, left, images = {}, list[str](), Left(), Counter[str]()
     for part, folder in find_splits(root).items():
-        paths, labels = class_files(folder, card.classes)
-        files = Files(folder, paths, size, channels, resize=image_size is not None)
+        paths, labels, others = class_files(folder, card.classes)
+        left += others
+        images.update(card.classes[label] for label in labels)
+        files = Files(folder, paths, size, channels, resize=image_size is not None, invert=invert)
         split = Split(files, torch.tensor(labels))
         if on_error == "skip":
             good, bad = readable(files, max_skipped - len(skipped))
             split, skipped = split.take(good), skipped + bad
         splits[part] = split
-    return Dataset(card, splits["train"], splits.get("val"), splits.get("test"), tuple(skipped))
+    return Dataset(card, splits["train"], splits.get("val"), splits.get("test"), tuple(skipped), remarks(left, images))
 
 
 def check_stored(image_size: int | None, stored_size: int | None) -> None:
@@ -86,69 +105,115 @@ def find_splits(root: Path) -> dict[str, Path]:
     """Return the folder of each split by its standard name; a root without splits is all training images."""
     if not root.is_dir():
         raise missing_folder(root)
-    found = {
-        part: [root / name for name in names if (root / name).is_dir()]  # the order of SPLITS: train, val, test
-        for part, names in SPLITS.items()
-    }
-    for folders in found.values():
-        if len(folders) > 1:
-            raise InputError(f"{root} has two validation folders, {folders[0].name} and {folders[1].name}; keep one")
-    splits = {part: folders[0] for part, folders in found.items() if folders}
-    if splits and "train" not in splits:
-        raise InputError(f"{root} has a folder {next(iter(splits.values())).name} but no folder train beside it")
-    return splits or {"train": root}
+    names = subfolders(root)
+    found = {part: [name for name in names if name.lower() in known] for part, known in SPLITS.items()}
+    meant = [name for some in found.values() for name in some]
+    if set(names) > set(meant) and not any(subfolders(root / name) for name in meant):
+        return {"train": root}  # classes that are called so, beside others
+    for part, some in found.items():
+        if len(some) > 1:
+            word = {"train": "training", "val": "validation", "test": "test"}[part]
+            raise InputError(f"{root} has two {word} folders, {some[0]} and {some[1]}; keep one")
+    if meant and not found["train"]:
+        raise InputError(f"{root} has a folder {meant[0]} but no folder train beside it")
+    return {part: root / some[0] for part, some in found.items() if some} or {"train": root}
 
 
 def subfolders(folder: Path) -> list[str]:
-    """Return the sorted names of the folders in `folder` that are not hidden."""
-    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    """Return the sorted names of the folders in `folder` that are not hidden, nor a system's own."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entry.name for entry in entries if is_seen(entry.name) and is_folder(entry))
+    except OSError as error:
+        raise InputError(f"the folder {as_text(folder)} cannot be read: {error.strerror}") from error
 
 
-def class_names(root: Path, splits: dict[str, Path]) -> tuple[str, ...]:
-    """Return the sorted names of the class folders, which must be the same in each split, and at least two."""
-    classes = subfolders(splits["train"])
-    for folder in splits.values():
-        names = subfolders(folder)
-        if names != classes:
-            lacking = [f"{folder.name} lacks {', '.join(some)}" for some in [sorted(set(classes) - set(names))] if some]
-            surplus = [f"train lacks {', '.join(some)}" for some in [sorted(set(names) - set(classes))] if some]
-            raise InputError(f"the class folders in {root} differ between the splits: {'; '.join(lacking + surplus)}")
-    if not classes:
-        raise InputError(f"{splits['train']} holds no class folders: one folder of images for each class is needed")
-    if len(classes) == 1:
-        hint = splits["train"] / classes[0]
-        raise InputError(f"{splits['train']} holds one class folder only, {classes[0]}; is dataset.root={hint} meant?")
-    return tuple(classes)
+def class_folders(folder: Path) -> dict[str, str]:
+    """Return the names of the class folders in `folder`, sorted, by the form in which they are compared."""
+    found = dict[str, str]()
+    for name in subfolders(folder):
+        if is_class(folder / name):
+            if composed(name) in found:
+                raise InputError(f"{as_text(folder)} has two folders {composed(name)}, written in other characters")
+            found[composed(name)] = name
+    return found
 
 
-def class_files(folder: Path, classes: tuple[str, ...]) -> tuple[list[str], list[int]]:
-    """Return the image files below each class folder, sorted, relative to `folder`, and their labels.
+def class_names(root: Path, splits: dict[str, Path], wanted: Sequence[str] | int | None = None) -> tuple[str, ...]:
+    """Return the sorted names of the class folders, which must be the same in each split, and at least two.
 
-    Hidden files and folders do not count, nor do files whose suffix is no image's. A class without images is an
-    InputError.
+    Of `wanted` classes, by name or so many, no others are looked at.
     """
-    paths, labels = list[str](), list[int]()
+    train = splits["train"]
+    own = class_folders(train)
+    names = tuple(map(as_text, own.values()))
+    if not names:
+        raise InputError(f"{train} holds no class folders: one folder of images for each class is needed")
+    if wanted is not None:
+        kept = class_numbers(names, chosen(names, wanted) or ())
+        names = tuple(names[number] for number in sorted(kept))
+    for folder in splits.values():
+        there = class_folders(folder)
+        lacking = [name for name in names if composed(name) not in there]
+        surplus = [as_text(name) for key, name in there.items() if key not in own and wanted is None]
+        if lacking or surplus:
+            said = [f"{folder.name} lacks {', '.join(lacking)}"] if lacking else []
+            said += [f"{train.name} lacks {', '.join(surplus)}"] if surplus else []
+            common = ",".join(name for name in names if composed(name) in there)
+            hint = f"; dataset.classes=[{common}] leaves the others out" if "," in common else ""
+            raise InputError(f"the class folders in {root} differ between the splits: {'; '.join(said)}{hint}")
+    if wanted is None:
+        refuse_unlikely(train, names, divided=len(splits) > 1 or train != root)
+    return names
+
+
+def refuse_unlikely(folder: Path, names: Sequence[str], *, divided: bool) -> None:
+    """Raise `InputError` where class folders are probably something else: one alone, or splits of other names."""
+    if len(names) == 1:
+        hint = folder / names[0]
+        raise InputError(f"{folder} holds one class folder only, {names[0]}; is dataset.root={hint} meant?")
+    inner = {tuple(subfolders(folder / name)) for name in class_folders(folder).values()}
+    if divided or len(inner) > 1 or len(next(iter(inner))) < 2:
+        return
+    if not any(what == IMAGE and "/" not in path for name in names for path, what in walk(folder / name)):
+        raise InputError(
+            f"the folders {listed(names)} in {folder} hold no images, but all hold the folders "
+            f"{listed(next(iter(inner)))}; if those are the classes, call what holds them train, val and test, or else "
+            f"say dataset.classes=[{','.join(names)}]"
+        )
+
+
+def class_files(folder: Path, classes: Sequence[str]) -> tuple[list[str], list[int], Left]:
+    """Return the image files below each class folder, sorted, relative to `folder`, their labels, and what is left out.
+
+    A class without images is an InputError.
+    """
+    own = class_folders(folder)
+    paths, labels, left = list[str](), list[int](), Left()
     for label, name in enumerate(classes):
-        files = image_files(folder / name)
+        files, others = image_files(folder / own[composed(name)])
         if not files:
-            raise InputError(f"the class folder {folder / name} holds no images")
-        paths += (Path(name, file).as_posix() for file in files)
+            held = f", but {in_words(others)}" if others else ""
+            raise InputError(
+                f"the class folder {folder / name} holds no images{held}; dataset.classes=[...] can leave it out"
+            )
+        paths += (Path(own[composed(name)], file).as_posix() for file in files)
         labels += [label] * len(files)
-    return paths, labels
+        left.update({(name, what): count for what, count in others.items()})
+    return paths, labels, left
 
 
-def image_files(folder: Path) -> list[str]:
-    """Return the image files at any depth below `folder`, relative to it, sorted."""
-    files = []
-    for place, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        below = Path(place).relative_to(folder)
-        files += [
-            (below / name).as_posix()
-            for name in names
-            if not name.startswith(".") and f".{name.rpartition('.')[2].lower()}" in suffixes()
-        ]
-    return sorted(files)
+def remarks(left: Left, images: Counter[str]) -> tuple[str, ...]:
+    """Say in a line what is left out of folders that hold so many `images` by class; nothing where nothing is."""
+    if not left:
+        return ()
+    kinds, out = Counter[str](), Counter[str]()
+    for (name, what), count in left.items():
+        kinds[what] += count
+        out[name] += count
+    line = f"{left.total():,} files are left out, since they are no images that can be read: {in_words(kinds)}"
+    much = [f"{n:,} of {n + images[name]:,} in {name}" for name, n in out.most_common() if n > LARGE * images[name]]
+    return (f"warning: {line}; {listed(much)}" if much else line,)
 
 
 def common_size(folder: Path, classes: tuple[str, ...], *, skip: bool) -> tuple[int, int]:
@@ -156,7 +221,7 @@ def common_size(folder: Path, classes: tuple[str, ...], *, skip: bool) -> tuple[
 
     With `skip` a file whose header cannot be read has no say.
     """
-    paths, _ = class_files(folder, classes)
+    paths, *_ = class_files(folder, classes)
     probed = np.linspace(0, len(paths) - 1, min(len(paths), PROBED)).round().astype(int)
     found = dict[tuple[int, int], str]()
     with pillow_rules():
@@ -182,7 +247,7 @@ def readable(files: Files, most: int) -> tuple[np.ndarray, list[str]]:
             if len(bad) >= most:
                 raise InputError(f"more bad files than dataset.max_skipped allows; the last: {error}") from error
             good[position] = False
-            bad.append(str(files.path(position)))
+            bad.append(as_text(files.path(position)))
     return np.flatnonzero(good), bad
 
 

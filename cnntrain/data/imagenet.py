@@ -133,16 +133,15 @@ def read(name: str, root: Path, image_size: int, stored_size: int | None) -> Dat
     annotated = (val / ANNOTATIONS).is_file() and (val / "images").is_dir()
     numbers = class_names(folder, {"train": train, "val": val} if val.is_dir() and not annotated else {"train": train})
 
-    def split(place: Path, found: tuple[list[str], list[int]]) -> Split:
-        paths, labels = found
+    def split(place: Path, paths: list[str], labels: list[int], *_: object) -> Split:
         return Split(Files(place, paths, (side, side), 3, resize=True), torch.tensor(labels))
 
     test = None
     if annotated:
-        test = split(val / "images", annotations(val / ANNOTATIONS, numbers))
+        test = split(val / "images", *annotations(val / ANNOTATIONS, numbers))
     elif val.is_dir():
-        test = split(val, class_files(val, numbers))
-    return Dataset(card, split(train, class_files(train, numbers)), None, test)
+        test = split(val, *class_files(val, numbers))
+    return Dataset(card, split(train, *class_files(train, numbers)), None, test)
 
 
 def annotations(file: Path, classes: tuple[str, ...]) -> tuple[list[str], list[int]]:

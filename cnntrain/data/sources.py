@@ -1,5 +1,6 @@
 """Images of one size, read by index as uint8 [B, H, W, C] from memory or from files; datasets are made of them."""
 
+import copy
 import os
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -68,6 +69,7 @@ class Files:
 
     `paths` are relative to `root` and `index` says which of them are meant. `size` is (height, width). With `resize`
     an image is scaled until it covers `size` and cropped at its centre; without, one of another size is an InputError.
+    `invert` takes every value from 255.
     """
 
     def __init__(
@@ -78,9 +80,11 @@ class Files:
         channels: int,
         *,
         resize: bool,
+        invert: bool = False,
         index: np.ndarray | None = None,
     ) -> None:
-        self.root, self.paths, self.size, self.channels, self.resize = root, paths, size, channels, resize
+        self.root, self.paths, self.size, self.channels = root, paths, size, channels
+        self.resize, self.invert = resize, invert
         self.index = np.arange(len(paths)) if index is None else index
 
     @property
@@ -102,13 +106,13 @@ class Files:
         return images
 
     def take(self, index: np.ndarray) -> "Files":
-        return Files(
-            self.root, self.paths, self.size, self.channels, resize=self.resize, index=self.index[np.asarray(index)]
-        )
+        taken = copy.copy(self)
+        taken.index = self.index[np.asarray(index)]
+        return taken
 
     def decode(self, position: int) -> np.ndarray:
         """Return the image at `position`, uint8 [H, W, C]; a bad file is an InputError that names it."""
-        return decode(self.path(position), self.size, self.channels, resize=self.resize)
+        return decode(self.path(position), self.size, self.channels, resize=self.resize, invert=self.invert)
 
 
 class Centre:
@@ -192,13 +196,14 @@ class Card:
 
 @dataclass(frozen=True)
 class Dataset:
-    """The splits of a dataset; `skipped` names the bad files that were left out."""
+    """The splits of a dataset; `skipped` names the bad files that were left out, `remarks` are lines for a person."""
 
     card: Card
     train: Split
     val: Split | None
     test: Split | None
     skipped: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 def splits_of(dataset: Dataset) -> tuple[Split, Split | None, Split | None]:

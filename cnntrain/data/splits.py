@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cnntrain.data.listing import composed
 from cnntrain.data.sources import Card, Split
 from cnntrain.draws import generator
 from cnntrain.errors import InputError, unknown
@@ -14,12 +15,14 @@ from cnntrain.errors import InputError, unknown
 
 def class_numbers(classes: Sequence[str], wanted: Sequence[str]) -> list[int]:
     """Return the label of each wanted class; an unknown or repeated name is an InputError."""
+    labels = {composed(name): label for label, name in enumerate(classes)}
     for name in wanted:
-        if name not in classes:
+        if composed(name) not in labels:
             raise unknown("class", name, classes)
-    if len(set(wanted)) < len(wanted):
+    found = [labels[composed(name)] for name in wanted]
+    if len(set(found)) < len(found):
         raise InputError(f"dataset.classes names a class twice: {', '.join(wanted)}")
-    return [classes.index(name) for name in wanted]
+    return found
 
 
 def chosen(classes: Sequence[str], wanted: Sequence[str] | int | None) -> Sequence[str] | None:
@@ -35,8 +38,7 @@ def keep_card(card: Card, classes: Sequence[str] | None) -> Card:
     """Return the card of these classes only, in this order; None keeps all."""
     if classes is None:
         return card
-    class_numbers(card.classes, classes)
-    return replace(card, classes=tuple(classes))
+    return replace(card, classes=tuple(card.classes[label] for label in class_numbers(card.classes, classes)))
 
 
 def keep_classes(split: Split, classes: Sequence[str], wanted: Sequence[str]) -> Split:
