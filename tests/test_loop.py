@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
+from cnntrain.data.augmentation import AUGMENTATIONS
 from cnntrain.data.feeds import ResidentFeed
 from cnntrain.data.sources import Card, Pixels, Split
 from cnntrain.errors import InputError, NonFiniteError
@@ -20,7 +21,7 @@ from cnntrain.models.blocks import conv, dense, global_average, linear
 from cnntrain.models.stages import assemble
 from cnntrain.optim import OPTIMIZERS, sgd
 from cnntrain.training.evaluate import Outputs, outputs, score
-from cnntrain.training.learner import Learner
+from cnntrain.training.learner import Learner, smoothed
 from cnntrain.training.loop import Progress, train
 
 CPU = torch.device("cpu")
@@ -80,14 +81,15 @@ def test_two_trainings_with_one_seed_are_equal_to_the_bit_and_another_seed_is_no
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "muon"])
-def test_a_step_looks_at_no_value(optimizer: str) -> None:
-    student, data = learner(network(), optimizer=optimizer, clip=1.0, ema=0.9, label_smoothing=0.1), feed()
+@pytest.mark.parametrize("weighted", [{}, {"accumulate": 2, "class_weights": torch.tensor([1.0, 3.0])}])
+def test_a_step_looks_at_no_value(optimizer: str, weighted: dict[str, Any]) -> None:
+    student, data = learner(network(), optimizer=optimizer, clip=1.0, ema=0.9, label_smoothing=0.1, **weighted), feed()
     student.update(data, 0)
     with profile(activities=[ProfilerActivity.CPU]) as seen:
         for step in range(1, 21):
             student.update(data, step)
     counts = {event.key: event.count for event in seen.key_averages()}
-    assert counts["aten::convolution"] == 20
+    assert counts["aten::convolution"] == 20 * student.accumulate
     assert counts.get("aten::_local_scalar_dense", 0) == 0
 
 
@@ -105,6 +107,50 @@ def test_accumulating_two_batches_is_one_step_on_both_without_batch_norm() -> No
     assert (data.plan.index.ravel() == joined.plan.index.ravel()).all()
     for a, b in zip(halves.parameters(), wholes.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def plain_mean(logits: Tensor, target: Tensor, weights: Tensor, smoothing: float) -> Tensor:
+    """Return the weighted cross-entropy of images by its formula, with class numbers or probabilities as the target."""
+    shares = target if target.is_floating_point() else F.one_hot(target, logits.shape[1]).float()
+    smoothed = shares * (1 - smoothing) + smoothing / logits.shape[1]
+    return -(weights * smoothed * logits.log_softmax(dim=1)).sum() / (shares @ weights).sum()
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize(("batch", "accumulate"), [(16, 1), (4, 4), (1, 16)])
+@pytest.mark.parametrize("weights", [(1.0, 1.0), (1.0, 5.0)])
+def test_a_step_is_the_mean_over_all_of_its_images(
+    mixed: bool, smoothing: float, batch: int, accumulate: int, weights: tuple[float, ...]
+) -> None:
+    """Small batches count by the weights of their images, whatever their size; the loss that is read too."""
+    net = assemble({"fc1": dense(6), "fc2": linear(2)}, (1, 8, 8), out_shape=(2,))
+    reference, weighing = copy.deepcopy(net), torch.tensor(weights)
+    parts = {"mixup": AUGMENTATIONS["mixup"](alpha=1.0)} if mixed else {}
+    data = ResidentFeed(stripes(), CARD, batch_size=batch, parts=parts, seed=0, device=CPU)
+    settings = {"accumulate": accumulate, "label_smoothing": smoothing, "precision": "fp32", "seed": 0}
+    optimizer = OPTIMIZERS["sgd"](net, lr=0.5, momentum=0.0, weight_decay=0.0)
+    student = Learner(net, optimizer, [0.5], class_weights=weighing if max(weights) > 1 else None, **settings)
+    student.update(data, 0)
+    data.seek(0, 0)
+    images, targets, _ = (torch.cat(part) for part in zip(*(data.batch() for _ in range(accumulate)), strict=True))
+    loss = plain_mean(reference(images), targets, weighing, smoothing)
+    loss.backward()
+    for a, b in zip(net.parameters(), reference.parameters(), strict=True):
+        assert b.grad is not None
+        torch.testing.assert_close(a, b - 0.5 * b.grad, rtol=1e-5, atol=1e-6)
+    assert student.read(1)["loss"] == pytest.approx(loss.item(), rel=1e-5)
+
+
+def test_smoothed_labels_with_class_weights_are_torchs_to_the_bit() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for images, classes in ((1, 2), (7, 3), (64, 10)):
+        logits = torch.randn(images, classes, generator=generator)
+        target = torch.randint(classes, (images,), generator=generator)
+        weights = torch.rand(classes, generator=generator) + 0.1
+        assert torch.equal(
+            smoothed(logits, target, weights, 0.1), F.cross_entropy(logits, target, weights, label_smoothing=0.1)
+        )
 
 
 def test_one_update_is_what_plain_torch_does() -> None:

@@ -64,6 +64,7 @@ class Learner:
         self.device = next(net.parameters()).device
         net.train()
         self.class_weights = class_weights.to(self.device) if class_weights is not None else None
+        self.weighs = class_weights is not None and (accumulate > 1 or ranks.WORLD > 1)  # else a batch is the step
         self.parameters = list((companion or net).parameters())
         self.running = running(companion or net)
         self.scale, total = Scale(), len(rates)
@@ -137,17 +138,22 @@ class Learner:
     def program(self, feed: Feed) -> None:
         """Compute a step's update: a device program without a look at any value."""
         sound = torch.ones((), dtype=torch.bool, device=self.device)
-        alone = ranks.WORLD == 1
-        loss_sum, right = (t if alone else torch.zeros_like(t) for t in (self.loss_sum, self.right))
+        whole: Any = 0  # what the step's mean divides by
+        apart = self.weighs or ranks.WORLD > 1
+        loss_sum, right = (torch.zeros_like(t) if apart else t for t in (self.loss_sum, self.right))
         for _ in range(self.accumulate):
             x, target, labels = feed.batch()
             loss, total, logits = self.forward(self.scale(x), target)
-            self.backward(total / self.accumulate if self.accumulate > 1 else total)
+            weight = self.weight_of(target) if self.weighs else len(labels)
+            if self.weighs or self.accumulate > 1:
+                total = total * (weight / (self.accumulate * len(labels)))
+            self.backward(total)
             sound = sound & total.detach().isfinite()
-            loss_sum += loss.detach() * len(labels)
+            loss_sum += loss.detach() * weight
             right += (logits.detach().argmax(dim=1) == labels).sum()
-        if not alone:
-            sound = self.combine(loss_sum, right, sound)
+            whole = whole + weight
+        if apart:
+            sound = self.combine(loss_sum, right, whole, sound, self.accumulate * feed.batch_size)
         self.guard(sound & self.norm().isfinite())
         self.set_rate()
         with autocast(self.precision, self.device):  # for the products of Muon; other optimizers have none
@@ -169,28 +175,41 @@ class Learner:
         return loss, total, logits
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Return the mean cross-entropy of a batch with class numbers or probabilities as its target."""
-        loss = F.cross_entropy(logits.float(), target, self.class_weights, label_smoothing=self.label_smoothing)
-        if self.class_weights is None or target.is_floating_point() or ranks.WORLD == 1:
+        """Return the mean cross-entropy of a batch with class numbers or probabilities as its target.
+
+        With class weights it is divided by their sum over the images, for probabilities as for class numbers.
+        """
+        logits, weights, smoothing = logits.float(), self.class_weights, self.label_smoothing
+        if weights is not None and smoothing and not target.is_floating_point():
+            return smoothed(logits, target, weights, smoothing)
+        loss = F.cross_entropy(logits, target, weights, label_smoothing=smoothing)
+        if weights is None or not target.is_floating_point():
             return loss
-        weight = self.class_weights[target].sum()  # by which the mean divides: a heavier share of the batch counts more
-        whole = weight.clone()
-        ranks.add_up([whole])
-        return loss * (weight / whole * ranks.WORLD)
+        return loss * (len(target) / self.weight_of(target))  # torch divides by the number of images
+
+    def weight_of(self, target: Tensor) -> Tensor:
+        """Return the sum of the class weights of a batch: what its mean counts in that over the whole step."""
+        assert self.class_weights is not None
+        return (target @ self.class_weights if target.is_floating_point() else self.class_weights[target]).sum()
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of a loss to those of the step."""
         loss.backward()
 
-    def combine(self, loss_sum: Tensor, right: Tensor, sound: Tensor) -> Tensor:
-        """Make the gradients those of the whole batch, and batch norm's running statistics the means over its shares;
+    def combine(self, loss_sum: Tensor, right: Tensor, whole: Tensor, sound: Tensor, images: int) -> Tensor:
+        """Make the gradients those of the step's images, and batch norm's running statistics the means over processes;
         take in the loss and hits of all processes, and return whether every one of them is `sound`.
+
+        With class weights, sums of weighted terms arrive, and `whole` is the sum of the weights.
         """
         gradients = [p.grad for p in self.parameters if p.grad is not None]
-        measured = torch.stack((loss_sum, right, ~sound)).float()
-        shares = [*gradients, *self.running]
-        torch._foreach_div_(shares, ranks.WORLD)
-        ranks.add_up([*shares, measured])
+        measured = torch.stack((loss_sum, right, ~sound, *([whole] if self.weighs else []))).float()
+        if ranks.WORLD > 1:
+            shares = [*gradients, *self.running]
+            torch._foreach_div_(shares, ranks.WORLD)
+            ranks.add_up([*shares, measured])
+        if self.weighs:
+            torch._foreach_mul_([*gradients, measured[0]], images / measured[3])
         self.loss_sum += measured[0]
         self.right += measured[1].long()
         return measured[2] == 0
@@ -321,6 +340,13 @@ class Learner:
         self.loss_sum.copy_(state["sums"]["loss"])
         self.right.copy_(state["sums"]["right"])
         self.count = state["sums"]["count"]
+
+
+def smoothed(logits: Tensor, target: Tensor, weights: Tensor, smoothing: float) -> Tensor:
+    """Return torch's cross-entropy with class weights and label smoothing, to the bit; torch's own looks at values."""
+    logs = logits.log_softmax(dim=1)
+    even = -(logs * weights).sum(dim=1).sum() / weights[target].sum()
+    return (1 - smoothing) * F.nll_loss(logs, target, weights) + even * (smoothing / logits.shape[1])
 
 
 def leaves(outputs: Sequence[Tensor]) -> list[Tensor]:
