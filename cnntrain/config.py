@@ -19,9 +19,10 @@ from torch.optim import Optimizer
 from cnntrain.bounds import NonNegative, Positive
 from cnntrain.conform import ANY, build_schema, conform, conform_options, reject_unknown, signature
 from cnntrain.data.augmentation import AUGMENTATIONS, Part
-from cnntrain.data.datasets import DATASETS, describe, image_counts, load
+from cnntrain.data.datasets import DATASETS, describe, divide, image_counts, read_whole
 from cnntrain.data.families import WARPS
 from cnntrain.data.sources import Card, Dataset
+from cnntrain.data.splits import Member
 from cnntrain.data.transformations import Warp
 from cnntrain.errors import InputError, unknown
 from cnntrain.models import HEADS, MODELS
@@ -234,22 +235,39 @@ def fit_images(options: Options, card: Card) -> Options:
     return options | {key: value for key, value in wanted.items() if key in own}
 
 
-def load_dataset(options: Options, data_root: str, seed: int, *, only: Split | None = None) -> Dataset:
-    """Read the dataset, divided as the configuration says; the images of `only` one split are enough for some."""
-    (name, own), chosen = dataset_options(options), selection(options)
-    return load(
-        name,
-        dataset_root(options, data_root),
-        own,
+def read_dataset(options: Options, data_root: str) -> Dataset:
+    """Read a dataset as it lies, with the splits that it brings, the images of files not yet decoded."""
+    name, own = dataset_options(options)
+    return read_whole(name, dataset_root(options, data_root), own, classes=selection(options).class_names)
+
+
+def divide_dataset(
+    whole: Dataset,
+    options: Options,
+    data_root: str,
+    seed: int,
+    *,
+    only: Split | None = None,
+    listed: Sequence[Member] | None = None,
+) -> Dataset:
+    """Divide a dataset as the configuration says, or as its files are `listed`; `only` one split may be needed."""
+    chosen = selection(options)
+    return divide(
+        whole,
+        packs=Path(data_root).expanduser() / ".cnntrain",
         train_size=chosen.train_size,
         val_size=chosen.val_size,
-        classes=chosen.class_names,
         workers=chosen.workers,
         cache=chosen.cache,
-        packs=Path(data_root).expanduser() / ".cnntrain",
         seed=seed,
         only=only,
+        listed=listed,
     )
+
+
+def load_dataset(options: Options, data_root: str, seed: int, **how: Any) -> Dataset:
+    """Read a dataset and divide it; `how` says what `divide_dataset` takes besides."""
+    return divide_dataset(read_dataset(options, data_root), options, data_root, seed, **how)
 
 
 def count_images(options: Options, data_root: str) -> tuple[int, int, int]:

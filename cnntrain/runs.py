@@ -22,6 +22,7 @@ from cnntrain import __version__, disk
 from cnntrain.errors import DiskError, InputError, InUseError
 
 CONFIG, RECORD, METRICS, RESULTS = "config.json", "run.json", "metrics.jsonl", "results.json"
+SPLITS = "splits.csv.gz"  # which image file is in which split
 ROOT = Path("runs")
 LEAST_ROOM = 2**16  # bytes without which no command that writes begins
 INDEX = ROOT / ".index"  # the absolute path of every training that was started from here, in JSON, a line each

@@ -155,7 +155,7 @@ def test_changed_images_are_not_shown_beside_old_predictions(report: Path, capfd
     config["dataset"]["test_images"] = 60
     Path("run/config.json").write_text(json.dumps(config))
     assert main(["report", "run=run"]) == 2
-    assert "evaluate again: cnntrain eval run=run" in capfd.readouterr().err
+    assert "the images are not those that run was trained on" in capfd.readouterr().err
 
 
 def test_what_the_words_changed_is_listed_and_nothing_else(cnntrain: Call, folder: Path, tiny: tuple[str, ...]) -> None:

@@ -10,12 +10,13 @@ from omegaconf import DictConfig
 
 from cnntrain import config, disk, runs, schema
 from cnntrain.analysis.metrics import classification
-from cnntrain.commands.loading import load_run, run_dataset
+from cnntrain.commands.loading import load_run
+from cnntrain.commands.run_images import run_images
 from cnntrain.data.feeds import sweep
 from cnntrain.data.sources import Card, Split
 from cnntrain.data.views import VIEWS
 from cnntrain.devices import choose_device, choose_precision, hardware, prepare
-from cnntrain.errors import CheckpointError, InputError
+from cnntrain.errors import CheckpointError
 from cnntrain.progress import say, track
 from cnntrain.tables import interval, percent, render
 from cnntrain.training.evaluate import Outputs, outputs
@@ -59,26 +60,23 @@ def evaluate(
 
     `dataset` changes or replaces the run's own images; `argv` is the command line to remember.
     """
-    target = output or place(folder, cfg.split, cfg.weights, tta)
     typed = "output_dir=" if output else ""
-    runs.refuse_unwritable(target, word=typed)
+    runs.refuse_unwritable(output or folder / "eval", word=typed)
     prepare(deterministic=False)
     device = choose_device(cfg.device)
     net, card, settings = load_run(folder, cfg.weights)
     data_root = cfg.data_root or settings["data_root"]
-    images, workers = run_dataset(settings, card, dataset, data_root, cfg.split)
-    split = getattr(images, cfg.split)
-    if split is None:
-        raise InputError(f"split={cfg.split}: {images.card.name} has no such images here")
-    runs.refuse_unwritable(target, 4 * len(split) * len(card.classes), typed)  # for its logits
+    images = run_images(folder, settings, card, data_root, cfg.split, other=dataset)
+    target = output or place(folder, images.name, cfg.weights, tta, images.other)
+    runs.refuse_unwritable(target, 4 * len(images.split) * len(card.classes), typed)  # for its logits
 
     net, precision = net.to(device), choose_precision(cfg.precision, device)
-    batches = sweep(split, card, batch_size=cfg.batch_size, device=device, workers=workers)
-    shown = track(batches, -(-len(split) // cfg.batch_size), f"eval {cfg.split}")
+    batches = sweep(images.split, card, batch_size=cfg.batch_size, device=device, workers=images.workers)
+    shown = track(batches, -(-len(images.split) // cfg.batch_size), f"eval {images.name}")
     result = outputs(net, shown, precision=precision, views=VIEWS[tta])
-    words = {"split": cfg.split, "dataset": images.card.name, "weights": cfg.weights, "tta": tta}
-    made = {"device": str(device), "precision": precision, "other_dataset": dataset}
-    return keep(target, folder, result, split, card, words, argv, made), target
+    words = {"split": images.name, "dataset": images.dataset, "weights": cfg.weights, "tta": tta}
+    made = {"device": str(device), "precision": precision, "other_dataset": dataset if images.other else None}
+    return keep(target, folder, result, images.split, card, words, argv, made), target
 
 
 def keep(
@@ -125,9 +123,9 @@ def evaluation(folder: Path, cfg: schema.Evaluated) -> Evaluation:
         return Evaluation(target, runs.read_json(target / runs.RESULTS), saved["probabilities"], saved["labels"])
 
 
-def place(folder: Path, split: str, weights: str, tta: str = "none") -> Path:
-    """Return where the evaluation of a run lies."""
-    return folder / "eval" / (f"{split}_{weights}" if tta == "none" else f"{split}_{weights}_{tta}")
+def place(folder: Path, split: str, weights: str, tta: str = "none", other: str = "") -> Path:
+    """Return where the evaluation of a run lies, that of `other` images apart from its own."""
+    return folder / "eval" / "_".join([split, weights, *([] if tta == "none" else [tta]), *filter(None, [other])])
 
 
 def is_current(target: Path, weights: str) -> bool:

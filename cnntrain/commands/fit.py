@@ -14,6 +14,7 @@ from cnntrain.analysis.pictures import batch_picture, evaluation_pictures, filte
 from cnntrain.commands import outcome, pretrained, resuming, session
 from cnntrain.commands.assisting import assist, refuse_other_images
 from cnntrain.commands.proving import prove_resume
+from cnntrain.commands.run_images import note_files, noted, refuse_unlike_record
 from cnntrain.devices import hardware, prepare
 from cnntrain.errors import NonFiniteError, StoppedError
 from cnntrain.progress import follow, say
@@ -32,13 +33,17 @@ def run(composed: DictConfig) -> dict[str, Any]:
         prepare(deterministic=cfg.deterministic)
         folder, finished = place(cfg, settings) if ranks.RANK == 0 else (Path(), None)
         begun = bool(checkpoints.begun(folder / "checkpoints"))
-    folder, finished, begun = ranks.told((folder, finished, begun))
+        resumed = ranks.RANK == 0 and not finished and (folder / runs.CONFIG).exists()
+        files = noted(folder) if resumed else None
+    folder, finished, begun, files = ranks.told((folder, finished, begun, files))
     if finished:
         outcome.report(finished)
         return finished
     with ranks.agreed():
         session.check(cfg, begun=begun)
-        dataset = session.load_data(cfg)
+        dataset = session.load_data(cfg, files)
+        if resumed and files is None:
+            refuse_unlike_record(folder, dataset, cfg.dataset, cfg.data_root)
         built = None if cfg.check_resume else session.build(cfg, dataset, begun=begun)
     refuse_other_images(dataset)
     if built is None:
@@ -80,6 +85,8 @@ class Training:
         self.since: processor.Times | None = processor.Times.now() if built.device.type == "cpu" else None
         self.saver = Saver(beside=built.device.type == "cuda")
         self.history, self.unlogged = self.recorded(), False
+        if not (folder / runs.CONFIG).exists() or not (folder / runs.SPLITS).exists():
+            note_files(folder, built.dataset)
         self.record = self.provenance()
         runs.write_json(folder / runs.RECORD, self.record)  # first: "running" voids the results of fewer epochs
         runs.write_json(folder / runs.CONFIG, settings)

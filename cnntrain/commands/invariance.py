@@ -22,7 +22,8 @@ from cnntrain.commands import pretrained
 from cnntrain.commands.compare import by_experiment, find_runs, short_names
 from cnntrain.commands.invariance_report import FIGURES, REPORT, write
 from cnntrain.commands.invariance_study import Group, Study, grouped
-from cnntrain.commands.loading import load_run, run_dataset
+from cnntrain.commands.loading import load_run
+from cnntrain.commands.run_images import run_images
 from cnntrain.data.sources import Card, Split, spread
 from cnntrain.data.transformations import Warp
 from cnntrain.devices import choose_device, choose_precision, hardware, prepare
@@ -171,10 +172,7 @@ def images(cfg: schema.Invariance, entry: Entry, warp: Warp) -> Split:
     if warp.margin:
         own, given = entry.settings["dataset"], other or {}
         other = config.fit_images(given if given.get("name", own["name"]) != own["name"] else own | given, card)
-    dataset, _ = run_dataset(entry.settings, card, other, root, cfg.split)
-    split: Split | None = getattr(dataset, cfg.split)
-    if split is None:
-        raise InputError(f"split={cfg.split}: {dataset.card.name} has no such images here")
+    split = run_images(entry.folder, entry.settings, card, root, cfg.split, other=other).split
     return split if cfg.images is None else split.take(spread(len(split), cfg.images))
 
 

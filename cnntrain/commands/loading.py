@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cnntrain import config, runs, schema
+from cnntrain import config, runs
 from cnntrain.commands import pretrained
-from cnntrain.data.sources import Card, Dataset
+from cnntrain.data.sources import Card
 from cnntrain.errors import CheckpointError, InputError, listed
-from cnntrain.models.shapes import describe_shape
 from cnntrain.progress import say
 from cnntrain.training import checkpoints
 
@@ -103,29 +102,3 @@ def start_from(net: nn.Sequential, run: str) -> dict[str, Any]:
         raise InputError(f"init_from={run}: none of its stages fits this network")
     say(f"starting from {folder}: kept {', '.join(kept)}; new {', '.join(new) or 'none'}")
     return {"run": str(folder), "kept": kept, "new": new}
-
-
-def run_dataset(
-    settings: Mapping[str, Any], card: Card, other: Mapping[str, Any] | None, data_root: str, split: schema.Split
-) -> tuple[Dataset, int]:
-    """Return the dataset to evaluate a run on, with the images of `split`, and its number of workers.
-
-    It is the run's own, changed or replaced by `other`.
-
-    Raises `InputError` when classes or image shape are not those that the network knows.
-    """
-    own = dict(settings["dataset"])
-    options = own if other is None else dict(other)
-    renamed = options.get("name", own["name"]) != own["name"]
-    with naming_plugins(settings):
-        options = config.fit_images(options, card) if renamed else own | options
-        found = config.dataset_card(options, data_root)
-    if set(found.classes) != set(card.classes):
-        lacking = sorted(set(card.classes) ^ set(found.classes))
-        raise InputError(f"{found.name} has other classes than the run: {', '.join(lacking[:5])} differ")
-    if found.shape != card.shape:
-        raise InputError(
-            f"{found.name} has {describe_shape(found.shape)} images, the network takes {describe_shape(card.shape)}"
-        )
-    options["classes"] = list(card.classes)  # their order is the run's
-    return config.load_dataset(options, data_root, settings["seed"], only=split), options["workers"]

@@ -18,7 +18,8 @@ from cnntrain import config, disk, runs, schema
 from cnntrain.analysis import figures, pictures
 from cnntrain.commands import describe, pretrained
 from cnntrain.commands.eval import TOP5_FROM, Evaluation, confusions, evaluation, images_digest
-from cnntrain.commands.loading import load_run, run_dataset
+from cnntrain.commands.loading import load_run
+from cnntrain.commands.run_images import run_images
 from cnntrain.data.sources import Card, Split
 from cnntrain.devices import machine
 from cnntrain.errors import InputError
@@ -44,9 +45,8 @@ def run(composed: DictConfig) -> dict[str, Any]:
     record = runs.read_json(folder / runs.RECORD)
     measured = evaluation(folder, cfg)
     data_root = cfg.data_root or settings["data_root"]
-    dataset, _ = run_dataset(settings, card, {"cache": "none"}, data_root, cfg.split)  # a few images are shown
-    split = getattr(dataset, cfg.split)
-    if split is None or images_digest(split) != measured.found["record"]["images"]:
+    split = run_images(folder, settings, card, data_root, cfg.split, cache="none").split  # a few images are shown
+    if images_digest(split) != measured.found["record"]["images"]:
         raise InputError(f"the images have changed since {measured.folder}; evaluate again: cnntrain eval run={folder}")
 
     found = measured.found

@@ -4,7 +4,7 @@ import contextlib
 import functools
 import itertools
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
@@ -15,11 +15,12 @@ from torch import nn
 from cnntrain import config, ranks
 from cnntrain.commands import pretrained
 from cnntrain.commands.loading import start_from
+from cnntrain.commands.run_images import refuse_changed
 from cnntrain.data.augmentation import Part
 from cnntrain.data.datasets import fingerprint
 from cnntrain.data.feeds import Feed, ResidentFeed, StreamedFeed, sweep
 from cnntrain.data.sources import Card, Dataset, Pixels, Split, spread, stored
-from cnntrain.data.splits import class_weights
+from cnntrain.data.splits import Member, class_weights, parts_of
 from cnntrain.devices import choose_device, choose_precision
 from cnntrain.errors import CnntrainError, InputError
 from cnntrain.models.foreign import remarks
@@ -190,9 +191,12 @@ def refuse_lone_values(shapes: nn.Sequential, card: Card) -> None:
         raise InputError(f"trainer.batch_size={alone} is too small for this network: {error}") from error
 
 
-def load_data(cfg: Fit) -> Dataset:
-    """Read the images of a configuration."""
-    return config.load_dataset(cfg.dataset, cfg.data_root, cfg.seed)
+def load_data(cfg: Fit, files: Sequence[Member] | None = None) -> Dataset:
+    """Read the images of a configuration, divided as it says, or as a run that goes on has noted its `files`."""
+    whole = config.read_dataset(cfg.dataset, cfg.data_root)
+    if files is not None:
+        refuse_changed(whole, files, None, "start a new run in another folder")
+    return config.divide_dataset(whole, cfg.dataset, cfg.data_root, cfg.seed, listed=files)
 
 
 def build(cfg: Fit, dataset: Dataset, *, begun: bool = False) -> Session:
@@ -291,5 +295,6 @@ def describe_data(dataset: Dataset) -> dict[str, Any]:
         "std": card.std,
         "images": counts,
         "fingerprint": fingerprint(dataset),
+        "folders": {part: files.root.resolve() for part, files in parts_of(dataset.whole)} if dataset.whole else {},
         "skipped": dataset.skipped,
     }

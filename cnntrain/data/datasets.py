@@ -19,8 +19,29 @@ from cnntrain.data.folder import folder_card, read_folder
 from cnntrain.data.imagenet import SIDES, imagenet_card, imagenet_reader, located
 from cnntrain.data.images import resized
 from cnntrain.data.packs import Packed
-from cnntrain.data.sources import Card, Dataset, Files, Pixels, Progress, Split, splits_of, statistics, stored
-from cnntrain.data.splits import carve, chosen, class_weights, counts_of, keep_card, keep_classes, subset
+from cnntrain.data.sources import (
+    Card,
+    Dataset,
+    Files,
+    Pixels,
+    Progress,
+    Split,
+    files_of,
+    splits_of,
+    statistics,
+    stored,
+)
+from cnntrain.data.splits import (
+    Member,
+    carve,
+    chosen,
+    class_weights,
+    counts_of,
+    divided,
+    keep_card,
+    keep_classes,
+    subset,
+)
 from cnntrain.draws import generator
 from cnntrain.errors import InputError, unknown
 
@@ -150,30 +171,25 @@ def load(
     root: Path,
     options: Mapping[str, Any],
     *,
-    train_size: Positive | None = None,
-    val_size: NonNegative = 0.1,
     classes: Sequence[str] | int | None = None,
-    workers: int = 0,
-    cache: Cache = "auto",
     packs: Path | None = None,
-    seed: int = 0,
-    only: Literal["train", "val", "test"] | None = None,
-    on_progress: Progress | None = None,
+    **how: Any,
 ) -> Dataset:
-    """Return a dataset with its images divided into training, validation and test.
+    """Return a dataset with its images divided into training, validation and test: what `read_whole` and `divide` do.
 
-    Validation is carved from the training images, `val_size` of them (a number or a fraction), the same for every seed;
-    0 carves none. A dataset that brings validation and test images keeps them; one that brings validation images only
-    has them as its test set; one without either gives a fifth of its images as its test set. `train_size` then keeps
-    that many of the training images, drawn by `seed`. `classes` keeps those of these names, or so many.
-
-    `cache` says where the pixels of image files are kept: "ram" decodes those of all splits, or of the split that is
-    `only` asked for; "pack" decodes them once for all runs, into the folder `packs` (`root/.cnntrain`), whatever
-    `train_size` draws; "none" leaves them in their files; "auto" is "ram" without `workers` and "none" with them.
-    InputError for anything in the data or the sizes that training would stumble over.
+    Packs lie in the folder `packs`, or else in `root/.cnntrain`.
     """
-    if cache == "auto":
-        cache = "none" if workers else "ram"
+    return divide(read_whole(name, root, options, classes=classes), packs=packs or Path(root) / ".cnntrain", **how)
+
+
+def read_whole(
+    name: str, root: Path, options: Mapping[str, Any], *, classes: Sequence[str] | int | None = None
+) -> Dataset:
+    """Return a dataset as it lies, with the splits that it brings and the images of files not yet read.
+
+    `classes` keeps those of these names, or so many. InputError for anything in the data that training would stumble
+    over.
+    """
     function = entry_of(name).read
     whole = centred(function(Path(root), **narrowed(function, options, classes)))
     kept = chosen(whole.card.classes, classes)
@@ -181,29 +197,62 @@ def load(
     if kept is not None:
         whole = filtered(whole, kept)
     check(whole, card)
-    train, val, test = whole.train, whole.val, whole.test
-    if test is None:
-        test, val = val, None
-    if test is None:
-        train, test = carve(train, card, TEST_SIZE, "test", "the test set")
-    if val is None and val_size:
-        train, val = carve(train, card, val_size, "validation", "dataset.val_size")
+    return replace(whole, card=card)
+
+
+def divide(
+    whole: Dataset,
+    *,
+    packs: Path,
+    train_size: Positive | None = None,
+    val_size: NonNegative = 0.1,
+    workers: int = 0,
+    cache: Cache = "auto",
+    seed: int = 0,
+    only: Literal["train", "val", "test"] | None = None,
+    listed: Sequence[Member] | None = None,
+    on_progress: Progress | None = None,
+) -> Dataset:
+    """Return a dataset with its images divided into training, validation and test.
+
+    Validation is carved from the training images, `val_size` of them (a number or a fraction), the same for every seed;
+    0 carves none. A dataset that brings validation and test images keeps them; one that brings validation images only
+    has them as its test set; one without either gives a fifth of its images as its test set. `train_size` then keeps
+    that many of the training images, drawn by `seed`. Where the files of each split are `listed`, nothing is carved.
+
+    `cache` says where the pixels of image files are kept: "ram" decodes those of all splits, or of the split that is
+    `only` asked for; "pack" decodes them once for all runs, into the folder `packs`, whatever `train_size` draws;
+    "none" leaves them in their files; "auto" is "ram" without `workers` and "none" with them. InputError for sizes that
+    training would stumble over.
+    """
+    if cache == "auto":
+        cache = "none" if workers else "ram"
+    card, train, val, test = whole.card, whole.train, whole.val, whole.test
+    if listed is not None:
+        train, val, test = divided(whole, listed)
+    else:
+        if test is None:
+            test, val = val, None
+        if test is None:
+            train, test = carve(train, card, TEST_SIZE, "test", "the test set")
+        if val is None and val_size:
+            train, val = carve(train, card, val_size, "validation", "dataset.val_size")
     if cache == "pack":
-        folder = packs or Path(root) / ".cnntrain"
-        train = in_pack(train, whole, folder, make=only in (None, "train"))
-        val = val and in_pack(val, whole, folder, make=only in (None, "val"))
-        test = in_pack(test, whole, folder, make=only in (None, "test"))
+        train = in_pack(train, whole, packs, make=only in (None, "train"))
+        val = val and in_pack(val, whole, packs, make=only in (None, "val"))
+        test = test and in_pack(test, whole, packs, make=only in (None, "test"))
     pool = train  # before train_size, so that the images are normalised alike whatever it is
-    if train_size is not None:
+    if train_size is not None and (listed is None or only in (None, "train")):
         train = subset(train, card, train_size, seed)
     if cache == "ram":
         train = in_memory(train, on_progress) if only in (None, "train") else train
         val = in_memory(val, on_progress) if val and only in (None, "val") else val
-        test = in_memory(test, on_progress) if only in (None, "test") else test
-    if not any(card.mean):  # of a folder: known by its pixels alone
+        test = in_memory(test, on_progress) if test and only in (None, "test") else test
+    if not any(card.mean) and (only is None or listed is None):  # of a folder: known by its pixels alone
         mean, std = statistics((train if train_size is None else pool).source)
         card = replace(card, mean=mean, std=std)
-    return replace(whole, card=card, train=train, val=val, test=test)
+    kept = whole if files_of(whole.train.source) is not None else None
+    return replace(whole, card=card, train=train, val=val, test=test, whole=kept)
 
 
 def limited(dataset: Dataset, train_size: Positive | None, seed: int) -> Dataset:
@@ -232,10 +281,7 @@ def image_counts(
         val, share = 0, len(chosen(known, classes) or ()) / len(known) or 1.0
         train, test = round(train * share), round(test * share)
     else:
-        function = entry_of(name).read
-        whole = function(root, **narrowed(function, options, classes))
-        kept = chosen(whole.card.classes, classes)
-        whole = whole if kept is None else filtered(whole, kept)
+        whole = read_whole(name, root, options, classes=classes)
         train, val, test = (len(split) if split else 0 for split in splits_of(whole))
         if not test:
             val, test = 0, val or round(train * TEST_SIZE)

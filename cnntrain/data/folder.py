@@ -103,20 +103,32 @@ def check_stored(image_size: int | None, stored_size: int | None) -> None:
 
 def find_splits(root: Path) -> dict[str, Path]:
     """Return the folder of each split by its standard name; a root without splits is all training images."""
+    splits = split_folders(root)
+    if splits and "train" not in splits:
+        raise InputError(f"{root} has a folder {next(iter(splits.values())).name} but no folder train beside it")
+    return splits or {"train": root}
+
+
+def lone_split(root: Path) -> tuple[str, Path] | None:
+    """Return the only split of a folder that has no training images: it can be measured, if not learnt from."""
+    splits = split_folders(root)
+    return next(iter(splits.items())) if len(splits) == 1 and "train" not in splits else None
+
+
+def split_folders(root: Path) -> dict[str, Path]:
+    """Return the folder of each split by its standard name."""
     if not root.is_dir():
         raise missing_folder(root)
     names = subfolders(root)
     found = {part: [name for name in names if name.lower() in known] for part, known in SPLITS.items()}
     meant = [name for some in found.values() for name in some]
     if set(names) > set(meant) and not any(subfolders(root / name) for name in meant):
-        return {"train": root}  # classes that are called so, beside others
+        return {}  # classes that are called so, beside others
     for part, some in found.items():
         if len(some) > 1:
             word = {"train": "training", "val": "validation", "test": "test"}[part]
             raise InputError(f"{root} has two {word} folders, {some[0]} and {some[1]}; keep one")
-    if meant and not found["train"]:
-        raise InputError(f"{root} has a folder {meant[0]} but no folder train beside it")
-    return {part: root / some[0] for part, some in found.items() if some} or {"train": root}
+    return {part: root / some[0] for part, some in found.items() if some}
 
 
 def subfolders(folder: Path) -> list[str]:

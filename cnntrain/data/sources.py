@@ -44,10 +44,10 @@ class Source(Protocol):
 
 
 class Pixels:
-    """Images that lie in memory: `images`, uint8 [N, H, W, C]."""
+    """Images that lie in memory: `images`, uint8 [N, H, W, C], and the files that they were read from, if any."""
 
-    def __init__(self, images: Tensor) -> None:
-        self.images = images
+    def __init__(self, images: Tensor, files: "Files | None" = None) -> None:
+        self.images, self.files = images, files
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -61,7 +61,7 @@ class Pixels:
         return self.images[torch.from_numpy(np.array(index, dtype=np.int64))]
 
     def take(self, index: np.ndarray) -> "Pixels":
-        return Pixels(self.read(index))
+        return Pixels(self.read(index), None if self.files is None else self.files.take(index))
 
 
 class Files:
@@ -160,6 +160,12 @@ def stored(source: Source) -> Source:
     return source.stored if isinstance(source, Centre) else source
 
 
+def files_of(source: Source) -> Files | None:
+    """Return the files that images come from, wherever their pixels are kept; None for images that are no files."""
+    source = stored(source)
+    return source if isinstance(source, Files) else getattr(source, "files", None)
+
+
 def on_stored(source: Source, change: Callable[[Source], Source]) -> Source:
     """Return what `change` makes of the stored images, cropped as they were."""
     return Centre(change(source.stored), source.size) if isinstance(source, Centre) else change(source)
@@ -196,7 +202,10 @@ class Card:
 
 @dataclass(frozen=True)
 class Dataset:
-    """The splits of a dataset; `skipped` names the bad files that were left out, `remarks` are lines for a person."""
+    """The splits of a dataset; `skipped` names the bad files that were left out, `remarks` are lines for a person.
+
+    `whole` is the dataset as it lies, before it was divided, where its images are files.
+    """
 
     card: Card
     train: Split
@@ -204,6 +213,7 @@ class Dataset:
     test: Split | None
     skipped: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
+    whole: "Dataset | None" = None
 
 
 def splits_of(dataset: Dataset) -> tuple[Split, Split | None, Split | None]:
@@ -254,12 +264,12 @@ def resident(source: Source, on_progress: Progress | None = None) -> Pixels:
     if isinstance(source, Centre):
         source = Centre(resident(source.stored, on_progress), source.size)
     if not isinstance(source, Files):
-        return Pixels(source.read(np.arange(len(source))))
+        return Pixels(source.read(np.arange(len(source))), files_of(source))
     images = torch.empty(len(source), *source.shape, dtype=torch.uint8)
     with closing(decode_all(source, images.numpy(), on_progress)) as bad_files:
         for _, error in bad_files:
             raise error
-    return Pixels(images)
+    return Pixels(images, source)
 
 
 def spread(count: int, most: int | None) -> np.ndarray:

@@ -1,14 +1,19 @@
 """How the images of a dataset are divided: stratified, exact in number, and the same on every machine."""
 
-from collections.abc import Sequence
+import csv
+import gzip
+import io
+import zlib
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from cnntrain.data.listing import composed
-from cnntrain.data.sources import Card, Split
+from cnntrain.data.sources import Card, Dataset, Files, Split, files_of, splits_of
 from cnntrain.draws import generator
 from cnntrain.errors import InputError, unknown
 
@@ -122,6 +127,107 @@ def subset(split: Split, card: Card, size: float, seed: int) -> Split:
     counts = counts_of(split.labels, len(card.classes))
     total = images_meant(size, len(split), "dataset.train_size", len(counts))
     return split.take(stratified(split.labels, card.classes, allocate(counts, total), seed, card.name, "train"))
+
+
+# The list of which file is in which split: what a training was shown must stay known when its folder changes.
+
+
+class Member(NamedTuple):
+    """A file of a divided dataset."""
+
+    split: str  # train, val or test, or unused: a training image that `train_size` left out
+    part: str  # train, val or test: where it lies in the dataset, which may divide its images itself
+    file: str  # relative to the folder of that part
+    size: int  # bytes
+
+
+PARTS = ("train", "val", "test")
+UNUSED = "unused"
+
+
+def parts_of(dataset: Dataset) -> Iterator[tuple[str, Files]]:
+    """Yield the name and the files of each split whose images are files."""
+    for name, split in zip(PARTS, splits_of(dataset), strict=True):
+        if split is not None and (files := files_of(split.source)) is not None:
+            yield name, files
+
+
+def members(dataset: Dataset) -> list[Member]:
+    """Return the files of a dataset, each with its split, as they lie; none where the images are no files."""
+    if dataset.whole is None:
+        return []
+    found = []
+    for part, whole in parts_of(dataset.whole):
+        names = np.full(len(whole.paths), UNUSED, dtype=object)
+        for name, files in parts_of(dataset):
+            if files.paths is whole.paths:
+                names[files.index] = name
+        for position, place in enumerate(whole.index):
+            found.append(Member(names[place], part, whole.paths[place], whole.path(position).stat().st_size))
+    return found
+
+
+def places(whole: Dataset) -> dict[tuple[str, str], tuple[Files, int]]:
+    """Return where each file of a dataset is, by its part and its path in it."""
+    return {
+        (part, files.paths[place]): (files, position)
+        for part, files in parts_of(whole)
+        for position, place in enumerate(files.index)
+    }
+
+
+def changes(whole: Dataset, listed: Sequence[Member]) -> list[str]:
+    """Say of each listed file that is missing now, or has another size, what is wrong with it."""
+    there, found = places(whole), []
+    for member in listed:
+        files, position = there.get((member.part, member.file), (None, 0))
+        path = None if files is None else files.path(position)
+        if path is None or not path.exists():
+            found.append(f"{member.file} is missing")
+        elif (size := path.stat().st_size) != member.size:
+            found.append(f"{path} has {size:,} bytes, not {member.size:,}")
+    return found
+
+
+def added(whole: Dataset, listed: Sequence[Member]) -> int:
+    """Return how many files a dataset has that are not listed."""
+    return len(places(whole).keys() - {(member.part, member.file) for member in listed})
+
+
+def divided(whole: Dataset, listed: Sequence[Member]) -> tuple[Split, Split | None, Split | None]:
+    """Return train (what is unused among it), val and test as listed, of the files that are there."""
+    there = places(whole)
+
+    def split(*names: str) -> Split | None:
+        wanted = [member for member in listed if member.split in names]
+        base: Split | None = getattr(whole, wanted[0].part) if wanted else None  # a split is carved from one part
+        index = [there[key][1] for member in wanted if (key := (member.part, member.file)) in there]
+        return None if base is None else base.take(np.array(index, dtype=np.int64))
+
+    train = split("train", UNUSED)
+    assert train is not None
+    return train, split("val"), split("test")
+
+
+def write_members(listed: Sequence[Member]) -> bytes:
+    """Return a list of files as compressed CSV; names that are no text keep their bytes."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(Member._fields)
+    writer.writerows(listed)
+    return gzip.compress(text.getvalue().encode("utf-8", "surrogateescape"), mtime=0)
+
+
+def read_members(data: bytes) -> list[Member]:
+    """Return a list of files from what `write_members` made of it; ValueError where it is damaged."""
+    try:
+        text = gzip.decompress(data).decode("utf-8", "surrogateescape")
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(str(error)) from error
+    head, *rows = csv.reader(io.StringIO(text, newline=""))
+    if head != list(Member._fields):
+        raise ValueError(f"its columns are {', '.join(head)}")
+    return [Member(split, part, file, int(size)) for split, part, file, size in rows]
 
 
 def class_weights(labels: Tensor, num_classes: int) -> Tensor:

@@ -1,0 +1,221 @@
+"""The images to measure a run on: its own, by the files that it noted when it was trained, or others."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cnntrain import config, disk, runs, schema
+from cnntrain.commands import pretrained
+from cnntrain.commands.loading import naming_plugins
+from cnntrain.data.datasets import fingerprint
+from cnntrain.data.folder import lone_split
+from cnntrain.data.sources import Card, Dataset, Split, files_of, splits_of
+from cnntrain.data.splits import PARTS, UNUSED, Member, added, changes, members, read_members, write_members
+from cnntrain.errors import InputError, listed
+from cnntrain.models.shapes import describe_shape
+from cnntrain.progress import say
+
+# What says in a dataset's options how images are read, not which.
+READING = {"image_size", "stored_size", "channels", "workers", "cache", "balance", "on_error", "max_skipped"}
+
+
+class Images(NamedTuple):
+    """The images to measure a run on."""
+
+    split: Split
+    name: str  # train, val or test; all for others that are not divided
+    dataset: str
+    workers: int
+    other: str  # names images that are not the run's own, or lie in another place; else empty
+
+
+def run_images(
+    folder: Path | None,
+    settings: Mapping[str, Any],
+    card: Card,
+    data_root: str,
+    split: schema.Split,
+    *,
+    other: schema.Options | None = None,
+    cache: str | None = None,
+) -> Images:
+    """Return a split of the images of the run in `folder` (None: of an untrained network), or of those of `other`.
+
+    `other` changes or replaces the options of the run's dataset.
+
+    Raises `InputError` for files of the run that are missing or have changed, and for classes or an image shape that
+    the network does not know.
+    """
+    own, given = settings["dataset"], (other or {}) | ({"cache": cache} if cache else {})
+    with naming_plugins(settings):
+        renamed = given.get("name", own["name"]) != own["name"]
+        options = config.fit_images(given, card) if renamed else own | given
+        if meant(options, data_root) == meant(own, data_root):
+            return own_images(folder, settings, card, data_root, split, options)
+        return other_images(folder, settings, card, data_root, split, options)
+
+
+def meant(options: schema.Options, data_root: str) -> schema.Options:
+    """Return what says in a dataset's options which images are meant, and how they are divided."""
+    said = {key: value for key, value in runs.plain(options).items() if key not in READING}
+    return said | {"root": str(config.dataset_root(options, data_root).resolve())}
+
+
+def own_images(
+    folder: Path | None,
+    settings: Mapping[str, Any],
+    card: Card,
+    data_root: str,
+    split: schema.Split,
+    options: schema.Options,
+    *,
+    other: str = "",
+) -> Images:
+    """Return the images of a run as it noted them, whatever lies beside them now.
+
+    Of a run that has noted no files the images are divided again, and held against its fingerprint.
+    """
+    options = options | {"classes": list(card.classes)}  # there may be more of them now
+    refuse_unlike(config.dataset_card(options, data_root), card)
+    whole = config.read_dataset(options, data_root)
+    files = None if folder is None else noted(folder)
+    if files is not None:
+        refuse_changed(whole, files, split, "name the folder of other images with dataset.root=…")
+    dataset = config.divide_dataset(whole, options, data_root, settings["seed"], only=split, listed=files)
+    if folder is not None and files is None:
+        refuse_unlike_record(folder, dataset, options, data_root)
+    return chosen(dataset, split, split, options, other)
+
+
+def other_images(
+    folder: Path | None,
+    settings: Mapping[str, Any],
+    card: Card,
+    data_root: str,
+    split: schema.Split,
+    options: schema.Options,
+) -> Images:
+    """Return images that are not the run's own: all of them where they are not divided and nobody asks for a split.
+
+    A copy of the run's own images is divided as they are.
+    """
+    there, own = meant(options, data_root), meant(settings["dataset"], data_root)
+    name = options["name"] if not options.get("root") else re.sub(r"[^\w.-]+", "_", Path(there["root"]).name)
+    name += f"_{hashlib.sha256(json.dumps(there, sort_keys=True).encode()).hexdigest()[:8]}"
+    asked, lone = pretrained.typed("split"), None
+    if options["name"] == "folder" and (found := lone_split(Path(there["root"]))):
+        lone, place = found
+        options = options | {"root": str(place)}
+        if asked and split != lone:
+            raise InputError(f"split={split}: {there['root']} holds {lone} images only")
+    refuse_unlike(config.dataset_card(options, data_root), card)
+    options = options | {"classes": list(card.classes)}  # in the run's order
+    whole = config.read_dataset(options, data_root)
+    files = None if folder is None else noted(folder)
+    if files and there | {"root": ""} == own | {"root": ""} and not changes(whole, files):
+        say(f"{there['root']} holds the run's own images: its {split} images are measured")
+        return own_images(folder, settings, card, data_root, split, options, other=name)
+    if whole.val is None and whole.test is None and (lone or not asked):
+        whole, options = replace(whole, test=whole.train), options | {"val_size": 0}
+        dataset = config.divide_dataset(whole, options, data_root, settings["seed"], only="test")
+        images = chosen(dataset, "test", lone or "all", options, name)
+    else:
+        dataset = config.divide_dataset(whole, options, data_root, settings["seed"], only=split)
+        images = chosen(dataset, split, split, options, name)
+    if folder is not None and (seen := seen_in_training(folder, images.split)):
+        say(f"warning: {seen:,} of these {len(images.split):,} images are training images of {folder}")
+    return images
+
+
+def chosen(dataset: Dataset, split: schema.Split, name: str, options: schema.Options, other: str) -> Images:
+    """Return the images of a split.
+
+    Raises `InputError` when there are none.
+    """
+    images: Split | None = getattr(dataset, split)
+    if images is None:
+        raise InputError(f"split={split}: {dataset.card.name} has no such images here")
+    return Images(images, name, dataset.card.name, options["workers"], other)
+
+
+def refuse_unlike(found: Card, card: Card) -> None:
+    """Raise `InputError` when classes or image shape are not those that a network knows."""
+    if set(found.classes) != set(card.classes):
+        lacking = sorted(set(card.classes) ^ set(found.classes))
+        raise InputError(f"{found.name} has other classes than the run: {listed(lacking)} differ")
+    if found.shape != card.shape:
+        raise InputError(
+            f"{found.name} has {describe_shape(found.shape)} images, the network takes {describe_shape(card.shape)}"
+        )
+
+
+# What a run knows of its images.
+
+
+def note_files(folder: Path, dataset: Dataset) -> None:
+    """Write which file is in which split, where the images are files."""
+    if found := members(dataset):
+        disk.write(folder / runs.SPLITS, write_members(found))
+
+
+def noted(folder: Path) -> list[Member] | None:
+    """Return which file a run has in which split; None where its images are no files, or were not noted."""
+    path = folder / runs.SPLITS
+    if not path.exists():
+        return None
+    try:
+        return read_members(path.read_bytes())
+    except ValueError as error:
+        raise InputError(f"{path} is damaged: {error}") from error
+
+
+def refuse_changed(whole: Dataset, files: Sequence[Member], split: schema.Split | None, advice: str) -> None:
+    """Raise `InputError` naming a file of a split, or of any, that is missing or has changed; say how many were added.
+
+    The training images include those that `train_size` left out: without them it would draw others.
+    """
+    wanted = {"train": ("train", UNUSED), None: (*PARTS, UNUSED)}.get(split, (split,))
+    if wrong := changes(whole, [member for member in files if member.split in wanted]):
+        more = f", and {len(wrong) - 1:,} more have changed" if len(wrong) > 1 else ""
+        raise InputError(
+            f"the run's {split or 'own'} images have changed: {wrong[0]}{more}; put them back, or {advice}"
+        )
+    if new := added(whole, files):
+        say(f"{new:,} images were added since the training, and are left out")
+
+
+def refuse_unlike_record(folder: Path, dataset: Dataset, options: schema.Options, data_root: str) -> None:
+    """Raise `InputError` when the images of a run that noted no files are not those of its record.
+
+    The pixels of images that are no files may differ between versions and machines, and only bring a warning.
+    """
+    data, settings = runs.read_json(folder / runs.RECORD)["data"], runs.read_json(folder / runs.CONFIG)
+    if dataset.whole is not None:  # its fingerprint is of pixels in memory, or of paths
+        then = settings["dataset"] | {"root": options.get("root"), "classes": data["classes"]}
+        cache = then.get("cache", "auto")
+        resident = cache == "ram" or (cache == "auto" and not then.get("workers"))
+        then["cache"] = "ram" if resident else "none"
+        dataset = config.load_dataset(then, data_root, settings["seed"])
+    images = {name: len(split) for name, split in zip(PARTS, splits_of(dataset), strict=True) if split is not None}
+    same = fingerprint(dataset) == data["fingerprint"]
+    if images != data["images"] or (dataset.whole is not None and not same):
+        raise InputError(
+            f"the images are not those that {folder} was trained on: other training images may be among them; put them "
+            "back as they were, or name the folder of other images with dataset.root=…"
+        )
+    if not same and dataset.card.shape == tuple(data["shape"]):
+        say(f"warning: the pixels of {data['name']} here are not to the bit those that {folder} was trained on")
+
+
+def seen_in_training(folder: Path, images: Split) -> int:
+    """Return how many images are files that a run was trained on, as far as it noted them."""
+    files = files_of(images.source)
+    if files is None:
+        return 0
+    places = runs.read_json(folder / runs.RECORD)["data"].get("folders", {})
+    trained = {f"{places[member.part]}/{member.file}" for member in noted(folder) or () if member.split == "train"}
+    return sum(f"{files.root.resolve()}/{files.paths[place]}" in trained for place in files.index.tolist())
