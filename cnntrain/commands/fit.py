@@ -52,10 +52,11 @@ def run(composed: DictConfig) -> dict[str, Any]:
         with ranks.agreed():
             if ranks.RANK == 0:
                 held.enter_context(runs.lock(runs.create(folder)))
-                runs.remember(folder)
         if ranks.RANK:
             return assist(built, folder)
-        return Training(built, folder, settings, config.command_line("fit")).run()
+        training = Training(built, folder, settings, config.command_line("fit"))
+        runs.remember(folder)
+        return training.run()
 
 
 def place(cfg: Fit, settings: dict[str, Any]) -> tuple[Path, dict[str, Any] | None]:
