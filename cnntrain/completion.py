@@ -11,6 +11,7 @@ from typing import Any
 
 from cnntrain.catalog import ALIASES, FLAGS, choices, compose, groups, options
 from cnntrain.errors import InputError, unknown
+from cnntrain.files import expanded
 
 FOLDERS = {"run", "runs", "init_from", "resume", "images", "data_root", "output_dir", "dataset.root"}
 
@@ -96,7 +97,7 @@ def candidates(words: list[str], commands: list[str], conf: Path) -> list[str]:
         return _starting(word, values)
     if word.startswith("-"):
         return _starting(word, FLAGS)
-    own = [Path(value).expanduser() for flag, value in itertools.pairwise(before) if flag in ("--config-dir", "-cd")]
+    own = [expanded(value) for flag, value in itertools.pairwise(before) if flag in ("--config-dir", "-cd")]
     return _settings(word, before, [*own, conf])
 
 
@@ -147,8 +148,8 @@ def _paths(start: str, files: bool = False) -> list[str]:
     """Return the folders (and files) whose path begins with `start`, as typed; hidden ones only if asked for."""
     head, slash, tail = start.rpartition("/")
     try:
-        entries = sorted(Path(head + slash).expanduser().iterdir())
-    except (OSError, RuntimeError):
+        entries = sorted(expanded(head + slash).iterdir())
+    except OSError:
         return []
     entries = [entry for entry in entries if entry.name.startswith(tail) and (tail or not entry.name.startswith("."))]
     return [f"{head}{slash}{entry.name}{'/' * entry.is_dir()}" for entry in entries if files or entry.is_dir()]

@@ -4,7 +4,7 @@ Names are keys of explicit dictionaries of functions and their options are check
 no configuration can name code. Everything below this module takes plain typed arguments.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from cnntrain.bounds import NonNegative, Positive
-from cnntrain.conform import ANY, build_schema, conform, conform_options, reject_unknown, signature
+from cnntrain.conform import ANY, build_schema, conform, conform_options, option_hints, reject_unknown, signature
 from cnntrain.data.augmentation import AUGMENTATIONS, Part
 from cnntrain.data.datasets import DATASETS, describe, divide, image_counts, read_whole
 from cnntrain.data.families import WARPS
@@ -25,12 +25,14 @@ from cnntrain.data.sources import Card, Dataset
 from cnntrain.data.splits import Member
 from cnntrain.data.transformations import Warp
 from cnntrain.errors import InputError, unknown
+from cnntrain.files import expanded
 from cnntrain.models import HEADS, MODELS
 from cnntrain.models.heads import Heads
 from cnntrain.models.layers import BlurPool2d
 from cnntrain.models.stages import Build
 from cnntrain.optim import OPTIMIZERS, SCHEDULES, learning_rates
 from cnntrain.schema import Options, Selection, Split
+from cnntrain.typed import restored, typed_values
 
 T = TypeVar("T")
 
@@ -38,14 +40,20 @@ T = TypeVar("T")
 # From the composed configuration to a checked one.
 
 
-def read(schema: type[T], composed: DictConfig | Mapping[str, Any]) -> T:
+def read(schema: type[T], composed: DictConfig | Mapping[str, Any], words: Sequence[str] | None = None) -> T:
     """Return the composed configuration as an instance of `schema`, every key and value checked.
+
+    `words` are those of the command line, unless given the ones that Hydra has. Keys of text get what was typed there,
+    in `composed` as well.
 
     Raises `InputError` naming the first key that is unknown, missing, of the wrong type or out of range.
     """
     values = plain(composed)
+    if isinstance(composed, DictConfig):
+        values = keep_text(schema, composed, overrides() if words is None else words)
+    require_names(schema, values)
     reject_misplaced(values)
-    reject_unknown(values, known_keys(schema, values))
+    reject_unknown(values, set(known_keys(schema, values)))
     return build_schema(schema, values)
 
 
@@ -58,23 +66,48 @@ def plain(composed: DictConfig | Mapping[str, Any]) -> Options:
     return {str(key): value for key, value in found.items()}
 
 
+def keep_text(schema: type, composed: DictConfig, words: Sequence[str]) -> Options:
+    """Give every key of text in `composed` the characters that were typed; return the configuration as dictionaries."""
+    for _ in range(2):  # a name that is text now tells which options there are
+        values = plain(composed)
+        for key, text in restored(values, typed_values(words), known_keys(schema, values)).items():
+            OmegaConf.update(composed, key, text, merge=False)
+    return plain(composed)
+
+
+def overrides() -> list[str]:
+    """Return the words of the command line that set the configuration of this job."""
+    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+
+
 # Which keys there are.
 
 
-def known_keys(schema: type, values: Mapping[str, Any]) -> set[str]:
-    """Return every dotted key that the composed configuration may hold, for the names chosen in it."""
-    keys: set[str] = set()
-    for field in fields(schema):
-        hint = get_type_hints(schema)[field.name]
-        keys.add(field.name)
+def known_keys(schema: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return every key that a configuration may hold, for the names chosen in it, with its annotation."""
+    keys: dict[str, Any] = {}
+    for name, hint in get_type_hints(schema, include_extras=True).items():
+        keys[name] = hint
         if hasattr(hint, "__dataclass_fields__"):
-            keys |= {f"{field.name}.{inner.name}" for inner in fields(hint)}
-            kinds = get_type_hints(hint)
-            keys |= {f"{field.name}.{inner}.{ANY}" for inner, kind in kinds.items() if get_origin(kind) is dict}
-        options = values.get(field.name)
-        if field.name in GROUPS and isinstance(options, Mapping):
-            keys |= {f"{field.name}.{option}" for option in GROUPS[field.name](options)}
+            kinds = get_type_hints(hint, include_extras=True)
+            keys |= {f"{name}.{inner}": kind for inner, kind in kinds.items()}
+            keys |= {f"{name}.{inner}.{ANY}": Any for inner, kind in kinds.items() if get_origin(kind) is dict}
+        options = values.get(name)
+        if name in GROUPS and isinstance(options, Mapping):
+            keys |= {f"{name}.{option}": kind for option, kind in GROUPS[name](options).items()}
     return keys
+
+
+def require_names(schema: type, values: Mapping[str, Any]) -> None:
+    """Raise `InputError` for a group without which a command cannot be and that names no function."""
+    hints = get_type_hints(schema)
+    for group, functions in named().items():
+        options = values.get(group)
+        name = options.get("name") if isinstance(options, Mapping) else None
+        if name is not None:
+            conform(name, str, f"{group}.name")
+        elif hints.get(group) == Options:
+            raise InputError(f"{group}=<name> is missing; choose from {', '.join(functions)}")
 
 
 def named() -> dict[str, Mapping[str, Callable[..., Any]]]:
@@ -89,73 +122,64 @@ def reject_misplaced(values: Mapping[str, Any]) -> None:
         options = values.get(group)
         if not isinstance(options, Mapping) or options.get("name") not in functions:
             continue
-        for key in options.keys() - set(GROUPS[group](options)):
+        for key in options.keys() - GROUPS[group](options).keys():
             if holders := [f"{group}={name}" for name, function in functions.items() if key in signature(function)]:
                 others = ", ".join(holders[:4]) + (" and others" if len(holders) > 4 else "")
                 raise InputError(f"{group}.{key} is no option of {group}={options['name']}, but of {others}")
 
 
-def model_keys(options: Mapping[str, Any]) -> Iterator[str]:
-    yield from (
-        "name",
-        "remove",
-        "widen",
-        f"widen.{ANY}",
-        "antialias",
-        *own_options(MODELS, options),
-        *heads_options(options),
-    )
+def model_keys(options: Mapping[str, Any]) -> dict[str, Any]:
+    shared = {"name": str, "remove": list[str], "widen": dict[str, Positive], f"widen.{ANY}": Positive}
+    return {**shared, "antialias": bool, **own_options(MODELS, options), **heads_options(options)}
 
 
-def dataset_keys(options: Mapping[str, Any]) -> Iterator[str]:
-    yield from ("name", *(field.name for field in fields(Selection)))
-    yield from own_options(named()["dataset"], options)
+def dataset_keys(options: Mapping[str, Any]) -> dict[str, Any]:
+    shared = get_type_hints(Selection, include_extras=True)
+    return {"name": str, **shared, **own_options(named()["dataset"], options)}
 
 
-def augmentation_keys(options: Mapping[str, Any]) -> Iterator[str]:
-    for name, maker in AUGMENTATIONS.items():
-        yield name
-        yield from (f"{name}.{option}" for option in signature(maker))
+def optimizer_keys(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {"name": str, **own_options(OPTIMIZERS, options)}
 
 
-def warp_keys(options: Mapping[str, Any]) -> Iterator[str]:
-    for name, maker in WARPS.items():
-        yield name
-        yield from (f"{name}.{option}" for option in signature(maker))
+def schedule_keys(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {"name": str, "warmup": NonNegative, **own_options(SCHEDULES, options)}
 
 
-def optimizer_keys(options: Mapping[str, Any]) -> Iterator[str]:
-    yield from ("name", *own_options(OPTIMIZERS, options))
+def study_keys(options: Mapping[str, Any]) -> dict[str, Any]:
+    variants = {"variants": Any, f"variants.{ANY}": Any, "printed": Any, f"printed.{ANY}": Any}
+    return {"name": str, "source": str, **variants}
 
 
-def schedule_keys(options: Mapping[str, Any]) -> Iterator[str]:
-    yield from ("name", "warmup", *own_options(SCHEDULES, options))
+def part_keys(makers: Mapping[str, Callable[..., Any]]) -> dict[str, Any]:
+    """Return the keys of a group in which several functions are named at once."""
+    keys: dict[str, Any] = {}
+    for name, maker in makers.items():
+        keys |= {name: Any, **{f"{name}.{option}": hint for option, hint in option_hints(maker).items()}}
+    return keys
 
 
-def study_keys(options: Mapping[str, Any]) -> Iterator[str]:
-    yield from ("name", "source", "variants", f"variants.{ANY}", "printed", f"printed.{ANY}")
-
-
-GROUPS: dict[str, Callable[[Mapping[str, Any]], Iterator[str]]] = {
+GROUPS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "model": model_keys,
     "dataset": dataset_keys,
-    "augmentation": augmentation_keys,
-    "warp": warp_keys,
+    "augmentation": lambda _: part_keys(AUGMENTATIONS),
+    "warp": lambda _: part_keys(WARPS),
     "optimizer": optimizer_keys,
     "schedule": schedule_keys,
     "study": study_keys,
 }
 
 
-def own_options(functions: Mapping[str, Callable[..., Any]], options: Mapping[str, Any]) -> list[str]:
-    """Return the options of the function that a group names; without a name, those of all."""
-    chosen = [functions[options["name"]]] if options.get("name") in functions else list(functions.values())
-    return [option for function in chosen for option in signature(function)]
+def own_options(functions: Mapping[str, Callable[..., Any]], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of the function that a group names, with their annotations; without a name, those of all."""
+    name = options.get("name")
+    chosen = [functions[name]] if isinstance(name, str) and name in functions else functions.values()
+    return {option: hint for function in chosen for option, hint in option_hints(function).items()}
 
 
-def heads_options(options: Mapping[str, Any]) -> list[str]:
-    """Return the options of a model's auxiliary heads, where it has any."""
-    return list(signature(HEADS[options["name"]])) if options.get("name") in HEADS else []
+def heads_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a model's auxiliary heads, with their annotations, where it has any."""
+    return option_hints(HEADS[options["name"]]) if options.get("name") in HEADS else {}
 
 
 # From names to objects.
@@ -219,7 +243,7 @@ def dataset_root(options: Options, data_root: str) -> Path:
     """
     if options.get("name") == "folder" and not options.get("root"):
         raise InputError("dataset.root is missing: the folder that holds the class folders, or train, val and test")
-    return Path(options.get("root") or data_root).expanduser()
+    return expanded(options.get("root") or data_root)
 
 
 def dataset_card(options: Options, data_root: str) -> Card:
@@ -254,7 +278,7 @@ def divide_dataset(
     chosen = selection(options)
     return divide(
         whole,
-        packs=Path(data_root).expanduser() / ".cnntrain",
+        packs=expanded(data_root) / ".cnntrain",
         train_size=chosen.train_size,
         val_size=chosen.val_size,
         workers=chosen.workers,
@@ -317,5 +341,4 @@ def build_rates(options: Options, peak: float, epochs: int, per_epoch: int) -> l
 
 def command_line(command: str) -> list[str]:
     """Return the words that start this run again."""
-    overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
-    return ["cnntrain", command, *(word.removeprefix("++") for word in overrides)]
+    return ["cnntrain", command, *(word.removeprefix("++") for word in overrides())]

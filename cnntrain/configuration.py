@@ -11,7 +11,7 @@ from pathlib import Path
 from cnntrain import disk
 from cnntrain.catalog import compose, groups, options
 from cnntrain.errors import DiskError, InputError, nearest, unknown
-from cnntrain.files import package_of, read_text, read_yaml, refuse_code, refuse_word
+from cnntrain.files import expanded, package_of, read_text, read_yaml, refuse_code, refuse_word
 
 USAGE = """\
 Show, copy and check what the words of the other commands mean.
@@ -61,7 +61,7 @@ def _own_folders(words: list[str], conf: Path) -> tuple[list[str], list[Path]]:
             value = value if equals else next(queue, "")
             if not value:
                 raise InputError("--config-dir needs a value: a folder")
-            folder = Path(value).expanduser()
+            folder = expanded(value)
             if not folder.is_dir():
                 raise InputError(f"--config-dir {folder} is no folder")
             folders = [folder, conf]
@@ -130,7 +130,7 @@ def copy(words: list[str], folders: Sequence[Path]) -> None:
     if len(words) not in (1, 2) or "/" not in words[0].replace("=", "/"):
         raise InputError("say what to copy: cnntrain config copy group/option [folder]")
     source = path_of(words[0], folders)
-    folder = Path(words[1] if len(words) == 2 else "conf").expanduser()
+    folder = expanded(words[1] if len(words) == 2 else "conf")
     group, option = source.parent.name, source.stem
     target = folder / group / source.name
     if target.exists():
@@ -152,7 +152,7 @@ def check(words: list[str], conf: Path) -> int:
     with contextlib.ExitStack() as stack:
         first = words[0] if words else ""
         if Path(first).suffix in (".yaml", ".yml") and "=" not in first:
-            words = [*stack.enter_context(_words_of(Path(first).expanduser(), groups([conf]))), *words[1:]]
+            words = [*stack.enter_context(_words_of(expanded(first), groups([conf]))), *words[1:]]
         elif Path(first).is_dir() and "=" not in first and words:
             raise InputError(f"{first} is a folder; name one of its files")
         return launch("fit", words, conf, job="check")

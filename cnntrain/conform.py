@@ -122,13 +122,18 @@ def signature(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     return {name: parameter for name, parameter in parameters.items() if parameter.default is not parameter.empty}
 
 
+def option_hints(function: Callable[..., Any]) -> dict[str, Any]:
+    """Return the options of a function with their annotations."""
+    hints = get_type_hints(function.func if isinstance(function, partial) else function, include_extras=True)
+    return {name: hints.get(name, Any) for name in signature(function)}
+
+
 def conform_options(where: str, function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """Check values against the annotations of a function's options."""
-    target = function.func if isinstance(function, partial) else function
-    hints, own = get_type_hints(target, include_extras=True), signature(function)
+    hints = option_hints(function)
     for key in given:
-        if key not in own:
-            raise InputError(f"unknown key '{where}.{key}'; choose from {', '.join(own)}")
+        if key not in hints:
+            raise InputError(f"unknown key '{where}.{key}'; choose from {', '.join(hints)}")
     return {key: conform(value, hints[key], f"{where}.{key}") for key, value in given.items()}
 
 

@@ -1,6 +1,7 @@
 """Configuration files: their text whatever editor wrote it, and what a file that is not ours may not hold."""
 
 import contextlib
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,6 +14,11 @@ from cnntrain.errors import InputError
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C where there is one
 OPEN = {"dir", "subdir"}  # of hydra.sweep: the only keys of Hydra's own that a file may set
 TYPED = "sets {}, which could run code and has to be typed; of hydra a file may set sweep.dir and sweep.subdir"
+
+
+def expanded(text: str) -> Path:
+    """Return the path that a text means: `~` and `~name` are homes where there are such, else plain names."""
+    return Path(os.path.expanduser(text))  # noqa: PTH111 - Path's own raises where there is no such home
 
 
 def read_text(path: Path) -> str:

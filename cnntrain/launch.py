@@ -24,7 +24,7 @@ from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, MissingConfigException
 from hydra.plugins.config_source import ConfigResult
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import (
     GrammarParseError,
     InterpolationResolutionError,
@@ -130,7 +130,11 @@ class Preview(Task):
         try:
             import_plugins(self.plugins)
             for job in self.jobs:
-                self.check(hydra.compose(self.command, job))
+                composed = hydra.compose(self.command, job, return_hydra_config=True)
+                HydraConfig.instance().set_config(composed)  # which knows the words of the job
+                with open_dict(composed):
+                    del composed["hydra"]
+                self.check(composed)
         except Exception as error:
             self.error = error
 

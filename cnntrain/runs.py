@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 
 from cnntrain import __version__, disk
 from cnntrain.errors import DiskError, InputError, InUseError
+from cnntrain.files import expanded
 
 CONFIG, RECORD, METRICS, RESULTS = "config.json", "run.json", "metrics.jsonl", "results.json"
 SPLITS = "splits.csv.gz"  # which image file is in which split
@@ -216,7 +217,7 @@ def find(run: str) -> Path:
             raise InputError("run=latest: no run was started from here yet; start one with cnntrain fit")
         print(f"latest is {found[-1]}", file=sys.stderr)
         return found[-1]
-    folder = Path(run).expanduser()
+    folder = expanded(run)
     if (folder / CONFIG).is_file():
         return folder
     if folder.is_dir():
@@ -233,7 +234,7 @@ def find_all(words: Sequence[str]) -> list[Path]:
     """
     found: list[Path] = []
     for word in words:
-        folder = Path(word).expanduser()
+        folder = expanded(word)
         inside = [] if (folder / CONFIG).is_file() else [path.parent for path in folder.glob(f"*/{CONFIG}")]
         found += sorted(inside, key=lambda path: (len(path.name), path.name)) or [find(word)]
     resolved = [folder.resolve() for folder in found]

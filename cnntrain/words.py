@@ -11,8 +11,8 @@ from hydra.errors import HydraException
 
 from cnntrain.catalog import ALIASES, FLAGS, choices, groups, options
 from cnntrain.errors import InputError, nearest, unknown
-
-OPENING, CLOSING = "([{", ")]}"
+from cnntrain.files import expanded
+from cnntrain.typed import split
 
 
 @dataclass
@@ -103,7 +103,7 @@ def _read_flag(word: str, rest: list[str], line: Line) -> None:
             raise InputError(f"{name} needs a value: {' or '.join(choices or ['a name'])}")
     if choices and value not in choices:
         raise unknown(f"value of {name}", value, choices)
-    line.flags[name] = str(Path(value).expanduser()) if name == "--config-dir" else value
+    line.flags[name] = str(expanded(value)) if name == "--config-dir" else value
 
 
 def _override(word: str, folders: Sequence[Path], sweep: bool) -> str:
@@ -157,29 +157,10 @@ def writable(value: str) -> str:
     if value.startswith("[") and value.endswith("]"):
         return f"[{writable(value[1:-1])}]"
     if value.startswith("~"):
-        value = str(Path(value).expanduser()) + ("/" if value.endswith("/") else "")
+        value = str(expanded(value)) + ("/" if value.endswith("/") else "")
     if not value or value[0] in "\"'{" or _parses(value):
         return value
     return QuotedString(value, Quote.single).with_quotes()
-
-
-def split(value: str) -> list[str]:
-    """Split `value` at the commas that lie outside brackets and quotes."""
-    parts, depth, quote = [""], 0, ""
-    for character in value:
-        if quote:
-            quote = "" if character == quote else quote
-        elif character in "\"'":
-            quote = character
-        elif character in OPENING:
-            depth += 1
-        elif character in CLOSING:
-            depth = max(depth - 1, 0)
-        if character == "," and not depth and not quote:
-            parts.append("")
-        else:
-            parts[-1] += character
-    return parts
 
 
 def _parses(value: str) -> bool:

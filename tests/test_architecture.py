@@ -30,6 +30,7 @@ LAYERS = [
     {"catalog"},
     {"commands"},
     {"config"},
+    {"typed"},
     {"schema", "conform"},
     {"training", "analysis"},
     {"data", "models", "optim", "runs", "progress"},

@@ -1,15 +1,24 @@
 """Bad input: one line that names what was wrong and the nearest right thing, before anything is created."""
 
+import contextlib
+import math
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Any, Literal
 
 import pytest
+from omegaconf import DictConfig
 
+from cnntrain import config, runs
 from cnntrain.bounds import Count, Fraction, Positive
+from cnntrain.cli import main
 from cnntrain.conform import conform, conform_options
 from cnntrain.errors import InputError
+from cnntrain.schema import Fit
+from cnntrain.typed import as_typed
 
 Refused = Callable[..., str]
 
@@ -80,7 +89,6 @@ def test_f28_a_misspelt_key_is_named_with_the_one_that_was_meant(refused: Refuse
         ("optimizer.lr=-1", ["optimizer.lr=-1", "above 0"]),
         ("optimizer.lr=fast", ["optimizer.lr=fast", "a number"]),
         ("optimizer.nesterov=3", ["true or false"]),
-        ("model.remove=conv1", ["model.remove", "a list"]),
         ("model.remove=[conv7]", ["unknown stage 'conv7'", "conv1, pool1, conv2"]),
         ("model.remove=[fc5]", ["'fc5' is the last"]),
         ("dataset.classes=[1,11]", ["unknown class '11'"]),
@@ -192,3 +200,83 @@ def test_a_plugin_adds_a_model_and_is_never_imported_from_a_record(
             assert line in capfd.readouterr().err
     finally:
         MODELS.pop("mine", None)
+
+
+@pytest.mark.parametrize(
+    ("typed", "hint", "value", "text"),
+    [
+        ("2024", str, 2024, "2024"),
+        ("007", str | None, 7, "007"),
+        ("1e5", str | None, 1e5, "1e5"),
+        ("TRUE", str, True, "TRUE"),
+        ("-inf", str, -math.inf, "-inf"),
+        ("null", str | None, None, None),
+        ("[[]]", str, [[]], "[[]]"),
+        ("{a:1}", str, {"a": 1}, "{a:1}"),
+        (None, str, 2024, "2024"),  # from a file
+        (None, str, 1.5, 1.5),
+        (None, str, True, True),
+        ("7", list[str], 7, ["7"]),
+        ("word", list[str], "word", ["word"]),
+        ("[01, 1e5,'a,b',true]", list[str], [1, 1e5, "a,b", True], ["01", "1e5", "a,b", "true"]),
+        ("2024", list[str] | str, 2024, "2024"),
+        ("[7,a]", list[str] | str, [7, "a"], ["7", "a"]),
+        ("[1,2,yes,NO,1_0,true]", list[str | int] | Count | None, [1, 2, "yes", "NO", 10, True], None),
+        ("100", list[str | int] | Count | None, 100, 100),
+        ("3", Count, 3, 3),
+        ("true", Literal["auto"] | bool, True, True),
+        ("0.5", int | float | None, 0.5, 0.5),
+    ],
+)
+def test_keys_of_text_hold_what_was_typed(typed: str | None, hint: Any, value: object, text: object) -> None:
+    found = as_typed(value, typed, hint)
+    expected = [1, 2, "yes", "NO", "1_0", "true"] if isinstance(value, list) and text is None else text
+    assert found == expected and type(found) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("words", "key", "value"),
+    [
+        (["output_dir=true"], "output_dir", "true"),
+        (["dataset.root=2024"], "dataset.root", "2024"),
+        (["dataset.root=1e5"], "dataset.root", "1e5"),
+        (["++dataset.root=~no_such_user"], "dataset.root", "~no_such_user"),
+        (["model=torchvision", "model.weights=1e5"], "model.weights", "1e5"),
+        (["dataset.classes=[1,2,yes,NO]"], "dataset.classes", [1, 2, "yes", "NO"]),
+        (["dataset.classes=[1_0,true]"], "dataset.classes", ["1_0", "true"]),
+        (["model.remove=pool1"], "model.remove", ["pool1"]),
+        (["seed=7", "output_dir=${seed}"], "output_dir", "7"),
+        (["output_dir=null"], "output_dir", None),
+        (["model.name=7"], "model.name", "7"),
+        (["optimizer.lr=1e-3"], "optimizer.lr", 1e-3),
+    ],
+)
+def test_text_is_kept_in_the_configuration_that_a_run_records(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, words: list[str], key: str, value: object
+) -> None:
+    seen: list[dict[str, Any]] = []
+    module = ModuleType("cnntrain.commands.fit")
+
+    def run(composed: DictConfig) -> dict[str, Any]:
+        with contextlib.suppress(InputError):  # an unknown model
+            config.read(Fit, composed)
+        seen.append(config.plain(composed))
+        return {}
+
+    module.run = run  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    assert main(["fit", *words]) == 0
+    assert runs.flat(seen[0])[key] == value
+
+
+def test_a_folder_may_be_called_anything(cnntrain: Callable[..., dict[str, Any]], tiny: tuple[str, ...]) -> None:
+    for name in ("2024", "1e5", "true", "~nobody_at_all", "nan"):
+        found = cnntrain("fit", *tiny, "trainer.epochs=1", f"output_dir={name}")
+        assert found["run_dir"] == name and Path(name, "config.json").is_file()
+        assert cnntrain("eval", f"run={name}")["run_dir"] == name
+    made = cnntrain("ablate", *tiny, "trainer.epochs=1", "remove=pool1", "seeds=1", "jobs=1", "output_dir=7")
+    assert made["study_dir"] == "7"
+
+
+def test_a_sweep_is_checked_with_what_was_typed(refused: Refused) -> None:
+    assert "there is no folder 7" in refused("fit", "-m", "dataset=folder", "dataset.root=7,8", "seed=0")

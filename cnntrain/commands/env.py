@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from cnntrain import config, runs, schema
 from cnntrain.devices import choose_precision, hardware
+from cnntrain.files import expanded
 
 PACKAGES = (
     *runs.PACKAGES,
@@ -36,7 +37,7 @@ def run(composed: DictConfig) -> dict[str, Any]:
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),
         "environment": made["environment"],
-        "data_root": folder_facts(Path(cfg.data_root).expanduser()),
+        "data_root": folder_facts(expanded(cfg.data_root)),
     }
     for key, value in found.items():
         for name, text in lines(key, value):

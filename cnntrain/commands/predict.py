@@ -16,6 +16,7 @@ from cnntrain.data.images import decode, pillow_rules, suffixes
 from cnntrain.data.sources import Centre, Pixels, Split
 from cnntrain.devices import choose_device, choose_precision, prepare
 from cnntrain.errors import InputError
+from cnntrain.files import expanded
 from cnntrain.progress import say, track
 from cnntrain.training.evaluate import outputs
 
@@ -62,7 +63,7 @@ def find_images(wanted: Sequence[str] | str) -> list[Path]:
     """
     found: list[Path] = []
     for text in [wanted] if isinstance(wanted, str) else wanted:
-        path = Path(text).expanduser()
+        path = expanded(text)
         if path.is_dir():
             matches = sorted(p for p in path.rglob("*") if p.suffix.lower() in suffixes())
         elif path.is_file():

@@ -3,8 +3,6 @@
 from dataclasses import replace
 from typing import TypeVar
 
-from hydra.core.hydra_config import HydraConfig
-
 from cnntrain import config
 from cnntrain.conform import conform_options, signature
 from cnntrain.data.datasets import DATASETS
@@ -58,5 +56,4 @@ def rebuilt(options: Options) -> Options:
 
 def typed(key: str) -> bool:
     """Say whether a key stands on the command line."""
-    words = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
-    return any(word.lstrip("+").partition("=")[0] == key for word in words)
+    return any(word.lstrip("+").partition("=")[0] == key for word in config.overrides())

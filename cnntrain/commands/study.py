@@ -49,8 +49,7 @@ def fit_words() -> list[str]:
     """Return the words of the command line that configure the training, not the study."""
     own = {field.name for field in fields(Ablate)} - {field.name for field in fields(Fit)}
     own |= {"output_dir", "resume", "seed", "init_from", "check_resume"}
-    words = HydraConfig.get().overrides.task
-    return [word for word in words if key_of(word).partition(".")[0] not in own]
+    return [word for word in config.overrides() if key_of(word).partition(".")[0] not in own]
 
 
 def key_of(word: str) -> str:
@@ -70,7 +69,7 @@ def compose(words: Sequence[str]) -> Options:
     Raises `InputError` when they do not.
     """
     try:
-        settings = config.plain(hydra.compose("fit", [forced(word) for word in words]))
+        settings = config.keep_text(Fit, hydra.compose("fit", [forced(word) for word in words]), words)
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError(str(error).splitlines()[0]) from error
     return settings | {"dataset": pretrained.sized(settings["dataset"], settings["model"])}

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from cnntrain.draws import generator
 from cnntrain.errors import InputError, listed, unknown
+from cnntrain.files import expanded
 from cnntrain.models.chains import chain_of
 from cnntrain.models.shapes import Shape, describe_shape
 from cnntrain.models.stages import Build, StageError
@@ -65,7 +66,7 @@ def torchvision(
     if weights == "default":
         state = fetched(lambda: models.get_model_weights(arch).DEFAULT.get_state_dict(**manners))
     else:
-        state = read_weights(Path(weights).expanduser())
+        state = read_weights(expanded(weights))
     return finished(model, label, in_shape, num_classes, build, new=fill(model, label, state))
 
 
@@ -99,7 +100,7 @@ def timm(
     model = drawn(lambda: library.create_model(arch, **options), label, build)
     if weights is None:
         return finished(model, label, in_shape, num_classes, build)
-    state = read_weights(Path(weights).expanduser())
+    state = read_weights(expanded(weights))
     return finished(model, label, in_shape, num_classes, build, new=fill(model, label, state))
 
 
