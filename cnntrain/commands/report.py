@@ -67,6 +67,7 @@ def run(composed: DictConfig) -> dict[str, Any]:
         "classes": class_rows(found["per_class"]),
         "confusion": confusion(found["confusion"], card.classes),
         "mistakes": mistakes(measured, split, card),
+        "small": max(card.shape[1:]) < 100,  # pixels a side: shown enlarged
         "filters": filters(net, card),
         "stages": stages(settings, card),
         "provenance": provenance(record, found["record"]),
