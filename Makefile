@@ -20,11 +20,11 @@ faults: $(ENVIRONMENT)  ## run the tests of the fault list with all of their cas
 	FAULTS=full OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
 
 lint: $(ENVIRONMENT)  ## check style and formatting
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
 
 types: $(ENVIRONMENT)  ## check types
-	$(BIN)/mypy
+	$(BIN)/python -m mypy
 
 clean:  ## remove the environment and all caches, never runs or data
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache build dist
@@ -41,7 +41,7 @@ $(ENVIRONMENT): pyproject.toml
 	$(call need,,does not run)
 	$(call need,import sys; sys.exit(sys.version_info < (3, 11)),is older than Python 3.11)
 	$(call need,import ensurepip,cannot make environments: install $(notdir $(PYTHON))-venv (Debian or Ubuntu))
-	@echo "making the environment in .venv (a few minutes, once)"
+	@echo "making the environment in .venv, once: pip fetches torch and more, which takes minutes"
 	@$(USABLE) || $(PYTHON) -m venv --clear .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' \
 		|| { echo "the packages are not installed: pip says why above; it needs a network. Again: make $(MAKECMDGOALS)"; exit 2; }
