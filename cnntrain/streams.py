@@ -1,5 +1,6 @@
-"""Standard output and standard error: whatever becomes of who listens, no work ends because it cannot be told."""
+"""Standard output and standard error: whatever they can take, no work ends because it cannot be told."""
 
+import codecs
 import contextlib
 import io
 import os
@@ -8,6 +9,19 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 Note = Callable[[OSError], object]
+PLAIN = "cnntrain.plain"  # the name of what replaces characters that an encoding lacks
+SIGNS = {"─": "-", "…": "...", "×": "x", "·": "*", "→": "->", "–": "-", "±": "+-", "≤": "<=", "°": "deg", "²": "^2"}
+BYTES = {chr(0xDC00 + byte): f"\\x{byte:02x}" for byte in range(0x80, 0x100)}  # Python's, of names that are no text
+
+
+def plain(error: UnicodeError) -> tuple[str, int]:
+    """Replace what an encoding lacks: our signs by ASCII, bytes of file names by \\xe9, others by question marks."""
+    assert isinstance(error, UnicodeEncodeError)
+    lacking = error.object[error.start : error.end]
+    return "".join(SIGNS.get(sign) or BYTES.get(sign, "?") for sign in lacking), error.end
+
+
+codecs.register_error(PLAIN, plain)
 
 
 class Forgiving(io.FileIO):
@@ -29,10 +43,10 @@ class Forgiving(io.FileIO):
 
 def forgiving(handle: int, note: Note = lambda error: None, like: Any = None) -> io.TextIOWrapper:
     """Return a text stream that writes to a descriptor and never fails, in the way of another or else line by line."""
-    encoding, errors = getattr(like, "encoding", "utf-8"), getattr(like, "errors", "backslashreplace")
+    encoding = getattr(like, "encoding", "utf-8")
     at_once = getattr(like, "line_buffering", True) or getattr(like, "write_through", False)
     buffered = io.BufferedWriter(Forgiving(handle, note))
-    return io.TextIOWrapper(buffered, encoding=encoding, errors=errors, line_buffering=at_once)
+    return io.TextIOWrapper(buffered, encoding=encoding, errors=PLAIN, line_buffering=at_once)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import pytest
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from omegaconf import DictConfig, OmegaConf
 
-from cnntrain import cli, launch, words
+from cnntrain import cli, launch, streams, tables, words
 from cnntrain.errors import CheckpointError, InputError, NonFiniteError
 
 HYDRA = Path(__file__).resolve().parents[1] / "conf" / "common" / "hydra.yaml"
@@ -536,6 +536,28 @@ def test_unusual_surroundings(conf: Path, tmp_path: Path) -> None:
     assert "output_dir: é (1)" in run.stdout.decode()
     assert not run.stderr
     assert not list(here.iterdir())
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "latin-1", "cp437", "utf-8", "utf-16"])
+def test_every_encoding_takes_what_is_printed(tmp_path: Path, encoding: str) -> None:
+    """A table keeps its columns; what an encoding has is written as it is."""
+    rows = [{"stage": "Müller", "output": "6×28×28"}, {"stage": os.fsdecode(b"\xe9"), "output": "…"}]
+    text = f"{tables.render(rows)}\n{cli.usage()}\n日本 → ± 95 % interval 1 … 2\n"
+    with (tmp_path / "out").open("w") as sink:
+        like = SimpleNamespace(encoding=encoding)
+        with streams.forgiving(sink.fileno(), like=like) as stream:
+            stream.write(text)
+    shown = (tmp_path / "out").read_text(encoding=encoding)
+    for sign in "─×…é→±日":
+        assert (sign in shown) == (sign in text and sign.encode(encoding, "ignore") not in (b"", b"\xff\xfe"))
+    if encoding == "ascii":
+        assert shown.splitlines()[:4] == [
+            "stage   output",
+            "------  -------",
+            "M?ller  6x28x28",
+            "\\xe9       ...",
+        ]
+        assert "?? -> +- 95 % interval 1 ... 2" in shown
 
 
 @pytest.mark.parametrize("typed", [["--help"], ["fit", "--help"]])
