@@ -3,6 +3,7 @@
 import contextlib
 import json
 import re
+import shlex
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -139,7 +140,7 @@ def copy(words: list[str], folders: Sequence[Path]) -> None:
         disk.write(target, source.read_bytes())
     except DiskError as error:
         raise InputError(str(error)) from error
-    print(f"{target}: change it, and use it with cnntrain fit {group}={option} --config-dir {folder}")
+    print(f"{target}: change it, and use it with cnntrain fit {group}={option} --config-dir {shlex.quote(str(folder))}")
     print(f"under a name of its own it becomes one more option: {target.with_name('my_' + source.name)}")
 
 

@@ -2,6 +2,8 @@
 
 import difflib
 import os
+import re
+import shlex
 from collections.abc import Iterable, Sequence
 from itertools import takewhile
 from pathlib import Path
@@ -88,3 +90,11 @@ def unknown(kind: str, word: str, choices: Iterable[str]) -> InputError:
 def as_text(name: str | Path) -> str:
     """Return a name of the file system as text that any file can hold: bytes of it that are no UTF-8 as \\xe9."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def setting(key: str, value: object) -> str:
+    """Write `key=value` as it can be pasted into a shell, whatever characters the value has."""
+    text = str(value)
+    if not text or text == "null" or re.search(r"[,'\"\\\[\]{}]|^\s|\s$", text):  # the words' own grammar reads these
+        text = "'" + re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), text) + "'"
+    return shlex.quote(f"{key}={text}")

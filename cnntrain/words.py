@@ -1,6 +1,7 @@
 """The words after a command: flags and settings in any order, rewritten as Hydra's grammar wants them."""
 
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 
 from cnntrain.catalog import ALIASES, FLAGS, choices, groups, options
-from cnntrain.errors import InputError, nearest, unknown
+from cnntrain.errors import InputError, nearest, setting, unknown
 from cnntrain.files import expanded
 from cnntrain.typed import split
 
@@ -132,7 +133,7 @@ def _override(word: str, folders: Sequence[Path], sweep: bool) -> str:
         )
         raise InputError(f"cannot read {word!r}: {reason}") from error
     if parsed.is_sweep_override() and not sweep:
-        single = f"{key}=[{value}]" if "," in value and "(" not in value else f"{key}=[...]"
+        single = shlex.quote(f"{key}=[{value}]" if "," in value and "(" not in value else f"{key}=[...]")
         raise InputError(f"{word!r} holds several values; add -m to run each of them, or write a list: {single}")
     return override
 
@@ -140,7 +141,7 @@ def _override(word: str, folders: Sequence[Path], sweep: bool) -> str:
 def _hint(word: str, folders: Sequence[Path]) -> str:
     """Return what a bare word was probably meant to be."""
     if (Path(word) / "config.json").is_file():
-        return f"; did you mean run={word}?"
+        return f"; did you mean {setting('run', word)}?"
     known = {option: group for group in groups(folders) for option in options(folders, group)}
     match = nearest(word, known)
     return f"; did you mean {known[match]}={match}?" if match else " (without spaces around the equals sign)"

@@ -17,7 +17,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from omegaconf import DictConfig, OmegaConf
 
 from cnntrain import cli, launch, streams, tables, words
-from cnntrain.errors import CheckpointError, InputError, NonFiniteError
+from cnntrain.errors import CheckpointError, InputError, NonFiniteError, setting
 
 HYDRA = Path(__file__).resolve().parents[1] / "conf" / "common" / "hydra.yaml"
 FILES = {
@@ -175,6 +175,35 @@ def test_any_path_arrives_as_it_was_typed(value: str, command: Callable[..., lis
     assert seen[0].output_dir == value
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        "a b",
+        "it's",
+        'say "so"',
+        "a,b",
+        "[1]",
+        "{a:1}",
+        "back\\",
+        "a\\'b",
+        "\\\\'",
+        "$HOME",
+        "a;b",
+        "*",
+        "é",
+        " x ",
+        "null",
+        "",
+    ],
+)
+def test_a_suggested_setting_can_be_pasted(value: str, command: Callable[..., list[DictConfig]]) -> None:
+    """Through a shell and the grammar of words."""
+    typed = subprocess.run(["sh", "-c", f"printf %s {setting('output_dir', value)}"], capture_output=True, check=True)
+    seen = command()
+    assert cli.main(["fit", typed.stdout.decode()]) == 0
+    assert seen[0].output_dir == value
+
+
 def test_home_is_expanded_in_values_lists_and_sweeps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/é")
     assert words.writable("~/runs") == "'/home/é/runs'"
@@ -214,7 +243,7 @@ def test_settings_and_flags_in_any_order(conf: Path) -> None:
             ["--json", "--cfg", "job"],
             "--json reports the result of a run, and --cfg runs nothing; leave one of them out",
         ),
-        (["seed=1,2"], "'seed=1,2' holds several values; add -m to run each of them, or write a list: seed=[1,2]"),
+        (["seed=1,2"], "'seed=1,2' holds several values; add -m to run each of them, or write a list: 'seed=[1,2]'"),
         (["=3"], "'=3' has no key before the equals sign"),
         (["model=resnet21"], "unknown model 'resnet21'; did you mean 'resnet20'?"),
         (["model=vgg"], "unknown model 'vgg'; choose from resnet20, small, wide"),

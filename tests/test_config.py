@@ -196,7 +196,7 @@ def test_a_plugin_adds_a_model_and_is_never_imported_from_a_record(
             ["compare", "runs=[run,a]"],
         ):
             assert main(command) == 2
-            line = "this run was trained with plugins=[my_parts]; add plugins=[my_parts] (unknown model 'mine'"
+            line = "this run was trained with 'plugins=[my_parts]'; add 'plugins=[my_parts]' (unknown model 'mine'"
             assert line in capfd.readouterr().err
     finally:
         MODELS.pop("mine", None)

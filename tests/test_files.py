@@ -152,7 +152,7 @@ def test_no_record_has_plugins_imported(
         capfd.readouterr()
         assert main(words) == 2
         error = capfd.readouterr().err
-        assert "unknown model 'mine'" in error and "add plugins=[evil]" in error, error
+        assert "unknown model 'mine'" in error and "add 'plugins=[evil]'" in error, error
         assert not ran(evil)
 
 

@@ -16,7 +16,7 @@ from cnntrain.data.feeds import sweep
 from cnntrain.data.sources import Card, Split
 from cnntrain.data.views import VIEWS
 from cnntrain.devices import choose_device, choose_precision, hardware, prepare
-from cnntrain.errors import CheckpointError
+from cnntrain.errors import CheckpointError, setting
 from cnntrain.progress import say, track
 from cnntrain.tables import interval, percent, render
 from cnntrain.training.evaluate import Outputs, outputs
@@ -179,7 +179,7 @@ def report(found: dict[str, Any], target: Path) -> None:
     if mistakes:
         print(f"\nmost often confused: {'; '.join(mistakes)}")
     print(f"\nper image     {target / 'predictions.npz'}")
-    print(f"next          cnntrain predict run={found['run_dir']} images='path/to/*.png'")
+    print(f"next          cnntrain predict {setting('run', found['run_dir'])} images='path/to/*.png'")
 
 
 def confusions(confusion: list[list[int]], classes: list[str], most: int = 3) -> list[str]:

@@ -16,7 +16,7 @@ from cnntrain.commands.assisting import assist, refuse_other_images
 from cnntrain.commands.proving import prove_resume
 from cnntrain.commands.run_images import note_files, noted, refuse_unlike_record
 from cnntrain.devices import hardware, prepare
-from cnntrain.errors import NonFiniteError, StoppedError
+from cnntrain.errors import NonFiniteError, StoppedError, setting
 from cnntrain.progress import follow, say
 from cnntrain.schema import Fit
 from cnntrain.training import checkpoints, profiling
@@ -133,9 +133,9 @@ class Training:
             if signals.stop(last=True) and signals.stopped_by:
                 ending = f"stopped by {signals.stopped_by.name}"
                 signals.pass_on(signals.stopped_by)
+                word = setting("output_dir", self.folder)
                 raise StoppedError(
-                    f"{ending} after {self.at.step:,} steps; the same command with output_dir={self.folder} goes on",
-                    signals.stopped_by,
+                    f"{ending} after {self.at.step:,} steps; the same command with {word} goes on", signals.stopped_by
                 )
             self.record["seconds"] = before + time.perf_counter() - began
             result = self.result()

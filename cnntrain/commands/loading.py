@@ -1,6 +1,7 @@
 """Networks back from run folders."""
 
 import contextlib
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ def naming_plugins(settings: Mapping[str, Any]) -> Iterator[None]:
     except InputError as error:
         if not settings.get("plugins") or pretrained.typed("plugins"):
             raise
-        word = f"plugins=[{','.join(settings['plugins'])}]"
+        word = shlex.quote(f"plugins=[{','.join(map(str, settings['plugins']))}]")
         raise InputError(f"this run was trained with {word}; add {word} ({error})") from error
 
 

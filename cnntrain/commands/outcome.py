@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cnntrain import runs
+from cnntrain.errors import setting
 from cnntrain.progress import clock
 from cnntrain.tables import interval, percent
 from cnntrain.training.loop import Progress, Record
@@ -46,4 +47,4 @@ def report(result: dict[str, Any]) -> None:
         print(f"left out          {result['skipped']:,} bad files, named in {result['run_dir']}/{runs.RECORD}")
     print(f"took              {clock(result['seconds'])}{f', {speed:,.0f} images/s' if speed else ''}")
     print(f"run               {result['run_dir']}")
-    print(f"next              cnntrain eval run={result['run_dir']}")
+    print(f"next              cnntrain eval {setting('run', result['run_dir'])}")

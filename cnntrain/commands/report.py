@@ -22,7 +22,7 @@ from cnntrain.commands.loading import load_run
 from cnntrain.commands.run_images import run_images
 from cnntrain.data.sources import Card, Split
 from cnntrain.devices import machine
-from cnntrain.errors import InputError
+from cnntrain.errors import InputError, setting
 from cnntrain.progress import clock
 from cnntrain.tables import cell, interval, percent, wilson
 
@@ -47,7 +47,9 @@ def run(composed: DictConfig) -> dict[str, Any]:
     data_root = cfg.data_root or settings["data_root"]
     split = run_images(folder, settings, card, data_root, cfg.split, cache="none").split  # a few images are shown
     if images_digest(split) != measured.found["record"]["images"]:
-        raise InputError(f"the images have changed since {measured.folder}; evaluate again: cnntrain eval run={folder}")
+        raise InputError(
+            f"the images have changed since {measured.folder}; evaluate again: cnntrain eval {setting('run', folder)}"
+        )
 
     found = measured.found
     page = {
