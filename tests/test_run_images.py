@@ -1,5 +1,6 @@
 """The images of a run: its own files whatever becomes of their folder, and others in a place of their own."""
 
+import csv
 import json
 import shutil
 from collections.abc import Callable
@@ -8,13 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from cuts import agree, cut
 from made import picture, tree
 from PIL import Image
 
 from cnntrain.cli import main
 from cnntrain.commands.run_images import noted
-from cnntrain.data.datasets import load
+from cnntrain.data.datasets import checksums, load
 from cnntrain.data.splits import Member, members, read_members, write_members
 
 Call = Callable[..., dict[str, Any]]
@@ -207,3 +209,63 @@ def test_training_images_among_others_are_told(run: Path, said: Said) -> None:
     carved = load("folder", run / "d", {}, val_size=0.5)
     seen = sum(row.split == "val" and row.file in trained for row in members(carved))
     assert code == 0 and seen > 0 and f"warning: {seen} of these" in err and "are training images of r" in err
+
+
+def test_an_evaluation_names_every_image(run: Path, cnntrain: Call, tiny: tuple[str, ...]) -> None:
+    found = cnntrain("eval", "run=r")
+    arrays = predictions(run)
+    rows = list(csv.DictReader((run / "r/eval/test_best/predictions.csv").read_text().splitlines()))
+    assert list(rows[0]) == [
+        *("file", "label", "predicted", "probability", "top1", "top1_probability", "top2", "top2_probability"),
+    ]
+    files = [f"d/{row.file}" for row in noted(run / "r") or [] if row.split == "test"]
+    assert [row["file"] for row in rows] == list(arrays["files"]) == files
+    assert [row["label"] for row in rows] == [Path(file).parent.name for file in files]
+    assert np.mean([row["label"] == row["predicted"] for row in rows]) == pytest.approx(found["top1"])
+    shares = arrays["probabilities"].max(axis=1)
+    assert [float(row["probability"]) for row in rows] == pytest.approx(list(shares), abs=1e-6)
+    pixels = np.stack([np.asarray(Image.open(file)) for file in files])
+    assert (checksums(torch.from_numpy(pixels)) == arrays["checksums"]).all()
+    cnntrain("fit", *tiny, "model=softmax", "output_dir=drawn")
+    cnntrain("eval", "run=drawn")
+    rows = list(csv.DictReader((run / "drawn/eval/test_best/predictions.csv").read_text().splitlines()))
+    assert [row["file"] for row in rows] == [str(number) for number in range(48)] and "top5" in rows[0]
+    assert "files" not in predictions(run, run="drawn")
+
+
+def test_no_picture_stands_beside_the_prediction_of_another_image(cnntrain: Call, folder: Path, said: Said) -> None:
+    """A file may change in place and keep its size."""
+    for number, name in enumerate(("ant", "bee")):
+        (folder / "d" / name).mkdir(parents=True)
+        for i in range(20):
+            picture(number * 100 + i).save(folder / "d" / name / f"{i}.bmp")
+    cnntrain("fit", *WORDS, "output_dir=r")
+    cnntrain("report", "run=r")
+    page = (folder / "r" / "report.html").read_text()
+    arrays = predictions(folder)
+    wrong = np.flatnonzero(arrays["predicted"] != arrays["labels"])
+    file = arrays["files"][wrong[0]]
+    assert len(wrong) and file.rpartition("/")[2] in page and f'title="{file}"' in page
+    Image.new("RGB", (8, 8)).save(folder / file)
+    code, err = said("report", "run=r")
+    assert code == 2 and f"{file} has changed since" in err and "cnntrain eval run=r split=test weights=best" in err
+    assert (folder / "r" / "report.html").read_text() == page
+    shutil.copytree("r", "s")
+    cnntrain("eval", "run=r")
+    assert said("report", "run=r")[0] == 0
+    (row,) = cnntrain("compare", "runs=[r,s]")["over_images"]
+    assert row["p"] is None and "measured on other images" in row["verdict"]
+
+
+def test_an_evaluation_without_checksums_still_opens(run: Path, cnntrain: Call, said: Said) -> None:
+    cnntrain("eval", "run=r")
+    shutil.copytree("r", "s")
+    for name in "rs":
+        place = Path(name, "eval", "test_best", "predictions.npz")
+        arrays = {key: value for key, value in predictions(run, run=name).items() if key not in ("checksums", "files")}
+        np.savez(place, **arrays)
+    code, err = said("compare", "runs=[r,s]")
+    assert code == 0 and "evaluating" not in err
+    assert "evaluating r" in said("report", "run=r")[1]
+    code, err = said("compare", "runs=[r,s]")
+    assert code == 0 and "evaluating s" in err and "evaluating r" not in err

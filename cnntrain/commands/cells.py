@@ -21,7 +21,6 @@ from cnntrain.commands.loading import load_run
 from cnntrain.commands.resuming import finished_result
 from cnntrain.commands.study import TRAINING
 from cnntrain.data.datasets import limited
-from cnntrain.data.feeds import sweep
 from cnntrain.data.sources import Dataset
 from cnntrain.devices import choose_device, choose_precision
 from cnntrain.draws import generator
@@ -29,7 +28,6 @@ from cnntrain.errors import CnntrainError, InUseError, StoppedError
 from cnntrain.schema import Fit, Options
 from cnntrain.streams import forgiving
 from cnntrain.training import checkpoints
-from cnntrain.training.evaluate import outputs
 
 CELL, LOG = "cell.json", "log.txt"
 Message = dict[str, Any]  # kind (began, done, failed, busy, stopped), cell (its number) and what belongs to the kind
@@ -168,19 +166,24 @@ def measure(cell: Cell, dataset: Dataset) -> dict[str, Any]:
         net.to(device).to(memory_format=torch.channels_last),
         choose_precision(cfg.trainer.precision, device),
     )
+    size, workers = cfg.trainer.eval_batch_size, cfg.dataset["workers"]
     found: dict[str, Any] = {}
     for name in ("train", "test"):
-        split = getattr(dataset, name)
-        batches = sweep(
-            split, card, batch_size=cfg.trainer.eval_batch_size, device=device, workers=cfg.dataset["workers"]
+        measured = evaluations.measure(
+            net,
+            getattr(dataset, name),
+            card,
+            batch_size=size,
+            workers=workers,
+            device=device,
+            precision=precision,
+            title=name,
         )
-        result = outputs(net, batches, precision=precision)
-        right = int((result.logits.argmax(dim=1) == result.labels).sum())
-        found |= {f"{name}_top1": right / len(split), f"{name}_n": len(split)}
-        if name == "test":
-            words = {"split": "test", "dataset": dataset.card.name, "weights": "last", "tta": "none"}
-            made = {"device": str(device), "precision": precision, "other_dataset": None}
-            argv = ["cnntrain", "eval", f"run={cell.folder}", "weights=last"]
-            target = evaluations.place(cell.folder, "test", "last")
-            evaluations.keep(target, cell.folder, result, split, card, words, argv, made)
+        right = measured.outputs.logits.argmax(dim=1) == measured.outputs.labels
+        found |= {f"{name}_top1": int(right.sum()) / len(right), f"{name}_n": len(right)}
+    words = {"split": "test", "dataset": dataset.card.name, "weights": "last", "tta": "none"}
+    made = {"device": str(device), "precision": precision, "other_dataset": None}
+    argv = ["cnntrain", "eval", f"run={cell.folder}", "weights=last"]
+    target = evaluations.place(cell.folder, "test", "last")
+    evaluations.keep(target, cell.folder, measured, card, words, argv, made)
     return found

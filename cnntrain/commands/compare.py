@@ -52,7 +52,8 @@ def run(composed: DictConfig) -> dict[str, Any]:
     """Compare as configured; return what `--json` prints."""
     cfg = config.read(schema.Compare, composed)
     folders = find_runs(cfg.runs)
-    entries = [read_entry(folder, name, cfg) for folder, name in zip(folders, short_names(folders), strict=True)]
+    evaluations = evaluated(folders, cfg)
+    entries = [read_entry(*each) for each in zip(folders, short_names(folders), evaluations, strict=True)]
     groups = group(entries)
     differing = differing_keys(groups)
     group_of = {entry.folder: members for members in groups for entry in members.entries}
@@ -90,9 +91,16 @@ def short_names(folders: Sequence[Path]) -> list[str]:
     return ["/".join(path[-depth:]) for path in parts]
 
 
-def read_entry(folder: Path, name: str, cfg: schema.Compare) -> Entry:
-    """Return a run with its evaluation, made where it is missing."""
-    settings, found = runs.read_json(folder / runs.CONFIG), evaluation(folder, cfg)
+def evaluated(folders: Sequence[Path], cfg: schema.Compare) -> list[Evaluation]:
+    """Return the evaluations of runs, made where they are missing, or where only some have checksums to compare."""
+    found = [evaluation(folder, cfg) for folder in folders]
+    mixed = len({each.checksums is None for each in found}) > 1
+    return [evaluation(folder, cfg, checked=True) for folder in folders] if mixed else found
+
+
+def read_entry(folder: Path, name: str, found: Evaluation) -> Entry:
+    """Return a run with its evaluation."""
+    settings = runs.read_json(folder / runs.CONFIG)
     right = found.probabilities.argmax(axis=1) == found.labels
     return Entry(folder, name, settings["seed"], runs.flat(settings), found, right)
 

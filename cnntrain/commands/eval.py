@@ -1,26 +1,32 @@
 """`cnntrain eval`: measure a run on a split."""
 
 import hashlib
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import torch
 from omegaconf import DictConfig
+from torch import Tensor, nn
 
 from cnntrain import config, disk, runs, schema
 from cnntrain.analysis.metrics import classification
 from cnntrain.commands.loading import load_run
+from cnntrain.commands.predict import likeliest
 from cnntrain.commands.run_images import run_images
+from cnntrain.data.datasets import checksums
 from cnntrain.data.feeds import sweep
-from cnntrain.data.sources import Card, Split
+from cnntrain.data.sources import Card, Split, files_of
 from cnntrain.data.views import VIEWS
 from cnntrain.devices import choose_device, choose_precision, hardware, prepare
-from cnntrain.errors import CheckpointError, setting
+from cnntrain.errors import CheckpointError, as_text, setting
 from cnntrain.progress import say, track
 from cnntrain.tables import interval, percent, render
 from cnntrain.training.evaluate import Outputs, outputs
 
+PREDICTIONS, TABLE = "predictions.npz", "predictions.csv"
 TOP5_FROM = 6  # classes: of five or fewer every image is among the top five
 
 
@@ -31,6 +37,16 @@ class Evaluation(NamedTuple):
     found: dict[str, Any]  # results.json
     probabilities: np.ndarray  # float32 [N, classes]
     labels: np.ndarray  # int64 [N]
+    checksums: np.ndarray | None  # of the images' pixels, uint64 [N]; None where they were not kept
+    files: np.ndarray | None  # text [N]; None for images that are no files
+
+
+class Measured(NamedTuple):
+    """What a network says of a split, and of which images."""
+
+    outputs: Outputs
+    checksums: np.ndarray  # of the images' pixels, uint64 [N]
+    files: list[str] | None  # None for images that are no files
 
 
 def run(composed: DictConfig) -> dict[str, Any]:
@@ -71,19 +87,49 @@ def evaluate(
     runs.refuse_unwritable(target, 4 * len(images.split) * len(card.classes), typed)  # for its logits
 
     net, precision = net.to(device), choose_precision(cfg.precision, device)
-    batches = sweep(images.split, card, batch_size=cfg.batch_size, device=device, workers=images.workers)
-    shown = track(batches, -(-len(images.split) // cfg.batch_size), f"eval {images.name}")
-    result = outputs(net, shown, precision=precision, views=VIEWS[tta])
+    measured = measure(
+        net,
+        images.split,
+        card,
+        batch_size=cfg.batch_size,
+        workers=images.workers,
+        device=device,
+        precision=precision,
+        title=f"eval {images.name}",
+        tta=tta,
+    )
     words = {"split": images.name, "dataset": images.dataset, "weights": cfg.weights, "tta": tta}
     made = {"device": str(device), "precision": precision, "other_dataset": dataset if images.other else None}
-    return keep(target, folder, result, images.split, card, words, argv, made), target
+    return keep(target, folder, measured, card, words, argv, made), target
+
+
+def measure(
+    net: nn.Module,
+    split: Split,
+    card: Card,
+    *,
+    batch_size: int,
+    workers: int,
+    device: torch.device,
+    precision: Literal["fp32", "bf16"],
+    title: str,
+    tta: str = "none",
+) -> Measured:
+    """Show a network all images of a split under a bar with a title; each is told apart by a checksum as it passes."""
+    seen: list[np.ndarray] = []
+    batches = sweep(
+        split, card, batch_size=batch_size, device=device, workers=workers, look=lambda x: seen.append(checksums(x))
+    )
+    result = outputs(net, track(batches, -(-len(split) // batch_size), title), precision=precision, views=VIEWS[tta])
+    files = files_of(split.source)
+    names = None if files is None else [as_text(files.path(position)) for position in range(len(split))]
+    return Measured(result, np.concatenate(seen), names)
 
 
 def keep(
     target: Path,
     folder: Path,
-    result: Outputs,
-    split: Split,
+    measured: Measured,
     card: Card,
     words: dict[str, str],
     argv: list[str],
@@ -93,34 +139,63 @@ def keep(
 
     `words` say which split, dataset, weights and views; `made` on what it was measured.
     """
+    result, labels = measured.outputs, measured.outputs.labels.numpy()
     found = {"run_dir": str(folder), **words, **classification(result.logits, result.labels, card.classes)}
-    probabilities = result.logits.softmax(dim=1).numpy()
-    with disk.replacing(target / "predictions.npz") as partial:
-        np.savez_compressed(
-            partial,
-            logits=result.logits.numpy(),
-            probabilities=probabilities,
-            predicted=probabilities.argmax(axis=1),
-            labels=result.labels.numpy(),
-            classes=np.array(card.classes),
-        )
+    probabilities = result.logits.softmax(dim=1)
+    arrays = {
+        "logits": result.logits.numpy(),
+        "probabilities": probabilities.numpy(),
+        "predicted": probabilities.numpy().argmax(axis=1),
+        "labels": labels,
+        "classes": np.array(card.classes),
+        "checksums": measured.checksums,
+    }
+    if measured.files is not None:
+        arrays["files"] = np.array(measured.files)
+    with disk.replacing(target / PREDICTIONS) as partial:
+        np.savez_compressed(partial, **arrays)
+    disk.write(target / TABLE, render(table(measured, probabilities, card.classes), "csv") + "\n")
     made |= {
         "hardware": hardware(),
         "weights": weights_digest(folder, words["weights"]),
-        "images": images_digest(split),
+        "images": images_digest(labels, measured.checksums),
+        "shape": card.shape,
     }
     runs.write_json(target / runs.RESULTS, found | {"record": runs.provenance(argv) | made})
     return found
 
 
-def evaluation(folder: Path, cfg: schema.Evaluated) -> Evaluation:
-    """Return a run's evaluation, made first where it is missing or is one of other weights or of another dataset."""
+def table(measured: Measured, probabilities: Tensor, classes: Sequence[str]) -> list[dict[str, object]]:
+    """Return a line for each image: its file, or its number where it is none, its label and the likeliest classes."""
+    labels = measured.outputs.labels.tolist()
+    rows: list[dict[str, object]] = []
+    for file, label, shares in zip(measured.files or range(len(labels)), labels, probabilities, strict=True):
+        likely = likeliest(shares, classes)
+        answer = {"predicted": likely["top1"], "probability": likely["top1_probability"]}
+        rows.append({"file": file, "label": classes[label], **answer, **likely})
+    return rows
+
+
+def evaluation(folder: Path, cfg: schema.Evaluated, *, checked: bool = False) -> Evaluation:
+    """Return a run's evaluation, made first where it is missing or is one of other weights or of another dataset.
+
+    One that is to be `checked` has a checksum of each image.
+    """
     target = place(folder, cfg.split, cfg.weights)
-    if not is_current(target, weights_digest(folder, cfg.weights)):
-        say(f"evaluating {folder} ({cfg.split} images, {cfg.weights} weights)")
-        evaluate(folder, cfg, ["cnntrain", "eval", f"run={folder}", f"split={cfg.split}", f"weights={cfg.weights}"])
-    with np.load(target / "predictions.npz") as saved:
-        return Evaluation(target, runs.read_json(target / runs.RESULTS), saved["probabilities"], saved["labels"])
+    if is_current(target, weights_digest(folder, cfg.weights)):
+        found = read(target)
+        if found.checksums is not None or not checked:
+            return found
+    say(f"evaluating {folder} ({cfg.split} images, {cfg.weights} weights)")
+    evaluate(folder, cfg, ["cnntrain", "eval", f"run={folder}", f"split={cfg.split}", f"weights={cfg.weights}"])
+    return read(target)
+
+
+def read(target: Path) -> Evaluation:
+    """Return the evaluation in a folder."""
+    with np.load(target / PREDICTIONS) as saved:
+        arrays = (saved["probabilities"], saved["labels"], saved.get("checksums"), saved.get("files"))
+        return Evaluation(target, runs.read_json(target / runs.RESULTS), *arrays)
 
 
 def place(folder: Path, split: str, weights: str, tta: str = "none", other: str = "") -> Path:
@@ -130,7 +205,7 @@ def place(folder: Path, split: str, weights: str, tta: str = "none", other: str 
 
 def is_current(target: Path, weights: str) -> bool:
     """Say whether `target` holds an evaluation of these weights on the run's own images."""
-    if not ((target / runs.RESULTS).is_file() and (target / "predictions.npz").is_file()):
+    if not ((target / runs.RESULTS).is_file() and (target / PREDICTIONS).is_file()):
         return False
     record = runs.read_json(target / runs.RESULTS).get("record", {})
     return record.get("weights") == weights and not record.get("other_dataset")
@@ -148,15 +223,9 @@ def weights_digest(folder: Path, weights: str) -> str:
         return hashlib.file_digest(source, "sha256").hexdigest()[:16]
 
 
-def images_digest(split: Split, most: int = 256) -> str:
-    """Return a short digest of a split's labels and of the pixels of at most `most` evenly spaced images.
-
-    It is the same whether the images lie in memory or are read as they are needed.
-    """
-    index = np.linspace(0, len(split) - 1, min(len(split), most)).round().astype(np.int64)
-    digest = hashlib.sha256(split.labels.numpy().tobytes())
-    digest.update(split.source.read(index).numpy().tobytes())
-    return digest.hexdigest()[:16]
+def images_digest(labels: np.ndarray, sums: np.ndarray) -> str:
+    """Return a short digest of the labels and the checksums of images."""
+    return hashlib.sha256(labels.tobytes() + sums.tobytes()).hexdigest()[:16]
 
 
 def report(found: dict[str, Any], target: Path) -> None:
@@ -178,7 +247,7 @@ def report(found: dict[str, Any], target: Path) -> None:
     mistakes = confusions(found["confusion"], [row["class"] for row in found["per_class"]])
     if mistakes:
         print(f"\nmost often confused: {'; '.join(mistakes)}")
-    print(f"\nper image     {target / 'predictions.npz'}")
+    print(f"\nper image     {target / TABLE}, {target / PREDICTIONS}")
     print(f"next          cnntrain predict {setting('run', found['run_dir'])} images='path/to/*.png'")
 
 

@@ -23,7 +23,7 @@ from cnntrain.commands.compare import by_experiment, find_runs, short_names
 from cnntrain.commands.invariance_report import FIGURES, REPORT, write
 from cnntrain.commands.invariance_study import Group, Study, grouped
 from cnntrain.commands.loading import load_run
-from cnntrain.commands.run_images import run_images
+from cnntrain.commands.run_images import Images, run_images, warn_of_seen
 from cnntrain.data.sources import Card, Split, spread
 from cnntrain.data.transformations import Warp
 from cnntrain.devices import choose_device, choose_precision, hardware, prepare
@@ -61,7 +61,10 @@ def run(composed: DictConfig) -> dict[str, Any]:
         measure.subject(entry.net, entry.card, stages=stages, precision=precision, device=device)
         for entry, stages in zip(entries, stages_of(cfg.stages, entries), strict=True)
     ]
-    splits = [images(cfg, entries[0], warp) for warp in warps]
+    shown = [images(cfg, entries[0], warp) for warp in warps]
+    splits = [each.split for each in shown]
+    for entry in entries[1:]:
+        warn_of_seen(entry.folder, splits[0])
     target = new_target(cfg, entries)
     studies = follow(cfg, entries, subjects, warps, splits, target)
     groups = grouped(
@@ -72,7 +75,7 @@ def run(composed: DictConfig) -> dict[str, Any]:
     head = {
         "run_dir": None if entries[0].folder is None else str(entries[0].folder),
         "output_dir": str(target),
-        "split": cfg.split,
+        "split": shown[0].name,
     }
     record = runs.provenance(config.command_line("invariance")) | {
         "device": str(device),
@@ -82,7 +85,7 @@ def run(composed: DictConfig) -> dict[str, Any]:
     }
     weights = "the untrained network" if cfg.init == "random" else f"the {cfg.weights} weights"
     about = (
-        f"{len(splits[0]):,} {cfg.split} images of {entries[0].card.name}, {weights}. A distance of 0 is unmoved and 1 "
+        f"{len(splits[0]):,} {shown[0].name} images of {shown[0].dataset}, {weights}. A distance of 0 is unmoved and 1 "
         "is as far as an image of another class; numbers in brackets are 95 % bands over images like these."
     )
     found = write(target, studies, groups, head, record, about, figures=cfg.figures, tensorboard=cfg.tensorboard)
@@ -163,7 +166,7 @@ def stages_of(wanted: Sequence[str] | None, entries: Sequence[Entry]) -> list[li
     return chosen
 
 
-def images(cfg: schema.Invariance, entry: Entry, warp: Warp) -> Split:
+def images(cfg: schema.Invariance, entry: Entry, warp: Warp) -> Images:
     """Return the images of a warp, larger than the network's by its margin."""
     channels, height, width = entry.card.shape
     card = replace(entry.card, shape=(channels, height + 2 * warp.margin, width + 2 * warp.margin))
@@ -172,8 +175,10 @@ def images(cfg: schema.Invariance, entry: Entry, warp: Warp) -> Split:
     if warp.margin:
         own, given = entry.settings["dataset"], other or {}
         other = config.fit_images(given if given.get("name", own["name"]) != own["name"] else own | given, card)
-    split = run_images(entry.folder, entry.settings, card, root, cfg.split, other=other).split
-    return split if cfg.images is None else split.take(spread(len(split), cfg.images))
+    found = run_images(entry.folder, entry.settings, card, root, cfg.split, other=other)
+    if cfg.images is None:
+        return found
+    return found._replace(split=found.split.take(spread(len(found.split), cfg.images)))
 
 
 def new_target(cfg: schema.Invariance, entries: Sequence[Entry]) -> Path:

@@ -93,8 +93,13 @@ def decode_files(paths: Sequence[Path], shape: tuple[int, int, int]) -> tuple[Te
 
 def row(path: Path, probabilities: Tensor, classes: Sequence[str]) -> dict[str, str]:
     """Return a line of the table: file, class, probability, and the five likeliest."""
-    likeliest = probabilities.topk(min(5, len(classes)))
-    line = {"file": str(path), "class": classes[int(likeliest.indices[0])], "probability": f"{likeliest.values[0]:.6f}"}
-    for rank, (value, index) in enumerate(zip(likeliest.values, likeliest.indices, strict=True), 1):
+    likely = likeliest(probabilities, classes)
+    return {"file": str(path), "class": likely["top1"], "probability": likely["top1_probability"], **likely}
+
+
+def likeliest(probabilities: Tensor, classes: Sequence[str]) -> dict[str, str]:
+    """Return the five likeliest classes of an image and their probabilities, as columns of a table."""
+    line: dict[str, str] = {}
+    for rank, (value, index) in enumerate(zip(*probabilities.topk(min(5, len(classes))), strict=True), 1):
         line |= {f"top{rank}": classes[int(index)], f"top{rank}_probability": f"{value:.6f}"}
     return line

@@ -17,9 +17,10 @@ from torch import nn
 from cnntrain import config, disk, runs, schema
 from cnntrain.analysis import figures, pictures
 from cnntrain.commands import describe, pretrained
-from cnntrain.commands.eval import TOP5_FROM, Evaluation, confusions, evaluation, images_digest
+from cnntrain.commands.eval import TOP5_FROM, Evaluation, confusions, evaluation
 from cnntrain.commands.loading import load_run
 from cnntrain.commands.run_images import run_images
+from cnntrain.data.datasets import checksums
 from cnntrain.data.sources import Card, Split
 from cnntrain.devices import machine
 from cnntrain.errors import InputError, setting
@@ -43,13 +44,9 @@ def run(composed: DictConfig) -> dict[str, Any]:
     runs.refuse_unwritable(target.parent, word="output=" if cfg.output else "")
     net, card, settings = load_run(folder, cfg.weights)
     record = runs.read_json(folder / runs.RECORD)
-    measured = evaluation(folder, cfg)
+    measured = evaluation(folder, cfg, checked=True)
     data_root = cfg.data_root or settings["data_root"]
     split = run_images(folder, settings, card, data_root, cfg.split, cache="none").split  # a few images are shown
-    if images_digest(split) != measured.found["record"]["images"]:
-        raise InputError(
-            f"the images have changed since {measured.folder}; evaluate again: cnntrain eval {setting('run', folder)}"
-        )
 
     found = measured.found
     page = {
@@ -91,6 +88,7 @@ def render(page: Mapping[str, Any]) -> str:
     text = (resources("cnntrain.analysis") / "report.html.jinja").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["cell"] = cell
+    environment.filters["file_name"] = lambda path: Path(path).name
     return environment.from_string(text).render(page)
 
 
@@ -218,10 +216,13 @@ def confusion(counts: list[list[int]], classes: Sequence[str]) -> Row:
 
 
 def mistakes(measured: Evaluation, split: Split, card: Card) -> list[Row]:
-    """Return the most confident wrong predictions with their pictures."""
+    """Return the most confident wrong predictions with their pictures.
+
+    Raises `InputError` for an image that is not the one that was evaluated.
+    """
     places = pictures.worst_mistakes(measured.probabilities, measured.labels)
     rows = []
-    for place, image in zip(places, split.source.read(places).numpy(), strict=True):
+    for place, image in zip(places, evaluated(measured, split, places), strict=True):
         p = measured.probabilities[place]
         rows.append(
             {
@@ -229,10 +230,36 @@ def mistakes(measured: Evaluation, split: Split, card: Card) -> list[Row]:
                 "true": card.classes[int(measured.labels[place])],
                 "predicted": card.classes[int(p.argmax())],
                 "probability": percent(float(p.max()), 1),
-                "place": place,
+                "file": name_of(measured, place),
             }
         )
     return rows
+
+
+def evaluated(measured: Evaluation, split: Split, places: list[int]) -> np.ndarray:
+    """Return images of a split, uint8 [N, H, W, C], each held against the checksum of the one that was evaluated."""
+    if not np.array_equal(split.labels.numpy(), measured.labels):
+        raise outdated("the images have", measured)
+    images = split.source.read(places)
+    assert measured.checksums is not None
+    for place in np.array(places)[checksums(images) != measured.checksums[places]]:
+        raise outdated(f"{name_of(measured, place)} has", measured)
+    return images.numpy()
+
+
+def outdated(what: str, measured: Evaluation) -> InputError:
+    """Build the error for images that are not those that were evaluated."""
+    words = [
+        setting("run", measured.found["run_dir"]),
+        *(f"{key}={measured.found[key]}" for key in ("split", "weights")),
+    ]
+    command = f"cnntrain eval {' '.join(words)}"
+    return InputError(f"{what} changed since {measured.folder} was made; evaluate again: {command}")
+
+
+def name_of(measured: Evaluation, place: int) -> str:
+    """Return the file of an image, or its number among those that are no files."""
+    return f"image {place}" if measured.files is None else str(measured.files[place])
 
 
 def filters(net: nn.Sequential, card: Card) -> Row | None:

@@ -19,8 +19,9 @@ from cnntrain.errors import InputError, listed
 from cnntrain.models.shapes import describe_shape
 from cnntrain.progress import say
 
-# What says in a dataset's options how images are read, not which.
-READING = {"image_size", "stored_size", "channels", "workers", "cache", "balance", "on_error", "max_skipped"}
+# Options of a dataset that change no evaluation, and those that change pixels but not which images there are.
+FREE = {"workers", "cache", "balance", "on_error", "max_skipped"}
+PIXELS = {"image_size", "stored_size", "channels", "invert"}
 
 
 class Images(NamedTuple):
@@ -55,14 +56,23 @@ def run_images(
         renamed = given.get("name", own["name"]) != own["name"]
         options = config.fit_images(given, card) if renamed else own | given
         if meant(options, data_root) == meant(own, data_root):
-            return own_images(folder, settings, card, data_root, split, options)
+            name = label(options, data_root)
+            name = "" if name == label(own, data_root) else name
+            return own_images(folder, settings, card, data_root, split, options, other=name)
         return other_images(folder, settings, card, data_root, split, options)
 
 
 def meant(options: schema.Options, data_root: str) -> schema.Options:
     """Return what says in a dataset's options which images are meant, and how they are divided."""
-    said = {key: value for key, value in runs.plain(options).items() if key not in READING}
+    said = {key: value for key, value in runs.plain(options).items() if key not in FREE | PIXELS}
     return said | {"root": str(config.dataset_root(options, data_root).resolve())}
+
+
+def label(options: schema.Options, data_root: str) -> str:
+    """Return a name for images as a dataset's options say, as part of a folder's name."""
+    said = meant(options, data_root) | {key: options[key] for key in PIXELS if key in options}
+    name = re.sub(r"[^\w.-]+", "_", Path(said["root"]).name if options.get("root") else options["name"])
+    return f"{name}_{hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:8]}"
 
 
 def own_images(
@@ -104,8 +114,7 @@ def other_images(
     A copy of the run's own images is divided as they are.
     """
     there, own = meant(options, data_root), meant(settings["dataset"], data_root)
-    name = options["name"] if not options.get("root") else re.sub(r"[^\w.-]+", "_", Path(there["root"]).name)
-    name += f"_{hashlib.sha256(json.dumps(there, sort_keys=True).encode()).hexdigest()[:8]}"
+    name = label(options, data_root)
     asked, lone = pretrained.typed("split"), None
     if options["name"] == "folder" and (found := lone_split(Path(there["root"]))):
         lone, place = found
@@ -126,8 +135,7 @@ def other_images(
     else:
         dataset = config.divide_dataset(whole, options, data_root, settings["seed"], only=split)
         images = chosen(dataset, split, split, options, name)
-    if folder is not None and (seen := seen_in_training(folder, images.split)):
-        say(f"warning: {seen:,} of these {len(images.split):,} images are training images of {folder}")
+    warn_of_seen(folder, images.split)
     return images
 
 
@@ -211,11 +219,13 @@ def refuse_unlike_record(folder: Path, dataset: Dataset, options: schema.Options
         say(f"warning: the pixels of {data['name']} here are not to the bit those that {folder} was trained on")
 
 
-def seen_in_training(folder: Path, images: Split) -> int:
-    """Return how many images are files that a run was trained on, as far as it noted them."""
+def warn_of_seen(folder: Path | None, images: Split) -> None:
+    """Say how many images are files that a run was trained on, as far as it noted them."""
     files = files_of(images.source)
-    if files is None:
-        return 0
+    if files is None or folder is None:
+        return
     places = runs.read_json(folder / runs.RECORD)["data"].get("folders", {})
     trained = {f"{places[member.part]}/{member.file}" for member in noted(folder) or () if member.split == "train"}
-    return sum(f"{files.root.resolve()}/{files.paths[place]}" in trained for place in files.index.tolist())
+    seen = sum(f"{files.root.resolve()}/{files.paths[place]}" in trained for place in files.index.tolist())
+    if seen:
+        say(f"warning: {seen:,} of these {len(images):,} images are training images of {folder}")

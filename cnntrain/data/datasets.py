@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from cnntrain.bounds import Count, NonNegative, Positive
 from cnntrain.data.caches import Cache, centred, in_memory, in_pack
@@ -349,3 +350,9 @@ def fingerprint(dataset: Dataset) -> str:
                 path = files.path(position)
                 digest.update(os.fsencode(f"{path.relative_to(files.root)} {path.stat().st_size}\n"))
     return digest.hexdigest()[:16]
+
+
+def checksums(images: Tensor) -> np.ndarray:
+    """Return a checksum of each image's pixels, uint8 [N, H, W, C], as uint64 [N]."""
+    sums = [hashlib.blake2b(image.data, digest_size=8).digest() for image in images.contiguous().numpy()]
+    return np.frombuffer(b"".join(sums), dtype="<u8")

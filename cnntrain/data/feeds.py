@@ -8,7 +8,7 @@ same plan.
 """
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 import numpy as np
@@ -196,11 +196,21 @@ class StreamedFeed(Planned):
 
 
 def sweep(
-    split: Split, card: Card, *, batch_size: int, device: torch.device, workers: int = 0
+    split: Split,
+    card: Card,
+    *,
+    batch_size: int,
+    device: torch.device,
+    workers: int = 0,
+    look: Callable[[Tensor], object] = lambda images: None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield (images, labels) of a whole split in its order, normalised and never augmented; the last may be short."""
+    """Yield (images, labels) of a whole split in its order, normalised and never augmented; the last may be short.
+
+    `look` sees the pixels of every batch as they are read, uint8 [B, H, W, C].
+    """
     normalise = Normalise(card, device)
     for images, labels in zip(read_in_order(split, batch_size, workers), split.labels.split(batch_size), strict=True):
+        look(images)
         yield normalise(images.to(device, non_blocking=True)), labels.to(device, non_blocking=True)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from cnntrain.data.listing import composed
 from cnntrain.data.sources import Card, Dataset, Files, Split, files_of, splits_of
 from cnntrain.draws import generator
-from cnntrain.errors import InputError, unknown
+from cnntrain.errors import InputError, as_text, unknown
 
 
 def class_numbers(classes: Sequence[str], wanted: Sequence[str]) -> list[int]:
@@ -183,9 +183,9 @@ def changes(whole: Dataset, listed: Sequence[Member]) -> list[str]:
         files, position = there.get((member.part, member.file), (None, 0))
         path = None if files is None else files.path(position)
         if path is None or not path.exists():
-            found.append(f"{member.file} is missing")
+            found.append(f"{as_text(member.file)} is missing")
         elif (size := path.stat().st_size) != member.size:
-            found.append(f"{path} has {size:,} bytes, not {member.size:,}")
+            found.append(f"{as_text(path)} has {size:,} bytes, not {member.size:,}")
     return found
 
 
