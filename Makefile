@@ -33,6 +33,7 @@ clean:  ## remove the environment and all caches, never runs or data
 ifeq ($(shell $(BIN)/cnntrain --version 2>/dev/null),)
 .PHONY: $(ENVIRONMENT)
 endif
+# What an environment has to do, and the reason to stop where there is none and $(PYTHON) cannot make one.
 USABLE = $(BIN)/python -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
 need = $(if $(shell $(USABLE) || $(PYTHON) -c '$(1)' >/dev/null 2>&1 || echo no),$(error PYTHON=$(PYTHON) $(2); name \
 another: make PYTHON=python3.12 $(MAKECMDGOALS)))

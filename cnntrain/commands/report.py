@@ -16,9 +16,9 @@ from torch import nn
 
 from cnntrain import config, disk, runs, schema
 from cnntrain.analysis import figures, pictures
-from cnntrain.commands import describe, pretrained
+from cnntrain.commands import describe
 from cnntrain.commands.eval import TOP5_FROM, Evaluation, confusions, evaluation
-from cnntrain.commands.loading import load_run
+from cnntrain.commands.loading import load_run, rebuild
 from cnntrain.commands.run_images import run_images
 from cnntrain.data.datasets import checksums
 from cnntrain.data.sources import Card, Split
@@ -168,7 +168,7 @@ def rates(trained: Sequence[Row], settings: Mapping[str, Any], most: int = 1000)
         step, epoch = epochs[0]
         peak, schedule, length = settings["optimizer"]["lr"], settings["schedule"], settings["trainer"]["epochs"]
         planned = config.build_rates(schedule, peak, length, step // epoch)
-        followed = all(math.isclose(planned[step - 1], rate) for step, rate in recorded)
+        followed = all(math.isclose(planned[at - 1], rate) for at, rate in recorded)
     except (IndexError, KeyError, InputError):  # less than an epoch; an optimizer or schedule of the user's own
         return recorded
     if not followed:
@@ -281,7 +281,7 @@ def filters(net: nn.Sequential, card: Card) -> Row | None:
 
 def stages(settings: Mapping[str, Any], card: Card) -> Row:
     """Return the table of stages without the columns of which nothing is known, and what it lacks."""
-    net = config.build_model(pretrained.rebuilt(settings["model"]), card, device="meta")
+    net = rebuild(settings, card, device="meta")
     found, lacking = describe.measured(net, card.shape)
     rows = [describe.row(stage) for stage in found]
     columns = [name for name in rows[0] if any(row[name] is not None for row in rows)]
