@@ -1,7 +1,6 @@
 """What can go wrong for a person, each with the exit code that says so, and the nearest right word."""
 
 import difflib
-import os
 import re
 import shlex
 from collections.abc import Iterable, Sequence
@@ -89,7 +88,7 @@ def unknown(kind: str, word: str, choices: Iterable[str]) -> InputError:
 
 def as_text(name: str | Path) -> str:
     """Return a name of the file system as text that any file can hold: bytes of it that are no UTF-8 as \\xe9."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+    return str(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def setting(key: str, value: object) -> str:

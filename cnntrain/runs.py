@@ -224,6 +224,9 @@ def find(run: str) -> Path:
         inside = sorted(path.parent for path in folder.glob(f"**/{CONFIG}"))
         hint = f"; runs inside: {', '.join(map(str, inside[-3:]))}" if inside else ""
         raise InputError(f"run={run} holds no {CONFIG}, so it is no run{hint}")
+    if folder.is_file():
+        own = next((place for place in folder.parents if (place / CONFIG).is_file()), None)
+        raise InputError(f"run={run} is a file; give its run's folder{f', run={own}' if own else ', or latest'}")
     raise InputError(f"run={run} does not exist; give the folder that fit printed, or latest")
 
 

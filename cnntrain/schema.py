@@ -159,10 +159,12 @@ class Predict(Shared):
 
     run: str
     images: list[str] | str
+    invert: bool | None
     weights: Literal["best", "last"]
     precision: Precision
     batch_size: Count
     output_dir: str | None
+    report: bool
 
 
 @dataclass(frozen=True)

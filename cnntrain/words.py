@@ -11,7 +11,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 
 from cnntrain.catalog import ALIASES, FLAGS, choices, groups, options
-from cnntrain.errors import InputError, nearest, setting, unknown
+from cnntrain.errors import InputError, as_text, nearest, setting, unknown
 from cnntrain.files import expanded
 from cnntrain.typed import split
 
@@ -65,6 +65,8 @@ def read(words: list[str], conf: Path) -> Line:
     rest = list(words)
     while rest:
         word = rest.pop(0)
+        if as_text(word) != word:  # records are UTF-8
+            raise InputError(f"{as_text(word)} is not UTF-8; rename the file or folder, or type a path from inside it")
         if word.startswith("-"):
             _read_flag(word, rest, line)
         else:

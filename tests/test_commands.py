@@ -1,7 +1,12 @@
 """The commands from end to end, on drawn images."""
 
+import base64
 import csv
+import io
+import itertools
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +21,7 @@ from PIL import Image
 
 from cnntrain import runs
 from cnntrain.cli import main
+from cnntrain.commands import predict
 from cnntrain.training import checkpoints
 
 Call = Callable[..., dict[str, Any]]
@@ -175,6 +181,131 @@ def test_predict_writes_a_table_and_lists_what_it_cannot_read(
     shares = [float(rows[0][f"top{rank}_probability"]) for rank in range(1, 6)]
     assert shares == sorted(shares, reverse=True) and rows[0]["class"] == rows[0]["top1"]
     assert float(rows[0]["probability"]) == shares[0] and sum(shares) <= 1 + 1e-5
+
+
+DRAWINGS = (
+    *("model=softmax", "dataset=folder", "dataset.channels=1", "augmentation=none", "trainer.epochs=5", "device=cpu"),
+    *("trainer.batch_size=8", "trainer.tensorboard=false"),
+)
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on drawings of light strokes on dark, as a module's tests share it."""
+    root = tmp_path_factory.mktemp("digits")
+    for name in ("across", "down"):
+        (root / "drawings" / name).mkdir(parents=True)
+        for number in range(20):
+            pixels = np.zeros((12, 12), np.uint8)
+            pixels[5:7] = 200 + number
+            Image.fromarray(pixels if name == "across" else pixels.T).save(root / "drawings" / name / f"{number}.png")
+    assert main(["fit", *DRAWINGS, f"dataset.root={root / 'drawings'}", f"output_dir={root / 'run'}"]) == 0
+    return root
+
+
+@pytest.mark.parametrize("name", ["config.json", "checkpoints/best.pt"])
+def test_a_file_of_a_run_leads_to_its_folder(digits: Path, refused: Callable[..., str], name: str) -> None:
+    assert f"is a file; give its run's folder, run={digits / 'run'}" in refused("eval", f"run={digits / 'run' / name}")
+
+
+def test_predict_takes_the_images_that_fit_would(
+    digits: Path, cnntrain: Call, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    drawing = (digits / "drawings/down/1.png").read_bytes()
+    kept = ["a.png", "B.PNG", "x.png/inner.png", "deep/er/c.png"]
+    for name in [*kept, ".thumbs/t.png", "._a.png", "__MACOSX/._a.png", "notes.txt", "IMG.HEIC", "png"]:
+        (folder / "new" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "new" / name).write_bytes(drawing)
+    os.mkfifo(folder / "new/pipe.png")
+    (folder / "new/loop").symlink_to(folder / "new")
+    words = ("predict", f"run={digits / 'run'}", f"output_dir={folder / 'out'}")
+    found = cnntrain(*words, "images=new")
+    assert (found["n"], found["left_out"], found["unreadable"], found["warning"]) == (4, 4, [], None)
+    rows = list(csv.DictReader((folder / "out/predictions.csv").read_text().splitlines()))
+    assert [row["file"] for row in rows] == [f"new/{name}" for name in sorted(kept)]
+    assert {row["class"] for row in rows} == {"down"}
+    assert main([*words[:2], "images=new", "output_dir=again"]) == 0
+    assert "4 files are left out" in (said := capfd.readouterr().err) and "1 × .heic" in said
+    for wanted, number in (("new/*", 2), ("new/**/*.png", 3), ("[new/.thumbs/t.png,new/png]", 2)):
+        assert cnntrain(*words[:2], f"images={wanted}", f"output_dir=out{len(wanted)}")["n"] == number
+
+
+@pytest.mark.parametrize(
+    ("images", "line"),
+    [
+        ("pipe.png", "images=pipe.png is no regular file"),
+        ("raw", r"images=raw: there is no such image; 1 files are left out, .*: 1 × \.cr2"),
+        ("'*.jpg'", r"images=\*\.jpg: there is no such image"),
+        ("[]", "images names no file"),
+        ("bad.png", "none of the 1 files can be read: cannot read bad.png: "),
+    ],
+)
+def test_predict_without_an_image_makes_nothing(
+    digits: Path, folder: Path, refused: Callable[..., str], images: str, line: str
+) -> None:
+    os.mkfifo(folder / "pipe.png")
+    (folder / "raw").mkdir()
+    (folder / "raw/photo.CR2").touch()
+    (folder / "bad.png").write_text("no image")
+    assert re.search(line, refused("predict", f"run={digits / 'run'}", f"images={images}", "output_dir=out"))
+
+
+def test_a_predict_that_was_killed_leaves_nothing_in_the_way_of_the_next(
+    digits: Path, cnntrain: Call, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("predict", f"run={digits / 'run'}", f"images={digits / 'drawings'}", "output_dir=out", "batch_size=5")
+    monkeypatch.setattr(predict, "HELD", 10)
+    whole = cnntrain(*words, "report=true")
+    table = (folder / "out/predictions.csv").read_text()
+    assert whole["n"] == 40 and len(table.splitlines()) == 41
+    shutil.rmtree(folder / "out")
+    plain, calls = predict.mean_and_contrast, itertools.count()
+
+    def dies(images: torch.Tensor) -> torch.Tensor:
+        if next(calls) == 2:
+            raise MemoryError
+        return plain(images)
+
+    monkeypatch.setattr(predict, "mean_and_contrast", dies)
+    assert main([*words]) == 1 and not list((folder / "out").iterdir())
+    monkeypatch.setattr(predict, "mean_and_contrast", plain)
+    cnntrain(*words)
+    assert (folder / "out/predictions.csv").read_text() == table
+
+
+def test_predict_says_when_images_are_unlike_those_of_the_training(digits: Path, cnntrain: Call, folder: Path) -> None:
+    (folder / "paper").mkdir()
+    for number in range(4):
+        with Image.open(digits / f"drawings/down/{number}.png") as drawing:
+            Image.fromarray(255 - np.asarray(drawing)).save(folder / "paper" / f"{number}.png")
+    run = ("predict", f"run={digits / 'run'}")
+    warned = cnntrain(*run, "images=paper", "report=true", "output_dir=out")
+    assert "unlike those of the training: mean 0.8" in warned["warning"] and "invert=true" in warned["warning"]
+    page = (folder / "out/predictions.html").read_text()
+    assert warned["report"] == "out/predictions.html" and "invert=true" in page and "4 of 4 images" in page
+    sources = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
+    seen = [np.asarray(Image.open(io.BytesIO(base64.b64decode(source)))) for source in sources]
+    with Image.open(folder / "paper/0.png") as first:
+        np.testing.assert_array_equal(seen[0], np.asarray(first))
+    told = cnntrain(*run, "images=paper", "invert=true", "output_dir=inverted")
+    assert told["warning"] is None
+    rows = list(csv.DictReader((folder / "inverted/predictions.csv").read_text().splitlines()))
+    assert {row["class"] for row in rows} == {"down"}
+    flat = cnntrain(*run, "images=paper/0.png", "output_dir=one")["warning"]  # one image is enough where it is far
+    assert "invert=true" in flat
+
+
+def test_dataset_invert_is_one_rule_for_fit_eval_packs_and_predict(cnntrain: Call, digits: Path, folder: Path) -> None:
+    words = (*DRAWINGS, "trainer.epochs=1", f"dataset.root={digits / 'drawings'}", "dataset.invert=true")
+    for cache in ("none", "pack"):
+        cnntrain("fit", *words, f"dataset.cache={cache}", f"output_dir={cache}")
+    means = [json.loads((folder / cache / "run.json").read_text())["data"]["mean"] for cache in ("none", "pack")]
+    (plain,) = json.loads((digits / "run/run.json").read_text())["data"]["mean"]
+    assert means == [[pytest.approx(1 - plain)]] * 2
+    assert cnntrain("eval", "run=none")["loss"] == cnntrain("eval", "run=pack")["loss"]
+    images = f"images={digits / 'drawings'}"
+    assert cnntrain("predict", "run=pack", images, "output_dir=a")["warning"] is None
+    assert "invert=true" in cnntrain("predict", "run=pack", images, "invert=false", "output_dir=b")["warning"]
 
 
 def test_init_from_keeps_the_stages_that_fit(

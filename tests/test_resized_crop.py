@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from made import picture
+from made import picture, tree
 from PIL import Image
 from scipy.stats import ks_2samp
 from torch import Tensor
@@ -257,3 +257,5 @@ def test_windows_that_are_scaled_up_are_remarked_on(
         assert main([*words, f"dataset.stored_size={size}", f"output_dir=run_{size}"]) == 0
         said.append("dataset.stored_size=28 keeps their detail" in capfd.readouterr().err)
     assert said == [True, False]
+    words += ["dataset.image_size=null", f"dataset.root={tree(folder / 'alike')}"]  # of one size, which is all detail
+    assert main([*words, "output_dir=run"]) == 0 and "resized_crop" not in capfd.readouterr().err

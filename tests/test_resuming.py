@@ -233,6 +233,13 @@ def test_other_epochs_with_shares_of_the_whole_run_are_another_run(
     resuming.refuse_changes(old, old)
 
 
+def test_an_option_that_an_older_run_does_not_know_may_only_be_off() -> None:
+    old = {"schedule": {"name": "cosine"}, "trainer": {"freeze": {}, "resize": {}, "epochs": 1}}
+    resuming.refuse_changes(old, old | {"dataset": {"invert": False}})
+    with pytest.raises(InputError, match=r"dataset\.invert \(None → True\)"):
+        resuming.refuse_changes(old, old | {"dataset": {"invert": True}})
+
+
 def test_the_best_epoch_outlives_the_log(
     cnntrain: Call, folder: Path, tiny: tuple[str, ...], capfd: pytest.CaptureFixture[str]
 ) -> None:

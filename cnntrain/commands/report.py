@@ -4,7 +4,6 @@ import json
 import math
 import shlex
 from collections.abc import Mapping, Sequence
-from importlib.resources import files as resources
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from cnntrain import config, disk, runs, schema
-from cnntrain.analysis import figures, pictures
+from cnntrain.analysis import figures, pages, pictures
 from cnntrain.commands import describe
 from cnntrain.commands.eval import TOP5_FROM, Evaluation, confusions, evaluation
 from cnntrain.commands.loading import load_run, rebuild
@@ -25,7 +24,7 @@ from cnntrain.data.sources import Card, Split
 from cnntrain.devices import machine
 from cnntrain.errors import InputError, setting
 from cnntrain.progress import clock
-from cnntrain.tables import cell, interval, percent, wilson
+from cnntrain.tables import interval, percent, wilson
 
 MOST_CELLS, MOST_FILTERS = 25, 128  # classes of a confusion matrix in numbers; filters shown
 MOST_ROWS = 30  # of a table that is shown whole; a longer one scrolls in a box
@@ -73,23 +72,12 @@ def run(composed: DictConfig) -> dict[str, Any]:
         "typed": shlex.join(record["argv"]),
         "again": again(record, cfg),
     }
-    disk.write(target, render(page))
+    disk.write(target, pages.render("report", page))
     print(f"{cfg.split} top-1  {page['accuracy']}")
     print(f"report      {target}")
     return {"run_dir": str(folder), "report": str(target), "split": cfg.split, "weights": cfg.weights} | {
         key: found[key] for key in ("n", "top1", "top1_low", "top1_high")
     }
-
-
-def render(page: Mapping[str, Any]) -> str:
-    """Fill the template; whatever is no drawing of ours is escaped."""
-    from jinja2 import Environment, StrictUndefined
-
-    text = (resources("cnntrain.analysis") / "report.html.jinja").read_text(encoding="utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["cell"] = cell
-    environment.filters["file_name"] = lambda path: Path(path).name
-    return environment.from_string(text).render(page)
 
 
 def title(settings: Mapping[str, Any], card: Card) -> str:

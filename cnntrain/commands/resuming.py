@@ -52,15 +52,18 @@ def finished_result(folder: Path, cfg: Fit) -> dict[str, Any] | None:
 def refuse_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     """Raise `InputError` naming the keys in which a configuration differs from that of the run it would continue.
 
-    Another number of epochs is the same run under a constant learning rate only: any other schedule would have gone
-    another way, and so would shares of the whole run.
+    An option that is off and that the run did not know yet is no difference. Another number of epochs is the same run
+    under a constant learning rate only: any other schedule would have gone another way, and so would shares of the
+    whole run.
     """
     before, after = runs.flat(old), runs.flat(new)
     free = FREE | ({"trainer.epochs"} if new["schedule"]["name"] == "constant" else set())
     changed = [
         key
         for key in sorted(before.keys() | after.keys())
-        if key not in free and runs.plain(before.get(key)) != runs.plain(after.get(key))
+        if key not in free
+        and runs.plain(before.get(key)) != runs.plain(after.get(key))
+        and (key in before or after[key] is not False)
     ]
     if changed:
         shown = ", ".join(f"{key} ({before.get(key)} → {after.get(key)})" for key in changed)

@@ -62,8 +62,9 @@ class Session:
         yield from remarks(net, pretrained.expected(self.cfg.model), self.dataset.card.shape)
         if companion:
             yield companion.summary()
-        if "resized_crop" in self.cfg.augmentation and self.cfg.dataset.get("stored_size", 0) is None:
-            size = self.dataset.card.shape[1]
+        options = self.cfg.dataset
+        size = options.get("image_size")  # images that are read at their own size have no more detail
+        if "resized_crop" in self.cfg.augmentation and size and options.get("stored_size", 0) is None:
             yield (
                 f"resized_crop scales parts of images up that are kept at {size} pixels a side; "
                 f"dataset.stored_size={2 * size} keeps their detail"

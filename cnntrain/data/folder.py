@@ -12,7 +12,7 @@ import torch
 
 from cnntrain.bounds import Count, Natural
 from cnntrain.data.images import pillow_rules, upright_size
-from cnntrain.data.listing import IMAGE, composed, image_files, in_words, is_class, is_folder, is_seen, walk
+from cnntrain.data.listing import IMAGE, composed, image_files, in_words, is_class, is_folder, is_seen, left_out, walk
 from cnntrain.data.sources import Card, Dataset, Files, Split, decode_all
 from cnntrain.data.splits import chosen, class_numbers
 from cnntrain.errors import InputError, as_text, listed, nearest
@@ -223,7 +223,7 @@ def remarks(left: Left, images: Counter[str]) -> tuple[str, ...]:
     for (name, what), count in left.items():
         kinds[what] += count
         out[name] += count
-    line = f"{left.total():,} files are left out, since they are no images that can be read: {in_words(kinds)}"
+    line = left_out(kinds)
     much = [f"{n:,} of {n + images[name]:,} in {name}" for name, n in out.most_common() if n > LARGE * images[name]]
     return (f"warning: {line}; {listed(much)}" if much else line,)
 

@@ -81,6 +81,11 @@ def in_words(others: Counter[str]) -> str:
     return ", ".join(f"{count:,} × {as_text(what)}" for what, count in others.most_common(8))
 
 
+def left_out(others: Counter[str]) -> str:
+    """Say how many files are left out, and why."""
+    return f"{others.total():,} files are left out, since they are no images that can be read: {in_words(others)}"
+
+
 def is_ours(folder: Path) -> bool:
     """Say whether cnntrain wrote a folder: a run, a study or an evaluation, which say so, or where it keeps packs."""
     for name in ("run.json", "study.json", "results.json"):
