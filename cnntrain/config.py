@@ -31,6 +31,7 @@ from cnntrain.models.heads import Heads
 from cnntrain.models.layers import BlurPool2d
 from cnntrain.models.stages import Build
 from cnntrain.optim import OPTIMIZERS, SCHEDULES, learning_rates
+from cnntrain.runs import flat
 from cnntrain.schema import Options, Selection, Split
 from cnntrain.typed import restored, typed_values
 
@@ -54,6 +55,8 @@ def read(schema: type[T], composed: DictConfig | Mapping[str, Any], words: Seque
     require_names(schema, values)
     reject_misplaced(values)
     reject_unknown(values, set(known_keys(schema, values)))
+    if left := [f"{key}=<value>" for key, value in flat(values).items() if value == "???"]:
+        raise InputError(f"{' and '.join(left)} {'is' if len(left) == 1 else 'are'} missing")
     return build_schema(schema, values)
 
 
@@ -61,7 +64,7 @@ def plain(composed: DictConfig | Mapping[str, Any]) -> Options:
     """Return the composed configuration as dictionaries and lists, interpolations resolved."""
     if not isinstance(composed, DictConfig):
         return dict(composed)
-    found = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    found = OmegaConf.to_container(composed, resolve=True)
     assert isinstance(found, dict)
     return {str(key): value for key, value in found.items()}
 

@@ -2,15 +2,16 @@
 
 import inspect
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from cnntrain.bounds import Bounds
-from cnntrain.errors import InputError, nearest, unknown
+from cnntrain.errors import InputError, nearest
 
 T = TypeVar("T")
+MOST = 3  # keys that are offered instead of an unknown one
 ANY = "*"  # the end of a known key below which any name may stand
 
 
@@ -41,7 +42,9 @@ def conform(value: Any, hint: Any, key: str) -> Any:
         return number
     if origin is Literal:
         if value not in args or isinstance(value, bool):
-            raise InputError(str(unknown("value", f"{key}={value}", [f"{key}={arg}" for arg in args])))
+            match = nearest(str(value), map(str, args))
+            hint = f"did you mean {f'{key}={match}'!r}?" if match else f"choose from {', '.join(map(str, args))}"
+            raise InputError(f"unknown value {f'{key}={value}'!r}; {hint}")
         return value
     if origin in (Union, types.UnionType):
         for arg in args:
@@ -131,6 +134,8 @@ def option_hints(function: Callable[..., Any]) -> dict[str, Any]:
 def conform_options(where: str, function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """Check values against the annotations of a function's options."""
     hints = option_hints(function)
+    if not isinstance(given, Mapping):
+        raise wrong_type(where, given, dict)
     for key in given:
         if key not in hints:
             raise InputError(f"unknown key '{where}.{key}'; choose from {', '.join(hints)}")
@@ -138,28 +143,36 @@ def conform_options(where: str, function: Callable[..., Any], given: Mapping[str
 
 
 def reject_unknown(values: Mapping[str, Any], known: set[str], where: str = "") -> None:
-    """Raise `InputError` for the first key that is not known, with the nearest that is."""
+    """Raise `InputError` for the first key that is not known, with those that may be meant."""
     for name, value in values.items():
         key = f"{where}{name}"
         if key not in known:
-            match = nearest_key(key, known)
             siblings = sorted(k for k in known if k.startswith(where) and "." not in k[len(where) :])
-            hint = f"did you mean {match!r}?" if match else f"choose from {', '.join(siblings)}"
+            hint = did_you_mean(nearest_keys(key, known)) or f"choose from {', '.join(siblings)}"
             raise InputError(f"unknown key {key!r}; {hint}")
         if isinstance(value, Mapping) and f"{key}.{ANY}" not in known:
             reject_unknown(value, known, f"{key}.")
 
 
-def nearest_key(key: str, known: set[str]) -> str | None:
-    """Return the key that was most likely meant: the same word elsewhere, a sibling, or what looks like it."""
+def did_you_mean(keys: Sequence[str]) -> str:
+    """Ask whether one of a few keys is meant; nothing without any."""
+    return f"did you mean {' or '.join(map(repr, keys))}?" if keys else ""
+
+
+def nearest_keys(key: str, known: Iterable[str]) -> list[str]:
+    """Return the keys that were most likely meant: the same word in other groups, else one that is near."""
     group, _, word = key.rpartition(".")
-    leaves = {name.rpartition(".")[2]: name for name in sorted(known, reverse=True)}
-    siblings = {name.rpartition(".")[2]: name for name in known if name.rpartition(".")[0] == group}
+    places: dict[str, list[str]] = {}
+    for name in sorted(known):
+        places.setdefault(name.rpartition(".")[2], []).append(name)
+    places.pop(ANY, None)
+    siblings = {word: name for word, names in places.items() for name in names if name.rpartition(".")[0] == group}
+    if word in places:
+        return places[word][:MOST]
     if sibling := nearest(word, siblings):
-        return siblings[sibling]
-    if word in leaves:
-        return leaves[word]
-    if match := nearest(key, known):
-        return match
-    leaf = nearest(word, leaves)
-    return leaves[leaf] if leaf else None
+        return [siblings[sibling]]
+    groups = {name.rpartition(".")[0] for name in known} - {""}
+    if group and group not in groups and (match := nearest(group, groups)):
+        return nearest_keys(f"{match}.{word}", known)
+    leaf = nearest(word, places)
+    return places[leaf][:MOST] if leaf else []

@@ -7,6 +7,17 @@ from collections.abc import Iterable, Sequence
 from itertools import takewhile
 from pathlib import Path
 
+CLOSE = 0.7  # share of letters that two words have in common, from which one may be meant by the other
+SYNONYMS = {  # what other tools call our commands, keys and values
+    **{"train": "fit", "infer": "predict", "summary": "describe"},
+    **dict.fromkeys(("test", "evaluate", "validate"), "eval"),
+    **dict.fromkeys(("num_epochs", "max_epochs"), "epochs"),
+    **dict.fromkeys(("gpu", "gpus"), "device"),
+    **dict.fromkeys(("arch", "network"), "model"),
+    **{"bs": "batch_size", "learning_rate": "lr", "wd": "weight_decay", "scheduler": "schedule"},
+    **{"data": "dataset", "data_dir": "root", "num_workers": "workers", "float32": "fp32", "bfloat16": "bf16"},
+}
+
 
 class CnntrainError(Exception):
     """A failure that one line explains; the command line prints the line and leaves with `exit_code`."""
@@ -61,15 +72,27 @@ class CheckpointError(CnntrainError):
 
 
 def nearest(word: str, choices: Iterable[str]) -> str | None:
-    """Return the choice that `word` was most likely meant to be, or None when nothing is close."""
+    """Return the choice that `word` was most likely meant to be, or None when nothing is close.
+
+    Close is what other tools call it, what shares most letters in their order, what has the same letters in another
+    order, and what begins with the word.
+    """
     lowered, typed = {choice.lower(): choice for choice in choices}, word.lower()
-    matches = difflib.get_close_matches(typed, lowered, n=5, cutoff=0.6)
+    if typed not in lowered and SYNONYMS.get(typed) in lowered:
+        return lowered[SYNONYMS[typed]]
 
     def likeness(choice: str) -> tuple[float, int]:
         shared = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(choice, typed, strict=False))))
         return difflib.SequenceMatcher(None, choice, typed).ratio(), shared
 
-    return lowered[max(matches, key=likeness)] if matches else None
+    close = [
+        choice
+        for choice in lowered
+        if sorted(choice) == sorted(typed)
+        or (len(typed) >= 3 and choice.startswith(typed))
+        or difflib.SequenceMatcher(None, choice, typed).ratio() >= CLOSE
+    ]
+    return lowered[max(close, key=likeness)] if close else None
 
 
 def listed(names: Sequence[str], most: int = 5) -> str:

@@ -141,9 +141,6 @@ class Preview(Task):
 
 def _run(job: str, cfg: DictConfig, plugins: Sequence[str]) -> dict[str, Any]:
     """Call the job's `run` after importing plugins; tell values that `cfg` leaves open from mistakes of the program."""
-    missing = [f"{key}=<value>" for key in _missing(OmegaConf.to_container(cfg))]
-    if missing:
-        raise InputError(f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing")
     if cfg.get("deterministic"):
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it once, when torch is imported
     try:
@@ -158,15 +155,6 @@ def _run(job: str, cfg: DictConfig, plugins: Sequence[str]) -> dict[str, Any]:
     return result
 
 
-def _missing(node: Any, prefix: str = "") -> Iterator[str]:
-    """Yield the dotted keys that still hold `???` (OmegaConf's own search resolves every reference on its way)."""
-    for key, item in node.items():
-        if item == "???":
-            yield f"{prefix}{key}"
-        elif isinstance(item, dict):
-            yield from _missing(item, f"{prefix}{key}.")
-
-
 def launch(command: str, argv: list[str], conf: Path, job: str | None = None) -> int:
     """Run `cnntrain <command> <argv>` with the configuration in `conf`, and return the exit code.
 
@@ -177,13 +165,15 @@ def launch(command: str, argv: list[str], conf: Path, job: str | None = None) ->
     task = Task(command, argv, job)
     _sweep_folders.clear()
     try:
-        line = read(argv, conf)
+        line = read(argv, conf, command)
         task.plugins = line.plugins
         if "--help" in line.flags:
             print(_manual(task, line, conf), end="")
             return 0
         if ranks.WORLD > 1 and (task.job != "fit" or "--multirun" in line.flags):
             raise InputError(f"{ranks.WORLD} processes share one training (fit) and nothing else; start this one alone")
+        for key in line.twice:
+            print(f"cnntrain: {key} is given twice; the last counts: {key}={line.choices[key]}", file=sys.stderr)
         with output_to_stderr() if line.json else contextlib.nullcontext():
             if "--multirun" in line.flags:
                 _check_jobs(task, line, conf)
@@ -228,13 +218,19 @@ def _hydra(task: Task, line: Line, conf: Path) -> None:
             raise InputError(f"--config-dir {first} is no folder")
         line.flags["--config-dir"] = str(conf)
     sys.argv = [f"cnntrain {task.command}", *line.argv]
+    part = line.flags.get("--package")
     try:
         with (
+            contextlib.redirect_stderr(io.StringIO()) if part else contextlib.nullcontext(),
             _any_help_string(),
             _read_by_us(conf),
             _composed_once() if _mode_is_open(line, conf) else contextlib.nullcontext(),
         ):
             hydra.main(version_base="1.3", config_path=str(first.absolute()), config_name=task.command)(task)()
+    except SystemExit as stop:
+        if stop.code and part:
+            raise InputError(f"--package={part}: the configuration has no such part") from stop
+        raise
     except (CnntrainError, BrokenPipeError, *CONFIGURATION_ERRORS):
         raise
     except Exception as error:
@@ -352,7 +348,7 @@ def _configuration_error(command: str, error: Exception) -> InputError:
         return InputError(_open_value(error))
     if absent := re.search(r"Could not override '([^'@]+)'\. No match in the defaults list", str(error)):
         return InputError(f"{command} takes no {absent[1]}=; its groups are listed by cnntrain {command} --help")
-    message = one_line(error)
+    message = re.sub(r"^Error merging override \+*(.*)", r"'\1' does not go with what is there:", one_line(error))
     cause = one_line(error.__cause__) if error.__cause__ else ""
     return InputError(message if cause in message else f"{message} {cause}")
 

@@ -19,7 +19,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from cnntrain import __version__, disk
-from cnntrain.errors import DiskError, InputError, InUseError
+from cnntrain.errors import DiskError, InputError, InUseError, setting
 from cnntrain.files import expanded
 
 CONFIG, RECORD, METRICS, RESULTS = "config.json", "run.json", "metrics.jsonl", "results.json"
@@ -206,15 +206,15 @@ def begun(folder: Path) -> int:
     return (folder / CONFIG).stat().st_mtime_ns
 
 
-def find(run: str) -> Path:
+def find(run: str, key: str = "run") -> Path:
     """Return the folder of a finished or running training; "latest" is the newest that was started from here.
 
-    Raises `InputError` naming the nearest thing when there is none.
+    Raises `InputError` naming the `key` and the nearest thing when there is none.
     """
     if run == "latest":
         found = started()
         if not found:
-            raise InputError("run=latest: no run was started from here yet; start one with cnntrain fit")
+            raise InputError(f"{key}=latest: no run was started from here yet; start one with cnntrain fit")
         print(f"latest is {found[-1]}", file=sys.stderr)
         return found[-1]
     folder = expanded(run)
@@ -223,11 +223,12 @@ def find(run: str) -> Path:
     if folder.is_dir():
         inside = sorted(path.parent for path in folder.glob(f"**/{CONFIG}"))
         hint = f"; runs inside: {', '.join(map(str, inside[-3:]))}" if inside else ""
-        raise InputError(f"run={run} holds no {CONFIG}, so it is no run{hint}")
-    if folder.is_file():
+        raise InputError(f"{key}={run} holds no {CONFIG}, so it is no run{hint}")
+    if folder.exists():
         own = next((place for place in folder.parents if (place / CONFIG).is_file()), None)
-        raise InputError(f"run={run} is a file; give its run's folder{f', run={own}' if own else ', or latest'}")
-    raise InputError(f"run={run} does not exist; give the folder that fit printed, or latest")
+        hint = setting(key, own) if own else "or latest"
+        raise InputError(f"{key}={run} is a file; give its run's folder, {hint}")
+    raise InputError(f"{key}={run} does not exist; give the folder that fit printed, or latest")
 
 
 def find_all(words: Sequence[str]) -> list[Path]:
@@ -239,7 +240,7 @@ def find_all(words: Sequence[str]) -> list[Path]:
     for word in words:
         folder = expanded(word)
         inside = [] if (folder / CONFIG).is_file() else [path.parent for path in folder.glob(f"*/{CONFIG}")]
-        found += sorted(inside, key=lambda path: (len(path.name), path.name)) or [find(word)]
+        found += sorted(inside, key=lambda path: (len(path.name), path.name)) or [find(word, "runs")]
     resolved = [folder.resolve() for folder in found]
     for folder, path in zip(found, resolved, strict=True):
         if resolved.count(path) > 1:

@@ -69,7 +69,7 @@ def test_f28_a_misspelt_key_is_named_with_the_one_that_was_meant(refused: Refuse
         ("augmentation=cropflip", ["'crop_flip'"]),
         ("schedule=cosin", ["'cosine'"]),
         ("model.activation=rellu", ["model.activation=relu"]),
-        ("model.pool=maks", ["model.pool=max"]),
+        ("model.pool=maks", ["choose from max, avg, none"]),
         ("model.pool=off", ["model.pool"]),
         ("trainer.precision=fp23", ["trainer.precision=fp32"]),
         ("trainer.epochs=0", ["trainer.epochs=0", "at least 1"]),
@@ -126,7 +126,9 @@ def test_f28_an_unknown_key_in_a_yaml_file_is_found_as_well(
 
 
 def test_a_missing_run_is_asked_for(refused: Refused) -> None:
-    assert "run" in refused("eval")
+    assert refused("eval") == "cnntrain: run=<value> is missing"
+    assert refused("predict") == "cnntrain: run=<value> and images=<value> are missing"
+    assert "unknown key 'image'; did you mean 'images'?" in refused("predict", "run=x", "image=x")
     assert "nowhere" in refused("eval", "run=nowhere")
     assert "cnntrain fit" in refused("eval", "run=latest")
 
@@ -280,3 +282,59 @@ def test_a_folder_may_be_called_anything(cnntrain: Callable[..., dict[str, Any]]
 
 def test_a_sweep_is_checked_with_what_was_typed(refused: Refused) -> None:
     assert "there is no folder 7" in refused("fit", "-m", "dataset=folder", "dataset.root=7,8", "seed=0")
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("fit remove=conv1", "unknown key 'remove'; did you mean 'model.remove'?"),
+        ("fit eval", "eval is a command of its own: cnntrain eval"),
+        ("train", "unknown command 'train'; did you mean 'fit'?"),
+        ("evaluate run=latest", "did you mean 'eval'?"),
+        ("infer", "did you mean 'predict'?"),
+        ("fit model.activation=swish", "choose from relu, gelu, tanh"),
+        ("ablate control=flops", "choose from none, params, macs"),
+        ("ablate mode=delete", "choose from retrain, finetune, lesion"),
+        ("eval run=latest split=x", "choose from train, val, test"),
+        ("fit trainer.precision=float32", "did you mean 'trainer.precision=fp32'?"),
+        ("fit --epochs 5", "settings are written without dashes: trainer.epochs=5"),
+        ("fit --lr=0.1", "settings are written without dashes: optimizer.lr=0.1"),
+        ("fit --batch-size", "settings are written without dashes: 'trainer.batch_size=<value>'"),
+        ("fit --p 1", "unknown flag '--p'; choose from --help"),
+        ("fit bs=32", "did you mean 'trainer.batch_size'?"),
+        ("fit learning_rate=32", "did you mean 'optimizer.lr'?"),
+        ("fit gpus=1", "did you mean 'device'?"),
+        ("fit optimizer.epochs=3", "did you mean 'trainer.epochs'?"),
+        ("fit modle.width=3", "did you mean 'model'?"),
+        ("fit frobnicate=3", "choose from augmentation, check_resume"),
+        ("fit resume=nope", "resume=nope does not exist"),
+        ("fit init_from=nope", "init_from=nope does not exist"),
+        ("compare runs=[nope,nowhere]", "runs=nope does not exist"),
+        ("eval run=a/checkpoints/best.pt", "is a file; give its run's folder, run=a"),
+        ("predict run=a image=x", "unknown key 'image'; did you mean 'images'?"),
+        ("compare a b", "did you mean 'runs=[a,b]'?"),
+        ("eval a", "did you mean run=a?"),
+        ("fit +model=mlp", "a group is chosen without a sign before it: model=mlp"),
+        ("fit digits", "did you mean dataset=digits?"),
+        ("fit epochs", "did you mean trainer.epochs=<value>?"),
+        ("fit --info --cfg job", "--cfg and --info show different things"),
+        ("fit --resolve", "--cfg job --resolve"),
+        ("fit --cfg job --package nothere", "--package=nothere: the configuration has no such part"),
+        ("fit model.remove={conv1:1}", "'model.remove={conv1:1}' does not go with what is there"),
+        ("fit augmentation.flip=3", "augmentation.flip=3 should be options"),
+        ("fit dataset=[digits,1_000]", "unknown dataset '1_000'"),
+        ("fit ~model", "model=<name> is missing"),
+    ],
+)
+def test_a_hint_leads_to_what_was_meant(refused: Refused, folder: Path, typed: str, message: str) -> None:
+    for name in ("a", "b"):
+        (folder / name / "checkpoints").mkdir(parents=True)
+        (folder / name / "config.json").write_text("{}")
+        (folder / name / "checkpoints" / "best.pt").touch()
+    assert message in refused(*typed.split())
+
+
+def test_a_key_that_is_given_twice_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words, said in ((["seed=1", "seed=2"], 1), (["seed=1", "seed=1"], 0)):
+        assert main(["fit", *words, "--cfg", "job"]) == 0
+        assert capsys.readouterr().err.count("seed is given twice; the last counts: seed=2") == said

@@ -86,7 +86,7 @@ def start_from(net: nn.Sequential, run: str) -> dict[str, Any]:
 
     Raises `InputError` when no stage fits.
     """
-    folder = runs.find(run)
+    folder = runs.find(run, "init_from")
     weights = stored_weights(folder / "checkpoints" / "best.pt")
     kept, new = [], []
     with torch.no_grad():

@@ -38,7 +38,7 @@ def wanted_folder(cfg: Fit) -> Path | None:
         return folder
     if cfg.output_dir and Path(cfg.output_dir) != Path(cfg.resume):
         raise InputError(f"resume={cfg.resume} and output_dir={cfg.output_dir} name different folders")
-    return runs.find(cfg.resume)
+    return runs.find(cfg.resume, "resume")
 
 
 def finished_result(folder: Path, cfg: Fit) -> dict[str, Any] | None:
