@@ -93,5 +93,6 @@ def clock(seconds: float) -> str:
 
 
 def say(text: str) -> None:
-    """Tell the person something that is no result."""
-    print(text, file=sys.stderr, flush=True)
+    """Tell the person something that is no result, above the bars that are on the terminal."""
+    tqdm.write(text, file=sys.stderr)
+    sys.stderr.flush()

@@ -19,13 +19,14 @@ from pathlib import Path
 from types import FrameType
 
 import pytest
-from cuts import FULL, Call, agree, at_once, cut, last, rows, start, wait_for_steps
+from cuts import FULL, Call, agree, at_once, cut, interrupt, last, rows, start, wait_for_steps
 
 from cnntrain import runs
 from cnntrain.cli import main
 from cnntrain.commands import cells
 from cnntrain.streams import forgiving
-from cnntrain.training import loop
+from cnntrain.training import checkpoints, loop
+from cnntrain.training.signals import Signals
 
 CHAOS = Path(__file__).parents[1] / "scripts" / "chaos.py"
 
@@ -55,7 +56,7 @@ def test_f16_a_signal_to_the_whole_group_saves_and_ends_and_the_run_goes_on(
         step = last(folder / "cut")["progress"]["step"]
         began = time.monotonic()
         os.killpg(process.pid, number)
-        assert any("goes on" in line for line in process.stderr)
+        assert any("resumes it" in line for line in process.stderr)
         assert time.monotonic() - began < 5
         process.communicate(timeout=60)
     assert process.returncode == 128 + number
@@ -112,6 +113,42 @@ def test_f22_a_handler_that_was_there_before_is_called_after_the_save(
     cnntrain("fit", *tiny, "output_dir=whole")
     assert cnntrain("fit", *tiny, "output_dir=cut")["resumed_from"] == 3
     agree(folder / "whole", folder / "cut")
+
+
+@pytest.fixture
+def hangup() -> Iterator[None]:
+    """Let SIGHUP be as it was after the test."""
+    before = signal.getsignal(signal.SIGHUP)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+def test_f16_a_terminal_that_closes_twice_saves_and_stops(
+    cnntrain: Call, folder: Path, tiny: tuple[str, ...], hangup: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system tells it, and while it saves the shell does."""
+    with monkeypatch.context() as patched:
+        interrupt(patched, checkpoints, "save_last", 1, signal.SIGHUP)
+        cut(*tiny, "output_dir=cut", nth=3, number=signal.SIGHUP)
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    assert runs.read_json(folder / "cut" / runs.RECORD)["exit"] == "stopped by SIGHUP"
+    cnntrain("fit", *tiny, "output_dir=whole")
+    assert cnntrain("fit", *tiny, "output_dir=cut")["resumed_from"] == 3
+    agree(folder / "whole", folder / "cut")
+
+
+def test_f16_a_logout_that_adds_sigterm_ends_nothing_at_once(hangup: None) -> None:
+    with Signals() as signals:
+        for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGHUP):
+            os.kill(os.getpid(), number)
+        assert signals.stop() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_f16_under_nohup_a_closing_terminal_is_nothing(hangup: None) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with Signals() as signals:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert not signals.stop()
 
 
 # --- F29

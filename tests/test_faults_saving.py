@@ -6,19 +6,22 @@ import json
 import os
 import resource
 import shutil
+import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from cuts import FULL, Call, agree, cut, fill, last
+from cuts import FULL, Call, agree, cut, fill, interrupt, last
 
 from cnntrain import disk, runs
 from cnntrain.cli import main
 from cnntrain.commands import fit, resuming
 from cnntrain.errors import DiskError
-from cnntrain.training import checkpoints
+from cnntrain.training import checkpoints, loop
+from cnntrain.training.saving import Saver
 
 LEFT = f"{disk.PARTIAL}*"  # half-written files
 
@@ -450,3 +453,164 @@ def test_a_record_that_a_full_disk_takes_a_part_of_is_left_out_whole(tmp_path: P
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     runs.append_metrics(tmp_path, {"step": 3})
     assert runs.read_metrics(tmp_path) == [{"step": 1}, {"step": 3}]
+
+
+# --- states that are owed
+
+
+def test_a_best_state_that_could_not_be_written_is_written_before_the_next() -> None:
+    """So that no last state claims a best that is nowhere: the newest of one name is owed, as it was when made."""
+    room, written = False, []
+
+    def write(name: str, state: dict[str, Any]) -> None:
+        if not room:
+            raise DiskError("full")
+        written.append((name, float(state["w"])))
+
+    saver, weight = Saver(beside=False), torch.zeros(())
+    for step in (1, 2):
+        weight.fill_(step)
+        saver.save(partial(write, "best"), {"w": weight}, "best")
+    weight.fill_(3)
+    with pytest.raises(DiskError):
+        saver.finish(partial(write, "last"), {"w": weight})
+    assert not saver.settle()
+    room = True
+    saver.save(partial(write, "last"), {"w": weight})
+    assert written == [("best", 2.0), ("last", 3.0)] and saver.settle()
+
+
+def test_f13_a_disk_that_fills_before_the_last_save_is_no_end(
+    cnntrain: Call, folder: Path, tiny: tuple[str, ...], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The training ends as a failure, which names the weights that are there; the same command ends it."""
+    cnntrain("fit", *tiny, "output_dir=whole")
+    with pytest.MonkeyPatch.context() as patched:
+        fill(patched)
+        assert main(["fit", *tiny, "output_dir=run"]) == 1
+    err = capfd.readouterr().err
+    assert "cnntrain: not saved at step 10: run/checkpoints/best.pt cannot be written: the disk is full" in err
+    assert "run/checkpoints holds no weights; once the disk takes more, the same command" in err
+    run = folder / "run"
+    assert not (run / runs.RESULTS).exists() and "not saved" in runs.read_json(run / runs.RECORD)["exit"]
+    assert cnntrain("fit", *tiny, "output_dir=run")["resumed_from"] == 0
+    agree(folder / "whole", run)
+
+
+def test_f13_results_that_the_disk_does_not_take_are_written_by_the_same_command(
+    cnntrain: Call, folder: Path, tiny: tuple[str, ...], capfd: pytest.CaptureFixture[str]
+) -> None:
+    whole = cnntrain("fit", *tiny, "output_dir=whole")
+    write = disk.write
+
+    def full(path: Path, data: str) -> None:
+        if path.name == runs.RESULTS:
+            raise DiskError(f"{path} cannot be written")
+        write(path, data)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(disk, "write", full)
+        assert main(["fit", *tiny, "output_dir=run"]) == 1
+    assert "cnntrain: run/results.json cannot be written" in capfd.readouterr().err
+    again = cnntrain("fit", *tiny, "output_dir=run")
+    assert again["resumed_from"] == again["steps"] == 10 and again["best"] == whole["best"]
+
+
+def test_f13_a_signal_on_a_full_disk_is_no_stop_that_was_saved(
+    folder: Path, tiny: tuple[str, ...], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(monkeypatch)
+    interrupt(monkeypatch, loop.Learner, "update", 3, signal.SIGTERM)
+    assert main(["fit", *tiny, "output_dir=run"]) == 1
+    line = capfd.readouterr().err.splitlines()[-1]
+    assert line.startswith("cnntrain: stopped by SIGTERM and not saved at step 3: run/checkpoints/last.pt cannot")
+    assert not list((folder / "run" / "checkpoints").iterdir())
+
+
+def test_f13_a_save_that_was_asked_for_and_failed_is_not_said_to_be_done(
+    folder: Path, tiny: tuple[str, ...], capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        fill(patched)
+        interrupt(patched, loop.Learner, "update", 3, signal.SIGUSR1)
+        main(["fit", *tiny, "output_dir=run"])
+    err = capfd.readouterr().err
+    assert "warning: not saved: run/checkpoints/last.pt" in err and "saved at step 3" not in err
+
+
+def test_f13_a_disk_without_room_for_checkpoints_is_refused_before_the_training(
+    refused: Callable[..., str], tiny: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda path: usage._replace(free=100_000))
+    line = refused("fit", *tiny, "output_dir=run")
+    assert "output_dir=run cannot be made: . is on a full disk (" in line and line.endswith("97.7 KiB are free)")
+
+
+def test_a_last_state_that_lies_behind_the_run_is_said(
+    cnntrain: Call, folder: Path, tiny: tuple[str, ...], capfd: pytest.CaptureFixture[str]
+) -> None:
+    cut(*tiny, "output_dir=run", nth=3)
+    shutil.copy(folder / "run" / "checkpoints" / "last.pt", folder / "early.pt")
+    cnntrain("fit", *tiny, "output_dir=run")
+    for stale in (False, True):
+        if stale:
+            shutil.copy(folder / "early.pt", folder / "run" / "checkpoints" / "last.pt")
+        assert main(["eval", "run=run", "weights=last"]) == 0
+        said = "last.pt is of step 3, and the run has come to step 10"
+        assert (said in capfd.readouterr().err) == stale
+
+
+# --- F34
+
+
+class Platter:
+    """What a disk holds after a power cut: of each file what it was when it was last forced there, of each folder the
+    names that it then had.
+    """
+
+    def __init__(self) -> None:
+        self.contents: dict[int, bytes] = {}
+        self.names: dict[Path, dict[str, int]] = {}
+
+    def fsync(self, handle: int) -> None:
+        place, number = Path(f"/proc/self/fd/{handle}").readlink(), os.fstat(handle).st_ino
+        if place.is_dir():
+            self.names[place] = {entry.name: entry.stat().st_ino for entry in place.iterdir()}
+        else:
+            self.contents[number] = place.read_bytes()
+
+    def restore(self, folder: Path, target: Path) -> None:
+        """Write what is left of a folder to another place."""
+        target.mkdir()
+        for name, number in self.names.get(folder, {}).items():
+            if folder / name in self.names:
+                self.restore(folder / name, target / name)
+            else:
+                (target / name).write_bytes(self.contents.get(number, b""))
+
+
+@pytest.mark.parametrize("step", range(12) if FULL else (0, 7))
+def test_f34_after_a_power_cut_the_same_command_resumes_what_was_saved(
+    cnntrain: Call, folder: Path, tiny: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """At any step of a run, with nothing on the disk but what was forced there."""
+    words, platter = [*tiny, "trainer.checkpoint_seconds=0", "trainer.epochs=3"], Platter()
+    update = loop.Learner.update
+
+    def cutting(self: loop.Learner, feed: Any, at: int) -> None:
+        if at == step:
+            platter.restore(folder, folder / "after")
+        update(self, feed, at)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", platter.fsync)
+        patched.setattr(loop.Learner, "update", cutting)
+        cnntrain("fit", *words, "output_dir=whole")
+    after = folder / "after" / "whole"
+    assert runs.read_json(after / runs.CONFIG) == runs.read_json(folder / "whole" / runs.CONFIG)
+    assert cnntrain("fit", *words, f"output_dir={after}")["resumed_from"] == step // 5 * 5
+    agree(folder / "whole", after)
+    platter.restore(folder, folder / "end")
+    assert runs.read_json(folder / "end" / "whole" / runs.RECORD)["exit"] == "done"
+    assert runs.read_json(folder / "end" / "whole" / runs.RESULTS)

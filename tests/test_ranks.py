@@ -273,7 +273,7 @@ def test_f19_f21_a_stopped_training_goes_on_in_two_processes_to_the_bit_and_in_o
     for at in (0, 1):
         cut = f"output_dir=cut{at}"
         codes, err = fit(folder, *words, cut, fault="SIGTERM", at=at)
-        assert codes == [143, 143] and err.count("goes on") == 1, err
+        assert codes == [143, 143] and err.count("resumes it") == 1, err
         step = last(folder / f"cut{at}")["progress"]["step"]
         assert 5 <= step <= 6
         codes, err = fit(folder, *words, cut)
@@ -446,10 +446,10 @@ def test_f19_a_signal_to_torchrun_saves_once_and_ends_all(
         began = time.monotonic()
         (os.killpg if to == "all" else os.kill)(process.pid, number)
         assert process.stderr
-        assert any("goes on" in line for line in process.stderr)
+        assert any("resumes it" in line for line in process.stderr)
         assert time.monotonic() - began < 10
         _, err = process.communicate(timeout=60)
-    assert "goes on" not in err
+    assert "resumes it" not in err
     step = last(folder / "run")["progress"]["step"]
     assert f"stopped by {number.name}" in json.loads((folder / "run" / "run.json").read_text())["exit"]
     assert rows(folder / "run")[-1]["step"] == step > 5

@@ -177,7 +177,7 @@ def answer(
     runs.write_json(folder / runs.RESULTS, result)
     print(f"\nstudy  {folder}\nreport {folder / REPORT}")
     if not found.complete:
-        say("some cells are missing: they failed, or other processes are making them; the same command goes on")
+        say("some cells are missing: they failed, or other processes make them; the same command resumes the study")
     return result
 
 

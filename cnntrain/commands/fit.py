@@ -9,14 +9,14 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from cnntrain import config, processor, ranks, runs
+from cnntrain import config, disk, processor, ranks, runs
 from cnntrain.analysis.pictures import batch_picture, evaluation_pictures, filter_pictures
 from cnntrain.commands import outcome, pretrained, resuming, session
 from cnntrain.commands.assisting import assist, refuse_other_images
 from cnntrain.commands.proving import prove_resume
 from cnntrain.commands.run_images import note_files, noted, refuse_unlike_record
 from cnntrain.devices import hardware, prepare
-from cnntrain.errors import NonFiniteError, StoppedError, setting
+from cnntrain.errors import CnntrainError, DiskError, NonFiniteError, StoppedError, setting
 from cnntrain.progress import follow, say
 from cnntrain.schema import Fit
 from cnntrain.training import checkpoints, profiling
@@ -51,6 +51,7 @@ def run(composed: DictConfig) -> dict[str, Any]:
     with contextlib.ExitStack() as held:
         with ranks.agreed():
             if ranks.RANK == 0:
+                runs.refuse_unwritable(folder, 2 * checkpoints.size(built.learner.state()))  # best and last
                 held.enter_context(runs.lock(runs.create(folder)))
         if ranks.RANK:
             return assist(built, folder)
@@ -128,15 +129,13 @@ class Training:
         began, before = time.perf_counter(), self.record["seconds"]
         ending = "failed"
         try:
-            with Signals() as signals, session.explained(self.built):
+            with Signals() as signals, session.explained(self.built), self.explained(signals):
                 self.follow(signals)
             if signals.stop(last=True) and signals.stopped_by:
                 ending = f"stopped by {signals.stopped_by.name}"
                 signals.pass_on(signals.stopped_by)
-                word = setting("output_dir", self.folder)
-                raise StoppedError(
-                    f"{ending} after {self.at.step:,} steps; the same command with {word} goes on", signals.stopped_by
-                )
+                again = f"the same command with {setting('output_dir', self.folder)} resumes it"
+                raise StoppedError(f"{ending} after {self.at.step:,} steps; {again}", signals.stopped_by)
             self.record["seconds"] = before + time.perf_counter() - began
             result = self.result()
             runs.write_json(self.folder / runs.RESULTS, result)
@@ -152,10 +151,32 @@ class Training:
                 self.board.close()
                 self.record["seconds"] = before + time.perf_counter() - began
             self.record["exit"] = ending
-            runs.write_json(self.folder / runs.RECORD, self.record)
+            self.keep_record(done=ending == "done")
         self.finish_board(result)
         outcome.report(result)
         return result
+
+    @contextlib.contextmanager
+    def explained(self, signals: Signals) -> Iterator[None]:
+        """Say of a training whose state the disk does not take which weights are there, and what to do."""
+        try:
+            yield
+        except DiskError as error:
+            stopped, place = signals.stopped_by, self.folder / "checkpoints"
+            raise CnntrainError(
+                f"{f'stopped by {stopped.name} and ' if stopped else ''}not saved at step {self.at.step:,}: {error}; "
+                f"{place} holds {checkpoints.kept(place)}; once the disk takes more, the same command with "
+                f"{setting('output_dir', self.folder)} resumes the training"
+            ) from error
+
+    def keep_record(self, *, done: bool) -> None:
+        """Write how the training ended; of one that failed the failure itself is what has to be told."""
+        try:
+            runs.write_json(self.folder / runs.RECORD, self.record)
+        except DiskError as error:
+            if done:
+                raise
+            say(f"warning: {error}")
 
     def follow(self, signals: Signals) -> None:
         """Log every record and keep the checkpoints, until the loop ends."""
@@ -178,8 +199,7 @@ class Training:
         finally:
             if profiler and not profiler.close():
                 say(f"the training ended before step {profiling.WARM_UP + 1}: too short to be profiled")
-        self.save_last()
-        self.saver.settle()
+        self.saver.finish(self.write_last, self.snapshot())
         ranks.wait()  # the others have waited for it
 
     def show(self, profile: profiling.Report) -> None:
@@ -213,8 +233,8 @@ class Training:
         if number := signals.save_asked_by:
             signals.save_asked_by = None
             self.save_last()
-            self.saver.settle()
-            say(f"saved at step {self.at.step:,}")
+            if self.saver.settle():
+                say(f"saved at step {self.at.step:,}")
             signals.pass_on(number)
         return stopping
 
@@ -249,19 +269,26 @@ class Training:
             weights = {
                 key: value for key, value in self.snapshot().items() if key not in ("heads", "optimizer", "sums")
             }
-            self.saver.save(partial(checkpoints.save, self.folder / "checkpoints" / checkpoints.BEST), weights)
+            path = self.folder / "checkpoints" / checkpoints.BEST
+            self.saver.save(partial(checkpoints.save, path), weights, path.name)
             return
         epoch, every = self.at.step // self.built.per_epoch, self.cfg.trainer.keep_every
         if every and epoch % every == 0:
             path = self.folder / "checkpoints" / f"epoch_{epoch:04}.pt"
-            self.saver.save(partial(checkpoints.save, path), self.snapshot())
+            self.saver.save(partial(checkpoints.save, path), self.snapshot(), path.name)
         if time.monotonic() - self.saved >= self.cfg.trainer.checkpoint_seconds:
             self.save_last()
 
     def save_last(self) -> None:
         """Keep the state of this step, and the one saved before it."""
-        self.saver.save(partial(checkpoints.save_last, self.folder / "checkpoints"), self.snapshot())
+        self.saver.save(self.write_last, self.snapshot())
         self.saved = time.monotonic()
+
+    def write_last(self, state: checkpoints.State) -> None:
+        """Write the state of a step once the disk has the records before it."""
+        with contextlib.suppress(OSError):  # a log that cannot be written does not end a training
+            disk.sync(self.folder / runs.METRICS)
+        checkpoints.save_last(self.folder / "checkpoints", state)
 
     def snapshot(self) -> checkpoints.State:
         """Return the state of this step."""

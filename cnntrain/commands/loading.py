@@ -35,8 +35,19 @@ def load_run(folder: Path, weights: str) -> tuple[nn.Sequential, Card, dict[str,
     card = read_card(record)
     net = rebuild(settings, card, seed=settings["seed"])
     path = folder / "checkpoints" / f"{weights}.pt"
-    load_weights(net, path)
+    state = checkpoints.load(path)
+    load_weights(net, path, state)
+    if weights == "last":
+        say_if_stale(folder, path, state)
     return net.eval(), card, settings
+
+
+def say_if_stale(folder: Path, path: Path, state: checkpoints.State) -> None:
+    """Say of a checkpoint that the run went further: its last save failed, or it was killed, or it is under way."""
+    at = state.get("progress", {}).get("step", 0)
+    end = max((record.get("step", 0) for record in runs.read_metrics(folder)), default=0)
+    if at < end:
+        say(f"warning: {path} is of step {at:,}, and the run has come to step {end:,}")
 
 
 def rebuild(settings: Mapping[str, Any], card: Card, **build: Any) -> nn.Sequential:
@@ -59,18 +70,17 @@ def naming_plugins(settings: Mapping[str, Any]) -> Iterator[None]:
         raise InputError(f"this run was trained with {word}; add {word} ({error})") from error
 
 
-def stored_weights(path: Path) -> dict[str, Tensor]:
+def stored_weights(path: Path, state: checkpoints.State) -> dict[str, Tensor]:
     """Return the state dict to evaluate from a checkpoint."""
-    state = checkpoints.load(path)
     weights = state.get("ema", state.get("model"))
     if not isinstance(weights, dict):
         raise CheckpointError(f"{path} holds no weights")
     return weights
 
 
-def load_weights(net: nn.Module, path: Path) -> None:
+def load_weights(net: nn.Module, path: Path, state: checkpoints.State) -> None:
     """Fill a network from a checkpoint; differing keys or shapes are named in a `CheckpointError`."""
-    weights = stored_weights(path)
+    weights = stored_weights(path, state)
     refuse_other_network(path, net, weights)
     net.load_state_dict(weights)
 
@@ -87,7 +97,8 @@ def start_from(net: nn.Sequential, run: str) -> dict[str, Any]:
     Raises `InputError` when no stage fits.
     """
     folder = runs.find(run, "init_from")
-    weights = stored_weights(folder / "checkpoints" / "best.pt")
+    path = folder / "checkpoints" / checkpoints.BEST
+    weights = stored_weights(path, checkpoints.load(path))
     kept, new = [], []
     with torch.no_grad():
         for name, stage in net.named_children():

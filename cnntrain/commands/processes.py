@@ -59,7 +59,9 @@ def make_all(
         listen(processes, ends, signals, hear)
     if signals.stop() and signals.stopped_by:
         signals.pass_on(signals.stopped_by)
-        raise StoppedError(f"stopped by {signals.stopped_by.name}; the same command goes on", signals.stopped_by)
+        raise StoppedError(
+            f"stopped by {signals.stopped_by.name}; the same command resumes the study", signals.stopped_by
+        )
 
 
 def make_here(cells: Sequence[Cell], hear: Callable[[Message], None]) -> None:
@@ -79,7 +81,7 @@ def make_here(cells: Sequence[Cell], hear: Callable[[Message], None]) -> None:
         torch.set_num_threads(threads)
     if stopped:
         number = signal.Signals(stopped[0]["signal"])
-        raise StoppedError(f"stopped by {number.name}; the same command goes on", number)
+        raise StoppedError(f"stopped by {number.name}; the same command resumes the study", number)
 
 
 @contextlib.contextmanager
@@ -143,7 +145,7 @@ def listen(
             hear(message)
         if signals.stop() and not forwarded:
             asked = asked or time.monotonic()
-            if signals.stopped_by == signal.SIGINT or time.monotonic() - asked > GRACE:
+            if signals.stopped_by != signal.SIGTERM or time.monotonic() - asked > GRACE:
                 forwarded = True
                 for process in open_ends.values():
                     process.terminate()

@@ -59,7 +59,7 @@ def whole(batch: Any) -> Any:
 
 def ignore_signals(worker: int) -> None:
     """Leave signals to the main process: a terminal or a scheduler sends them to the whole group."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
 
 

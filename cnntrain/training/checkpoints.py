@@ -49,7 +49,7 @@ def save_last(folder: Path, state: State) -> None:
 @contextlib.contextmanager
 def written(path: Path, state: State) -> Iterator[None]:
     """Write and verify `state` beside `path`, where it is put when the context ends."""
-    with disk.replacing(path, 1.2 * sum(tensor.nbytes for tensor in tensors(state))) as partial:
+    with disk.replacing(path, size(state)) as partial:
         with partial.open("wb") as sink:
             torch.save(state, sink)
         try:
@@ -57,6 +57,11 @@ def written(path: Path, state: State) -> Iterator[None]:
         except CheckpointError as error:
             raise DiskError(f"{path} cannot be written: {error}") from error
         yield
+
+
+def size(state: State) -> float:
+    """Return about how many bytes a state takes on the disk."""
+    return 1.2 * sum(tensor.nbytes for tensor in tensors(state))
 
 
 def tensors(state: object) -> Iterator[Tensor]:
@@ -122,6 +127,15 @@ def load_newest(folder: Path) -> Found | None:
     if problems:
         raise CheckpointError(f"no checkpoint is whole: {'; '.join(problems)}")
     return None
+
+
+def kept(folder: Path) -> str:
+    """Say which weights a run's folder of checkpoints holds, and of which steps."""
+    steps = {}
+    for path in (folder / BEST, folder / LAST):
+        with contextlib.suppress(CheckpointError):
+            steps[path.name] = load(path).get("progress", {}).get("step", 0)
+    return " and ".join(f"{name} of step {step:,}" for name, step in steps.items()) or "no weights"
 
 
 def differences(found: object, wanted: object, at: str = "") -> Iterator[str]:

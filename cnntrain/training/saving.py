@@ -6,7 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import torch
 from torch import Tensor
 
-from cnntrain.errors import CnntrainError
+from cnntrain.errors import DiskError
 from cnntrain.progress import say
 from cnntrain.training.checkpoints import State
 
@@ -18,28 +18,49 @@ class Saver:
     """Writes states in the order in which they come; a failure is said and forgiven until it has happened several times
     in a row.
 
-    With `beside` a thread writes a copy of the state in the host's memory, one at a time. How that went is said at the
-    next save, or when `settle` waits for it.
+    A state with a name is owed: it is tried again before whatever comes next, until it is written or one of the same
+    name takes its place. With `beside` a thread writes a copy of the state in the host's memory, one at a time. How
+    that went is said at the next save, or when `settle` waits for it.
     """
 
     def __init__(self, *, beside: bool) -> None:
         self.thread = ThreadPoolExecutor(1, "checkpoints") if beside else None
         self.under_way: Future[None] | None = None
+        self.owed: dict[str, tuple[Write, State]] = {}
         self.failures = 0
 
-    def save(self, write: Write, state: State) -> None:
-        """Have `write` keep a state. Raises `CnntrainError` when `TRIES` saves in a row have failed."""
+    def save(self, write: Write, state: State, name: str = "") -> None:
+        """Have `write` keep a state. Raises `DiskError` when `TRIES` saves in a row have failed."""
         self.settle()
+        if self.thread or name:  # it changes with the next step
+            state = copied(state)
         if self.thread:
-            self.under_way = self.thread.submit(write, copied(state))
+            self.under_way = self.thread.submit(self.write, write, state, name)
         else:
-            self.count(lambda: write(state))
+            self.count(lambda: self.write(write, state, name))
 
-    def settle(self) -> None:
-        """Wait until everything is written, and say what failed; raises as `save` does."""
+    def finish(self, write: Write, state: State) -> None:
+        """Have `write` keep the last state of a training, at once. Raises `DiskError` when it or one owed cannot be."""
+        self.settle()
+        self.write(write, copied(state) if self.thread else state, "")
+
+    def write(self, write: Write, state: State, name: str) -> None:
+        """Write what is owed, then this."""
+        if name:
+            self.owed.pop(name, None)  # the newest comes last
+            self.owed[name] = write, state
+        for key, (again, kept) in list(self.owed.items()):
+            again(kept)
+            del self.owed[key]
+        if not name:
+            write(state)
+
+    def settle(self) -> bool:
+        """Wait until everything is written, say what failed, and return whether all is well; raises as `save` does."""
         if self.under_way:
             writing, self.under_way = self.under_way, None
             self.count(writing.result)
+        return not self.failures
 
     def count(self, outcome: Callable[[], None]) -> None:
         """Take in how a save went."""
@@ -49,7 +70,7 @@ class Saver:
         except OSError as error:
             self.failures += 1
             if self.failures >= TRIES:
-                raise CnntrainError(f"{self.failures} saves in a row have failed: {error}") from error
+                raise DiskError(f"{self.failures} saves in a row have failed: {error}") from error
             say(f"warning: not saved: {error}")
 
     def close(self) -> None:

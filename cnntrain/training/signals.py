@@ -5,16 +5,17 @@ from types import FrameType, TracebackType
 
 from cnntrain import ranks
 
-STOPPING = (signal.SIGINT, signal.SIGTERM)
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SAVING = (signal.SIGUSR1, signal.SIGUSR2)
 
 
 class Signals:
-    """Notes SIGINT and SIGTERM (stop) and SIGUSR1 (save and go on) while its context lasts.
+    """Notes SIGINT, SIGTERM and SIGHUP (stop) and SIGUSR1 (save and go on) while its context lasts.
 
-    So it does with SIGUSR2 where somebody, such as a launcher of cluster jobs, had a handler for it. A second SIGINT or
-    SIGTERM ends the process at once. Handlers that were there before are put back when the context ends; `pass_on`
-    calls them, once the work is saved.
+    So it does with SIGUSR2 where somebody, such as a launcher of cluster jobs, had a handler for it, and not with
+    SIGHUP where it is ignored, as under nohup. A second SIGINT or SIGTERM ends the process at once; SIGHUP is no first
+    or second: a terminal that closes sends it twice, from the system and from the shell, and a logout may add SIGTERM.
+    Handlers that were there before are put back when the context ends; `pass_on` calls them, once the work is saved.
 
     Of several processes all answer what one was sent, at the same step. Their launcher sends SIGTERM once more, to
     all, as soon as one has ended, and kills those that take too long: from a second one on they ignore it.
@@ -29,16 +30,18 @@ class Signals:
 
     def __enter__(self) -> "Signals":
         for number in (*STOPPING, *SAVING):
-            if number != signal.SIGUSR2 or callable(signal.getsignal(number)):
+            before = signal.getsignal(number)
+            if callable(before) if number == signal.SIGUSR2 else number != signal.SIGHUP or before != signal.SIG_IGN:
                 self.earlier[number] = signal.signal(number, self.note)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        hung_up = self.stopped_by == signal.SIGHUP
         for number, handler in self.earlier.items():
-            kept = signal.SIG_IGN if ranks.LAUNCHED and number in STOPPING else handler
-            signal.signal(number, kept)  # type: ignore[arg-type]
+            ignored = (ranks.LAUNCHED and number in STOPPING) or (hung_up and number == signal.SIGHUP)
+            signal.signal(number, signal.SIG_IGN if ignored else handler)  # type: ignore[arg-type]
 
     def note(self, number: int, frame: FrameType | None) -> None:
         """Remember a signal; nothing else is safe in a handler."""
@@ -46,8 +49,10 @@ class Signals:
             self.sent_save = number
             return
         self.sent_stop = number
-        for other in STOPPING:
-            signal.signal(other, signal.SIG_IGN if ranks.LAUNCHED else signal.SIG_DFL)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        if ranks.LAUNCHED or number != signal.SIGHUP:
+            for other in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(other, signal.SIG_IGN if ranks.LAUNCHED else signal.SIG_DFL)
 
     def stop(self, *, last: bool = False) -> bool:
         """Say whether to stop at the next step; every process has to ask equally often, and one time `last`."""
