@@ -119,6 +119,16 @@ TINY = (
 
 
 @pytest.fixture
+def no_formulas(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no text of a figure be set as a formula."""
+
+    def refuse(self: object, text: str, *_: object, **__: object) -> None:
+        raise AssertionError(f"{text!r} is set as a formula")
+
+    monkeypatch.setattr("matplotlib.mathtext.MathTextParser.parse", refuse)
+
+
+@pytest.fixture
 def lenet_heads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let LeNet-5 train with an auxiliary head that has batch norm and dropout."""
     from cnntrain.models import HEADS

@@ -411,6 +411,7 @@ def test_the_lectures_study_has_its_variants_and_the_papers_numbers() -> None:
     assert content["source"] and all(f"\n{sentence}\n" in text for sentence in content["source"])
 
 
+@pytest.mark.usefixtures("no_formulas")
 def test_the_picture_shows_every_variant_and_is_the_same_again() -> None:
     plan = [variant("full", params=1000), *(variant(name, params=1000) for name in ("a_$x", "b^$", "c", "d"))]
     table = answer(plan, study([[750, 751], [740, 741], [745, 747], [760, 755], [750, 749]], plan), range(2)).table

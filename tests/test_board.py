@@ -222,6 +222,13 @@ def test_mistakes_and_confusions_are_drawn() -> None:
     assert pictures.confusion_picture(np.eye(50, dtype=int), [str(i) for i in range(50)]).float().std() > 0
 
 
+@pytest.mark.usefixtures("no_formulas")
+def test_names_are_drawn_as_they_are() -> None:
+    names = ("$50{x", "$a_b$", "犬\n猫")
+    pictures.captioned(torch.zeros(3, 4, 4, 1, dtype=torch.uint8), names)
+    pictures.confusion_picture(np.eye(3, dtype=int), names)
+
+
 def test_the_records_of_a_real_run_are_drawn(cnntrain: Any, folder: Path, tiny: tuple[str, ...]) -> None:
     cnntrain("fit", *tiny, "output_dir=run")
     board = open_board(folder / "board")

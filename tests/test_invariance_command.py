@@ -38,6 +38,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.usefixtures("no_formulas")
 def test_a_study_leaves_rows_raw_numbers_figures_and_a_report(cnntrain: Call, folder: Path, runs: Path) -> None:
     words = ("warp.translate_y.amounts=[-2,0,1,2]", "warp.scale=null", "warp.rotate.amounts=[0,90]")
     found = cnntrain("invariance", f"run={runs / 'conv' / '0'}", *words, "output_dir=study", "control_images=5")

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from scipy import optimize
 
-from cnntrain.analysis.figures import STYLE
+from cnntrain.analysis.figures import STYLE, styled
 
 BLACK, GREY, LINE = "#111111", "#767676", "#d0d0d0"
 PAPER: Any = STYLE | {
@@ -29,7 +29,6 @@ def differences_picture(table: Sequence[Mapping[str, Any]], style: Literal["png"
     Upwards is the share of the first row's parameters that a variant removes. Rows that would touch are set apart, and
     a line leads each to its true place on the axis. Variants without a difference are left out.
     """
-    import matplotlib
     from matplotlib.figure import Figure
 
     first, *others = table
@@ -44,7 +43,7 @@ def differences_picture(table: Sequence[Mapping[str, Any]], style: Literal["png"
     for _ in range(10):  # towards the height of a name on the axis that its places make
         gap = ROW / height * (max(float(np.ptp(np.append(set_apart(shares, gap), 0.0))) + 2 * gap, LEAST))
     places = set_apart(shares, gap)
-    with matplotlib.rc_context(PAPER):
+    with styled(PAPER):
         figure = Figure(figsize=(6.0, height + 0.8), layout="constrained")
         axes = figure.subplots()
         names = axes.twinx()
@@ -61,14 +60,12 @@ def differences_picture(table: Sequence[Mapping[str, Any]], style: Literal["png"
         axes.set_ylim(low - spare, high + spare)
         names.set_ylim(low - spare, high + spare)
         axes.margins(x=0.08)
-        axes.set_xlabel(f"top-1 minus that of {first['variant']}, points".replace("$", r"\$"))
+        axes.set_xlabel(f"top-1 minus that of {first['variant']}, points")
         axes.set_ylabel("parameters removed, %")
         axes.set_title("95 % intervals over seeds; filled: can be believed", fontsize=7, color=GREY, loc="left")
         names.set_yticks(places, [row["variant"] for row in rows])
         names.tick_params(length=0)
         names.spines["left"].set_visible(False)
-        for label in names.get_yticklabels():
-            label.set_parse_math(False)
         sink = io.BytesIO()
         unstamped = dict.fromkeys(("Software",) if style == "png" else ("Date", "Creator"))
         figure.savefig(sink, format=style, dpi=200, metadata=unstamped)

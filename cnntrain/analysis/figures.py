@@ -6,6 +6,7 @@ They are made in stand-in colours that become the style sheet's variables; no te
 import contextlib
 import io
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -108,13 +109,22 @@ def reliability(probabilities: np.ndarray, labels: np.ndarray, bins: int = 10) -
 
 
 @contextlib.contextmanager
+def styled(style: Mapping[str, Any]) -> Iterator[None]:
+    """Draw and write figures in a style; names of a person's own are drawn as they are, `$` begins no formula."""
+    import matplotlib
+
+    settings: Any = {"text.parse_math": False, **style}  # its keys are typed as literals
+    with matplotlib.rc_context(settings), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # it is a box, and the tables have it right
+        yield
+
+
+@contextlib.contextmanager
 def drawing(name: str) -> Iterator[tuple["Figure", "Axes"]]:
     """Give an empty figure of one panel in the page's style."""
-    import matplotlib
     from matplotlib.figure import Figure
 
-    style: Any = STYLE | {"svg.hashsalt": name}  # its keys are typed as literals
-    with matplotlib.rc_context(style):
+    with styled(STYLE | {"svg.hashsalt": name}):
         figure = Figure(figsize=(3.6, 2.5), layout="constrained")
         axes = figure.subplots()
         axes.grid(visible=True, axis="y")

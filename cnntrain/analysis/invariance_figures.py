@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from cnntrain.analysis.figures import styled
 from cnntrain.analysis.invariance_rows import Curves, bands, seed_bands
 from cnntrain.data.transformations import Amount, Warp
 
@@ -79,10 +80,7 @@ def line_of(curves: Curves, members: Sequence[Curves] = ()) -> Line:
 
 def paper() -> contextlib.AbstractContextManager[None]:
     """Return the context in which figures are drawn and written."""
-    import matplotlib
-
-    style: Any = STYLE  # its keys are typed as literals
-    return matplotlib.rc_context(style)
+    return styled(STYLE)
 
 
 def figure_of(width: float, height: float) -> "Figure":
@@ -160,6 +158,7 @@ def dress(axes: "Axes", warp: Warp, what: str) -> None:
     if warp.name == "scale":
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter(lambda value, place: f"{value:g}")
+        axes.xaxis.set_minor_formatter("")
     if len(warp.amounts) < 6:
         axes.set_xticks([amount[0] for amount in warp.amounts])
 

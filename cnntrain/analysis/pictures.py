@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from cnntrain.analysis.figures import styled
 from cnntrain.analysis.metrics import confusion_matrix
 from cnntrain.data.sources import Card, Split
 
@@ -127,13 +128,14 @@ def captioned(images: Tensor, titles: Sequence[str]) -> Tensor:
 
     columns = math.ceil(math.sqrt(len(images)))
     rows = math.ceil(len(images) / columns)
-    figure = Figure(figsize=(1.3 * columns, 1.5 * rows), layout="tight")
-    for axes, image, title in zip(figure.subplots(rows, columns, squeeze=False).flat, images, titles, strict=False):
-        axes.imshow(image.squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=255)
-        axes.set_title(title, fontsize=7)
-    for axes in figure.axes:
-        axes.axis("off")
-    return drawn(figure)
+    with styled({}):
+        figure = Figure(figsize=(1.3 * columns, 1.5 * rows), layout="tight")
+        for axes, image, title in zip(figure.subplots(rows, columns, squeeze=False).flat, images, titles, strict=False):
+            axes.imshow(image.squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=255)
+            axes.set_title(title, fontsize=7)
+        for axes in figure.axes:
+            axes.axis("off")
+        return drawn(figure)
 
 
 def row_shares(confusion: np.ndarray) -> np.ndarray:
@@ -147,19 +149,20 @@ def confusion_picture(confusion: np.ndarray, classes: Sequence[str]) -> Tensor:
 
     size, shares = len(classes), row_shares(confusion)
     side = min(4 + 0.35 * size, 16)
-    figure = Figure(figsize=(side, side), layout="tight")
-    axes = figure.subplots()
-    axes.imshow(shares, cmap="Greys", vmin=0, vmax=1)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true")
-    if size <= 40:
-        axes.set_xticks(range(size), classes, rotation=90)
-        axes.set_yticks(range(size), classes)
-    if size <= 20:
-        for i, j in np.argwhere(confusion):
-            colour = "white" if shares[i, j] > 0.5 else "black"
-            axes.text(j, i, confusion[i, j], ha="center", va="center", color=colour)
-    return drawn(figure)
+    with styled({}):
+        figure = Figure(figsize=(side, side), layout="tight")
+        axes = figure.subplots()
+        axes.imshow(shares, cmap="Greys", vmin=0, vmax=1)
+        axes.set_xlabel("predicted")
+        axes.set_ylabel("true")
+        if size <= 40:
+            axes.set_xticks(range(size), classes, rotation=90)
+            axes.set_yticks(range(size), classes)
+        if size <= 20:
+            for i, j in np.argwhere(confusion):
+                colour = "white" if shares[i, j] > 0.5 else "black"
+                axes.text(j, i, confusion[i, j], ha="center", va="center", color=colour)
+        return drawn(figure)
 
 
 def heat_picture(confusion: np.ndarray) -> np.ndarray:
