@@ -5,16 +5,29 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import Tensor, nn
 
 from cnntrain.analysis import aliasing, crossings, invariance
-from cnntrain.analysis.bands import band, means, resamples, seed_band, share_band
+from cnntrain.analysis.bands import Range, band, blocks, means, seed_band
 from cnntrain.analysis.displacement import distances
-from cnntrain.analysis.invariance_rows import Curves, areas, curves, differences, pooled, rows, worst_classes
+from cnntrain.analysis.invariance_rows import (
+    Curves,
+    agreement_by_chance,
+    areas,
+    bands,
+    corrected_range,
+    curves,
+    differences,
+    pooled,
+    rows,
+    worst_classes,
+)
 from cnntrain.data.families import WARPS
 from cnntrain.data.sources import Card, Pixels, Split
 from cnntrain.data.transformations import Warp
 from cnntrain.models.blocks import chain
+from cnntrain.tables import wilson
 
 CARD = Card("drawn", ("a", "b", "c"), (1, 12, 12), (0.4,), (0.3,))
 CPU = torch.device("cpu")
@@ -132,8 +145,7 @@ def test_curves_are_ratios_of_means_to_the_distance_of_fixed_partners() -> None:
     split, warp = drawn(15), WARPS["translate_y"](CARD.shape, amounts=[0, 2])
     net = convolutions(1, nn.AdaptiveAvgPool2d(1), "zeros")
     subject, clean, moved = follow(net, warp, split, stages=["input", "conv1"])
-    weights = resamples(15, 20)
-    found = curves("net", subject.stages, warp.amounts, clean, moved, None, weights, 3)
+    found = curves("net", subject.stages, warp.amounts, clean, moved, None, blocks(15), 3)
     other, same = invariance.partners(split.labels.numpy())
     labels = split.labels.numpy()
     assert (labels[other] != labels).all() and (labels[same] == labels).all() and (same != np.arange(15)).all()
@@ -179,33 +191,162 @@ def test_consistency_is_corrected_for_what_two_strangers_of_these_accuracies_wou
 
     before = stranger(0.8)
     clean, moved = made(np.stack([stranger(0.6), before]), labels, before)
-    found = curves("net", ("input",), [(1.0,), (0.0,)], clean, moved, None, resamples(n, 2), classes).values
+    found = curves("net", ("input",), [(1.0,), (0.0,)], clean, moved, None, blocks(n), classes).values
     assert found["consistency"][0][0] == pytest.approx(0.8 * 0.6 + 0.2 * 0.4 / 4, abs=0.01)
     assert abs(found["consistency_corrected"][0][0]) < 0.02 and found["consistency_corrected"][0][1] == 1
     assert found["consistency_right"][0][0] == pytest.approx(0.6, abs=0.01)
     assert found["flip_rate"][0][0] == pytest.approx(1 - found["consistency"][0][0])
 
 
-def test_bands_cover_as_they_say() -> None:
-    rng = np.random.default_rng(0)
-    hits, trials, n = 0, 400, 80
-    weights = resamples(n, 400)
-    for _ in range(trials):  # a ratio of means over clusters: moved and partner distances of an image go together
-        size = rng.lognormal(0, 0.4, n)
-        low, high = band(
-            means(weights, size * rng.uniform(0.2, 1.0, n)) / means(weights, size * rng.uniform(0.5, 1.5, n))
-        )
-        hits += bool(low <= 0.6 <= high)
-    assert 0.915 <= hits / trials <= 0.98  # 0.95, and four standard errors of it
-    inside = 0
+# Bands.
+
+Z = stats.norm.ppf(0.975)
+TRIALS = [400, pytest.param(4000, marks=pytest.mark.slow)]
+
+
+def held(low: np.ndarray, high: np.ndarray, true: float) -> float:
+    return float(((low <= true + 1e-12) & (true - 1e-12 <= high)).mean())
+
+
+def slack(trials: int) -> float:
+    """Return by how much a simulated coverage of 0.93 may miss it, once in a thousand times."""
+    return float(3.1 * (0.93 * 0.07 / trials) ** 0.5)
+
+
+@pytest.mark.parametrize("n", [50, 400, 3000])
+def test_means_without_a_block_are_means_of_the_others(n: int) -> None:
+    rng = np.random.default_rng(n)
+    values, parts = rng.normal(size=(2, 3, n)), blocks(n)
+    values[1, 2, : n // 3] = np.nan
+    found = means(parts, values)
+    assert found.shape == (1 + min(n, 1000), 2, 3)
+    assert found[0] == pytest.approx(np.nanmean(values, axis=-1))
+    for block in (0, 7, min(n, 1000) - 1):
+        assert found[1 + block] == pytest.approx(np.nanmean(values[..., parts != block], axis=-1))
+    assert np.ptp(np.bincount(parts)) <= 1
+
+
+@pytest.mark.parametrize(("right", "n"), [(0, 60), (60, 60), (100, 100), (97, 100), (1, 400), (200, 400), (1980, 2000)])
+def test_the_band_of_a_share_is_agresti_and_coulls_interval(right: int, n: int) -> None:
+    low, high = band(means(blocks(n), (np.arange(n) < right) * 1.0), Range(0.0, 1.0, n))
+    middle = (right + Z**2 / 2) / (n + Z**2)
+    half = Z * (middle * (1 - middle) / (n + Z**2)) ** 0.5
+    assert [low, high] == pytest.approx(np.clip([middle - half, middle + half], 0, 1), abs=0.07 * half)
+    if right in (0, n):
+        wilsons = wilson(right, n)
+        assert low <= wilsons[0] and high >= wilsons[1]
+
+
+@pytest.mark.parametrize("trials", TRIALS)
+@pytest.mark.parametrize("n", [50, 100, 500, 1000])
+@pytest.mark.parametrize("accuracy", [0.5, 0.9, 0.98, 0.995])
+def test_shares_are_covered_up_to_the_edge(accuracy: float, n: int, trials: int) -> None:
+    right = np.random.default_rng(n).random((trials, n)) < accuracy
+    coverage = held(*band(means(blocks(n), right), Range(0.0, 1.0, n)), accuracy)
+    assert 0.93 - slack(trials) <= coverage <= (0.97 + slack(trials) if n * (1 - accuracy) >= 20 else 1)
+
+
+def two_looks(rng: np.random.Generator, shape: tuple[int, ...], accuracy: float, stays: float) -> list[np.ndarray]:
+    """Return predictions of ten classes, 0 being right, before and after a change that `stays` leave alone."""
+    first, fresh = (np.where(rng.random(shape) < accuracy, 0, rng.integers(1, 10, shape)) for _ in range(2))
+    return [first, np.where(rng.random(shape) < stays, first, fresh)]
+
+
+@pytest.mark.parametrize("trials", TRIALS)
+@pytest.mark.parametrize("stays", [0.0, 0.4, 0.9])
+@pytest.mark.parametrize("n", [50, 100, 500, 1000])
+@pytest.mark.parametrize("accuracy", [0.5, 0.9, 0.98, 0.995])
+def test_corrected_consistency_is_covered_up_to_the_edge(accuracy: float, n: int, stays: float, trials: int) -> None:
+    first, then = two_looks(np.random.default_rng(n), (trials, n), accuracy, stays)
+    before, after, agree = (means(blocks(n), values) for values in (first == 0, then == 0, first == then))
+    chance = agreement_by_chance(before, after, 10)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found = (agree - chance) / (1 - chance)
+    kept = corrected_range(before[0], after[0], np.full(trials, n), 10)
+    low, high = band(found, kept)
+    assert (low >= kept.low - 1e-12).all() and (high <= 1 + 1e-12).all()
+    assert held(low, high, stays) >= 0.93 - slack(trials)
+    if accuracy == 0.5 and n >= 500:
+        assert held(low, high, stays) <= 0.97 + slack(trials)
+    few = (first == 0).all(axis=1) & (then == 0).all(axis=1)  # no mistake: nothing is known
+    assert (high[few] - low[few] >= 1).all()
+
+
+@pytest.mark.parametrize("trials", TRIALS)
+@pytest.mark.parametrize("n", [100, 300, 1000])
+@pytest.mark.parametrize("sigma", [0.4, 1.0, 1.5])
+@pytest.mark.parametrize("ratio", [False, True])
+def test_heavy_tailed_distances_are_covered(ratio: bool, sigma: float, n: int, trials: int) -> None:
+    rng = np.random.default_rng(n)
+    one, two = rng.normal(size=(2, trials, n))
+    moved, other = np.exp(sigma * one), np.exp(sigma * (one + two) / 2**0.5)  # an image's own go together
+    found = means(blocks(n), moved) / (means(blocks(n), other) if ratio else 1)
+    coverage = held(*band(found), 1.0 if ratio else np.exp(sigma**2 / 2))
+    assert 0.93 - slack(trials) <= coverage <= 0.975 + slack(trials)
+
+
+def test_blocks_of_images_give_the_band_of_single_ones() -> None:
+    values = np.random.default_rng(0).lognormal(0, 1, 4000)
+    many, few = (np.array(band(means(blocks(4000, most), values))) - values.mean() for most in (4000, 1000))
+    assert many == pytest.approx(few, rel=0.1)
+
+
+def test_the_band_over_seeds_covers() -> None:
+    drawn = np.random.default_rng(0).normal(1, 2, (5, 4000))
+    assert held(*seed_band(list(drawn)), 1.0) == pytest.approx(0.95, abs=0.011)
+
+
+@pytest.mark.parametrize("trials", [100, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("accuracy", "n"), [(0.6, 300), (0.98, 100), (0.98, 1000)])
+def test_areas_lags_and_differences_are_covered(accuracy: float, n: int, trials: int) -> None:
+    rng, amounts, stay = np.random.default_rng(n), [(float(a),) for a in range(4)], [1.0, 0.9, 0.5, 0.2]
+    warp, parts = WARPS["translate_y"](CARD.shape, amounts=range(4)), blocks(n)
+    chance = accuracy**2 + (1 - accuracy) ** 2 / 9
+    true = {"consistency": (0.5 + 0.9 + 0.5 + 0.1) / 3 * (1 - chance) + chance, "consistency_corrected": 2 / 3}
+    true |= {"consistency_right": 2 / 3 * (1 - accuracy) + accuracy, "top1": accuracy}
+    inside: dict[str, list[bool]] = {}
     for _ in range(trials):
-        low, high = seed_band([np.asarray(value) for value in rng.normal(1, 2, 5)])
-        inside += bool(low <= 1 <= high)
-    assert 0.905 <= inside / trials <= 0.99
-    always = means(weights, np.ones((2, n)))
-    low, high = share_band(always, np.array(n))
-    assert high == pytest.approx([1, 1]) and low == pytest.approx([0.9542, 0.9542], abs=1e-3)  # Wilson's end
-    assert band(always)[0] == pytest.approx([1, 1])
+        nets = []
+        for name in "ab":
+            before, fresh = two_looks(rng, (4, n), accuracy, 0.0)
+            predicted = np.where(rng.random(n) < np.array(stay)[:, None], before[0], fresh)
+            clean, moved = made(predicted, np.zeros(n, dtype=np.int64), before[0])
+            nets.append(curves(name, ("input",), amounts, clean, moved, None, parts, 10))
+        line = aliasing.lags(warp, "b", moved, parts, 2)[0]
+        pairs = chance + (1 - chance) * np.mean(stay[1:])  # the less that stays, the more is drawn anew
+        inside.setdefault("lag", []).append(line["low"] <= pairs <= line["high"])
+        for row in areas(warp, nets[0]):
+            if row["curve"] in true:
+                inside.setdefault(row["curve"], []).append(row["area_low"] <= true[row["curve"]] <= row["area_high"])
+        for row in differences(warp, [nets[:1], nets[1:]], ["a", "b"], [[0], [0]]):
+            if row["curve"] in true:
+                inside.setdefault(f"{row['curve']} b - a", []).append(row["delta_low"] <= 0 <= row["delta_high"])
+    coverage = {key: np.mean(values) for key, values in inside.items()}
+    assert len(coverage) == 9 and min(coverage.values()) >= 0.93 - slack(trials), coverage
+
+
+def test_nothing_has_no_width_where_all_images_agree() -> None:
+    n, amounts = 200, [(float(a),) for a in range(4)]
+    warp, labels = WARPS["translate_y"](CARD.shape, amounts=range(4)), np.zeros(n, dtype=np.int64)
+    clean, moved = made(np.zeros((4, n), dtype=np.int64), labels, labels)
+    net = curves("net", ("input",), amounts, clean, moved, None, blocks(n), 2)
+    least = wilson(n, n)[0]
+    for key in ("top1", "consistency", "consistency_right"):
+        low, high = bands(net)[key]
+        assert (low <= least).all() and (high == 1).all()
+    low, high = bands(net)["consistency_corrected"]
+    assert (low == 0).all() and (high == 1).all()  # no mistake: nothing is known
+    for row in areas(warp, net):
+        if row["curve"] in ("top1", "consistency", "consistency_right"):
+            assert row["area_low"] <= least and row["area_high"] == 1
+    parts = blocks(n)
+    for row in [*aliasing.lags(warp, "net", moved, parts, 2), *aliasing.phases(warp, "net", clean, moved, parts, 2)]:
+        assert row["low"] <= least and row["high"] == 1
+    (row,) = aliasing.aliasing(warp, "net", moved, parts, 2)
+    assert row["low"] <= least - 1 and row["high"] >= 1 - least
+    for row in differences(warp, [[net], [net]], ["a", "b"], [[0], [0]]):
+        if row["curve"] in ("top1", "consistency"):
+            assert row["delta"] == 0 and row["delta_low"] <= least - 1 and row["delta_high"] >= 1 - least
 
 
 def test_one_bad_image_spoils_neither_its_batch_nor_the_means() -> None:
@@ -223,7 +364,7 @@ def test_one_bad_image_spoils_neither_its_batch_nor_the_means() -> None:
     others = np.delete(np.arange(9), 4)
     assert np.isnan(moved.euclidean[1, 1:, 4]).all()
     assert np.array_equal(moved.euclidean[..., others], well.euclidean[..., others])
-    found = curves("net", subject.stages, warp.amounts, clean, moved, None, resamples(9, 10), 3)
+    found = curves("net", subject.stages, warp.amounts, clean, moved, None, blocks(9), 3)
     assert found.n[1].tolist() == [9, 8, 8, 8]
     assert np.isfinite(found.values["euclidean"]).all()
     assert found.values["euclidean"][0][1, 2] == pytest.approx(well.euclidean[1, 2, others].mean())
@@ -239,11 +380,10 @@ def test_batches_of_any_size_give_the_same_rows_to_rounding() -> None:
 
 
 def curve_of(name: str, shares: Sequence[float], n: int = 400) -> Curves:
-    weights = resamples(n, 50)
     labels = np.zeros(n, dtype=np.int64)
     predicted = np.stack([(np.arange(n) >= share * n).astype(np.int64) for share in shares])
     clean, moved = made(predicted, labels, labels)
-    return curves(name, ("input",), [(-1.0,), (0.0,), (3.0,)], clean, moved, None, weights, 2)
+    return curves(name, ("input",), [(-1.0,), (0.0,), (3.0,)], clean, moved, None, blocks(n), 2)
 
 
 def test_areas_differences_and_pools_are_means_of_what_they_join() -> None:
@@ -268,12 +408,12 @@ def test_predictions_that_repeat_with_the_stride_show_as_aliasing() -> None:
     shifts = np.arange(-5, 6)[:, None]
     periodic = np.broadcast_to(shifts % 4, (11, 30)).copy()
     clean, moved = made(periodic, labels, labels)
-    weights = resamples(30, 20)
-    found = {row["lag"]: row["consistency"] for row in aliasing.lags(warp, "net", moved, weights, 4)}
+    parts = blocks(30)
+    found = {row["lag"]: row["consistency"] for row in aliasing.lags(warp, "net", moved, parts, 4)}
     assert found[4] == found[8] == 1 and found[1] == found[2] == found[3] == 0
-    assert aliasing.aliasing(warp, "net", moved, weights, 4)[0]["excess"] == 1
-    assert aliasing.aliasing(warp, "net", moved, weights, 1) == []
-    kept = {row["phase"][0]: row["consistency"] for row in aliasing.phases(warp, "net", clean, moved, weights, 4)}
+    assert aliasing.aliasing(warp, "net", moved, parts, 4)[0]["excess"] == 1
+    assert aliasing.aliasing(warp, "net", moved, parts, 1) == []
+    kept = {row["phase"][0]: row["consistency"] for row in aliasing.phases(warp, "net", clean, moved, parts, 4)}
     assert kept == {0: 1, 1: 0, 2: 0, 3: 0}
     assert worst_classes(warp, "net", clean, moved, ("a", "b"))[0]["consistency"] == pytest.approx(3 / 11)
 

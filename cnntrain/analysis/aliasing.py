@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from cnntrain.analysis.bands import band, means
+from cnntrain.analysis.bands import Range, band, means
 from cnntrain.analysis.invariance import Clean, Moved
 from cnntrain.data.transformations import Warp
 
@@ -17,7 +17,7 @@ def total_stride(strides: Sequence[int | None]) -> int:
     return max((stride for stride in strides if stride), default=1)
 
 
-def lags(warp: Warp, name: str, moved: Moved, weights: np.ndarray, stride: int) -> list[Row]:
+def lags(warp: Warp, name: str, moved: Moved, blocks: np.ndarray, stride: int) -> list[Row]:
     """Return how often predictions agree at two shifts that lie so many pixels apart, by that distance.
 
     A network that subsamples by `stride` sees shifts by its multiples alike but for the border: `phase` is the distance
@@ -25,14 +25,14 @@ def lags(warp: Warp, name: str, moved: Moved, weights: np.ndarray, stride: int) 
     """
     lines = []
     for lag, pairs in enumerate(agreement(warp, moved), 1):
-        agree = means(weights, pairs)
-        low, high = band(agree)
+        agree = means(blocks, pairs)
+        low, high = band(agree, Range(0.0, 1.0, len(blocks)))
         line = {"run": name, "warp": warp.name, "lag": lag, "phase": lag % stride, "pairs": len(warp.amounts) - lag}
         lines.append(line | {"consistency": float(agree[0]), "low": float(low), "high": float(high)})
     return lines
 
 
-def aliasing(warp: Warp, name: str, moved: Moved, weights: np.ndarray, stride: int) -> list[Row]:
+def aliasing(warp: Warp, name: str, moved: Moved, blocks: np.ndarray, stride: int) -> list[Row]:
     """Return by how much predictions agree more at shifts a multiple of the stride apart than a pixel less or more.
 
     The mean of the two neighbours is what distance alone would give; without subsampling the excess is about 0.
@@ -42,8 +42,8 @@ def aliasing(warp: Warp, name: str, moved: Moved, weights: np.ndarray, stride: i
     if not places:
         return []
     excess = [agree[lag - 1] - (agree[lag - 2] + agree[lag]) / 2 for lag in places]  # lag 1 stands at place 0
-    found = means(weights, np.mean(excess, axis=0))
-    low, high = band(found)
+    found = means(blocks, np.mean(excess, axis=0))
+    low, high = band(found, Range(-1.0, 1.0, len(blocks)))
     line = {"run": name, "warp": warp.name, "stride": stride, "lags": places}
     return [line | {"excess": float(found[0]), "low": float(low), "high": float(high)}]
 
@@ -61,7 +61,7 @@ def agreement(warp: Warp, moved: Moved) -> list[np.ndarray]:
     return [(moved.predicted[lag:] == moved.predicted[:-lag]).mean(axis=0) for lag in range(1, len(steps))]
 
 
-def phases(warp: Warp, name: str, clean: Clean, moved: Moved, weights: np.ndarray, stride: int) -> list[Row]:
+def phases(warp: Warp, name: str, clean: Clean, moved: Moved, blocks: np.ndarray, stride: int) -> list[Row]:
     """Return how often a whole shift keeps the prediction, by the shift modulo the network's total stride."""
     whole = [a for a, amount in enumerate(warp.amounts) if all(part % 1 == 0 for part in amount) and any(amount)]
     if warp.unit != "pixels" or warp.move is None or not whole:
@@ -72,8 +72,8 @@ def phases(warp: Warp, name: str, clean: Clean, moved: Moved, weights: np.ndarra
         groups.setdefault(tuple(int(part) % stride for part in warp.amounts[a]), []).append(a)
     lines = []
     for phase, members in sorted(groups.items()):
-        agree = means(weights, kept[members].mean(axis=0))
-        low, high = band(agree)
+        agree = means(blocks, kept[members].mean(axis=0))
+        low, high = band(agree, Range(0.0, 1.0, len(blocks)))
         line = {"run": name, "warp": warp.name, "stride": stride, "phase": list(phase), "shifts": len(members)}
         lines.append(line | {"consistency": float(agree[0]), "low": float(low), "high": float(high)})
     return lines

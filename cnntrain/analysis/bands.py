@@ -1,69 +1,89 @@
-"""How far a number would move on other images like these, by the bootstrap (Efron 1979), and with other seeds.
+"""How far a number would move on other images like these, and with other seeds.
 
-The image is the unit: all that was measured of one image, at every amount and stage and for every network, is drawn
-together. Row 0 of every array holds the images as they are, and the other rows the images drawn anew.
+The image is the unit: all that was measured of one image, at every amount and stage and for every network, stays
+together. Row 0 of every array is computed from all images, and each other row from all but one image, or a small block
+of images: so any number derived from such arrays has its band by the same line of code (the jackknife; Tukey 1958).
 """
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
 
 from cnntrain.draws import generator
-from cnntrain.tables import wilson
 
-DRAWS = 1000
+BLOCKS = 1000  # at most
 LEVEL = 0.95
+Z = 1.959963984540054
+FURTHER = 1.5  # times
 
 
-def resamples(n: int, draws: int = DRAWS, seed: int = 0) -> np.ndarray:
-    """Return how often each of `n` images counts: float64 [1 + draws, n], ones and then the counts of each drawing."""
-    rng = generator(seed, "bootstrap", n)
-    counts = [np.bincount(rng.integers(n, size=n), minlength=n) for _ in range(draws)]
-    return np.stack([np.ones(n), *counts]).astype(np.float64)
+class Range(NamedTuple):
+    """Between which values a number lies whatever the images, and how many images it is about."""
+
+    low: np.ndarray | float
+    high: np.ndarray | float
+    n: np.ndarray | float
 
 
-def means(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Return the weighted means [R, …] of values [..., N] under weights [R, N]; values that are nan are left out."""
-    flat = values.reshape(-1, values.shape[-1]).astype(np.float64)
+def blocks(n: int, most: int = BLOCKS, seed: int = 0) -> np.ndarray:
+    """Return the block of each of `n` images, drawn at random and as even as can be; at best one an image."""
+    places = np.arange(n)
+    return places if n <= most else np.asarray(generator(seed, "blocks", n).permutation(places % most))
+
+
+def means(blocks: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Return the means of values [..., N] over all images, and without each block: [1 + blocks, ...].
+
+    Values that are nan are left out.
+    """
+    order = np.argsort(blocks, kind="stable")
+    starts = np.flatnonzero(np.diff(blocks[order], prepend=-1))
+    flat = values.reshape(-1, values.shape[-1])[:, order].astype(np.float64)
     there = np.isfinite(flat)
-    if there.all():
-        found = weights @ flat.T / weights.sum(axis=1, keepdims=True)
-    else:
+
+    def sums(parts: np.ndarray) -> np.ndarray:
+        whole = parts.sum(axis=1, keepdims=True)
+        return np.concatenate([whole, whole - np.add.reduceat(parts, starts, axis=1)], axis=1)
+
+    with np.errstate(invalid="ignore"):
+        found = sums(np.where(there, flat, 0)) / sums(there.astype(np.float64))
+    return np.asarray(found.T.reshape(-1, *values.shape[:-1]))
+
+
+def band(found: np.ndarray, kept: Range | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Return the interval at 95 % of numbers [1 + blocks, ...].
+
+    Of a number that is kept within a range it is the interval of Agresti and Coull (1998) for a share, with what images
+    contribute in place of 0 and 1: the variance grows as the number moves towards where single images pull it, by the
+    third moment of their contributions over the second, so that end lies further out and the other nearer. One image
+    that was not seen is added at the end of the range, so that the interval has a width where all images agree. Without
+    a range that image lies `FURTHER` out than the furthest, and no end comes nearer. A number without a meaning may lie
+    anywhere in its range.
+    """
+    theta = found[0]
+    moves = (theta - found[1:]) * (1 - 1 / (len(found) - 1))
+    moves[~np.isfinite(moves)] = 0
+    variance, third = (moves**2).sum(axis=0), (moves**3).sum(axis=0)
+
+    def growth(third: np.ndarray, unseen: np.ndarray) -> np.ndarray:
         with np.errstate(invalid="ignore"):
-            found = (weights @ np.where(there, flat, 0).T) / (weights @ there.T.astype(np.float64))
-    return np.asarray(found.reshape(len(weights), *values.shape[:-1]))
+            return np.asarray(np.nan_to_num((third + unseen**3) / (variance + unseen**2)))
 
+    def end(growth: np.ndarray) -> np.ndarray:
+        shift = Z**2 * growth / 2
+        return np.asarray(shift + np.sqrt(2 * shift**2 + Z**2 * variance))
 
-def band(found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the percentile interval at 95 % of numbers [R, …] whose first row is no drawing.
-
-    Drawings in which a number has no meaning (a ratio to nothing) are left out.
-    """
-    tails, drawn = ((1 - LEVEL) / 2, (1 + LEVEL) / 2), found[1:]
-    there = np.isfinite(drawn)
-    if there.all():
-        low, high = np.quantile(drawn, tails, axis=0)
-        return low, high
-    ends = np.full((2, *found.shape[1:]), np.nan)
-    some = there.any(axis=0)
-    ends[:, some] = np.nanquantile(np.where(there, drawn, np.nan)[:, some], tails, axis=0)
-    return ends[0], ends[1]
-
-
-def share_band(found: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the interval of proportions over `n` images each; where all images agree, Wilson's end takes over.
-
-    There every drawing is the same, and a band of no width would promise too much.
-    """
-    low, high = (np.atleast_1d(end).copy() for end in band(found))
-    for place in np.argwhere((found[0] == 0) | (found[0] == 1)):
-        at = tuple(place)
-        count = int(np.broadcast_to(n, found[0].shape)[at])
-        if count:
-            low[at], high[at] = wilson(round(float(found[0][at]) * count), count)
-    return low.reshape(found.shape[1:]), high.reshape(found.shape[1:])
+    if kept is None:
+        down, up = growth(-third, -FURTHER * moves.min(axis=0)), growth(third, FURTHER * moves.max(axis=0))
+        return theta - end(np.maximum(down, 0)), theta + end(np.maximum(up, 0))
+    below, above = (np.maximum(room, 0) for room in (theta - kept.low, kept.high - theta))
+    down, up = growth(-third, below / (kept.n + Z**2)), growth(third, above / (kept.n + Z**2))
+    there = np.isfinite(theta)
+    low = np.where(there, theta - np.minimum(end(down), below), kept.low)
+    return low, np.where(there, theta + np.minimum(end(up), above), kept.high)
 
 
 def seed_band(points: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

@@ -62,10 +62,9 @@ def line_words(warp: Warp, line: Line) -> list[str]:
     sentences += control_words(line, at, early)
     kept = ranged(100 * found.values["consistency"][0][at], *(100 * end[at] for end in ends["consistency"]))
     p = ranged(found.values["p_true"][0][at], *(end[at] for end in ends["p_true"]))
-    chance = found.values["consistency_corrected"][0][at]
     sentences.append(
-        f"There {kept} % of the predictions stay ({chance:.2f} of the way from chance to always), and the true class "
-        f"has the probability {p}{unchanged_words(warp, line)}."
+        f"There {kept} % of the predictions stay{chance_words(line, ends, at)}, and the true class has the probability "
+        f"{p}{unchanged_words(warp, line)}."
     )
     if "target_rate" in found.values:
         hit = ranged(100 * found.values["target_rate"][0][at], *(100 * end[at] for end in ends["target_rate"]))
@@ -77,8 +76,17 @@ def line_words(warp: Warp, line: Line) -> list[str]:
     return sentences
 
 
+def chance_words(line: Line, ends: Mapping[str, tuple[np.ndarray, np.ndarray]], at: int) -> str:
+    """Say how far the predictions that stay are from chance, where there are mistakes to tell it by."""
+    corrected = line.curves.values["consistency_corrected"][0][at]
+    if not np.isfinite(corrected):
+        return " (without a mistake nothing tells that from chance)"
+    low, high = (end[at] for end in ends["consistency_corrected"])
+    return f", {ranged(corrected, low, high)} of the way from chance to always"
+
+
 def depth_words(line: Line, at: int) -> str:
-    """Say whether late features move less than early ones, from the difference in all drawings."""
+    """Say whether late features move less than early ones, from the band of the difference."""
     found = line.curves.values["distance"][:, at]
     stages = line.curves.stages
     gap = found[:, stages.index(line.late)] - found[:, stages.index(line.early)]
@@ -89,7 +97,7 @@ def depth_words(line: Line, at: int) -> str:
         return ": the later features move less"
     if low > 0:
         return ": the later features move more"
-    return ": the two cannot be told apart"
+    return ": the two do not differ significantly"
 
 
 def control_words(line: Line, at: int, stage: int) -> list[str]:
@@ -123,7 +131,7 @@ def difference_words(rows: Sequence[Row]) -> list[str]:
         if verb:
             words.append(f"Over all amounts {row['name']} {verb} {row['against']}: {points}).")
         else:
-            words.append(f"{row['name']} and {row['against']} cannot be told apart on these images: {points}).")
+            words.append(f"{row['name']} and {row['against']} do not differ significantly on these images: {points}).")
         if row["seed_low"] is not None and verb and row["seed_low"] <= 0 <= row["seed_high"]:
             words.append(
                 f"Another seed could turn the sign: the difference of {row['name']} holds for these runs only."

@@ -15,7 +15,7 @@ from cnntrain import config, disk, runs, schema
 from cnntrain.analysis import crossings
 from cnntrain.analysis import invariance as measure
 from cnntrain.analysis.aliasing import total_stride
-from cnntrain.analysis.bands import resamples
+from cnntrain.analysis.bands import blocks
 from cnntrain.analysis.invariance_rows import curves
 from cnntrain.analysis.invariance_words import crossing_words, line_words
 from cnntrain.commands import pretrained
@@ -209,10 +209,10 @@ def follow(
     target: Path,
 ) -> list[Study]:
     """Pass all images through all networks under all warps; the raw rows go to the study's folder."""
-    weights, classes = resamples(len(splits[0])), entries[0].card.classes
-    studies = [Study(warp, split, entries[0].card, weights) for warp, split in zip(warps, splits, strict=True)]
+    parts, classes = blocks(len(splits[0])), entries[0].card.classes
+    studies = [Study(warp, split, entries[0].card, parts) for warp, split in zip(warps, splits, strict=True)]
     few = spread(len(splits[0]), cfg.control_images)
-    total = sum(len(weights[0]) * (1 + len(warp.amounts)) + 2 * len(few) * len(warp.amounts) for warp in warps)
+    total = sum(len(parts) * (1 + len(warp.amounts)) + 2 * len(few) * len(warp.amounts) for warp in warps)
     with counting(total * len(entries), "invariance", "image") as progress:
         for entry, subject in zip(entries, subjects, strict=True):
             stride = total_stride([spans[0].jump for spans in subject.spans.values()])
@@ -227,7 +227,7 @@ def follow(
                 held = measure.controls(subject, split, few, cfg.batch_size, warp, progress=progress)
                 keep_raw(target / RAW / f"{safe(entry.name)}_{warp.name}.npz", subject, warp, clean, moved)
                 stages = subject.stages
-                found = curves(entry.name, stages, warp.amounts, clean, moved, held, weights, len(classes))
+                found = curves(entry.name, stages, warp.amounts, clean, moved, held, parts, len(classes))
                 study.add(found, clean, moved, stride, subject)
     return studies
 

@@ -32,8 +32,8 @@ class Group:
 class Study:
     """What was measured under one warp, network by network in their order."""
 
-    def __init__(self, warp: Warp, split: Split, card: Card, weights: np.ndarray) -> None:
-        self.warp, self.split, self.card, self.weights = warp, split, card, weights
+    def __init__(self, warp: Warp, split: Split, card: Card, blocks: np.ndarray) -> None:
+        self.warp, self.split, self.card, self.blocks = warp, split, card, blocks
         self.curves: list[Curves] = []
         self.tables: dict[str, list[Row]] = {"classes": [], "lags": [], "phases": [], "aliasing": []}
         self.kept: dict[str, np.ndarray] = {}  # at the lecture's shift: truth values [N]
@@ -59,9 +59,9 @@ class Study:
         self.curves.append(curves)
         name, self.stride = curves.name, max(self.stride, stride)
         self.tables["classes"] += worst_classes(self.warp, name, clean, moved, self.card.classes)
-        self.tables["lags"] += aliasing.lags(self.warp, name, moved, self.weights, stride)
-        self.tables["phases"] += aliasing.phases(self.warp, name, clean, moved, self.weights, stride)
-        self.tables["aliasing"] += aliasing.aliasing(self.warp, name, moved, self.weights, stride)
+        self.tables["lags"] += aliasing.lags(self.warp, name, moved, self.blocks, stride)
+        self.tables["phases"] += aliasing.phases(self.warp, name, clean, moved, self.blocks, stride)
+        self.tables["aliasing"] += aliasing.aliasing(self.warp, name, moved, self.blocks, stride)
         if (place := self.lecture_place()) is not None:
             at = self.warp.amounts.index(crossings.counted(self.warp)[place])
             self.kept[name] = moved.predicted[at] == clean.predicted
