@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from made import picture, tree
 
 from cnntrain import config, runs
 from cnntrain.cli import config_dir, main
@@ -126,6 +128,81 @@ def test_other_settings_in_a_study_are_refused(
     cnntrain("ablate", *tiny, "remove=[[conv2]]", "seeds=1", *HERE)
     assert main(["ablate", *tiny, "remove=[[conv2]]", "seeds=1", "optimizer.lr=0.01", *HERE]) == 2
     assert "optimizer.lr (0.05 → 0.01)" in capfd.readouterr().err
+
+
+FILES = (
+    *("model=mlp", "model.hidden=[8]", "dataset=folder", "dataset.root=d", "augmentation=none", "trainer.epochs=1"),
+    *("schedule=constant", "trainer.batch_size=8", "device=cpu", "remove=[[fc1]]", "seeds=2"),
+)
+
+
+def test_a_study_answers_for_its_own_images_and_settings(
+    cnntrain: Call, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tree(folder / "d", each=12)
+    whole = cnntrain("ablate", *FILES, *HERE)
+    tree(folder / "other", each=11)
+    shutil.copytree("d", "copy")
+    shutil.copytree("d", "forged")
+    for file in Path("forged").rglob("*.png"):
+        shutil.copy("d/bee/00.png", file)  # of the same size
+    for word, said in (
+        ("trainer.epochs=2", "trainer.epochs (1 → 2)"),
+        ("trainer.precision=bf16", "trainer.precision (auto → bf16)"),
+        ("dataset.root=other", f"was made of the images in {folder / 'd'}, not {folder / 'other'}"),
+        ("dataset.root=forged", f"was made of the images in {folder / 'd'}, not {folder / 'forged'}"),
+    ):
+        capfd.readouterr()
+        assert main(["ablate", *FILES, *HERE, word]) == 2
+        assert said in capfd.readouterr().err
+    assert cnntrain("ablate", *FILES, *HERE, "dataset.root=copy")["table"] == whole["table"]
+    shutil.rmtree("study/cells/no_fc1")
+    picture(7).save("d/ant/new.png")
+    assert cnntrain("ablate", *FILES, *HERE)["table"] == whole["table"]  # what was added is left out
+    shutil.rmtree("study/cells/no_fc1/1")
+    Path("d/ant/03.png").unlink()
+    capfd.readouterr()
+    main(["ablate", *FILES, *HERE])
+    assert "no_fc1, seed 1 failed: the run's images have changed: ant/03.png is missing" in capfd.readouterr().err
+    row = json.loads(Path("study/results.json").read_text())["table"][1]
+    assert row["n_seeds"] == 1 and row["delta_mean"] is None
+    assert main(["ablate", *FILES[:-1], "seeds=1", *HERE]) == 0
+    assert "the images have changed since these cells were made: ant/03.png is missing" in capfd.readouterr().err
+
+
+def test_cells_of_other_test_images_are_not_paired(cnntrain: Call, folder: Path, tiny: tuple[str, ...]) -> None:
+    words = [*tiny, "model=softmax", "trainer.epochs=1", "seeds=1", *HERE]
+    flag = own_study(folder, shifted=["trainer.label_smoothing=0.1"], longer=["trainer.clip=1"])
+    assert cnntrain("ablate", flag, "study=own", *words)["complete"]
+    place = folder / "study/cells/shifted/0/eval/test_last/results.json"
+    found = json.loads(place.read_text())
+    found["record"]["images"] = "another"
+    place.write_text(json.dumps(found))
+    found = cnntrain("ablate", flag, "study=own", *words)
+    assert [row["variant"] for row in found["rows"]] == ["full", "longer"] and not found["complete"]
+
+
+def test_the_folder_of_a_study_follows_from_its_images_as_well(
+    cnntrain: Call, folder: Path, trained: list[str]
+) -> None:
+    for root in ("d", "e"):
+        tree(folder / root)
+    plan = ["ablate", *FILES, "plan=true"]
+    places = {root: cnntrain(*plan, f"dataset.root={root}")["study_dir"] for root in ("d", "./d", "e")}
+    assert places["d"] == places["./d"] != places["e"]
+    assert cnntrain(*plan, "trainer.precision=bf16")["study_dir"] != places["d"]
+    named = ["ablate", "model=lenet5", "dataset=synthetic", "remove=[[conv2]]", "seeds=1", "plan=true"]
+    assert cnntrain(*named)["study_dir"] == cnntrain(*named, "data_root=elsewhere")["study_dir"]
+
+
+def test_cells_of_a_run_that_was_trained_on_are_refused(
+    cnntrain: Call, folder: Path, trained: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = ["ablate", "mode=reinit", f"runs=[{','.join(trained)}]", "remove=[[conv1]]", *HERE]
+    cnntrain(*words)
+    shutil.copy("run1/checkpoints/last.pt", "run0/checkpoints/last.pt")
+    assert main(words) == 2
+    assert "run0 has other weights than those that study/cells/full/0 was made of" in capfd.readouterr().err
 
 
 def test_many_processes_give_the_numbers_of_one(cnntrain: Call, folder: Path, tiny: tuple[str, ...]) -> None:

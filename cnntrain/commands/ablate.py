@@ -13,11 +13,13 @@ from cnntrain.analysis import ablation, looks
 from cnntrain.analysis.ablation_figures import differences_picture
 from cnntrain.analysis.ablation_report import answer_tables, flat, report, sentences
 from cnntrain.commands import cells, grid, planning, processes, session, study
+from cnntrain.commands import eval as evaluations
 from cnntrain.commands.controls import controls
-from cnntrain.commands.eval import place
 from cnntrain.commands.loading import naming_plugins
+from cnntrain.commands.run_images import PIXELS, noted
+from cnntrain.data.splits import changes
 from cnntrain.devices import machine, prepare
-from cnntrain.errors import InputError
+from cnntrain.errors import InputError, listed
 from cnntrain.progress import clock, say
 from cnntrain.schema import Ablate
 from cnntrain.tables import percent, render
@@ -58,6 +60,8 @@ def run(composed: DictConfig) -> dict[str, Any]:
         expected = [seconds[cell.variant] if seconds else 0.0 for cell in left]
         watch = Watch(left, expected, jobs)
         processes.make_all(left, min(jobs, len(left)), watch.hear, plugins=cfg.plugins, deterministic=cfg.deterministic)
+    else:
+        tell_changes(made[0])
     return answer(cfg, folder, lines, made, list(seeds))
 
 
@@ -66,6 +70,15 @@ def check(composed: DictConfig) -> None:
     cfg = config.read(Ablate, composed)
     if cfg.mode == "retrain":
         session.check(cfg)
+
+
+def tell_changes(cell: grid.Cell) -> None:
+    """Say when the images of a finished cell are no longer as they were: nothing is measured on them anew."""
+    files = noted(cell.folder)
+    if files and (wrong := changes(config.read_dataset(cell.settings["dataset"], cell.settings["data_root"]), files)):
+        say(
+            f"warning: the images have changed since these cells were made: {listed(wrong, 1)}; name another output_dir"
+        )
 
 
 def estimate(lines: Sequence[planning.Planned], cfg: Ablate) -> dict[str, float] | None:
@@ -158,7 +171,7 @@ def answer(
     now = looks.look(earlier, seeds, ablation.comparisons(variants), cfg.looks)
     after = [*(one for one in earlier if one.seeds != now.seeds), now]
     again = looks.next_level(after, cfg.looks)
-    found = ablation.answer(variants, [cell for each in made if (cell := read(each))], seeds, now.level, again)
+    found = ablation.answer(variants, read(made), seeds, now.level, again)
     asked = after if any(row["p"] is not None for row in found.table + found.interactions) else earlier
     record = {"looks": [one._asdict() for one in asked]}
     runs.write_json(folder / LOOKS, record)  # before anything of the answer is seen
@@ -240,14 +253,31 @@ def write(
     disk.write(folder / REPORT, text)
 
 
-def read(cell: grid.Cell) -> ablation.Cell | None:
-    """Return what a cell found, None while it is not finished."""
-    found = cells.finished(cell.folder)
-    if found is None:
-        return None
-    with np.load(place(cell.folder, "test", "last") / "predictions.npz") as saved:
-        right = saved["predicted"] == saved["labels"]
-    return ablation.Cell(cell.variant, cell.seed, found["train_top1"], found["test_top1"], found["test_n"], right)
+def read(made: Sequence[grid.Cell]) -> list[ablation.Cell]:
+    """Return what the finished cells found, but of those that were measured on other test images than the first."""
+    found, first = list[ablation.Cell](), None
+    for cell in made:
+        if (result := cells.finished(cell.folder)) is None:
+            continue
+        measured = evaluations.read(evaluations.place(cell.folder, "test", "last"))
+        first = first or (cell, measured)
+        if not same_images(first, (cell, measured)):
+            say(f"{cell.folder} was measured on other test images than {first[0].folder}, and is left out")
+            continue
+        right = measured.probabilities.argmax(axis=1) == measured.labels
+        accuracies = result["train_top1"], result["test_top1"], result["test_n"]
+        found.append(ablation.Cell(cell.variant, cell.seed, *accuracies, right))
+    return found
+
+
+def same_images(*measured: tuple[grid.Cell, evaluations.Evaluation]) -> bool:
+    """Say whether two cells were measured on the same test images, by their pixels where both see them alike."""
+    (_, one), (_, other) = measured
+    seen = [{key: cell.settings["dataset"].get(key) for key in PIXELS} for cell, _ in measured]
+    if seen[0] == seen[1] and (one.checksums is None) == (other.checksums is None):
+        return bool(one.found["record"]["images"] == other.found["record"]["images"])
+    files = [each.files for each in (one, other) if each.files is not None]
+    return np.array_equal(one.labels, other.labels) and (len(files) < 2 or np.array_equal(files[0], files[1]))
 
 
 def setting(cfg: Ablate, full: study.Variant, seeds: Sequence[int], cell: grid.Cell) -> dict[str, str]:

@@ -17,24 +17,28 @@ from cnntrain.commands import eval as evaluations
 from cnntrain.commands import pretrained, session
 from cnntrain.commands.fit import Training
 from cnntrain.commands.grid import Cell
-from cnntrain.commands.loading import load_run
+from cnntrain.commands.loading import load_run, weights_digest
 from cnntrain.commands.resuming import finished_result
+from cnntrain.commands.run_images import meant, noted, read_noted, refuse_unlike_record
 from cnntrain.commands.study import TRAINING
 from cnntrain.data.datasets import limited
 from cnntrain.data.sources import Dataset
+from cnntrain.data.splits import UNUSED, members
 from cnntrain.devices import choose_device, choose_precision
 from cnntrain.draws import generator
 from cnntrain.errors import CnntrainError, InUseError, StoppedError
-from cnntrain.schema import Fit, Options
+from cnntrain.schema import Fit
 from cnntrain.streams import forgiving
 from cnntrain.training import checkpoints
 
 CELL, LOG = "cell.json", "log.txt"
+HELD: dict[str, Any] = {}  # the images that the cells of this process share: dataset, options and files
 Message = dict[str, Any]  # kind (began, done, failed, busy, stopped), cell (its number) and what belongs to the kind
 
 
 def work(cells: Sequence[Cell], tell: Callable[[Message], None]) -> None:
     """Make the cells that are not finished and that no other process holds, in order; tell what becomes of each."""
+    HELD.clear()
     for number, cell in enumerate(cells):
         if finished(cell.folder):
             continue
@@ -63,7 +67,7 @@ def make(cell: Cell) -> dict[str, Any]:
     """Train a cell, or change a trained network for it, and measure it on training and test images; return both."""
     began = time.perf_counter()
     with quiet(cell.folder / LOG):
-        dataset = shared_dataset(cell.settings)
+        dataset = shared_dataset(cell)
         if cell.mode in TRAINING:
             train(cell, dataset)
             slim(cell.folder)
@@ -87,17 +91,42 @@ def quiet(path: Path) -> Iterator[None]:
         yield
 
 
-def shared_dataset(settings: Options) -> Dataset:
-    """Return a cell's images; those that all cells of a process draw from are read once."""
-    options = settings["dataset"]
-    whole = read_once(json.dumps(options | {"train_size": None}, sort_keys=True), settings["data_root"])
-    return limited(whole, config.selection(options).train_size, settings["seed"])
+def shared_dataset(cell: Cell) -> Dataset:
+    """Return a cell's images, divided as an earlier run has noted; those that many cells draw from are read once."""
+    options, data_root, run = cell.settings["dataset"], cell.settings["data_root"], looks_at(cell)
+    shared = options | {"train_size": None}
+    files = None if run is None else noted(run)
+    if files is not None:
+        files = [member._replace(split="train") if member.split == UNUSED else member for member in files]
+    elif run is not None and (run / runs.RECORD).is_file():
+        verify(run, json.dumps(shared), data_root)
+    if HELD.get("options") != (shared, data_root) or files not in (None, HELD["files"]):
+        HELD.clear()  # before the next are read
+        dataset = read_noted(
+            shared, data_root, 0, files, "name another output_dir for a study of the images as they are"
+        )
+        HELD.update(options=(shared, data_root), dataset=dataset, files=members(dataset) if files is None else files)
+    return limited(HELD["dataset"], config.selection(options).train_size, cell.settings["seed"])
 
 
-@functools.lru_cache(maxsize=1)
-def read_once(options: str, data_root: str) -> Dataset:
-    """Return the dataset of these options in JSON."""
-    return config.load_dataset(json.loads(options), data_root, 0)
+@functools.lru_cache
+def verify(run: Path, options: str, data_root: str) -> None:
+    """Hold the images of a run that noted no files against its record, once."""
+    refuse_unlike_record(run, None, json.loads(options), data_root)
+
+
+def looks_at(cell: Cell) -> Path | None:
+    """Return the run whose images a cell has to see: the trained one that it changes, or an earlier of its study."""
+    if cell.run:
+        return Path(cell.run)
+
+    def like(folder: Path) -> bool:
+        options = runs.read_json(folder / runs.CONFIG)["dataset"]
+        return meant(options | {"train_size": None}) == meant(cell.settings["dataset"] | {"train_size": None})
+
+    cells = cell.folder.parents[1]
+    begun = [place.parent for place in (cell.folder / runs.CONFIG, *sorted(cells.glob(f"*/*/{runs.CONFIG}")))]
+    return next((place for place in begun if (place / runs.CONFIG).is_file() and like(place)), None)
 
 
 def train(cell: Cell, dataset: Dataset) -> None:
@@ -139,7 +168,10 @@ def change(cell: Cell) -> None:
     state = checkpoints.load(source / "checkpoints" / checkpoints.LAST)
     kept = {key: value for key, value in evaluated(state).items() if key not in ("model", "ema")}
     checkpoints.save(cell.folder / "checkpoints" / checkpoints.LAST, kept | {"model": weights})
-    record = runs.read_json(source / runs.RECORD) | {"made_from": str(source), "mode": cell.mode, "stages": cell.stages}
+    made = {"made_from": str(source), "made_from_weights": weights_digest(source, "last")}
+    record = runs.read_json(source / runs.RECORD) | made | {"mode": cell.mode, "stages": cell.stages}
+    if (source / runs.SPLITS).is_file():
+        disk.write(cell.folder / runs.SPLITS, (source / runs.SPLITS).read_bytes())
     runs.write_json(cell.folder / runs.RECORD, record)
     runs.write_json(cell.folder / runs.CONFIG, cell.settings)
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from cnntrain import config, disk, runs, schema
 from cnntrain.analysis.metrics import classification
-from cnntrain.commands.loading import load_run
+from cnntrain.commands.loading import load_run, weights_digest
 from cnntrain.commands.predict import likeliest
 from cnntrain.commands.run_images import run_images
 from cnntrain.data.datasets import checksums
@@ -21,7 +21,7 @@ from cnntrain.data.feeds import sweep
 from cnntrain.data.sources import Card, Split, files_of
 from cnntrain.data.views import VIEWS
 from cnntrain.devices import choose_device, choose_precision, hardware, prepare
-from cnntrain.errors import CheckpointError, as_text, setting
+from cnntrain.errors import as_text, setting
 from cnntrain.progress import say, track
 from cnntrain.tables import interval, percent, render
 from cnntrain.training.evaluate import Outputs, outputs
@@ -159,7 +159,6 @@ def keep(
         "hardware": hardware(),
         "weights": weights_digest(folder, words["weights"]),
         "images": images_digest(labels, measured.checksums),
-        "shape": card.shape,
     }
     runs.write_json(target / runs.RESULTS, found | {"record": runs.provenance(argv) | made})
     return found
@@ -198,6 +197,16 @@ def read(target: Path) -> Evaluation:
         return Evaluation(target, runs.read_json(target / runs.RESULTS), *arrays)
 
 
+def shows(measured: Evaluation, split: Split) -> bool:
+    """Say whether a split holds the images that were evaluated, as far as their checksums are known."""
+    if not np.array_equal(split.labels.numpy(), measured.labels):
+        return False
+    if measured.checksums is None:
+        return True
+    parts = np.array_split(np.arange(len(split)), -(-len(split) // 500))
+    return all((checksums(split.source.read(part)) == measured.checksums[part]).all() for part in parts)
+
+
 def place(folder: Path, split: str, weights: str, tta: str = "none", other: str = "") -> Path:
     """Return where the evaluation of a run lies, that of `other` images apart from its own."""
     return folder / "eval" / "_".join([split, weights, *([] if tta == "none" else [tta]), *filter(None, [other])])
@@ -209,18 +218,6 @@ def is_current(target: Path, weights: str) -> bool:
         return False
     record = runs.read_json(target / runs.RESULTS).get("record", {})
     return record.get("weights") == weights and not record.get("other_dataset")
-
-
-def weights_digest(folder: Path, weights: str) -> str:
-    """Return a short digest of a run's checkpoint.
-
-    Raises `CheckpointError` when there is none.
-    """
-    path = folder / "checkpoints" / f"{weights}.pt"
-    if not path.is_file():
-        raise CheckpointError(f"there is no checkpoint {path}")
-    with path.open("rb") as source:
-        return hashlib.file_digest(source, "sha256").hexdigest()[:16]
 
 
 def images_digest(labels: np.ndarray, sums: np.ndarray) -> str:

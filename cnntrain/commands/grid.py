@@ -6,13 +6,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cnntrain import runs
+from cnntrain import config, runs
 from cnntrain.analysis.comparison import LEVEL, seeds_needed
+from cnntrain.commands import eval as evaluations
 from cnntrain.commands import resuming
+from cnntrain.commands.loading import weights_digest
+from cnntrain.commands.run_images import noted, place_of
 from cnntrain.commands.study import Variant, fit_words
+from cnntrain.data.datasets import ALIKE
+from cnntrain.data.splits import changes
 from cnntrain.errors import InputError
 from cnntrain.schema import Ablate, Options
 
+# What may differ between a cell that is there and the one that is asked for; its images are looked at apart.
+FREE = resuming.FREE - {"trainer.precision", "trainer.compile"}
 LEAST_SEEDS = 8  # where their number is left open
 
 
@@ -34,8 +41,11 @@ def study_folder(cfg: Ablate, variants: Sequence[Variant], trained: Sequence[Pat
     """Return the folder of a study: the same for the same training, whatever its variants and seeds."""
     if cfg.output_dir:
         return Path(cfg.output_dir)
-    kept = {key: value for key, value in runs.flat(variants[0].settings).items() if key not in resuming.FREE}
+    settings = variants[0].settings
+    kept = {key: value for key, value in runs.flat(settings).items() if key not in FREE | {"trainer.compile"}}
     kept |= {"seed": None, "mode": cfg.mode, "runs": sorted(str(path) for path in trained)}
+    if images := lying(settings):
+        kept |= {"images": images}
     digest = hashlib.sha256(json.dumps(runs.plain(kept), sort_keys=True).encode()).hexdigest()[:8]
     model, dataset = (variants[0].settings[group]["name"] for group in ("model", "dataset"))
     name = (cfg.study or {}).get("name") or "remove"
@@ -86,18 +96,59 @@ def cells_of(cfg: Ablate, variants: Sequence[Variant], seeds: Mapping[int, Path 
 
     Raises `InputError` where a cell's folder holds a run with other settings.
     """
-    base, found = fit_words(), []
+    base, found, known = fit_words(), list[Cell](), set[tuple[str, str]]()
     for seed, run in seeds.items():
         for variant in variants:
-            place = folder / "cells" / variant.name / str(seed)
-            settings = variant.settings | {"seed": seed, "output_dir": str(place), "resume": "auto"}
+            target = folder / "cells" / variant.name / str(seed)
+            settings = variant.settings | {"seed": seed, "output_dir": str(target), "resume": "auto"}
             if cfg.mode == "finetune":
                 settings |= {"init_from": str(run)}
-            words = [*base, *variant.words, f"seed={seed}", f"output_dir={place}"]
+            words = [*base, *variant.words, f"seed={seed}", f"output_dir={target}"]
             plain = tuple(word.removeprefix("++") for word in words)
             start = str(run) if run else None
-            cell = Cell(variant.name, variant.stages, seed, place, settings, plain, cfg.mode, start)
-            if (place / runs.CONFIG).exists():
-                resuming.refuse_changes(runs.read_json(place / runs.CONFIG), settings)
+            cell = Cell(variant.name, variant.stages, seed, target, settings, plain, cfg.mode, start)
+            if (target / runs.CONFIG).exists():
+                refuse_other(cell, known)
             found.append(cell)
     return found
+
+
+def lying(settings: Options) -> str | None:
+    """Return the folder of a configuration's images; None for a dataset that is the same wherever it lies."""
+    alike = settings["dataset"]["name"] in ALIKE
+    return None if alike else str(place_of(settings["dataset"], settings["data_root"]))
+
+
+def refuse_other(cell: Cell, known: set[tuple[str, str]]) -> None:
+    """Raise `InputError` when what a cell's folder holds was made with other settings, images or weights.
+
+    `known` gathers pairs of folders that hold the same images.
+    """
+    old = runs.read_json(cell.folder / runs.CONFIG)
+    resuming.refuse_changes(old, cell.settings, FREE)
+    before, now = lying(old), lying(cell.settings)
+    if before and now and before != now and (before, now) not in known:
+        if not same_images(cell):
+            raise InputError(f"{cell.folder} was made of the images in {before}, not {now}; name another output_dir")
+        known.add((before, now))
+    if cell.run is None or not (cell.folder / runs.RECORD).is_file():
+        return
+    record, which = runs.read_json(cell.folder / runs.RECORD), "best" if cell.mode == "finetune" else "last"
+    made_from = record.get("made_from_weights", (record.get("init_from") or {}).get("weights"))
+    if made_from and made_from != weights_digest(Path(cell.run), which):
+        raise InputError(
+            f"{cell.run} has other weights than those that {cell.folder} was made of; name another output_dir"
+        )
+
+
+def same_images(cell: Cell) -> bool:
+    """Say whether a cell's configuration names the files that it was made of; of the test images, the same pixels."""
+    options, data_root = cell.settings["dataset"] | {"cache": "none"}, cell.settings["data_root"]
+    whole, files = config.read_dataset(options, data_root), noted(cell.folder)
+    if files is None or changes(whole, files):
+        return False
+    test = config.divide_dataset(whole, options, data_root, cell.seed, only="test", listed=files).test
+    measured = evaluations.place(cell.folder, "test", "last")
+    return (
+        test is None or not (measured / runs.RESULTS).is_file() or evaluations.shows(evaluations.read(measured), test)
+    )

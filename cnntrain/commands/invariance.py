@@ -64,7 +64,8 @@ def run(composed: DictConfig) -> dict[str, Any]:
     shown = [images(cfg, entries[0], warp) for warp in warps]
     splits = [each.split for each in shown]
     for entry in entries[1:]:
-        warn_of_seen(entry.folder, splits[0])
+        if entry.folder is not None:
+            warn_of_seen(entry.folder, splits[0], "these")
     target = new_target(cfg, entries)
     studies = follow(cfg, entries, subjects, warps, splits, target)
     groups = grouped(

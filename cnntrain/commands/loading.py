@@ -1,6 +1,7 @@
 """Networks back from run folders."""
 
 import contextlib
+import hashlib
 import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -91,6 +92,18 @@ def refuse_other_network(path: Path, net: nn.Module, weights: Mapping[str, Tenso
         raise CheckpointError(f"{path} belongs to another network: {listed(differing)} differ")
 
 
+def weights_digest(folder: Path, weights: str) -> str:
+    """Return a short digest of a run's checkpoint.
+
+    Raises `CheckpointError` when there is none.
+    """
+    path = folder / "checkpoints" / f"{weights}.pt"
+    if not path.is_file():
+        raise CheckpointError(f"there is no checkpoint {path}")
+    with path.open("rb") as source:
+        return hashlib.file_digest(source, "sha256").hexdigest()[:16]
+
+
 def start_from(net: nn.Sequential, run: str) -> dict[str, Any]:
     """Give a new network the stages of a run whose tensors fit; return which were kept and which are new.
 
@@ -113,4 +126,4 @@ def start_from(net: nn.Sequential, run: str) -> dict[str, Any]:
     if not kept:
         raise InputError(f"init_from={run}: none of its stages fits this network")
     say(f"starting from {folder}: kept {', '.join(kept)}; new {', '.join(new) or 'none'}")
-    return {"run": str(folder), "kept": kept, "new": new}
+    return {"run": str(folder), "kept": kept, "new": new, "weights": weights_digest(folder, "best")}

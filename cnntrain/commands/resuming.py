@@ -1,6 +1,6 @@
 """Going on with a run where it stopped: what a checkpoint holds, and what may have changed since."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -49,15 +49,16 @@ def finished_result(folder: Path, cfg: Fit) -> dict[str, Any] | None:
     return runs.read_json(folder / runs.RESULTS) | {"run_dir": str(folder)} if before == cfg.trainer.epochs else None
 
 
-def refuse_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+def refuse_changes(old: Mapping[str, Any], new: Mapping[str, Any], free: Set[str] | None = None) -> None:
     """Raise `InputError` naming the keys in which a configuration differs from that of the run it would continue.
 
     An option that is off and that the run did not know yet is no difference. Another number of epochs is the same run
     under a constant learning rate only: any other schedule would have gone another way, and so would shares of the
-    whole run.
+    whole run. `free` names other keys that may differ than those of a run.
     """
     before, after = runs.flat(old), runs.flat(new)
-    free = FREE | ({"trainer.epochs"} if new["schedule"]["name"] == "constant" else set())
+    if free is None:
+        free = FREE | ({"trainer.epochs"} if new["schedule"]["name"] == "constant" else set())
     changed = [
         key
         for key in sorted(before.keys() | after.keys())

@@ -55,23 +55,28 @@ def run_images(
     with naming_plugins(settings):
         renamed = given.get("name", own["name"]) != own["name"]
         options = config.fit_images(given, card) if renamed else own | given
-        if meant(options, data_root) == meant(own, data_root):
+        if (meant(options), place_of(options, data_root)) == (meant(own), place_of(own, data_root)):
             name = label(options, data_root)
             name = "" if name == label(own, data_root) else name
             return own_images(folder, settings, card, data_root, split, options, other=name)
         return other_images(folder, settings, card, data_root, split, options)
 
 
-def meant(options: schema.Options, data_root: str) -> schema.Options:
-    """Return what says in a dataset's options which images are meant, and how they are divided."""
-    said = {key: value for key, value in runs.plain(options).items() if key not in FREE | PIXELS}
-    return said | {"root": str(config.dataset_root(options, data_root).resolve())}
+def meant(options: schema.Options) -> schema.Options:
+    """Return what says in a dataset's options which of its images are meant, and how they are divided."""
+    return {key: value for key, value in runs.plain(options).items() if key not in FREE | PIXELS | {"root"}}
+
+
+def place_of(options: schema.Options, data_root: str) -> Path:
+    """Return the folder in which a dataset lies."""
+    return config.dataset_root(options, data_root).resolve()
 
 
 def label(options: schema.Options, data_root: str) -> str:
     """Return a name for images as a dataset's options say, as part of a folder's name."""
-    said = meant(options, data_root) | {key: options[key] for key in PIXELS if key in options}
-    name = re.sub(r"[^\w.-]+", "_", Path(said["root"]).name if options.get("root") else options["name"])
+    root = place_of(options, data_root)
+    said = meant(options) | {"root": str(root)} | {key: options[key] for key in PIXELS if key in options}
+    name = re.sub(r"[^\w.-]+", "_", root.name if options.get("root") else options["name"])
     return f"{name}_{hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:8]}"
 
 
@@ -113,20 +118,22 @@ def other_images(
 
     A copy of the run's own images is divided as they are.
     """
-    there, own = meant(options, data_root), meant(settings["dataset"], data_root)
-    name = label(options, data_root)
+    root, name, like = (
+        place_of(options, data_root),
+        label(options, data_root),
+        meant(options) == meant(settings["dataset"]),
+    )
     asked, lone = pretrained.typed("split"), None
-    if options["name"] == "folder" and (found := lone_split(Path(there["root"]))):
-        lone, place = found
-        options = options | {"root": str(place)}
+    if options["name"] == "folder" and (found := lone_split(root)):
+        lone = found[0]
+        options = options | {"root": str(found[1])}
         if asked and split != lone:
-            raise InputError(f"split={split}: {there['root']} holds {lone} images only")
+            raise InputError(f"split={split}: {root} holds {lone} images only")
     refuse_unlike(config.dataset_card(options, data_root), card)
     options = options | {"classes": list(card.classes)}  # in the run's order
     whole = config.read_dataset(options, data_root)
-    files = None if folder is None else noted(folder)
-    if files and there | {"root": ""} == own | {"root": ""} and not changes(whole, files):
-        say(f"{there['root']} holds the run's own images: its {split} images are measured")
+    if like and folder is not None and holds(whole, folder):
+        say(f"{root} holds the run's own images: its {split} images are measured")
         return own_images(folder, settings, card, data_root, split, options, other=name)
     if whole.val is None and whole.test is None and (lone or not asked):
         whole, options = replace(whole, test=whole.train), options | {"val_size": 0}
@@ -135,7 +142,8 @@ def other_images(
     else:
         dataset = config.divide_dataset(whole, options, data_root, settings["seed"], only=split)
         images = chosen(dataset, split, split, options, name)
-    warn_of_seen(folder, images.split)
+    if folder is not None:
+        warn_of_seen(folder, images.split, "these")
     return images
 
 
@@ -181,6 +189,12 @@ def noted(folder: Path) -> list[Member] | None:
         raise InputError(f"{path} is damaged: {error}") from error
 
 
+def holds(whole: Dataset, folder: Path) -> bool:
+    """Say whether a dataset holds all files that a run noted, as they were."""
+    files = noted(folder)
+    return files is not None and not changes(whole, files)
+
+
 def refuse_changed(whole: Dataset, files: Sequence[Member], split: schema.Split | None, advice: str) -> None:
     """Raise `InputError` naming a file of a split, or of any, that is missing or has changed; say how many were added.
 
@@ -188,21 +202,30 @@ def refuse_changed(whole: Dataset, files: Sequence[Member], split: schema.Split 
     """
     wanted = {"train": ("train", UNUSED), None: (*PARTS, UNUSED)}.get(split, (split,))
     if wrong := changes(whole, [member for member in files if member.split in wanted]):
-        more = f", and {len(wrong) - 1:,} more have changed" if len(wrong) > 1 else ""
-        raise InputError(
-            f"the run's {split or 'own'} images have changed: {wrong[0]}{more}; put them back, or {advice}"
-        )
+        images = f"{split} images" if split else "images"
+        raise InputError(f"the run's {images} have changed: {listed(wrong, 1)}; put them back, or {advice}")
     if new := added(whole, files):
         say(f"{new:,} images were added since the training, and are left out")
 
 
-def refuse_unlike_record(folder: Path, dataset: Dataset, options: schema.Options, data_root: str) -> None:
+def read_noted(
+    options: schema.Options, data_root: str, seed: int, files: Sequence[Member] | None, advice: str
+) -> Dataset:
+    """Read a dataset, divided as its options say, or, where a run has noted its files, as it did."""
+    whole = config.read_dataset(options, data_root)
+    if files is not None:
+        refuse_changed(whole, files, None, advice)
+    return config.divide_dataset(whole, options, data_root, seed, listed=files)
+
+
+def refuse_unlike_record(folder: Path, dataset: Dataset | None, options: schema.Options, data_root: str) -> None:
     """Raise `InputError` when the images of a run that noted no files are not those of its record.
 
-    The pixels of images that are no files may differ between versions and machines, and only bring a warning.
+    `dataset` spares reading them again where they are no files; their pixels may differ between versions and machines,
+    and only bring a warning.
     """
     data, settings = runs.read_json(folder / runs.RECORD)["data"], runs.read_json(folder / runs.CONFIG)
-    if dataset.whole is not None:  # its fingerprint is of pixels in memory, or of paths
+    if dataset is None or dataset.whole is not None:  # its fingerprint is of pixels in memory, or of paths
         then = settings["dataset"] | {"root": options.get("root"), "classes": data["classes"]}
         cache = then.get("cache", "auto")
         resident = cache == "ram" or (cache == "auto" and not then.get("workers"))
@@ -219,13 +242,13 @@ def refuse_unlike_record(folder: Path, dataset: Dataset, options: schema.Options
         say(f"warning: the pixels of {data['name']} here are not to the bit those that {folder} was trained on")
 
 
-def warn_of_seen(folder: Path | None, images: Split) -> None:
+def warn_of_seen(folder: Path, images: Split, name: str) -> None:
     """Say how many images are files that a run was trained on, as far as it noted them."""
-    files = files_of(images.source)
-    if files is None or folder is None:
+    files, known = files_of(images.source), noted(folder)
+    if files is None or known is None:
         return
-    places = runs.read_json(folder / runs.RECORD)["data"].get("folders", {})
-    trained = {f"{places[member.part]}/{member.file}" for member in noted(folder) or () if member.split == "train"}
-    seen = sum(f"{files.root.resolve()}/{files.paths[place]}" in trained for place in files.index.tolist())
+    places = runs.read_json(folder / runs.RECORD)["data"]["folders"]
+    trained = {f"{places[member.part]}/{member.file}" for member in known if member.split == "train"}
+    seen = sum(f"{files.root.resolve()}/{files.paths[at]}" in trained for at in files.index.tolist())
     if seen:
-        say(f"warning: {seen:,} of these {len(images):,} images are training images of {folder}")
+        say(f"warning: {seen:,} of {name} {len(images):,} images are training images of {folder}")

@@ -6,6 +6,7 @@ import itertools
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import nn
 from cnntrain import config, ranks
 from cnntrain.commands import pretrained
 from cnntrain.commands.loading import start_from
-from cnntrain.commands.run_images import refuse_changed
+from cnntrain.commands.run_images import read_noted, warn_of_seen
 from cnntrain.data.augmentation import Part
 from cnntrain.data.datasets import fingerprint
 from cnntrain.data.feeds import Feed, ResidentFeed, StreamedFeed, sweep
@@ -194,10 +195,8 @@ def refuse_lone_values(shapes: nn.Sequential, card: Card) -> None:
 
 def load_data(cfg: Fit, files: Sequence[Member] | None = None) -> Dataset:
     """Read the images of a configuration, divided as it says, or as a run that goes on has noted its `files`."""
-    whole = config.read_dataset(cfg.dataset, cfg.data_root)
-    if files is not None:
-        refuse_changed(whole, files, None, "start a new run in another folder")
-    return config.divide_dataset(whole, cfg.dataset, cfg.data_root, cfg.seed, listed=files)
+    advice = "start a new run in another folder"
+    return read_noted(cfg.dataset, cfg.data_root, cfg.seed, files, advice)
 
 
 def build(cfg: Fit, dataset: Dataset, *, begun: bool = False) -> Session:
@@ -211,7 +210,11 @@ def build(cfg: Fit, dataset: Dataset, *, begun: bool = False) -> Session:
     started_from = None
     if not begun:
         calibrate(net, lambda: some_images(dataset))
-        started_from = start_from(net, cfg.init_from) if cfg.init_from else None
+        if cfg.init_from:
+            started_from = start_from(net, cfg.init_from)
+            for name, split in (("the validation set's", dataset.val), ("the test set's", dataset.test)):
+                if split is not None:
+                    warn_of_seen(Path(started_from["run"]), split, name)
     companion = config.build_heads(cfg.model, net, dataset.card, seed=cfg.seed)
     trained = (companion or net).to(device).to(memory_format=torch.channels_last)
     optimizer = config.build_optimizer(cfg.optimizer, trained)

@@ -57,6 +57,7 @@ SIZES = {  # training and test images of datasets whose number never changes
     "imagewoof": (9_025, 3_929),
     "tiny_imagenet": (100_000, 10_000),
 }
+ALIKE = ("digits", "synthetic", *DOWNLOADS)  # hold the same images wherever they lie
 TEST_SIZE = 0.2  # of a folder that brings no test images
 
 
