@@ -12,7 +12,7 @@ from scipy import stats
 
 from cnntrain.analysis import looks
 from cnntrain.analysis.ablation import Answer, Cell, Variant, answer, summary
-from cnntrain.analysis.ablation_figures import differences_picture, set_apart
+from cnntrain.analysis.ablation_figures import differences_picture
 from cnntrain.analysis.ablation_report import answer_tables, flat, printed_rows, report, sentences
 from cnntrain.analysis.comparison import seeds_needed
 from cnntrain.analysis.power import flips, seeds_wanted
@@ -412,17 +412,26 @@ def test_the_lectures_study_has_its_variants_and_the_papers_numbers() -> None:
 
 
 @pytest.mark.usefixtures("no_formulas")
-def test_the_picture_shows_every_variant_and_is_the_same_again() -> None:
-    plan = [variant("full", params=1000), *(variant(name, params=1000) for name in ("a_$x", "b^$", "c", "d"))]
+def test_the_picture_sorts_the_variants_by_their_effect_and_is_the_same_again() -> None:
+    names = ("a_$x", "b^$", "c", "d")
+    plan = [variant("full_$", params=1000), *(variant(name, params=1000) for name in names)]
     table = answer(plan, study([[750, 751], [740, 741], [745, 747], [760, 755], [750, 749]], plan), range(2)).table
     text = differences_picture(table, "svg").decode()
-    assert all(f">{one.name}<" in text for one in plan[1:]) and text == differences_picture(table, "svg").decode()
-    image = Image.open(io.BytesIO(differences_picture(table)))
-    assert image.format == "PNG" and image.size[0] == 1200 and len(image.convert("L").getcolors() or ()) > 2
+    assert sorted(names, key=lambda name: text.index(f">{name}<")) == ["c", "d", "b^$", "a_$x"]  # from the axis upwards
+    assert ">test top-1 minus that of full_$, percentage points<" in text and ">-1.00 (-1.00 … -1.00)<" in text
+    assert text == differences_picture(table, "svg").decode()
+    alone = answer(plan[:2], study([[750], [740]], plan[:2]), [0]).table
+    assert ">-1.00<" in differences_picture(alone, "svg").decode()  # one seed has no interval
 
 
-def test_places_are_set_apart_as_little_as_possible() -> None:
-    values = np.array([0.0, 0.0, 0.0, 5.0, 5.5, 20.0])
-    places = set_apart(values, 1.0)
-    assert places == pytest.approx([-1, 0, 1, 4.75, 5.75, 20])
-    assert set_apart(values[:1], 1.0) == pytest.approx(values[:1])
+def test_the_picture_grows_with_the_study_and_cuts_no_name() -> None:
+    sizes = []
+    for count, length in ((3, 4), (40, 4), (3, 60)):
+        plan = [variant("full"), *(variant(f"{i:W>{length}}") for i in range(count))]
+        table = answer(plan, study([[750, 752], *([740 + i, 741] for i in range(count))], plan), range(2)).table
+        image = Image.open(io.BytesIO(differences_picture(table))).convert("L")
+        pixels = np.asarray(image)
+        edges = (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1])
+        assert image.size[0] > 600 and all((edge == 255).all() for edge in edges)
+        sizes.append(image.size)
+    assert sizes[1][1] > 4 * sizes[0][1] and sizes[2][0] > sizes[0][0] + 500

@@ -1,13 +1,11 @@
-"""The picture of a study: what each variant changes, with its interval, against the parameters that it removes."""
+"""The picture of a study: what each variant changes, with its interval, the largest loss first."""
 
 import io
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-import numpy as np
-from scipy import optimize
-
-from cnntrain.analysis.figures import STYLE, styled
+from cnntrain.analysis.comparison import points
+from cnntrain.analysis.figures import STYLE
 
 BLACK, GREY, LINE = "#111111", "#767676", "#d0d0d0"
 PAPER: Any = STYLE | {
@@ -17,64 +15,56 @@ PAPER: Any = STYLE | {
     "xtick.color": BLACK,
     "ytick.color": BLACK,
     "grid.color": LINE,
+    "axes.unicode_minus": False,
     "svg.hashsalt": "ablation",
 }
-ROW = 0.17  # inches that a name is high
-LEAST = 10.0  # per cent of the parameters that the axis spans: fewer are not blown up
+ROW, LETTER = 0.22, 0.06  # inches: the height of a row, the width of a letter
 
 
 def differences_picture(table: Sequence[Mapping[str, Any]], style: Literal["png", "svg"] = "png") -> bytes:
-    """Draw the rows of `Answer.table` for paper: a dot and its 95 % interval, filled where it can be believed.
+    """Draw the rows of `Answer.table` for paper: a dot and its 95 % interval, filled where it is significant.
 
-    Upwards is the share of the first row's parameters that a variant removes. Rows that would touch are set apart, and
-    a line leads each to its true place on the axis. Variants without a difference are left out.
+    The rows are sorted by their difference, which stands beside them in numbers. Variants without one are left out.
     """
+    import matplotlib
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     first, *others = table
-    rows = sorted(
-        (row for row in others if row["delta_mean"] is not None),
-        key=lambda row: (row["params_removed"], row["delta_mean"]),
-    )
-    shares = np.array([100 * row["params_removed"] / first["params"] for row in rows])
-    room = max(float(np.ptp(np.append(shares, 0.0))), LEAST)
-    height = max(2.2, 1.6 * ROW * (len(rows) + 1))
-    gap = room * ROW / (height - ROW * (len(rows) + 1))  # wide enough even if all rows had to be set apart
-    for _ in range(10):  # towards the height of a name on the axis that its places make
-        gap = ROW / height * (max(float(np.ptp(np.append(set_apart(shares, gap), 0.0))) + 2 * gap, LEAST))
-    places = set_apart(shares, gap)
-    with styled(PAPER):
-        figure = Figure(figsize=(6.0, height + 0.8), layout="constrained")
+    rows = sorted((row for row in others if row["delta_mean"] is not None), key=lambda row: -row["delta_mean"])
+    places = list(range(len(rows)))
+    numbers = [points(row["delta_mean"]) + ends(row) for row in rows]
+    names = [row["variant"] for row in rows]
+    letters = sum(max(map(len, words), default=0) for words in (names, numbers))
+    with matplotlib.rc_context(PAPER):
+        figure = Figure(figsize=(4.0 + LETTER * letters, 1.0 + ROW * max(len(rows), 2)), layout="constrained")
         axes = figure.subplots()
-        names = axes.twinx()
         axes.grid(visible=True, axis="x")
-        axes.axvline(0, color=GREY, linewidth=0.8)
-        for row, share, place in zip(rows, shares, places, strict=True):
-            axes.plot([0, 0.04, 1], [share, place, place], transform=axes.get_yaxis_transform(), color=LINE, lw=0.6)
+        axes.axvline(0, color=BLACK, linewidth=0.8)
+        for row, place in zip(rows, places, strict=True):
             if row["delta_low"] is not None:
                 axes.plot([100 * row["delta_low"], 100 * row["delta_high"]], [place, place], color=BLACK, lw=1.2)
             face = BLACK if row["believable"] else "white"
             axes.plot(100 * row["delta_mean"], place, "o", markersize=4.5, color=BLACK, markerfacecolor=face)
-        low, high = min([0.0, *places]), max([0.0, *places])
-        spare = max(gap, (LEAST - high + low) / 2)
-        axes.set_ylim(low - spare, high + spare)
-        names.set_ylim(low - spare, high + spare)
-        axes.margins(x=0.08)
-        axes.set_xlabel(f"top-1 minus that of {first['variant']}, points")
-        axes.set_ylabel("parameters removed, %")
-        axes.set_title("95 % intervals over seeds; filled: can be believed", fontsize=7, color=GREY, loc="left")
-        names.set_yticks(places, [row["variant"] for row in rows])
-        names.tick_params(length=0)
-        names.spines["left"].set_visible(False)
+        axes.margins(x=0.05)
+        axes.set_ylim(-0.7, max(len(rows), 1) - 0.3)
+        axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10]))
+        axes.set_xlabel(f"test top-1 minus that of {first['variant']}, percentage points", parse_math=False)
+        axes.set_title("95 % intervals over seeds; filled: significant", fontsize=7, color=GREY, loc="left")
+        values = axes.twinx()
+        values.set_ylim(axes.get_ylim())
+        for side, words in ((axes, names), (values, numbers)):
+            side.set_yticks(places, words)
+            side.tick_params(axis="y", length=0)
+            side.spines["left"].set_visible(False)
+            for label in side.get_yticklabels():
+                label.set_parse_math(False)
         sink = io.BytesIO()
         unstamped = dict.fromkeys(("Software",) if style == "png" else ("Date", "Creator"))
         figure.savefig(sink, format=style, dpi=200, metadata=unstamped)
     return sink.getvalue()
 
 
-def set_apart(values: np.ndarray, gap: float) -> np.ndarray:
-    """Return ascending values [N] moved as little as possible, in the sum of squares, to lie at least `gap` apart."""
-    if len(values) < 2:
-        return values
-    steps = gap * np.arange(len(values))
-    return np.asarray(optimize.isotonic_regression(values - steps).x + steps)
+def ends(row: Mapping[str, Any]) -> str:
+    """Write the interval of a row behind its difference, nothing where there is none."""
+    return "" if row["delta_low"] is None else f" ({points(row['delta_low'])} … {points(row['delta_high'])})"

@@ -164,7 +164,7 @@ def report(
         parts += [f"{heading[0].upper()}{heading[1:]}:", markdown(rows)]
     parts.append("\n".join(f"- {sentence}" for sentence in [*sentences(found), *about]))
     if picture:
-        parts.append(f"![Differences in top-1 with their intervals, against parameters removed]({picture})")
+        parts.append(f"![Differences in top-1 with their intervals, sorted]({picture})")
     parts += ["## How the statistics were made", *STATISTICS, *([SUMS] if found.interactions else [])]
     if printed:
         parts += ["## Beside what is printed elsewhere", markdown(printed_rows(found, printed)), *source]
