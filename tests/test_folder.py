@@ -168,10 +168,10 @@ def test_what_is_no_image_is_left_out_and_said(tmp_path: Path, monkeypatch: pyte
     for name in ("notes.txt", "png", "clip.MPG", "data.h5", "field.grib", "no."):
         (tmp_path / "ant" / name).write_bytes(b"x")
     os.mkfifo(tmp_path / "bee/pipe.png")
+    picture(1).save(tmp_path / "poster.jpg")
     (line,) = load("folder", tmp_path, {}).remarks
-    assert line.startswith(
-        "warning: 7 files are left out, since they are no images that can be read: 2 × file without "
-    )
+    assert line.startswith("warning: left out: 2 × file without suffix, ")
+    assert "1 × image outside the class folders" in line
     assert "1 × pipe, socket or device" in line and line.endswith("; 6 of 16 in ant")
     (tmp_path / "bee/locked").mkdir()
     scandir = os.scandir
@@ -185,7 +185,7 @@ def test_what_is_no_image_is_left_out_and_said(tmp_path: Path, monkeypatch: pyte
     assert "1 × folder that cannot be read" in load("folder", tmp_path, {}).remarks[0]
     (tmp_path / "cat").mkdir()
     (tmp_path / "cat/IMG_1.HEIC").touch()
-    with pytest.raises(InputError, match=r"cat holds no images, but 1 × \.heic"):
+    with pytest.raises(InputError, match=r"cat holds no images \(left out: 1 × \.heic\); "):
         load("folder", tmp_path, {})
 
 

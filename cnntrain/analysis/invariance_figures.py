@@ -158,7 +158,6 @@ def dress(axes: "Axes", warp: Warp, what: str) -> None:
     if warp.name == "scale":
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter(lambda value, place: f"{value:g}")
-        axes.xaxis.set_minor_formatter("")
     if len(warp.amounts) < 6:
         axes.set_xticks([amount[0] for amount in warp.amounts])
 

@@ -12,7 +12,17 @@ import torch
 
 from cnntrain.bounds import Count, Natural
 from cnntrain.data.images import pillow_rules, upright_size
-from cnntrain.data.listing import IMAGE, composed, image_files, in_words, is_class, is_folder, is_seen, left_out, walk
+from cnntrain.data.listing import (
+    IMAGE,
+    composed,
+    image_files,
+    is_class,
+    is_folder,
+    is_seen,
+    kind,
+    left_out,
+    walk,
+)
 from cnntrain.data.sources import Card, Dataset, Files, Split, decode_all
 from cnntrain.data.splits import chosen, class_numbers
 from cnntrain.errors import InputError, as_text, listed, nearest
@@ -24,6 +34,7 @@ SPLITS = {  # in whatever case
     "val": ("val", "valid", "validation", "dev"),
     "test": ("test", "testing"),
 }
+LOOSE = "image outside the class folders"
 LARGE = 0.1  # files that are left out to images, from which on it is a warning
 PROBED = 256  # headers that are compared before a common image size is believed; decoding compares all
 
@@ -146,7 +157,7 @@ def class_folders(folder: Path) -> dict[str, str]:
     for name in subfolders(folder):
         if is_class(folder / name):
             if composed(name) in found:
-                raise InputError(f"{as_text(folder)} has two folders {composed(name)}, written in other characters")
+                raise InputError(f"{as_text(folder)} has two folders {composed(name)}, in two spellings of Unicode")
             found[composed(name)] = name
     return found
 
@@ -184,14 +195,15 @@ def refuse_unlikely(folder: Path, names: Sequence[str], *, divided: bool) -> Non
     if len(names) == 1:
         hint = folder / names[0]
         raise InputError(f"{folder} holds one class folder only, {names[0]}; is dataset.root={hint} meant?")
-    inner = {tuple(subfolders(folder / name)) for name in class_folders(folder).values()}
-    if divided or len(inner) > 1 or len(next(iter(inner))) < 2:
+    places = [folder / name for name in class_folders(folder).values()]
+    inner = subfolders(places[0])
+    if divided or len(inner) < 2 or any(subfolders(place) != inner for place in places):
         return
-    if not any(what == IMAGE and "/" not in path for name in names for path, what in walk(folder / name)):
+    if not any(what == IMAGE and "/" not in path for place in places for path, what in walk(place)):
         raise InputError(
-            f"the folders {listed(names)} in {folder} hold no images, but all hold the folders "
-            f"{listed(next(iter(inner)))}; if those are the classes, call what holds them train, val and test, or else "
-            f"say dataset.classes=[{','.join(names)}]"
+            f"the folders {listed(names)} in {folder} hold no images, but all hold the folders {listed(inner)}; if "
+            "those are the classes, call what holds them train, val and test, or else say "
+            f"dataset.classes=[{','.join(names)}]"
         )
 
 
@@ -205,14 +217,16 @@ def class_files(folder: Path, classes: Sequence[str]) -> tuple[list[str], list[i
     for label, name in enumerate(classes):
         files, others = image_files(folder / own[composed(name)])
         if not files:
-            held = f", but {in_words(others)}" if others else ""
+            held = f" ({left_out(others)})" if others else ""
             raise InputError(
                 f"the class folder {folder / name} holds no images{held}; dataset.classes=[...] can leave it out"
             )
         paths += (Path(own[composed(name)], file).as_posix() for file in files)
         labels += [label] * len(files)
         left.update({(name, what): count for what, count in others.items()})
-    return paths, labels, left
+    with os.scandir(folder) as entries:
+        left["", LOOSE] = sum(is_seen(one.name) and not is_folder(one) and kind(one) == IMAGE for one in entries)
+    return paths, labels, +left
 
 
 def remarks(left: Left, images: Counter[str]) -> tuple[str, ...]:
@@ -224,7 +238,8 @@ def remarks(left: Left, images: Counter[str]) -> tuple[str, ...]:
         kinds[what] += count
         out[name] += count
     line = left_out(kinds)
-    much = [f"{n:,} of {n + images[name]:,} in {name}" for name, n in out.most_common() if n > LARGE * images[name]]
+    large = [(name, n, images[name]) for name, n in out.most_common() if name and n > LARGE * images[name]]
+    much = [f"{n:,} of {n + kept:,} in {name}" for name, n, kept in large]
     return (f"warning: {line}; {listed(much)}" if much else line,)
 
 

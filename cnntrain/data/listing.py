@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from cnntrain.data.images import suffixes
-from cnntrain.errors import as_text
+from cnntrain.errors import as_text, listed
 
 SYSTEM = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"}  # put there by no person
 IMAGE, OURS = "image", "folder of cnntrain"
@@ -76,14 +76,9 @@ def image_files(folder: Path) -> tuple[list[str], Counter[str]]:
     return sorted(images), others
 
 
-def in_words(others: Counter[str]) -> str:
-    """Write how many files of what kinds are no images, the commonest first."""
-    return ", ".join(f"{count:,} × {as_text(what)}" for what, count in others.most_common(8))
-
-
 def left_out(others: Counter[str]) -> str:
-    """Say how many files are left out, and why."""
-    return f"{others.total():,} files are left out, since they are no images that can be read: {in_words(others)}"
+    """Say how many files of what kinds are left out, the commonest first."""
+    return f"left out: {listed([f'{count:,} × {as_text(what)}' for what, count in others.most_common()], most=8)}"
 
 
 def is_ours(folder: Path) -> bool:
