@@ -204,11 +204,17 @@ def test_a_copy_of_its_images_is_divided_as_they_are(run: Path, cnntrain: Call, 
 
 
 def test_training_images_among_others_are_told(run: Path, said: Said) -> None:
-    code, err = said("eval", "run=r", "dataset.val_size=0.5", "split=val")
     trained = {row.file for row in noted(run / "r") or [] if row.split == "train"}
     carved = load("folder", run / "d", {}, val_size=0.5)
     seen = sum(row.split == "val" and row.file in trained for row in members(carved))
-    assert code == 0 and seen > 0 and f"warning: {seen} of these" in err and "are training images of r" in err
+    code, err = said("eval", "run=r", "dataset.val_size=0.5", "split=val")
+    assert code == 0 and seen > 0 and f"warning: {seen} of these" in err and err.endswith("images of r\n"), err
+    shutil.copytree(run / "d", run / "part", ignore=shutil.ignore_patterns("0[0-4].png"))
+    copied = sum(Path(file).name > "05" for file in trained)
+    code, err = said("eval", "run=r", "dataset.root=part")
+    assert code == 0 and f"warning: {copied} of these 14 images" in err and "by their names and sizes" in err
+    code, err = said("fit", *WORDS, "dataset.val_size=0.5", "init_from=r", "output_dir=s")
+    assert code == 0 and f"warning: {seen} of the validation set's" in err and "the test set's" not in err
 
 
 def test_an_evaluation_names_every_image(run: Path, cnntrain: Call, tiny: tuple[str, ...]) -> None:

@@ -244,7 +244,7 @@ def report(found: dict[str, Any], target: Path) -> None:
     mistakes = confusions(found["confusion"], [row["class"] for row in found["per_class"]])
     if mistakes:
         print(f"\nmost often confused: {'; '.join(mistakes)}")
-    print(f"\nper image     {target / TABLE}, {target / PREDICTIONS}")
+    print(f"\nper image     {target / TABLE}")
     print(f"next          cnntrain predict {setting('run', found['run_dir'])} images='path/to/*.png'")
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -243,12 +244,19 @@ def refuse_unlike_record(folder: Path, dataset: Dataset | None, options: schema.
 
 
 def warn_of_seen(folder: Path, images: Split, name: str) -> None:
-    """Say how many images are files that a run was trained on, as far as it noted them."""
+    """Say how many images a run was trained on, as far as it noted them: by path, or elsewhere by name and size."""
     files, known = files_of(images.source), noted(folder)
     if files is None or known is None:
         return
-    places = runs.read_json(folder / runs.RECORD)["data"]["folders"]
-    trained = {f"{places[member.part]}/{member.file}" for member in known if member.split == "train"}
-    seen = sum(f"{files.root.resolve()}/{files.paths[at]}" in trained for at in files.index.tolist())
+    roots, root = runs.read_json(folder / runs.RECORD)["data"]["folders"], files.root.resolve()
+    trained = [member for member in known if member.split == "train"]
+    if root.is_relative_to(Path(os.path.commonpath(roots.values()))):
+        paths = {f"{roots[member.part]}/{member.file}" for member in trained}
+        seen = sum(f"{root}/{files.paths[place]}" in paths for place in files.index.tolist())
+        how = ""
+    else:
+        sizes = {member.file: member.size for member in trained}
+        seen = sum(files.path(at).stat().st_size == sizes.get(files.paths[i]) for at, i in enumerate(files.index))
+        how = ", by their names and sizes"
     if seen:
-        say(f"warning: {seen:,} of {name} {len(images):,} images are training images of {folder}")
+        say(f"warning: {seen:,} of {name} {len(images):,} images are training images of {folder}{how}")
