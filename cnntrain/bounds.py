@@ -7,18 +7,20 @@ from typing import Annotated
 
 @dataclass(frozen=True)
 class Bounds:
-    """A closed interval, open at the bottom with `above=True`."""
+    """A closed interval, open at the bottom with `above=True`, at the top with `below=True`."""
 
     low: float = -math.inf
     high: float = math.inf
     above: bool = False
+    below: bool = False
 
     def __contains__(self, value: float) -> bool:
-        return (value > self.low if self.above else value >= self.low) and value <= self.high
+        over = value > self.low if self.above else value >= self.low
+        return over and (value < self.high if self.below else value <= self.high)
 
     def __str__(self) -> str:
         bottom = f"{'above' if self.above else 'at least'} {self.low:g}" if math.isfinite(self.low) else ""
-        top = f"at most {self.high:g}" if math.isfinite(self.high) else ""
+        top = f"{'below' if self.below else 'at most'} {self.high:g}" if math.isfinite(self.high) else ""
         return " and ".join(part for part in (bottom, top) if part)
 
 
@@ -27,3 +29,4 @@ Natural = Annotated[int, Bounds(low=0)]
 Positive = Annotated[float, Bounds(low=0, above=True)]
 NonNegative = Annotated[float, Bounds(low=0)]
 Fraction = Annotated[float, Bounds(low=0, high=1)]
+Decay = Annotated[float, Bounds(low=0, high=1, below=True)]  # what a moving average keeps of the past: never all of it

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import numpy as np
 from hydra.core.hydra_config import HydraConfig
@@ -94,11 +94,16 @@ def known_keys(schema: type, values: Mapping[str, Any]) -> dict[str, Any]:
         if hasattr(hint, "__dataclass_fields__"):
             kinds = get_type_hints(hint, include_extras=True)
             keys |= {f"{name}.{inner}": kind for inner, kind in kinds.items()}
-            keys |= {f"{name}.{inner}.{ANY}": Any for inner, kind in kinds.items() if get_origin(kind) is dict}
+            keys |= {f"{name}.{inner}.{ANY}": Any for inner, kind in kinds.items() if may_be_mapping(kind)}
         options = values.get(name)
         if name in GROUPS and isinstance(options, Mapping):
             keys |= {f"{name}.{option}": kind for option, kind in GROUPS[name](options).items()}
     return keys
+
+
+def may_be_mapping(hint: Any) -> bool:
+    """Say whether an annotation takes a mapping, alone or among other kinds."""
+    return any(get_origin(kind) is dict for kind in (hint, *get_args(hint)))
 
 
 def require_names(schema: type, values: Mapping[str, Any]) -> None:
@@ -206,6 +211,8 @@ def bind(
 def build_model(options: Options, card: Card, **build: Any) -> nn.Sequential:
     """Build the network for the dataset's images and classes; `build` says seed and device."""
     remove = conform(options.get("remove") or [], list[str], "model.remove")
+    if twice := next((name for name in remove if remove.count(name) > 1), None):
+        raise InputError(f"model.remove names {twice} twice")
     widen = conform(options.get("widen") or {}, dict[str, Positive], "model.widen")
     blurred = conform(options.get("antialias", False), bool, "model.antialias")
     function = bind("model", MODELS, options, apart=("remove", "widen", "antialias", *heads_options(options)))

@@ -4,17 +4,16 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from inspect import unwrap
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn, optim
 from torch.optim import Optimizer
 
-from cnntrain.bounds import Bounds, Count, Fraction, NonNegative, Positive
+from cnntrain.bounds import Count, Decay, Fraction, NonNegative, Positive
 
 Groups = list[dict[str, Any]]
-Beta = Annotated[float, Bounds(low=0, high=0.999999)]
 
 
 class Uncompiled(Optimizer):
@@ -68,7 +67,7 @@ def sgd(
     net: nn.Module,
     *,
     lr: Positive = 0.05,
-    momentum: Fraction = 0.9,
+    momentum: Decay = 0.9,
     nesterov: bool = True,
     weight_decay: NonNegative = 5e-4,
     decay_all: bool = False,
@@ -83,8 +82,8 @@ def adam(
     net: nn.Module,
     *,
     lr: Positive = 1e-3,
-    beta1: Beta = 0.9,
-    beta2: Beta = 0.999,
+    beta1: Decay = 0.9,
+    beta2: Decay = 0.999,
     weight_decay: NonNegative = 0.0,
     decay_all: bool = False,
     bias_factor: Positive = 1.0,
@@ -98,8 +97,8 @@ def adamw(
     net: nn.Module,
     *,
     lr: Positive = 1e-3,
-    beta1: Beta = 0.9,
-    beta2: Beta = 0.999,
+    beta1: Decay = 0.9,
+    beta2: Decay = 0.999,
     weight_decay: NonNegative = 1e-2,
     decay_all: bool = False,
     bias_factor: Positive = 1.0,
@@ -113,11 +112,11 @@ def muon(
     net: nn.Module,
     *,
     lr: Positive = 0.1,
-    momentum: Fraction = 0.6,
+    momentum: Decay = 0.6,
     iterations: Count = 3,
     renormalise: bool = True,
     sgd_lr: Positive = 0.02,
-    sgd_momentum: Fraction = 0.85,
+    sgd_momentum: Decay = 0.85,
     weight_decay: NonNegative = 5e-4,
     decay_all: bool = False,
     bias_factor: Positive = 1.0,

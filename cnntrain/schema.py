@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from cnntrain.bounds import Count, Fraction, Natural, NonNegative
+from cnntrain.bounds import Count, Decay, Fraction, Natural, NonNegative
 from cnntrain.devices import Precision
 
 Options = dict[str, Any]  # of a group, held against the function that its name chooses
@@ -22,8 +22,8 @@ class Trainer:
     compile: bool
     label_smoothing: Fraction
     clip: NonNegative
-    ema: Fraction
-    freeze: dict[str, Fraction]
+    ema: Decay
+    freeze: str | list[str] | dict[str, Fraction] | None
     resize: dict[Count, Fraction]
     validate_every: Count
     patience: Natural

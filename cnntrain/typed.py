@@ -56,6 +56,8 @@ def one_text(value: Any, typed: str | None, arms: Sequence[Any]) -> Any:
     """Return `value` as text where one of the annotations `arms` is text and none takes the value as it was typed."""
     if value is None or isinstance(value, str) or str not in arms:
         return value
+    if isinstance(value, list | dict) and any(accepts(value, arm) for arm in arms):
+        return value
     text = typed if isinstance(value, bool | float | list | dict) else typed or str(value)
     same = text == str(value) and any(accepts(value, arm) for arm in arms)
     return value if text is None or same else text

@@ -20,6 +20,7 @@ from cnntrain.errors import InputError, NonFiniteError
 from cnntrain.models.blocks import conv, dense, global_average, linear
 from cnntrain.models.stages import assemble
 from cnntrain.optim import OPTIMIZERS, sgd
+from cnntrain.training.changes import freezing
 from cnntrain.training.evaluate import Outputs, outputs, score
 from cnntrain.training.learner import Learner, smoothed
 from cnntrain.training.loop import Progress, train
@@ -203,15 +204,47 @@ def test_a_stage_rests_from_its_share_of_the_steps_on() -> None:
     learner(network(), freeze=dict.fromkeys(("conv1", "fc2", "fc3"), 1.0))  # to the end: all of them learn
 
 
-def test_a_training_with_a_frozen_stage_is_plain_torchs() -> None:
-    net = network(dropout=0.0)
-    reference = copy.deepcopy(net)
-    for p in reference[0].parameters():
-        p.requires_grad_(False)
-    run(net, freeze={"conv1": 0.0})
-    run(reference)
-    for a, b in zip(net.state_dict().values(), reference.state_dict().values(), strict=True):
-        assert torch.equal(a, b)
+@pytest.mark.parametrize("freeze", ["backbone", ["conv1", "fc2"], {"*": 0.0, "fc3": 1.0}])
+def test_a_frozen_backbone_is_a_head_learning_on_its_features(freeze: Any) -> None:
+    """Stages that rest compute as in evaluation, with dropout off and statistics that stay, also after validations."""
+    net = network()
+    head, features = copy.deepcopy(net[2]), copy.deepcopy(net[:2]).eval()
+    frozen = copy.deepcopy(net[:2].state_dict())
+    student, data = learner(net, steps=8, freeze=freeze, ema=0.9), feed()
+    list(train(student, data, lambda net: score(outputs(net, _whole(), precision="fp32")), at=Progress(), epochs=2,
+               save=lambda which: None))  # fmt: skip
+    optimizer = sgd(head, lr=0.05)
+    for step in range(8):
+        data.seek(*divmod(step, data.batches))
+        images, labels, _ = data.batch()
+        with torch.no_grad():
+            seen = features(images)
+        F.cross_entropy(head(seen), labels).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    for a, b in zip(net[2].parameters(), head.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+    for kept in (net[:2].state_dict(), student.evaluated[:2].state_dict()):
+        assert all(torch.equal(kept[key], value) for key, value in frozen.items())
+    assert not any(p in student.optimizer.state for p in net[:2].parameters())
+    assert net[2].training and not any(module.training for stage in net[:2] for module in stage.modules())
+
+
+def test_a_stage_goes_on_normalising_by_its_batches_until_it_rests() -> None:
+    net = network()
+    student, data, seen = learner(net, steps=8, freeze={"conv1": 0.5}), feed(), list[Tensor]()
+    for step in range(8):
+        student.update(data, step)
+        seen.append(net.get_submodule("conv1.norm").running_mean.clone())  # type: ignore[operator]
+    assert [not torch.equal(a, b) for a, b in itertools.pairwise(seen)] == [True] * 3 + [False] * 4
+
+
+def test_patterns_and_the_backbone_mean_stages_and_a_name_counts_before_a_pattern() -> None:
+    makers = {"conv1": conv(2, 3), "conv2": conv(2, 3), "fc3": linear(2), "last": lambda shape: nn.Identity()}
+    net = assemble(makers, (1, 8, 8), out_shape=(2,))
+    assert [step for step, _ in freezing(net, {"conv1": 0.2, "conv*": 0.5}, 10)] == [2, 5]
+    assert len(freezing(net, "backbone", 10)) == 2  # the last stage has no weights, the classifier is the one before it
+    assert freezing(net, None, 10) == freezing(net, {}, 10) == []
 
 
 def test_images_grow_at_their_shares_of_the_steps() -> None:
@@ -232,11 +265,16 @@ def test_images_grow_at_their_shares_of_the_steps() -> None:
 @pytest.mark.parametrize(
     ("freeze", "says"),
     [
-        ({"conv2": 0.5}, r"trainer.freeze: unknown stage 'conv2'; did you mean 'conv1'\?"),
+        (
+            {"conv2": 0.5},
+            r"trainer.freeze: unknown stage 'conv2'; did you mean 'conv1'\? \(the stages: conv1, fc2, fc3\)",
+        ),
+        ("block*", r"unknown stage 'block\*' \(the stages: conv1, fc2, fc3\)"),
         (dict.fromkeys(("conv1", "fc2", "fc3"), 0.5), "leaves no stage that learns to the end"),
+        ("*", "leaves no stage that learns to the end"),
     ],
 )
-def test_what_cannot_be_frozen_is_refused(freeze: dict[str, float], says: str) -> None:
+def test_what_cannot_be_frozen_is_refused(freeze: Any, says: str) -> None:
     with pytest.raises(InputError, match=says):
         learner(network(), freeze=freeze)
 

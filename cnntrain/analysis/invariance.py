@@ -19,7 +19,7 @@ from cnntrain.data.sources import Card, Split
 from cnntrain.data.transformations import Amount, Changes, Warp, floor_of, padding_of
 from cnntrain.devices import autocast
 from cnntrain.draws import generator
-from cnntrain.errors import unknown
+from cnntrain.errors import unknown_stage
 from cnntrain.models.stages import StageError, walk
 
 INPUT = "input"  # the stage that is the image itself
@@ -121,7 +121,7 @@ def subject(
     names = [INPUT, *(name for name, _ in net.named_children())]
     for name in stages or ():
         if name not in names:
-            raise StageError(f"{unknown('stage', name, names)} (the stages: {', '.join(names)})")
+            raise StageError(str(unknown_stage(name, names)))
     chosen = tuple(name for name in names if stages is None or name in stages)
     spans = {INPUT: (Span(), Span()), **stage_spans(net, card.shape)}
     where = device or torch.device("cpu")

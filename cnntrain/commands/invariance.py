@@ -27,7 +27,7 @@ from cnntrain.commands.run_images import Images, run_images, warn_of_seen
 from cnntrain.data.sources import Card, Split, spread
 from cnntrain.data.transformations import Warp
 from cnntrain.devices import choose_device, choose_precision, hardware, prepare
-from cnntrain.errors import InputError, unknown
+from cnntrain.errors import InputError, unknown_stage
 from cnntrain.models.shapes import describe_shape
 from cnntrain.models.stages import StageError
 from cnntrain.progress import counting
@@ -159,7 +159,7 @@ def stages_of(wanted: Sequence[str] | None, entries: Sequence[Entry]) -> list[li
     known = list(dict.fromkeys(name for names in own for name in names))
     for name in wanted:
         if name not in known:
-            raise StageError(f"{unknown('stage', name, known)} (the stages: {', '.join(known)})")
+            raise StageError(str(unknown_stage(name, known)))
     chosen: list[list[str] | None] = [[name for name in names if name in wanted] for names in own]
     for entry, names in zip(entries, chosen, strict=True):
         if not names:

@@ -14,6 +14,7 @@ from cnntrain.errors import CheckpointError, InputError, listed
 from cnntrain.progress import say
 from cnntrain.schema import Fit
 from cnntrain.training import checkpoints
+from cnntrain.training.changes import shares
 from cnntrain.training.loop import Progress
 
 # What does not change a run's numbers, or only where it runs.
@@ -56,7 +57,7 @@ def refuse_changes(old: Mapping[str, Any], new: Mapping[str, Any], free: Set[str
     under a constant learning rate only: any other schedule would have gone another way, and so would shares of the
     whole run. `free` names other keys that may differ than those of a run.
     """
-    before, after = runs.flat(old), runs.flat(new)
+    before, after = ({key: None if value == {} else value for key, value in runs.flat(s).items()} for s in (old, new))
     if free is None:
         free = FREE | ({"trainer.epochs"} if new["schedule"]["name"] == "constant" else set())
     changed = [
@@ -70,10 +71,10 @@ def refuse_changes(old: Mapping[str, Any], new: Mapping[str, Any], free: Set[str
         shown = ", ".join(f"{key} ({before.get(key)} → {after.get(key)})" for key in changed)
         raise InputError(f"output_dir already holds a run with other settings: {shown}; name another folder")
     for key in ("freeze", "resize"):
-        shares = new["trainer"][key]
-        if before["trainer.epochs"] != after["trainer.epochs"] and any(0 < share < 1 for share in shares.values()):
+        parts = shares(new["trainer"][key])
+        if before["trainer.epochs"] != after["trainer.epochs"] and any(share and share < 1 for share in parts.values()):
             raise InputError(
-                f"trainer.epochs ({before['trainer.epochs']} → {after['trainer.epochs']}): trainer.{key}={shares} are "
+                f"trainer.epochs ({before['trainer.epochs']} → {after['trainer.epochs']}): trainer.{key}={parts} are "
                 "shares of the whole run, so with other epochs they are other steps; name another folder"
             )
 

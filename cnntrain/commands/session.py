@@ -28,7 +28,7 @@ from cnntrain.models.foreign import remarks
 from cnntrain.models.shapes import ShapesOnly
 from cnntrain.models.whitening import calibrate
 from cnntrain.schema import Fit, Trainer
-from cnntrain.training.changes import scaled
+from cnntrain.training.changes import freezing, scaled
 from cnntrain.training.evaluate import Outputs, outputs, score
 from cnntrain.training.learner import Learner
 from cnntrain.training.loop import Progress, Record, Stop, train
@@ -137,9 +137,20 @@ def check(cfg: Fit, *, begun: bool = False) -> None:
     shapes = config.build_model(pretrained.rebuilt(cfg.model) if begun else cfg.model, card, device="meta")
     companion = config.build_heads(cfg.model, shapes, card, device="meta")
     refuse_sizes(cfg.trainer.resize, companion or shapes, card)
+    config.build_rates(cfg.schedule, config.build_optimizer(cfg.optimizer, shapes).defaults["lr"], 1, 1)
+    refuse_long_warmup(cfg)
+    for step, change in freezing(shapes.train(), cfg.trainer.freeze, 1):
+        if step == 0:
+            change()
     if cfg.trainer.batch_size == ranks.WORLD:
         refuse_lone_values(shapes, card)
-    config.build_rates(cfg.schedule, config.build_optimizer(cfg.optimizer, shapes).defaults["lr"], 1, 1)
+
+
+def refuse_long_warmup(cfg: Fit) -> None:
+    """Raise `InputError` when the learning rate would still rise when the training ends."""
+    warmup, epochs = cfg.schedule.get("warmup", 0), cfg.trainer.epochs
+    if warmup > epochs:
+        raise InputError(f"schedule.warmup={warmup} epochs is longer than the training: trainer.epochs={epochs}")
 
 
 def refuse_unrecordable(trainer: Trainer, device: torch.device) -> None:
@@ -187,7 +198,7 @@ def refuse_sizes(resize: Mapping[int, float], shapes: nn.Module, card: Card) -> 
 def refuse_lone_values(shapes: nn.Sequential, card: Card) -> None:
     """Raise `InputError` when a batch of one image leaves batch normalisation one value of a channel to normalise."""
     try:
-        shapes.train()(torch.empty(1, *card.shape, device="meta"))
+        shapes(torch.empty(1, *card.shape, device="meta"))
     except ValueError as error:
         alone = "1" if ranks.WORLD == 1 else f"{ranks.WORLD} in {ranks.WORLD} processes"
         raise InputError(f"trainer.batch_size={alone} is too small for this network: {error}") from error

@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from cnntrain import config, runs
 from cnntrain.commands import pretrained, session
 from cnntrain.data.sources import Card
-from cnntrain.errors import InputError, unknown
+from cnntrain.errors import InputError, unknown_stage
 from cnntrain.files import refuse_word
 from cnntrain.models.heads import shapes_of
 from cnntrain.models.shapes import Shape
@@ -174,7 +174,7 @@ def check_stages(full: Variant, stages: Sequence[str], *, last: bool) -> None:
     names = stage_names(full)
     for stage in stages:
         if stage not in names:
-            raise InputError(f"{unknown('stage', stage, names)} (the stages: {', '.join(names)})")
+            raise unknown_stage(stage, names)
         if stage == names[-1] and not last:
             raise InputError(f"stage {stage!r} is the last and cannot be removed: it gives one number for each class")
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from cnntrain.errors import unknown
+from cnntrain.errors import unknown_stage
 from cnntrain.models.shapes import Shape, describe_shape
 from cnntrain.models.stages import StageError, walk
 
@@ -174,7 +174,7 @@ def without(
     names = list(shapes)
     for name in remove:
         if name not in names:
-            raise StageError(str(unknown("stage", name, names)))
+            raise StageError(str(unknown_stage(name, names)))
         position = names.index(name)
         arrives = shapes[names[position - 1]] if position else in_shape
         if shapes[name] != arrives or math.prod(shapes[name]) == 0:

@@ -14,7 +14,7 @@ from cnntrain.errors import InputError, listed, unknown
 from cnntrain.files import expanded
 from cnntrain.models.chains import chain_of
 from cnntrain.models.shapes import Shape, describe_shape
-from cnntrain.models.stages import Build, StageError
+from cnntrain.models.stages import Build, StageError, draw
 from cnntrain.quiet import quiet
 
 # torchvision's two models with auxiliary heads, which come without, and without a slow and warning initialisation. They
@@ -192,7 +192,14 @@ def fill(model: nn.Module, label: str, state: Mapping[str, Tensor]) -> list[str]
 def finished(
     model: nn.Module, label: str, in_shape: Shape, num_classes: int, build: Build, *, new: Sequence[str] | None = None
 ) -> nn.Sequential:
-    """Return a model's stages. Of weights that were loaded, the attribute `pretrained` says which tensors are `new`."""
+    """Return a model's stages. Of weights that were loaded, the attribute `pretrained` says which tensors are `new`.
+
+    The layers of these are drawn as our own are, small: some libraries draw a classifier so wide that features cannot
+    make up for it.
+    """
+    for path in dict.fromkeys(key.rpartition(".")[0] for key in new or ()):
+        if hasattr(leaf := model.get_submodule(path), "reset_parameters"):
+            draw(leaf, path, build.get("seed", 0))
     if build.get("widen") or build.get("change"):
         raise StageError(f"{label} comes ready-made: model.widen and model.antialias are for cnntrain's own networks")
     net = chain_of(model, label, in_shape, num_classes, build.get("remove", ()))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from cnntrain.draws import generator
-from cnntrain.errors import InputError, unknown
+from cnntrain.errors import InputError, unknown, unknown_stage
 from cnntrain.models.shapes import Shape, describe_shape, shape_after
 
 Maker = Callable[[Shape], nn.Module]  # runs on the meta device: it must not look at values
@@ -100,7 +100,7 @@ def check_names(makers: Mapping[str, Maker], remove: Sequence[str], keep: Sequen
             raise StageError(f"a stage cannot be called {name!r}: modules use this name themselves")
     for name in remove:
         if name not in makers:
-            raise StageError(f"{unknown('stage', name, makers)} (the stages: {', '.join(makers)})")
+            raise StageError(str(unknown_stage(name, makers)))
         if name == list(makers)[-1]:
             raise StageError(f"stage {name!r} is the last and cannot be removed: it gives one number for each class")
         if name in keep:
@@ -132,7 +132,7 @@ def widened(makers: Mapping[str, Maker], widen: Mapping[str, float], remove: Seq
     for name, factor in widen.items():
         if name not in makers or name in remove:
             left = [stage for stage in makers if stage not in remove]
-            raise StageError(f"model.widen: {unknown('stage', name, left)} (the stages: {', '.join(left)})")
+            raise StageError(f"model.widen: {unknown_stage(name, left)}")
         wider = getattr(makers[name], "widened", None)
         if wider is None or name == list(makers)[-1]:
             raise StageError(f"model.widen: stage {name!r} has no width of its own to change")
@@ -155,23 +155,27 @@ def materialise(stage: nn.Module, name: str, seed: int, init: Initialise | None)
 
     Raises `TypeError` for a leaf that owns tensors and has no `reset_parameters` to set them.
     """
-    before = torch.default_generator.get_state()
     for path, leaf in stage.named_modules(prefix=name):
         if not (list(leaf.parameters(recurse=False)) or list(leaf.buffers(recurse=False))):
             continue
-        reset = getattr(leaf, "reset_parameters", None)
-        if reset is None:
+        if not hasattr(leaf, "reset_parameters"):
             raise TypeError(f"{path} ({type(leaf).__name__}) owns tensors but has no reset_parameters")
         for key, tensor in [*leaf.named_parameters(recurse=False), *leaf.named_buffers(recurse=False)]:
             memory = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
             setattr(
                 leaf, key, nn.Parameter(memory, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else memory
             )
-        # The default generator alone: torch.manual_seed would also reseed every accelerator.
-        torch.default_generator.manual_seed(int(generator(seed, path).integers(2**32)))
-        reset()
-        if init is not None:
-            init(leaf)
+        draw(leaf, path, seed, init)
+
+
+def draw(leaf: nn.Module, path: str, seed: int, init: Initialise | None = None) -> None:
+    """Give a leaf its initial values, drawn from `(seed, path)`."""
+    before = torch.default_generator.get_state()
+    # The default generator alone: torch.manual_seed would also reseed every accelerator.
+    torch.default_generator.manual_seed(int(generator(seed, path).integers(2**32)))
+    leaf.reset_parameters()  # type: ignore[operator]
+    if init is not None:
+        init(leaf)
     torch.default_generator.set_state(before)
 
 
@@ -189,7 +193,7 @@ def walk(net: nn.Sequential, x: Tensor, upto: str | None = None) -> Iterator[tup
         raise TypeError(f"walk reads the stages of a Sequential, not of {type(net).__name__}: pass the network itself")
     names = [name for name, _ in net.named_children()]
     if upto is not None and upto not in names:
-        raise StageError(str(unknown("stage", upto, names)))
+        raise StageError(str(unknown_stage(upto, names)))
     for name, stage in net.named_children():
         x = stage(x)
         yield name, x
@@ -201,7 +205,7 @@ def tail(net: nn.Sequential, after: str) -> nn.Sequential:
     """Return the stages that follow `after` as a network that shares their modules and the training mode."""
     names = [name for name, _ in net.named_children()]
     if after not in names:
-        raise StageError(str(unknown("stage", after, names)))
+        raise StageError(str(unknown_stage(after, names)))
     rest = nn.Sequential(OrderedDict(list(net.named_children())[names.index(after) + 1 :]))
     rest.training = net.training
     return rest

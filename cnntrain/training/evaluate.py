@@ -1,6 +1,7 @@
 """Running a network over a whole split."""
 
-from collections.abc import Iterable, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -21,6 +22,18 @@ class Outputs(NamedTuple):
     labels: Tensor  # int64 [N]
 
 
+@contextlib.contextmanager
+def evaluating(net: nn.Module) -> Iterator[None]:
+    """Put a network into evaluation mode for a while, and then each of its modules into the mode that it had."""
+    training = [module for module in net.modules() if module.training]
+    net.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
 def outputs(
     net: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],
@@ -32,23 +45,18 @@ def outputs(
 
     With several `views` (weight, change) the logits are their weighted sum. The network's mode is put back.
     """
-    was_training = net.training
     logits: list[Tensor] = []
     labels: list[Tensor] = []
-    net.eval()
-    try:
-        with torch.inference_mode(), as_products(candidates(net)):
-            for x, y in batches:
-                total: Tensor | None = None
-                for weight, view in views:
-                    with autocast(precision, x.device):
-                        out = net(view(x))
-                    total = out.float() * weight if total is None else total.add_(out.float(), alpha=weight)
-                assert total is not None
-                logits.append(total)
-                labels.append(y)
-    finally:
-        net.train(was_training)
+    with evaluating(net), torch.inference_mode(), as_products(candidates(net)):
+        for x, y in batches:
+            total: Tensor | None = None
+            for weight, view in views:
+                with autocast(precision, x.device):
+                    out = net(view(x))
+                total = out.float() * weight if total is None else total.add_(out.float(), alpha=weight)
+            assert total is not None
+            logits.append(total)
+            labels.append(y)
     if not logits:
         return Outputs(torch.empty(0, 1), torch.empty(0, dtype=torch.int64))
     return Outputs(torch.cat(logits).cpu(), torch.cat(labels).cpu())

@@ -18,7 +18,8 @@ from cnntrain.errors import NonFiniteError
 from cnntrain.models.heads import Heads
 from cnntrain.models.shapes import Shape
 from cnntrain.progress import say
-from cnntrain.training.changes import Scale, freezing, resizing
+from cnntrain.training.changes import Freeze, Scale, freezing, resizing
+from cnntrain.training.evaluate import evaluating
 from cnntrain.training.recording import Recorder
 from cnntrain.training.small_maps import as_products, candidates
 
@@ -31,8 +32,8 @@ class Learner:
     `compile` merges the operators of the forward pass, the loss and their gradients.
 
     `rates` holds the learning rate of every step. `ema` is the decay of the weights' moving average, 0 for none;
-    `clip` the largest norm of the gradient, 0 for any; `class_weights` multiply each class's loss; `freeze` says from
-    which fraction of the steps on a stage's weights rest, `resize` until which one images have so few pixels a side. A
+    `clip` the largest norm of the gradient, 0 for any; `class_weights` multiply each class's loss; `freeze` says which
+    stages rest from which fraction of the steps on, `resize` until which one images have so few pixels a side. A
     `companion` adds the losses of auxiliary heads on `net` to what is trained; the average, the evaluated network and
     the loss that `read` returns are those of `net` alone.
 
@@ -53,7 +54,7 @@ class Learner:
         clip: float = 0.0,
         ema: float = 0.0,
         class_weights: Tensor | None = None,
-        freeze: Mapping[str, float] | None = None,
+        freeze: Freeze = None,
         resize: Mapping[int, float] | None = None,
         graph: Literal["auto"] | bool = False,
         compile: bool = False,
@@ -68,7 +69,7 @@ class Learner:
         self.parameters = list((companion or net).parameters())
         self.running = running(companion or net)
         self.scale, total = Scale(), len(rates)
-        changes = [*freezing(net, freeze or {}, total), *resizing(self.scale, resize or {}, total)]
+        changes = [*freezing(net, freeze, total), *resizing(self.scale, resize or {}, total)]
         self.changes = sorted(changes, key=itemgetter(0))
         self.decay = ema
         self.average = copy.deepcopy(net).requires_grad_(False).eval() if ema else None
@@ -113,8 +114,6 @@ class Learner:
         self.step = step
         self.at.fill_(step)
         self.change(step)
-        if not self.net.training:
-            self.net.train()
         feed.seek(epoch, turn * self.accumulate)
         self.count += self.accumulate * feed.batch_size
 
@@ -122,6 +121,7 @@ class Learner:
         """Make the changes whose step has come."""
         while self.changes and self.changes[0][0] <= step:
             self.changes.pop(0)[1]()
+            self.running = running(self.companion or self.net)
             if self.recorder:
                 self.recorder.forget()
 
@@ -313,14 +313,14 @@ class Learner:
         What is never reached by a gradient has no state there. The weights may move: load some after this.
         """
         self.change(0)
-        whole, x = (self.companion or self.net).eval(), torch.zeros(2, *shape, device=self.device)
-        logits, heads = self.companion(x) if self.companion else (self.net(x), {})
+        x = torch.zeros(2, *shape, device=self.device)
+        with evaluating(self.companion or self.net):
+            logits, heads = self.companion(x) if self.companion else (self.net(x), {})
         for parameter in leaves([logits, *heads.values()]):
             parameter.grad = torch.zeros_like(parameter)
         self.optimizer.found_inf.fill_(1)  # type: ignore[attr-defined]
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        whole.train()
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from what `state` returned, which must have the structure of a state of this learner."""
@@ -361,8 +361,8 @@ def leaves(outputs: Sequence[Tensor]) -> list[Tensor]:
 
 
 def running(net: nn.Module) -> list[Tensor]:
-    """Return the running means and variances of batch norm."""
-    norms = [module for module in net.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    """Return the running means and variances of batch norm, where it follows its inputs."""
+    norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
     return [t for module in norms for t in (module.running_mean, module.running_var) if t is not None]
 
 
