@@ -394,19 +394,20 @@ def test_every_look_is_recorded_and_held_against_later_ones(
 ) -> None:
     words = [*tiny, "trainer.epochs=1", "remove=[[conv2]]", *HERE]
     first = cnntrain("ablate", *words, "seeds=2")["looks"]
-    assert first == [{"seeds": [0, 1], "level": 0.05, "spent": 0}]
+    assert first == [{"seeds": [0, 1], "level": 0.05, "spent": 0, "found": []}]
     assert cnntrain("ablate", *words, "seeds=2")["looks"] == first
     (folder / "study/looks.json").unlink()  # a study of an older version has its results alone
     (folder / "study/results.json").write_text(
         (folder / "study/results.json").read_text().replace('"looks"', '"older"')
     )
     both = cnntrain("ablate", *words, "seeds=3")["looks"]
-    assert both == [*first, {"seeds": [0, 1, 2], "level": 0.05, "spent": 0}]
-    spent = [{"seeds": list(range(10, 18)), "level": 0.05, "spent": 0.046875}]
-    (folder / "study/looks.json").write_text(json.dumps({"looks": spent}))
-    *_, last = cnntrain("ablate", *words, "seeds=3")["looks"]
-    assert last["level"] == pytest.approx(0.003125 / 2)
-    line = "This study was asked before, with 8 seeds: this look is tested at the level 0.0016"
+    assert both == [*first, {"seeds": [0, 1, 2], "level": 0.05, "spent": 0, "found": []}]
+    spent = {"seeds": list(range(10, 18)), "level": 0.05, "spent": 0.046875, "found": ["no_conv2 against full"]}
+    (folder / "study/looks.json").write_text(json.dumps({"looks": [spent]}))
+    later = cnntrain("ablate", *words, "seeds=3")
+    assert later["looks"][1]["level"] == pytest.approx(0.003125 / 2) and later["looks"][0] == spent
+    assert later["table"][1]["believable"] and "significant at an earlier look" in later["table"][1]["verdict"]
+    line = "with 8 seeds: what was significant then still is, and the rest is tested at the level 0.0016"
     assert line in (folder / "study/report.md").read_text()
 
 

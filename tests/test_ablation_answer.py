@@ -11,7 +11,7 @@ from PIL import Image
 from scipy import stats
 
 from cnntrain.analysis import looks
-from cnntrain.analysis.ablation import Answer, Cell, Variant, answer, summary
+from cnntrain.analysis.ablation import Answer, Cell, Variant, answer, significant, summary
 from cnntrain.analysis.ablation_figures import differences_picture
 from cnntrain.analysis.ablation_report import answer_tables, flat, printed_rows, report, sentences
 from cnntrain.analysis.comparison import seeds_needed
@@ -227,7 +227,7 @@ def above(share: float, trials: int) -> float:
 def exact_flips(values: np.ndarray) -> np.ndarray:
     """Return p [R] of the sign flips of [R, n], counted over the bits of 2^(n - 1) numbers."""
     n, reached = values.shape[1], np.zeros(len(values))
-    for part in np.array_split(np.arange(2 ** (n - 1)), max(1, 2 ** (n - 12))):
+    for part in np.array_split(np.arange(2 ** (n - 1)), max(1, 2 ** (n - 10))):
         signs = 1 - 2.0 * ((part[:, None] >> np.arange(n)) & 1)
         reached += (np.abs(signs @ values.T) >= np.abs(values.sum(1)) - 1e-12).sum(axis=0)
     return reached / 2 ** (n - 1)
@@ -240,7 +240,7 @@ def told(values: np.ndarray, level: float) -> np.ndarray:
     return np.asarray(first & (stats.ttest_1samp(values[:, 0], 0, axis=1).pvalue < 0.05))
 
 
-@pytest.mark.parametrize("studies", [1000, pytest.param(20_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("studies", [1000, pytest.param(10_000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("rows", "effect"), [(1, 1.45), (1, 1.2), (1, 2.5), (4, 1.55), (4, 1.1), (10, 1.55), (1, 0.8)])
 def test_seeds_wanted_have_the_power_that_they_promise(rows: int, effect: float, studies: int) -> None:
     wanted = seeds_wanted((effect + np.array([-1.0, 0, 1])).tolist(), rows)
@@ -306,7 +306,7 @@ def test_a_study_with_interactions_finds_nothing_that_is_not_there(
 # Looking again.
 
 
-@pytest.mark.parametrize("studies", [800, pytest.param(20_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("studies", [800, pytest.param(8000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("planned", [1, 5])
 @pytest.mark.parametrize("rows", [1, 4])
 def test_looking_again_finds_nothing_that_is_not_there(rows: int, planned: int, studies: int) -> None:
@@ -328,7 +328,7 @@ def test_looking_again_finds_nothing_that_is_not_there(rows: int, planned: int, 
 
 def test_the_first_look_has_the_whole_level_and_others_half_of_what_is_left() -> None:
     first = looks.look([], range(8), 4)
-    assert first == ((0, 1, 2, 3, 4, 5, 6, 7), 0.05, 6 / 128)  # three rows of p <= 0.0167: each 2 of 128
+    assert first == ((0, 1, 2, 3, 4, 5, 6, 7), 0.05, 6 / 128, ())  # three rows of p <= 0.0167: each 2 of 128
     second = looks.look([first], range(16), 4)
     assert second.level == pytest.approx((0.05 - 6 / 128) / 2) and 0 < second.spent <= second.level
     for same in (first, second):  # the same seeds are the same look, with the same verdicts
@@ -357,6 +357,9 @@ def test_a_later_look_is_held_to_its_level() -> None:
         "too few to conclude; one comparison needs at least 11 seeds at the level 0.0016" in later.table[1]["verdict"]
     )
     assert later.table[1]["seeds_wanted"] < later.table[1]["seeds_again"]
+    assert significant(now) == ["no_a against full"] and significant(later) == []
+    still = answer(PLAN[:2], cells, range(8), 0.0016, 0.0008, significant(now))
+    assert significant(still) == significant(now) and "at an earlier look" in still.table[1]["verdict"]
 
 
 # To be read.

@@ -14,11 +14,12 @@ from cnntrain.analysis.comparison import DRAWS, EXACT_SEEDS, LEVEL, seeds_needed
 
 
 class Look(NamedTuple):
-    """A study asked once: under which seeds, at which level, and the chance of a false finding that this spent."""
+    """A study asked once: its seeds, level, the chance of a false finding that this spent, and what was significant."""
 
     seeds: tuple[int, ...]
     level: float
     spent: float
+    found: tuple[str, ...] = ()
 
 
 def look(earlier: Sequence[Look], seeds: Sequence[int], comparisons: int, planned: int = 1) -> Look:
@@ -28,7 +29,7 @@ def look(earlier: Sequence[Look], seeds: Sequence[int], comparisons: int, planne
     others = [one for one in earlier if one.seeds != here]
     level = min(same[0].level, left(others)) if same else next_level(others, planned)
     cost = spent(len(here), comparisons, level)
-    return Look(here, level, max([cost, *(one.spent for one in same)]))
+    return same[0]._replace(level=level, spent=max(cost, same[0].spent)) if same else Look(here, level, cost)
 
 
 def next_level(earlier: Sequence[Look], planned: int = 1) -> float:
@@ -64,8 +65,9 @@ def words(earlier: Sequence[Look], now: Look, again: float) -> list[str]:
     said = []
     if before:
         said.append(
-            f"This study was asked before, with {' and '.join(before)} seeds: this look is tested at the level "
-            f"{now.level:.2g}, so that all looks together find what is not there in at most 5 % of studies."
+            f"This study was asked before, with {' and '.join(before)} seeds: what was significant then still is, and "
+            f"the rest is tested at the level {now.level:.2g}, so that all looks together find what is not there in at "
+            "most 5 % of studies."
         )
     if seeds_needed(1, again) is None:
         return [*said, "Nothing is left of the level 0.05 for another look: take other seeds in a new study."]

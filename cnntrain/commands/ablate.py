@@ -169,15 +169,16 @@ def answer(
     """Read the finished cells, test the differences, write and show what was found."""
     variants, earlier = analysed(lines), looked(folder)
     now = looks.look(earlier, seeds, ablation.comparisons(variants), cfg.looks)
-    after = [*(one for one in earlier if one.seeds != now.seeds), now]
-    again = looks.next_level(after, cfg.looks)
-    found = ablation.answer(variants, read(made), seeds, now.level, again)
-    asked = after if any(row["p"] is not None for row in found.table + found.interactions) else earlier
-    record = {"looks": [one._asdict() for one in asked]}
+    others = [one for one in earlier if one.seeds != now.seeds]
+    again, known = looks.next_level([*others, now], cfg.looks), [name for one in others for name in one.found]
+    found = ablation.answer(variants, read(made), seeds, now.level, again, known)
+    tested = any(row["p"] is not None for row in found.table + found.interactions)
+    now = now._replace(found=tuple(ablation.significant(found)))
+    record = {"looks": [one._asdict() for one in ([*others, now] if tested else earlier)]}
     runs.write_json(folder / LOOKS, record)  # before anything of the answer is seen
     for heading, rows in answer_tables(found).items():
         print(f"\n{heading}\n\n{render(rows, cfg.table)}")
-    about = looks.words(earlier, now, again)
+    about = looks.words(earlier, now, again) if tested else []
     print("", *sentences(found), *about, sep="\n")
     write(cfg, folder, lines, found, setting(cfg, lines[0].variant, seeds, made[0]), about)
     result = {
@@ -214,13 +215,16 @@ def looked(folder: Path) -> list[looks.Look]:
     """Return the looks at a study so far; where none is recorded, the one that left its results."""
     if (folder / LOOKS).is_file():
         kept = runs.read_json(folder / LOOKS)["looks"]
-        return [looks.Look(tuple(one["seeds"]), one["level"], one["spent"]) for one in kept]
+        return [looks.Look(tuple(one["seeds"]), one["level"], one["spent"], tuple(one["found"])) for one in kept]
     if not (folder / runs.RESULTS).is_file():
         return []
-    found = runs.read_json(folder / runs.RESULTS)
-    tested = [*found["table"][1:], *found["interactions"]]
-    seeds = {row["seed"] for row in found["rows"]}
-    return [looks.look([], list(seeds), len(tested))] if any(row["p"] is not None for row in tested) else []
+    kept = runs.read_json(folder / runs.RESULTS)
+    found = ablation.Answer(kept["rows"], kept["table"], kept["interactions"], kept["complete"])
+    tested = [*found.table[1:], *found.interactions]
+    if all(row["p"] is None for row in tested):
+        return []
+    look = looks.look([], list({row["seed"] for row in found.rows}), len(tested))
+    return [look._replace(found=tuple(ablation.significant(found)))]
 
 
 def write(
