@@ -13,6 +13,7 @@ from typing import Any, Optional
 import pytest
 import torch
 import torchvision.models
+from cuts import agree, cut
 from PIL import Image
 from torch import nn
 from torchvision.models._api import BUILTIN_MODELS, Weights, WeightsEnum
@@ -87,8 +88,11 @@ def test_a_pretrained_network_is_trained_and_used_on_the_images_it_expects(
     assert (data["shape"], data["mean"], data["std"]) == ([3, 20, 20], [0.1, 0.2, 0.3], [0.4, 0.5, 0.6])
     assert cnntrain("fit", *words)["steps"] == 1  # the same run: there is nothing left to do
 
+    cut(*words[:-1], "output_dir=cut")
     source.unlink()
     shutil.rmtree(source.parent / "hub")  # a run has weights of its own
+    assert cnntrain("fit", *words[:-1], "output_dir=cut")["resumed_from"] == 1
+    agree(folder / "run", folder / "cut")
     assert cnntrain("eval", "run=run")["n"] == 20
     Image.new("RGB", (20, 20)).save("image.png")
     assert cnntrain("predict", "run=run", "images=image.png")["n"] == 1
@@ -125,7 +129,8 @@ def test_a_download_that_fails_is_one_line_before_anything_is_made(
         source.write_bytes(source.read_bytes()[:-9])
     assert main(["fit", *WORDS, "model.weights=default"]) == 2
     lines = [line for line in capfd.readouterr().err.splitlines() if line and not line.startswith("Downloading")]
-    assert len(lines) == 1 and "model.weights=default cannot be had (" in lines[0] and "name a file" in lines[0]
+    assert len(lines) == 1 and "cannot download model.weights=default (" in lines[0]
+    assert f"put {source.as_uri()} into {source.parent}/hub/hub/checkpoints, or name the file with" in lines[0]
     assert not list(folder.iterdir())
 
 
@@ -151,8 +156,8 @@ def test_a_size_that_was_typed_or_cannot_be_changed_stays(
 def test_a_model_of_one_stage_says_why_and_refuses_removal(
     refused: Callable[..., str], source: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    words = [*WORDS, "model.arch=skipnet"]
-    for command in (["fit", *words], ["describe", *words[:4], "model.arch=skipnet"]):
+    words = [word.replace("tinynet", "skipnet") for word in WORDS]
+    for command in (["fit", *words], ["describe", *words[:4]]):
         assert main(command) == 0
         assert "one stage, to be observed only: add reads relu, relu, not relu alone" in capfd.readouterr().err
     line = refused("fit", *words, "model.remove=[relu]")
@@ -205,6 +210,7 @@ def test_googlenets_own_change_of_the_normalisation_is_in_what_it_expects(tmp_pa
 
 def test_timms_weights_come_by_its_own_code(monkeypatch: pytest.MonkeyPatch) -> None:
     known = {"num_classes": 7, "classifier": "fc", "input_size": (3, 24, 24), "mean": (0.1,) * 3, "std": (0.2,) * 3}
+    known |= {"hf_hub_id": "timm/tinynet.a1", "hf_hub_filename": None}
 
     def create_model(arch: str, *, num_classes: int, in_chans: int, pretrained: bool = False) -> nn.Module:
         if pretrained and arch == "tinynet.none":
@@ -212,6 +218,7 @@ def test_timms_weights_come_by_its_own_code(monkeypatch: pytest.MonkeyPatch) -> 
         net = TinyNet(num_classes)
         net.pretrained_cfg = known  # type: ignore[assignment]
         nn.init.constant_(net.conv.weight, float(pretrained))
+        nn.init.normal_(net.fc.weight, std=9.0)  # as wide as some are drawn
         return net
 
     def configuration(arch: str) -> SimpleNamespace:
@@ -225,11 +232,19 @@ def test_timms_weights_come_by_its_own_code(monkeypatch: pytest.MonkeyPatch) -> 
         net = MODELS["timm"](SHAPE, classes, arch="tinynet", weights="default")
         assert (net.get_submodule("conv").weight == 1).all() and len(net) == 5
         assert str(net.pretrained) == f"weights of timm's tinynet: {new}"
+        widest = net.get_submodule("fc").weight.abs().max().item()
+        assert widest <= 4**-0.5 if classes == 4 else widest > 5  # torch's bound for a layer of four inputs
+        again = (MODELS["timm"](SHAPE, classes, arch="tinynet", weights="default", seed=seed) for seed in (0, 1))
+        heads = [model.get_submodule("fc").weight for model in (net, *again)]
+        assert torch.equal(heads[0], heads[1]) and (classes == 7 or not torch.equal(heads[0], heads[2]))
     assert not MODELS["timm"](SHAPE, 4, arch="tinynet").get_submodule("conv").weight.any()
     wants = PRETRAINED["timm"](arch="tinynet", weights="default")
     assert wants == Preprocessing(24, (0.1,) * 3, (0.2,) * 3) and PRETRAINED["timm"](arch="tinynet") is None
     assert "not the 24×24" in list(remarks(net, wants, SHAPE))[-1]
-    with pytest.raises(InputError, match=r"cannot be had \(no weights there\)"):
+    supply = (
+        r"\(no weights there\); fetch https://huggingface.co/timm/tinynet.a1/resolve/main/model.safetensors and name"
+    )
+    with pytest.raises(InputError, match=supply):
         MODELS["timm"](SHAPE, 4, arch="tinynet.none", weights="default")
     with pytest.raises(InputError, match="Invalid pretrained tag"):
         PRETRAINED["timm"](arch="tinynet.odd", weights="default")

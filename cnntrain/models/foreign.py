@@ -3,6 +3,7 @@
 import importlib
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Unpack
 
@@ -20,6 +21,7 @@ from cnntrain.quiet import quiet
 # torchvision's two models with auxiliary heads, which come without, and without a slow and warning initialisation. They
 # were trained on pixels in -1..1; torchvision's own models change ImageNet's normalisation into that inside.
 WITHOUT_HEADS = {name: {"aux_logits": False, "init_weights": False} for name in ("googlenet", "inception_v3")}
+STORED = "model.safetensors"  # what timm's weights are called on Hugging Face
 
 
 class Preprocessing(NamedTuple):
@@ -64,7 +66,8 @@ def torchvision(
         return finished(model, label, in_shape, num_classes, build)
     manners = {"progress": sys.stderr.isatty(), "check_hash": True, "weights_only": True, "map_location": "cpu"}
     if weights == "default":
-        state = fetched(lambda: models.get_model_weights(arch).DEFAULT.get_state_dict(**manners))
+        known = models.get_model_weights(arch).DEFAULT
+        state = fetched(lambda: known.get_state_dict(**manners), lambda: from_torch(known.url))
     else:
         state = read_weights(expanded(weights))
     return finished(model, label, in_shape, num_classes, build, new=fill(model, label, state))
@@ -95,7 +98,9 @@ def timm(
     library, label = timm_models(arch), f"timm's {arch}"
     options = {"num_classes": num_classes, "in_chans": in_shape[0]}
     if weights == "default":
-        model = drawn(lambda: fetched(lambda: library.create_model(arch, pretrained=True, **options)), label, build)
+        known = library.get_pretrained_cfg(arch)
+        make = partial(library.create_model, arch, pretrained=True, **options)
+        model = drawn(lambda: fetched(make, lambda: from_timm(known)), label, build)
         return finished(model, label, in_shape, num_classes, build, new=head_of(model, num_classes))
     model = drawn(lambda: library.create_model(arch, **options), label, build)
     if weights is None:
@@ -147,14 +152,32 @@ def drawn(make: Callable[[], nn.Module], label: str, build: Build) -> nn.Module:
         torch.default_generator.set_state(before)
 
 
-def fetched(get: Callable[[], Any]) -> Any:
-    """Return what a library has on disk or downloads, or raise an `InputError` where neither has it."""
+def fetched(get: Callable[[], Any], supply: Callable[[], str]) -> Any:
+    """Return what a library has on disk or downloads.
+
+    Raises `InputError` where neither is possible, with the way to `supply` the file.
+    """
     try:
         with quiet():
             return get()
     except Exception as error:  # no network, no such file there, a damaged one: each library has its own kinds
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
-        raise InputError(f"model.weights=default cannot be had ({reason}); name a file, or leave it null") from error
+        raise InputError(
+            f"cannot download model.weights=default ({reason}); {supply()} name the file with model.weights=..., or "
+            "leave it null"
+        ) from error
+
+
+def from_torch(url: str) -> str:
+    """Say where a file that torch downloads is looked for."""
+    return f"put {url} into {torch.hub.get_dir()}/checkpoints, or"
+
+
+def from_timm(known: Any) -> str:
+    """Say which file timm downloads; it looks for those of Hugging Face in folders that only their client can fill."""
+    if not known.hf_hub_id:
+        return from_torch(known.url)
+    return f"fetch https://huggingface.co/{known.hf_hub_id}/resolve/main/{known.hf_hub_filename or STORED} and"
 
 
 def read_weights(path: Path) -> Mapping[str, Tensor]:
