@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterable, Sequence
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 CLOSE = 0.7  # share of letters that two words have in common, from which one may be meant by the other
 SYNONYMS = {  # what other tools call our commands, keys and values
@@ -37,6 +38,14 @@ class InUseError(InputError):
 
 class DiskError(CnntrainError, OSError):
     """A file or a folder could not be written; what was there before is as it was."""
+
+
+class IncompleteError(CnntrainError):
+    """A part of the work failed; `result` is what `--json` prints of all that was done."""
+
+    def __init__(self, message: str, result: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.result = result
 
 
 class NonFiniteError(CnntrainError):

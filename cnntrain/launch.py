@@ -35,7 +35,7 @@ from omegaconf.errors import (
 
 from cnntrain import disk, ranks
 from cnntrain.catalog import compose
-from cnntrain.errors import CnntrainError, EchoError, InputError, unknown
+from cnntrain.errors import CnntrainError, EchoError, IncompleteError, InputError, StoppedError, unknown
 from cnntrain.files import explained, read_text, refuse_code
 from cnntrain.manual import page
 from cnntrain.plugins import import_plugins
@@ -86,6 +86,7 @@ class Task:
         self.plugins: list[str] = []  # those that were typed
         self.results: list[dict[str, Any]] = []
         self.error: Exception | None = None
+        self.home = os.getpid()
 
     @guarded()  # a launcher's processes do not come through `cli`
     def __call__(self, cfg: DictConfig) -> float | None:
@@ -110,9 +111,14 @@ class Task:
                     disk.write(folder / "results.json", as_json(result) + "\n")
         except Exception as error:
             if job.mode == RunMode.MULTIRUN:
-                print(f"cnntrain: job {job.job.num} failed: {one_line(error)}", file=sys.stderr)
+                ended = "" if isinstance(error, StoppedError) else "failed: "
+                print(f"cnntrain: job {job.job.num} {ended}{one_line(error)}", file=sys.stderr)
+                if isinstance(error, StoppedError) and os.getpid() == self.home:
+                    raise SystemExit(error.exit_code) from error  # Hydra would begin the next job
                 raise
             self.error = error
+            if isinstance(error, IncompleteError):
+                self.results.append(error.result)
             return None
         self.results.append(result)
         return result.get("objective")
@@ -180,6 +186,8 @@ def launch(command: str, argv: list[str], conf: Path, job: str | None = None) ->
             _hydra(task, line, conf)
         if line.json and ranks.RANK == 0:
             print(as_json({"jobs": _jobs(task)} if _sweep_folders else task.results[0]), flush=True)
+        if task.error:
+            raise task.error
     except KeyboardInterrupt:
         return 130
     except SystemExit as stop:
@@ -239,7 +247,7 @@ def _hydra(task: Task, line: Line, conf: Path) -> None:
         raise InputError(f"these words cannot be composed: {error or type(error).__name__}") from error
     finally:
         sys.argv = typed
-    if task.error is not None:
+    if task.error is not None and not isinstance(task.error, IncompleteError):  # which has a result
         raise task.error
 
 

@@ -113,6 +113,8 @@ def lock(folder: Path) -> Iterator[None]:
     except Timeout as error:
         name = holder.read_text(encoding="utf-8") if holder.exists() else "another process"
         raise InUseError(f"output_dir={folder} is in use by {name}") from error
+    except OSError as error:  # it is a link, or not ours to open
+        raise InputError(f"{folder / '.lock'} cannot be locked: {error.strerror}") from error
     try:
         disk.write(holder, f"process {os.getpid()} on {platform.node()}")
         yield

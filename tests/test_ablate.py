@@ -282,9 +282,11 @@ def test_a_study_of_ones_own_changes_anything_and_a_failure_is_one_cells(
         wild=["optimizer.lr=1e30"],
         wide=["model.widen.fc3=1.5"],
     )
-    assert main(["ablate", flag, "study=own", *tiny, "seeds=2", *HERE, "--json"]) == 0
+    assert main(["ablate", flag, "study=own", *tiny, "seeds=2", *HERE, "--json"]) == 1
     out, err = capfd.readouterr()
     found = json.loads(out)
+    assert "cnntrain: 2 of 10 runs failed (wild, seed 0, wild, seed 1); the same command makes them again\n" in err
+    assert (folder / "study" / "report.md").is_file()
     assert "wild, seed 0 failed: the loss or its gradient is no number" in err
     table = {row["variant"]: row for row in found["table"]}
     assert not found["complete"] and table["wild"]["p"] is None and table["wild"]["n_seeds"] == 0
@@ -422,7 +424,6 @@ def test_every_look_is_recorded_and_held_against_later_ones(
             "no_conv1: stage 'conv2'",
         ),
         (["remove=[[conv2],[conv2]]"], "two variants are called no_conv2"),
-        (["remove=conv2"], "remove=conv2 should be a list or null"),
         (["remove=[]"], "remove must be a list of stages"),
         (["study=each_stag"], "did you mean 'each_stage'"),
         ([], "what is to be left out?"),
@@ -430,7 +431,7 @@ def test_every_look_is_recorded_and_held_against_later_ones(
         (["remove=[conv2]", "mode=lesion"], "needs trained networks"),
         (["remove=[conv2]", "mode=leison"], "did you mean 'mode=lesion'"),
         (["remove=[conv2]", "runs=[a]"], "starts from the beginning"),
-        (["remove=[conv2]", "mode=lesion", "runs=[nowhere]"], "run=nowhere does not exist"),
+        (["remove=[conv2]", "mode=lesion", "runs=[nowhere]"], "runs=nowhere does not exist"),
         (["remove=[conv2]", "init_from=a"], "belong to fit"),
         (["remove=[conv2]", "optimizer.lr=-1"], "optimizer.lr=-1 is out of range"),
         (["remove=[conv2]", "seedz=3"], "did you mean 'seed"),
@@ -439,4 +440,5 @@ def test_every_look_is_recorded_and_held_against_later_ones(
 def test_bad_input_is_one_line_before_anything_is_made(
     refused: Refused, tiny: tuple[str, ...], words: list[str], said: str
 ) -> None:
-    assert said in refused("ablate", *tiny, *words)
+    given = {word.partition("=")[0] for word in words}
+    assert said in refused("ablate", *(word for word in tiny if word.partition("=")[0] not in given), *words)

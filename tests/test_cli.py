@@ -17,7 +17,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from omegaconf import DictConfig, OmegaConf
 
 from cnntrain import cli, launch, streams, tables, words
-from cnntrain.errors import CheckpointError, InputError, NonFiniteError, setting
+from cnntrain.errors import CheckpointError, IncompleteError, InputError, NonFiniteError, StoppedError, setting
 
 HYDRA = Path(__file__).resolve().parents[1] / "conf" / "common" / "hydra.yaml"
 FILES = {
@@ -520,6 +520,31 @@ def test_failed_job_of_a_sweep_is_named(
     assert not out
     assert "cnntrain: job 1 failed: loss is nan\n" in err
     assert len(seen) == 3
+
+
+def test_a_signal_in_a_job_ends_the_sweep(
+    command: Callable[..., list[DictConfig]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(cfg: DictConfig) -> dict[str, Any]:
+        raise StoppedError("stopped by SIGTERM", 15)
+
+    seen = command(run)
+    assert cli.main(["fit", "-m", "seed=0,1,2"]) == 143
+    assert "cnntrain: job 0 stopped by SIGTERM\n" in capsys.readouterr().err
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("words", [[], ["-m", "seed=0,1"]])
+def test_work_that_is_not_complete_is_told_and_ends_with_1(
+    command: Callable[..., list[DictConfig]], capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    def run(cfg: DictConfig) -> dict[str, Any]:
+        raise IncompleteError("1 of 2 failed", {"n": 1})
+
+    command(run)
+    assert cli.main(["fit", *words, "--json"]) == 1
+    out, err = capsys.readouterr()
+    assert "1 of 2 failed\n" in err and out == ("" if words else '{"n": 1}\n')
 
 
 def test_help_of_a_command(conf: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,9 +4,11 @@ import io
 import itertools
 import json
 import os
+import re
 import resource
 import shutil
 import signal
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,11 +16,13 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import TINY
 from cuts import FULL, Call, agree, cut, fill, interrupt, last
+from PIL import Image
 
 from cnntrain import disk, runs
 from cnntrain.cli import main
-from cnntrain.commands import fit, resuming
+from cnntrain.commands import fit, invariance, resuming
 from cnntrain.errors import DiskError
 from cnntrain.training import checkpoints, loop
 from cnntrain.training.saving import Saver
@@ -614,3 +618,145 @@ def test_f34_after_a_power_cut_the_same_command_resumes_what_was_saved(
     platter.restore(folder, folder / "end")
     assert runs.read_json(folder / "end" / "whole" / runs.RECORD)["exit"] == "done"
     assert runs.read_json(folder / "end" / "whole" / runs.RESULTS)
+
+
+# --- F35
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run, not to be changed."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    assert main(["fit", *TINY, "trainer.epochs=1", f"output_dir={folder}"]) == 0
+    return folder
+
+
+@pytest.fixture
+def run(trained: Path, folder: Path) -> Path:
+    """A copy of it in the working folder, beside an image."""
+    shutil.copytree(trained, folder / "run")
+    Image.new("L", (28, 28)).save(folder / "image.png")
+    return folder / "run"
+
+
+WRITING = {
+    "eval": ("run=run",),
+    "predict": ("run=run", "images=image.png", "report=true", "output_dir=predicted"),
+    "export": ("run=run", "format=safetensors"),
+    "report": ("run=run",),
+    "invariance": ("run=run", "warp=translate_y", "warp.translate_y.amounts=[0,1]", "images=8", "output_dir=study"),
+}
+
+
+def full_at(patched: pytest.MonkeyPatch, nth: int) -> None:
+    """Have the disk be full when the file number `nth` (from 0) is forced there."""
+    count, sync = itertools.count(), disk.sync
+
+    def full(path: Path) -> None:
+        if path.name.startswith(disk.PARTIAL) and next(count) == nth:
+            raise OSError(28, "No space left on device")
+        sync(path)
+
+    patched.setattr(disk, "sync", full)
+
+
+@pytest.mark.parametrize("command", WRITING)
+def test_f35_a_command_that_meets_a_full_disk_names_the_file_and_works_when_repeated(
+    run: Path, folder: Path, command: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """One after another at each file that it writes, until it comes through; nothing half-written lies anywhere."""
+    words = [command, *WRITING[command], *(("figures=false", "tensorboard=false") if command == "invariance" else ())]
+    for nth in itertools.count():
+        with pytest.MonkeyPatch.context() as patched:
+            full_at(patched, nth)
+            code = main(words)
+        line = capfd.readouterr().err.splitlines()[-1:]
+        assert not list(folder.rglob(LEFT))
+        if code == 0:
+            break
+        assert code == 1
+        assert re.fullmatch(r"cnntrain: \S+ cannot be written: No space left on device \(.* free\)", *line)
+    assert nth > 0
+
+
+@pytest.mark.parametrize("command", WRITING)
+@pytest.mark.parametrize("why", ["sealed", "full"])
+def test_f35_a_command_that_cannot_write_is_refused_before_its_work(
+    run: Path, folder: Path, command: str, why: str, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if why == "full":
+        usage = shutil.disk_usage("/")
+        monkeypatch.setattr(disk.shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    else:
+        access = os.access
+        monkeypatch.setattr(os, "access", lambda path, mode: access(path, mode) and mode == os.F_OK)
+    line = refused(command, *WRITING[command])
+    assert ("is on a full disk (" if why == "full" else "cannot be written to") in line and "cannot be made: " in line
+
+
+def test_f35_an_export_under_a_limit_of_files_ends_in_one_line(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Where C++ writes the file itself, the process is aborted."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+        assert main(["export", "run=run", "format=pt2"]) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    err = capfd.readouterr().err
+    assert "cnntrain: run/export/lenet5.pt2 cannot be written: File too large (" in err
+    assert not list((run / "export").iterdir())
+
+
+def test_f35_a_study_of_invariance_that_was_killed_works_when_repeated(
+    cnntrain: Call, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("invariance", *WRITING["invariance"], "figures=false")
+    with monkeypatch.context() as patched:
+        patched.setattr(invariance, "curves", lambda *args: sys.exit(137))
+        assert main([*words]) == 137
+    assert [*Path("study/raw").iterdir()] and not Path("study/results.json").exists()
+    assert cnntrain(*words)["rows"]
+    assert main([*words]) == 2  # finished: its results stay
+
+
+# --- F36
+
+
+def test_f36_no_file_of_a_run_that_is_a_link_is_written_through(
+    cnntrain: Call, folder: Path, tiny: tuple[str, ...]
+) -> None:
+    """Every file of a run leads elsewhere, and the run itself does: it is resumed, evaluated and shown in place."""
+    words = [*tiny, "trainer.checkpoint_seconds=0"]
+    cnntrain("fit", *words, "output_dir=whole")
+    cut(*words, "output_dir=big/run", nth=8)
+    cnntrain("eval", "run=big/run")
+    (folder / "run").symlink_to(folder / "big" / "run")
+    files = [path for path in (folder / "big").rglob("*") if path.is_file() and path.name != ".lock"]
+    (folder / "elsewhere").mkdir()
+    before = {}
+    for number, path in enumerate([*files, folder / "big/run/report.html"]):
+        place = folder / "elsewhere" / str(number)
+        place.write_bytes(path.read_bytes() if path.exists() else b"precious")
+        path.unlink(missing_ok=True)
+        path.symlink_to(place)
+        before[place] = place.read_bytes()
+    assert cnntrain("fit", *words, "output_dir=run")["resumed_from"] == 8
+    cnntrain("eval", "run=run")
+    cnntrain("report", "run=run")
+    assert {place: place.read_bytes() for place in before} == before
+    agree(folder / "whole", folder / "run")
+
+
+def test_f36_a_lock_that_is_a_link_is_refused(folder: Path, refused: Callable[..., str], tiny: tuple[str, ...]) -> None:
+    (folder / "run").mkdir()
+    (folder / "run" / ".lock").symlink_to(folder / "elsewhere")
+    assert "run/.lock cannot be locked: " in refused("fit", *tiny, "output_dir=run")
+
+
+def test_f36_a_log_that_is_a_link_is_not_written_through(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("before")
+    for name in (runs.METRICS, "log.txt"):
+        (tmp_path / name).symlink_to(tmp_path / "precious")
+        with pytest.raises(OSError, match="symbolic links"), disk.appending(tmp_path / name):
+            pytest.fail("it was opened")
+    assert (tmp_path / "precious").read_text() == "before"

@@ -19,7 +19,7 @@ from cnntrain.commands.loading import naming_plugins
 from cnntrain.commands.run_images import PIXELS, noted
 from cnntrain.data.splits import changes
 from cnntrain.devices import machine, prepare
-from cnntrain.errors import InputError, listed
+from cnntrain.errors import IncompleteError, InputError, listed
 from cnntrain.progress import clock, say
 from cnntrain.schema import Ablate
 from cnntrain.tables import percent, render
@@ -56,13 +56,19 @@ def run(composed: DictConfig) -> dict[str, Any]:
     runs.write_json(
         folder / STUDY, {"settings": config.plain(composed), **runs.provenance(config.command_line("ablate"))}
     )
+    failed: list[str] = []
     if left:
         expected = [seconds[cell.variant] if seconds else 0.0 for cell in left]
         watch = Watch(left, expected, jobs)
         processes.make_all(left, min(jobs, len(left)), watch.hear, plugins=cfg.plugins, deterministic=cfg.deterministic)
+        failed = watch.failed
     else:
         tell_changes(made[0])
-    return answer(cfg, folder, lines, made, list(seeds))
+    found = answer(cfg, folder, lines, made, list(seeds))
+    if failed:
+        again = "the same command makes them again"
+        raise IncompleteError(f"{len(failed)} of {len(made)} runs failed ({listed(failed)}); {again}", found)
+    return found
 
 
 def check(composed: DictConfig) -> None:
@@ -130,6 +136,7 @@ class Watch:
 
     def __init__(self, left: Sequence[grid.Cell], expected: Sequence[float], jobs: int) -> None:
         self.left, self.expected, self.jobs = left, expected, jobs
+        self.failed: list[str] = []
         self.open, self.ended, self.began = set(range(len(left))), 0, time.monotonic()
         self.spent = self.foreseen = 0.0  # seconds of the cells that are done: as measured, and as expected
 
@@ -147,6 +154,7 @@ class Watch:
         elif kind == "failed":
             self.open.discard(message["cell"])
             self.ended += 1
+            self.failed.append(name)
             say(f"[{self.ended}/{len(self.left)}] {name} failed: {message['reason']} ({cell.folder / cells.LOG})")
         elif kind == "stopped":
             say(f"{name}: stopped and saved")
@@ -191,7 +199,7 @@ def answer(
     runs.write_json(folder / runs.RESULTS, result)
     print(f"\nstudy  {folder}\nreport {folder / REPORT}")
     if not found.complete:
-        say("some cells are missing: they failed, or other processes make them; the same command resumes the study")
+        say("some runs are missing, so the study is not complete; the same command makes those that nobody makes")
     return result
 
 

@@ -3,7 +3,7 @@
 import csv
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from cnntrain.data.feeds import sweep
 from cnntrain.data.listing import IMAGE, image_files, is_seen, kind, left_out
 from cnntrain.data.sources import Card, Centre, Files, Pixels, Split, decode_all
 from cnntrain.devices import choose_device, choose_precision, prepare
-from cnntrain.errors import InputError, as_text
+from cnntrain.errors import IncompleteError, InputError, as_text
 from cnntrain.files import expanded
 from cnntrain.progress import counting, say
 from cnntrain.training.evaluate import outputs
@@ -42,31 +42,35 @@ def run(composed: DictConfig) -> dict[str, Any]:
     target = Path(cfg.output_dir) if cfg.output_dir else runs.new_folder("predict", folder.parent.name)
     runs.refuse_unwritable(target)
     table, page = target / "predictions.csv", target / "predictions.html"
-    for place in (table, page) if cfg.report else (table,):
-        if place.exists():
-            raise InputError(f"{place} exists already; name another output_dir")
+    if table.exists():
+        raise InputError(f"{table} exists already; name another output_dir")
 
     kept = settings["dataset"].get("stored_size")
     invert = settings["dataset"].get("invert", False) if cfg.invert is None else cfg.invert
     size = (kept, kept) if kept else card.shape[1:]
     files = Files(Path(), list(map(str, paths)), size, card.shape[0], resize=True, invert=invert)
     unreadable = dict[str, str]()
-    shown, moments = write(table, classified(net.to(device), files, card, cfg, unreadable), unreadable)
-    warning = unlike(moments, card, inverted=invert)
+    parts = classified(net.to(device), files, card, cfg, unreadable)
+    first = next(parts, None)
+    if first is None:
+        raise InputError(f"none of the {len(unreadable)} files can be read: {next(iter(unreadable.values()))}")
+    with disk.replacing(table) as partial:  # which comes last: where it lies, all is done
+        shown, moments = write(partial, itertools.chain([first], parts))
+        warning = unlike(moments, card, inverted=invert)
+        if cfg.report:
+            images = [line | {"picture": as_png(seen)} for line, seen in shown]
+            about = {"run": str(folder), "total": len(moments), "size": card.shape[1:], "inverted": invert}
+            disk.write(page, pages.render("predictions", about | {"warning": warning, "images": images}))
     for reason in unreadable.values():
         say(reason)
     if others:
         say(left_out(others))
     if warning:
         say(f"warning: {warning}")
-    if cfg.report:
-        images = [line | {"picture": as_png(seen)} for line, seen in shown]
-        about = {"run": str(folder), "total": len(moments), "size": card.shape[1:], "inverted": invert}
-        disk.write(page, pages.render("predictions", about | {"warning": warning, "images": images}))
     for line, _ in shown[:10]:
         print(f"{line['file']}  {line['class']}  {float(line['probability']):.3f}")
     print(f"{len(moments):,} images classified, {len(unreadable):,} unreadable: {table}")
-    return {
+    result = {
         "run_dir": str(folder),
         "output": str(table),
         "n": len(moments),
@@ -75,6 +79,9 @@ def run(composed: DictConfig) -> dict[str, Any]:
         "warning": warning,
         "report": str(page) if cfg.report else None,
     }
+    if unreadable:
+        raise IncompleteError(f"{len(unreadable)} of {len(files)} files cannot be read", result)
+    return result
 
 
 def find_images(wanted: Sequence[str] | str) -> tuple[list[Path], Counter[str]]:
@@ -146,21 +153,15 @@ def classified(
                 yield [row(some.path(i), values, card.classes) for i, values in zip(places, shares, strict=True)], seen
 
 
-def write(
-    table: Path, parts: Iterator[tuple[list[Line], Tensor]], unreadable: Mapping[str, str]
-) -> tuple[list[tuple[Line, np.ndarray]], Tensor]:
-    """Write the table; return its first lines with what the network saw, and `mean_and_contrast` of all images.
-
-    Raises `InputError` where no file can be read, and then nothing is made.
-    """
-    first = next(parts, None)
-    if first is None:
-        raise InputError(f"none of the {len(unreadable)} files can be read: {next(iter(unreadable.values()))}")
+def write(table: Path, parts: Iterable[tuple[list[Line], Tensor]]) -> tuple[list[tuple[Line, np.ndarray]], Tensor]:
+    """Write the table; return its first lines with what the network saw, and `mean_and_contrast` of all images."""
     shown, moments = list[tuple[Line, np.ndarray]](), list[Tensor]()
-    with disk.replacing(table) as partial, partial.open("w", newline="", encoding="utf-8") as sink:
-        writer = csv.DictWriter(sink, first[0][0], lineterminator="\n")
-        writer.writeheader()
-        for lines, seen in itertools.chain([first], parts):
+    with table.open("w", newline="", encoding="utf-8") as sink:
+        writer: csv.DictWriter[str] | None = None
+        for lines, seen in parts:
+            if writer is None:
+                writer = csv.DictWriter(sink, lines[0], lineterminator="\n")
+                writer.writeheader()
             writer.writerows(lines)
             moments.append(mean_and_contrast(seen))
             shown += list(zip(lines, seen.numpy(), strict=True))[: SHOWN - len(shown)]
