@@ -224,10 +224,10 @@ def against_first(name: str, first: str, found: Found, seeds: Sequence[int]) -> 
 
 def against_sum(both: str, one: str, other: str, first: str, found: Found, seeds: Sequence[int]) -> Held:
     """Return what a variant adds to the sum of its parts: (both - first) - (one - first) - (other - first)."""
-    absent = missing((both, one, other, first), found, seeds)
-    deltas = [] if absent else [against_first(name, first, found, seeds).deltas for name in (both, one, other)]
-    sums = [float(whole) - float(a) - float(b) for whole, a, b in zip(*deltas, strict=True)]
-    return Held(both, sum_of(one, other), absent or sums)
+    names = both, one, other, first
+    top1 = [[found[name, seed].top1 for name in names] for seed in shared(names, found, seeds)]
+    sums = [whole - part - rest + full for whole, part, rest, full in top1]
+    return Held(both, sum_of(one, other), missing(names, found, seeds) or sums)
 
 
 def seed_tests(held: Sequence[Held], level: float, again: float, known: Collection[str]) -> list[dict[str, Any]]:

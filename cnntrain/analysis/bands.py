@@ -17,7 +17,7 @@ from cnntrain.draws import generator
 BLOCKS = 1000  # at most
 LEVEL = 0.95
 Z = 1.959963984540054
-FURTHER = 1.5  # times
+FURTHER = 1.5  # times as far as the furthest image: with less, bands of long-tailed distances are too narrow
 
 
 class Range(NamedTuple):
@@ -60,8 +60,8 @@ def band(found: np.ndarray, kept: Range | None = None) -> tuple[np.ndarray, np.n
     contribute in place of 0 and 1: the variance grows as the number moves towards where single images pull it, by the
     third moment of their contributions over the second, so that end lies further out and the other nearer. One image
     that was not seen is added at the end of the range, so that the interval has a width where all images agree. Without
-    a range that image lies `FURTHER` out than the furthest, and no end comes nearer. A number without a meaning may lie
-    anywhere in its range.
+    a range it is added half as far again as the furthest image, and no end comes nearer. A number without a meaning may
+    lie anywhere in its range.
     """
     theta = found[0]
     moves = (theta - found[1:]) * (1 - 1 / (len(found) - 1))
