@@ -19,7 +19,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from cnntrain import __version__, disk
-from cnntrain.errors import DiskError, InputError, InUseError, setting
+from cnntrain.errors import DiskError, InputError, InUseError, as_text, setting
 from cnntrain.files import expanded
 
 CONFIG, RECORD, METRICS, RESULTS = "config.json", "run.json", "metrics.jsonl", "results.json"
@@ -79,9 +79,9 @@ def plain(value: object) -> Any:
         return [plain(item) for item in value]
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
-    if value is None or isinstance(value, bool | int | str):
+    if value is None or isinstance(value, bool | int):
         return value
-    return plain(value.tolist()) if hasattr(value, "tolist") else str(value)
+    return plain(value.tolist()) if hasattr(value, "tolist") else as_text(str(value))
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -129,17 +129,19 @@ def test_f27_labels_and_folders_that_do_not_fit_are_said_before_anything_starts(
 
 
 def test_what_is_not_utf_8_is_text_in_every_record_and_refused_where_it_is_typed(
-    cnntrain: Call, refused: Refused, folder: Path
+    cnntrain: Call, refused: Refused, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tree(folder / "images")
+    place = folder / os.fsdecode(b"\xfc")
+    tree(place / "images")
+    monkeypatch.chdir(place)
     for old, new in (("images/ant", b"images/caf\xe9"), ("images/bee/00.png", b"images/bee/\xfc.png")):
-        (folder / old).rename(folder / os.fsdecode(new))
+        Path(old).rename(os.fsdecode(new))
     cnntrain("fit", *FOLDER, "trainer.tensorboard=true", "output_dir=run")
-    assert json.loads((folder / "run/run.json").read_text())["data"]["classes"] == ["bee", r"caf\xe9"]
-    assert {row["class"] for row in cnntrain("eval", "run=run")["per_class"]} == {"bee", r"caf\xe9"}
+    assert json.loads(Path("run/run.json").read_text())["data"]["classes"] == ["bee", r"caf\xe9"]
+    assert {row["class"] for row in cnntrain("eval", "run=latest")["per_class"]} == {"bee", r"caf\xe9"}
     cnntrain("report", "run=run")
     assert cnntrain("predict", "run=run", "images=images", "output_dir=out")["n"] == 20
-    with (folder / "out/predictions.csv").open(encoding="utf-8") as source:
+    with Path("out/predictions.csv").open(encoding="utf-8") as source:
         assert r"images/bee/\xfc.png" in {row["file"] for row in csv.DictReader(source)}
     for key in ("dataset.root", "output_dir", "init_from"):
         assert rf"{key}=caf\xe9 is not UTF-8; rename" in refused("fit", *FOLDER, f"{key}=caf\udce9")

@@ -156,6 +156,7 @@ def test_images_count_at_any_depth_and_behind_links_but_never_twice_in_a_circle(
     (tmp_path / "photos/ant/again.png").symlink_to(tmp_path / "other/more/00.png")
     (tmp_path / "photos/bee/deep/up").symlink_to(tmp_path / "photos/bee")
     (tmp_path / "photos/cat").symlink_to(tmp_path / "other/more")
+    (tmp_path / "photos/all").symlink_to(tmp_path / "photos")
     data = load("folder", tmp_path / "photos", {})
     assert data.card.classes == ("ant", "bee", "cat") and sum(sizes(data)) == 20 + 1 + 3 + 1 + 3 and not data.remarks
 
@@ -169,9 +170,10 @@ def test_what_is_no_image_is_left_out_and_said(tmp_path: Path, monkeypatch: pyte
         (tmp_path / "ant" / name).write_bytes(b"x")
     os.mkfifo(tmp_path / "bee/pipe.png")
     picture(1).save(tmp_path / "poster.jpg")
+    (tmp_path / "cow").symlink_to(tmp_path / "unplugged/cow")
     (line,) = load("folder", tmp_path, {}).remarks
     assert line.startswith("warning: left out: 2 × file without suffix, ")
-    assert "1 × image outside the class folders" in line
+    assert "1 × image outside the class folders" in line and "1 × broken link outside" in line
     assert "1 × pipe, socket or device" in line and line.endswith("; 6 of 16 in ant")
     (tmp_path / "bee/locked").mkdir()
     scandir = os.scandir

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Literal
@@ -34,7 +34,6 @@ SPLITS = {  # in whatever case
     "val": ("val", "valid", "validation", "dev"),
     "test": ("test", "testing"),
 }
-LOOSE = "image outside the class folders"
 LARGE = 0.1  # files that are left out to images, from which on it is a warning
 PROBED = 256  # headers that are compared before a common image size is believed; decoding compares all
 
@@ -224,9 +223,20 @@ def class_files(folder: Path, classes: Sequence[str]) -> tuple[list[str], list[i
         paths += (Path(own[composed(name)], file).as_posix() for file in files)
         labels += [label] * len(files)
         left.update({(name, what): count for what, count in others.items()})
+    for what in beside(folder):
+        left["", f"{what} outside the class folders"] += 1
+    return paths, labels, left
+
+
+def beside(folder: Path) -> Iterator[str]:
+    """Yield what lies beside the class folders in `folder` and was probably meant for one: images and broken links."""
     with os.scandir(folder) as entries:
-        left["", LOOSE] = sum(is_seen(one.name) and not is_folder(one) and kind(one) == IMAGE for one in entries)
-    return paths, labels, +left
+        for entry in entries:
+            if is_seen(entry.name) and not is_folder(entry):
+                if entry.is_symlink() and not Path(entry).exists():
+                    yield "broken link"
+                elif kind(entry) == IMAGE:
+                    yield IMAGE
 
 
 def remarks(left: Left, images: Counter[str]) -> tuple[str, ...]:

@@ -94,9 +94,11 @@ def is_ours(folder: Path) -> bool:
 def is_class(folder: Path) -> bool:
     """Say whether a folder beside others can be a class: it is none of those in which cnntrain leaves its files.
 
-    These are its own folders, those into which it downloads, and those without images that hold any of them.
+    These are its own folders, those into which it downloads, and those without images that hold any of them. A link
+    to a folder that holds it is no class either.
     """
-    if is_ours(folder) or any(folder.glob(".*.lock")):
+    leads_back = folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
+    if leads_back or is_ours(folder) or any(folder.glob(".*.lock")):
         return False
     ours = False
     for name, what in walk(folder):
