@@ -21,14 +21,45 @@ from PIL import Image
 
 from cnntrain import runs
 from cnntrain.cli import main
-from cnntrain.commands import predict
+from cnntrain.commands import outcome, predict
+from cnntrain.data.sources import Card, Dataset, Pixels, Split
+from cnntrain.tables import wilson
 from cnntrain.training import checkpoints
+from cnntrain.training.loop import Progress
 
 Call = Callable[..., dict[str, Any]]
 FIT_KEYS = {
     *("run_dir", "resumed_from", "skipped", "steps", "epochs", "seconds", "samples_per_second", "train", "val", "best"),
-    "objective",
+    *("objective", "majority"),
 }
+
+
+@pytest.mark.parametrize(
+    ("top1", "images", "lines", "warned"),
+    [
+        (0.9, (60, 40), [], []),
+        (0.9, (80, 20), ["balanced accuracy 70.00 %, the mean over the classes, which are unequal"], []),
+        (0.81, (80, 20), ["balanced accuracy 70", "no better than always naming ant (80.00 %)"], []),
+        (0.40, (20, 80), ["balanced accuracy 70", "no better than always naming bee (80.00 %)"], ["ant"]),
+        (0.50, (50, 50), ["no better than always naming ant (50.00 %)"], list("abcdefg")),
+    ],
+)
+def test_fit_says_where_top_1_alone_would_mislead(
+    capfd: pytest.CaptureFixture[str], top1: float, images: tuple[int, int], lines: list[str], warned: list[str]
+) -> None:
+    split = Split(Pixels(torch.zeros(100, 1, 1, 1, dtype=torch.uint8)), torch.tensor([0] * images[0] + [1] * images[1]))
+    data = Dataset(Card("insects", ("ant", "bee"), (1, 1, 1), (0.5,), (0.5,)), split, split, None)
+    low, high = wilson(round(100 * top1), 100)
+    best = {"n": 100, "loss": 1.0, "top1": top1, "top1_low": low, "top1_high": high, "epoch": 3}
+    at = Progress(12, 12, best | {"balanced_accuracy": 0.7, "never_predicted": warned})
+    found = outcome.numbers([], at, 4, data)
+    outcome.report(found | {"skipped": 0, "seconds": 1.0, "run_dir": "run"})
+    out, err = capfd.readouterr()
+    said = [line.strip() for line in out.splitlines()]
+    assert "best of 3 epochs (epoch 3)" in said[0] and said[1 + len(lines)].startswith("took")
+    assert all(line.startswith(start) for line, start in zip(said[1:], lines, strict=False))
+    never = "warning: never predicted on the validation images: "
+    assert err == (f"{never}{'ant' if len(warned) == 1 else 'a, b, c, d, e and 2 more'}\n" if warned else "")
 
 
 def test_fit_leaves_a_run_that_eval_rebuilds_to_the_same_numbers(
@@ -49,6 +80,7 @@ def test_fit_leaves_a_run_that_eval_rebuilds_to_the_same_numbers(
     assert [row["kind"] for row in rows] == ["train", "val", "train", "val"]
 
     last = cnntrain("eval", "run=run", "split=val", "weights=last")
+    assert last["balanced_accuracy"] == pytest.approx(fitted["val"]["balanced_accuracy"])
     assert last["top1"] == fitted["val"]["top1"] and last["loss"] == pytest.approx(fitted["val"]["loss"], rel=1e-4)
     found = cnntrain("eval", "run=run")
     assert {"run_dir", "split", "n", "loss", "top1", "top1_low", "top1_high", "top5", "per_class", "ece"} <= set(found)

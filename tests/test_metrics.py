@@ -6,6 +6,7 @@ import torch
 from sklearn import metrics as oracle
 
 from cnntrain.analysis.metrics import classification, expected_calibration_error, top_k
+from cnntrain.training.evaluate import Outputs, by_class
 
 CLASSES = [f"class {i}" for i in range(7)]
 
@@ -34,6 +35,15 @@ def test_everything_agrees_with_scikit_learn(sample: tuple[torch.Tensor, torch.T
         np.testing.assert_allclose([row[key] for row in found["per_class"][:6]], values)
     assert found["macro_f1"] == pytest.approx(expected[2].mean())
     assert found["per_class"][6]["top1"] is None and found["per_class"][6]["n"] == 0
+    balanced = oracle.recall_score(labels, predicted, labels=range(6), average="macro")
+    assert found["balanced_accuracy"] == found["macro_recall"] == pytest.approx(balanced)
+    validated = by_class(Outputs(logits, labels), CLASSES)
+    assert validated == {"balanced_accuracy": pytest.approx(balanced), "never_predicted": []}
+
+
+def test_classes_that_are_never_predicted_are_those_with_images() -> None:
+    found = by_class(Outputs(torch.eye(5)[[0, 0, 1, 0]], torch.tensor([0, 1, 1, 3])), "abcde")
+    assert found == {"balanced_accuracy": pytest.approx((1 + 0.5 + 0) / 3), "never_predicted": ["d"]}
 
 
 def test_calibration_error_is_the_binned_gap() -> None:

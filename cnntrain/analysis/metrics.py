@@ -48,8 +48,8 @@ def expected_calibration_error(probabilities: Tensor, labels: Tensor, bins: int 
 def classification(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> dict[str, Any]:
     """Return every number of an evaluation from logits [N, classes] and labels [N].
 
-    Keys: n, loss, top1 and its Wilson interval, top5, macro precision, recall and F1 (classes without images left
-    out), per_class, confusion, ece.
+    Keys: n, loss, top1 and its Wilson interval, top5, macro precision, recall (balanced_accuracy too) and F1 (classes
+    without images left out), per_class, confusion, ece.
     """
     predicted, n = logits.argmax(dim=1), len(labels)
     confusion = confusion_matrix(predicted, labels, len(classes))
@@ -69,6 +69,7 @@ def classification(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> di
         "top1_high": high,
         "top5": top_k(logits, labels, 5),
         **macro,
+        "balanced_accuracy": macro["macro_recall"],
         "per_class": per_class,
         "confusion": confusion.tolist(),
         "ece": expected_calibration_error(logits.softmax(dim=1), labels),

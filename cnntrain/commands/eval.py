@@ -234,7 +234,7 @@ def report(found: dict[str, Any], target: Path) -> None:
     print(f"loss          {found['loss']:.4f}")
     print(f"calibration   expected error {percent(found['ece'])}")
     macro = (found["macro_precision"], found["macro_recall"], found["macro_f1"])
-    print(f"macro         precision {macro[0]:.4f}, recall {macro[1]:.4f}, F1 {macro[2]:.4f}\n")
+    print(f"macro         precision {macro[0]:.4f}, recall {macro[1]:.4f} (balanced accuracy), F1 {macro[2]:.4f}\n")
     columns = ("class", "n", "precision", "recall", "f1")
     rows = [{key: row[key] for key in columns} for row in found["per_class"]]
     if len(rows) > 20:

@@ -318,7 +318,7 @@ class Training:
 
     def result(self) -> dict[str, Any]:
         """Return the numbers of the last epoch and of the best, from all that the run has recorded."""
-        found = outcome.numbers(self.history, self.at, self.built.per_epoch) | {
+        found = outcome.numbers(self.history, self.at, self.built.per_epoch, self.built.dataset) | {
             "run_dir": str(self.folder),
             "resumed_from": self.resumed_from,
             "skipped": len(self.built.dataset.skipped),

@@ -29,7 +29,7 @@ from cnntrain.models.shapes import ShapesOnly
 from cnntrain.models.whitening import calibrate
 from cnntrain.schema import Fit, Trainer
 from cnntrain.training.changes import freezing, scaled
-from cnntrain.training.evaluate import Outputs, outputs, score
+from cnntrain.training.evaluate import Outputs, by_class, outputs, score
 from cnntrain.training.learner import Learner
 from cnntrain.training.loop import Progress, Record, Stop, train
 from cnntrain.training.signals import Signals
@@ -71,15 +71,16 @@ class Session:
                 f"dataset.stored_size={2 * size} keeps their detail"
             )
 
-    def validate(self, net: nn.Sequential, stop: Callable[[], bool]) -> dict[str, float] | None:
+    def validate(self, net: nn.Sequential, stop: Callable[[], bool]) -> Record | None:
         """Score a network on the validation images; None when `stop` said so on the way."""
         assert self.dataset.val is not None
         rounds = -(-len(self.dataset.val) // (ranks.WORLD * self.cfg.trainer.eval_batch_size))
         batches = self.sweep(self.share) if len(self.share) else iter(())
         try:
-            return score(outputs(net, until(stop, batches, rounds), precision=self.precision))
+            found = outputs(net, until(stop, batches, rounds), precision=self.precision)
         except ValidationStopped:
             return None
+        return score(found) | by_class(found, self.dataset.card.classes)
 
     @functools.cached_property
     def share(self) -> Split:

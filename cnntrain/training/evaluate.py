@@ -2,8 +2,9 @@
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -71,3 +72,15 @@ def score(result: Outputs) -> dict[str, float]:
     part = float(F.cross_entropy(result.logits, result.labels)) * (mine / n) if mine else 0.0
     (loss,) = ranks.total(part)
     return {"n": n, "loss": loss, "top1": right / n, "top1_low": low, "top1_high": high}
+
+
+def by_class(result: Outputs, classes: Sequence[str]) -> dict[str, Any]:
+    """Return the balanced accuracy (the mean recall of the classes that have images) and those of them that are never
+    predicted, of what all processes have together.
+    """
+    predicted, labels = result.logits.argmax(dim=1), result.labels
+    counts = [x.bincount(minlength=len(classes)) for x in (labels, predicted, labels[predicted == labels])]
+    n, named, right = np.reshape(ranks.total(*torch.cat(counts).tolist()), (3, -1))
+    there = n > 0
+    absent = [name for name, lacking in zip(classes, there & (named == 0), strict=True) if lacking]
+    return {"balanced_accuracy": float((right[there] / n[there]).mean()), "never_predicted": absent}
