@@ -70,7 +70,7 @@ def restored(values: Mapping[str, Any], typed: Mapping[str, str], hints: Mapping
         value: Any = values
         for part in key.split("."):
             value = value.get(part) if isinstance(value, Mapping) else None
-        text = as_typed(value, typed.get(key), hint)
+        text = value if value == "???" else as_typed(value, typed.get(key), hint)
         if text is not value and text != value:
             found[key] = text
     return found
