@@ -86,7 +86,7 @@ def test_a_list_of_files_divides_a_dataset_as_it_was(folder: Path) -> None:
 
 
 def test_names_that_are_no_text_keep_their_bytes() -> None:
-    rows = [Member("test", "train", "bee/\udcff\n.png", 3)]
+    rows = [Member("test", "train", "bee/\udcff\r\n,\"'.png", 3)]
     assert read_members(write_members(rows)) == rows
     for damaged in (b"", write_members(rows)[:-9], b"text"):
         with pytest.raises(ValueError, match="."):
@@ -103,7 +103,7 @@ def test_files_that_are_added_change_no_evaluation(cnntrain: Call, folder: Path,
     (folder / "d" / "cat").mkdir()
     add(folder / "d", "cat/0.png")
     code, err = said("eval", "run=r")
-    assert code == 0 and "2 images were added since the training, and are left out" in err
+    assert code == 0 and "2 images were added since the training, and left out here" in err
     after = predictions(folder)
     assert all((before[key] == after[key]).all() for key in before)
     assert json.loads((folder / "r/eval/test_best/results.json").read_text())["top1"] == first["top1"]
@@ -196,7 +196,7 @@ def test_a_copy_of_its_images_is_divided_as_they_are(run: Path, cnntrain: Call, 
     shutil.copytree(run / "d", run / "copy")
     add(run / "copy", "bee/000.png")
     code, err = said("eval", "run=r", "dataset.root=copy")
-    assert code == 0 and "holds the run's own images" in err and "1 images were added" in err
+    assert code == 0 and "holds the run's own images" in err and "1 image was added" in err
     (place,) = (run / "r" / "eval").glob("test_best_copy_*")
     assert (predictions(run)["logits"] == predictions(run, place.name)["logits"]).all()
     shutil.move(run / "d", run / "away")

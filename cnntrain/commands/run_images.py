@@ -21,7 +21,7 @@ from cnntrain.models.shapes import describe_shape
 from cnntrain.progress import say
 
 # Options of a dataset that change no evaluation, and those that change pixels but not which images there are.
-FREE = {"workers", "cache", "balance", "on_error", "max_skipped"}
+READING = {"workers", "cache", "balance", "on_error", "max_skipped"}
 PIXELS = {"image_size", "stored_size", "channels", "invert"}
 
 
@@ -65,7 +65,7 @@ def run_images(
 
 def meant(options: schema.Options) -> schema.Options:
     """Return what says in a dataset's options which of its images are meant, and how they are divided."""
-    return {key: value for key, value in runs.plain(options).items() if key not in FREE | PIXELS | {"root"}}
+    return {key: value for key, value in runs.plain(options).items() if key not in READING | PIXELS | {"root"}}
 
 
 def place_of(options: schema.Options, data_root: str) -> Path:
@@ -119,12 +119,8 @@ def other_images(
 
     A copy of the run's own images is divided as they are.
     """
-    root, name, like = (
-        place_of(options, data_root),
-        label(options, data_root),
-        meant(options) == meant(settings["dataset"]),
-    )
-    asked, lone = pretrained.typed("split"), None
+    root, name = place_of(options, data_root), label(options, data_root)
+    like, asked, lone = meant(options) == meant(settings["dataset"]), pretrained.typed("split"), None
     if options["name"] == "folder" and (found := lone_split(root)):
         lone = found[0]
         options = options | {"root": str(found[1])}
@@ -133,7 +129,8 @@ def other_images(
     refuse_unlike(config.dataset_card(options, data_root), card)
     options = options | {"classes": list(card.classes)}  # in the run's order
     whole = config.read_dataset(options, data_root)
-    if like and folder is not None and holds(whole, folder):
+    files = None if folder is None else noted(folder)
+    if like and files is not None and not changes(whole, files):
         say(f"{root} holds the run's own images: its {split} images are measured")
         return own_images(folder, settings, card, data_root, split, options, other=name)
     if whole.val is None and whole.test is None and (lone or not asked):
@@ -190,12 +187,6 @@ def noted(folder: Path) -> list[Member] | None:
         raise InputError(f"{path} is damaged: {error}") from error
 
 
-def holds(whole: Dataset, folder: Path) -> bool:
-    """Say whether a dataset holds all files that a run noted, as they were."""
-    files = noted(folder)
-    return files is not None and not changes(whole, files)
-
-
 def refuse_changed(whole: Dataset, files: Sequence[Member], split: schema.Split | None, advice: str) -> None:
     """Raise `InputError` naming a file of a split, or of any, that is missing or has changed; say how many were added.
 
@@ -206,7 +197,8 @@ def refuse_changed(whole: Dataset, files: Sequence[Member], split: schema.Split 
         images = f"{split} images" if split else "images"
         raise InputError(f"the run's {images} have changed: {listed(wrong, 1)}; put them back, or {advice}")
     if new := added(whole, files):
-        say(f"{new:,} images were added since the training, and are left out")
+        were = "image was" if new == 1 else "images were"
+        say(f"{new:,} {were} added since the training, and left out here")
 
 
 def read_noted(
