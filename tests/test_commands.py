@@ -274,6 +274,7 @@ def test_predict_takes_the_images_that_fit_would(
         ("raw", r"images=raw: there is no such image; left out: 1 × \.cr2"),
         ("'*.jpg'", r"images=\*\.jpg: there is no such image"),
         ("[]", "images names no file"),
+        ("a**", "images=a\\*\\*: "),
         ("bad.png", "none of the 1 files can be read: cannot read bad.png: "),
     ],
 )

@@ -169,12 +169,13 @@ def test_what_is_no_image_is_left_out_and_said(tmp_path: Path, monkeypatch: pyte
     for name in ("notes.txt", "png", "clip.MPG", "data.h5", "field.grib", "no."):
         (tmp_path / "ant" / name).write_bytes(b"x")
     os.mkfifo(tmp_path / "bee/pipe.png")
+    os.mkfifo(tmp_path / "bee/run.json")
     picture(1).save(tmp_path / "poster.jpg")
     (tmp_path / "cow").symlink_to(tmp_path / "unplugged/cow")
     (line,) = load("folder", tmp_path, {}).remarks
     assert line.startswith("warning: left out: 2 × file without suffix, ")
     assert "1 × image outside the class folders" in line and "1 × broken link outside" in line
-    assert "1 × pipe, socket or device" in line and line.endswith("; 6 of 16 in ant")
+    assert "1 × pipe, socket or device" in line and line.endswith("; 6 of 16 in ant, 2 of 12 in bee")
     (tmp_path / "bee/locked").mkdir()
     scandir = os.scandir
 

@@ -113,10 +113,17 @@ def find_images(wanted: Sequence[str] | str) -> tuple[list[Path], Counter[str]]:
 
 
 def match(pattern: Path) -> tuple[list[Path], Counter[str]]:
-    """Return the image files that match a pattern, sorted, and how many other files do."""
+    """Return the image files that match a pattern, sorted, and how many other files do.
+
+    Raises `InputError` for what is no pattern.
+    """
     fixed = Path(*itertools.takewhile(lambda part: not set(part) & set("*?["), pattern.parts))
     images, others = list[Path](), Counter[str]()
-    for path in sorted(Path(pattern.anchor).glob(str(pattern.relative_to(pattern.anchor)))):
+    try:
+        matches = sorted(Path(pattern.anchor).glob(str(pattern.relative_to(pattern.anchor))))
+    except ValueError as error:
+        raise InputError(f"images={pattern}: {error}") from error
+    for path in matches:
         if path.is_dir() or not all(map(is_seen, path.relative_to(fixed).parts)):
             continue
         if (what := kind(path)) == IMAGE:

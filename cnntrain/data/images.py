@@ -79,13 +79,12 @@ def torchcodec() -> tuple[Callable[..., Tensor], str] | None:
 def opened(path: Path) -> Iterator[Image.Image]:
     """Open an image file; whatever goes wrong with it is an InputError that names it.
 
-    Only regular files are opened: a named pipe would wait for ever for someone who writes to it.
+    Only regular files are opened: a named pipe would wait for a writer without end.
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise ValueError("it is no regular file")
-        # Given a path, Pillow maps some files into memory, and takes the lines of a TIFF that lies on its side as long
-        # as they are seen.
+        # Given a path, Pillow maps some files into memory, and mixes up the rows of a TIFF that is stored on its side.
         with path.open("rb") as file, Image.open(file, formats=formats()) as image:
             yield image
     except Exception as error:  # the plugins raise whatever a damaged file makes them stumble over
@@ -139,7 +138,7 @@ def upright_pixels(image: Image.Image, channels: int) -> np.ndarray:
 def orientation(image: Image.Image) -> int:
     """Return the EXIF orientation of an image, 1 to 8; metadata that cannot be read turns nothing."""
     try:
-        # Pillow gives up what comes after a tag that it cannot read, and of what it finds elsewhere it knows better.
+        # Pillow drops all that follows a tag that it cannot read; where else an orientation may stand, it knows better.
         turn = tagged(image.info.get("exif", b"")) or image.getexif().get(ORIENTATION, 1)
     except Exception:  # its parser raises whatever damaged metadata makes it stumble over
         return 1

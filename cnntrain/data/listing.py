@@ -78,15 +78,17 @@ def image_files(folder: Path) -> tuple[list[str], Counter[str]]:
 
 def left_out(others: Counter[str]) -> str:
     """Say how many files of what kinds are left out, the commonest first."""
-    return f"left out: {listed([f'{count:,} × {as_text(what)}' for what, count in others.most_common()], most=8)}"
+    kinds = sorted(others, key=lambda what: (-others[what], what))
+    return f"left out: {listed([f'{others[what]:,} × {as_text(what)}' for what in kinds], most=10)}"
 
 
 def is_ours(folder: Path) -> bool:
     """Say whether cnntrain wrote a folder: a run, a study or an evaluation, which say so, or where it keeps packs."""
-    for name in ("run.json", "study.json", "results.json"):
-        with suppress(OSError, ValueError):
-            found = json.loads((folder / name).read_text(encoding="utf-8"))
-            if isinstance(found, dict) and "cnntrain" in (found.get("record") or found):
+    for file in (folder / name for name in ("run.json", "study.json", "results.json")):
+        with suppress(OSError, ValueError, RecursionError):  # it is another program's, in whatever shape
+            written = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+            record = written.get("record", written) if isinstance(written, dict) else None
+            if isinstance(record, dict) and "cnntrain" in record:
                 return True
     return (folder / ".cnntrain").exists()
 
