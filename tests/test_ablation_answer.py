@@ -291,7 +291,7 @@ def test_a_difference_of_one_point_is_found_with_eight_seeds(drops: tuple[float,
 
 @pytest.mark.parametrize("drops", [(0, 0, 0), (0.02, 0, 0.02)])  # nothing at all; one stage alone matters
 @pytest.mark.parametrize(
-    ("seeds", "studies"), [(8, 500), (10, 500), *(pytest.param(n, 5000, marks=pytest.mark.slow) for n in (8, 10, 12))]
+    ("seeds", "studies"), [(8, 500), (10, 500), *(pytest.param(n, 2000, marks=pytest.mark.slow) for n in (8, 10, 12))]
 )
 def test_a_study_with_interactions_finds_nothing_that_is_not_there(
     seeds: int, studies: int, drops: tuple[float, ...]

@@ -201,7 +201,7 @@ def test_consistency_is_corrected_for_what_two_strangers_of_these_accuracies_wou
 # Bands.
 
 Z = stats.norm.ppf(0.975)
-TRIALS = [400, pytest.param(4000, marks=pytest.mark.slow)]
+TRIALS = [400, pytest.param(2000, marks=pytest.mark.slow)]
 
 
 def held(low: np.ndarray, high: np.ndarray, true: float) -> float:
