@@ -38,8 +38,9 @@ from cnntrain.catalog import compose
 from cnntrain.errors import CnntrainError, EchoError, IncompleteError, InputError, StoppedError, unknown
 from cnntrain.files import explained, read_text, refuse_code
 from cnntrain.manual import page
+from cnntrain.memory import spent
 from cnntrain.plugins import import_plugins
-from cnntrain.runs import plain
+from cnntrain.runs import flat, plain
 from cnntrain.streams import guarded
 from cnntrain.words import Line, read
 
@@ -153,7 +154,9 @@ def _run(job: str, cfg: DictConfig, plugins: Sequence[str]) -> dict[str, Any]:
         with ranks.joined():
             with ranks.agreed():
                 import_plugins(plugins)
-            result: dict[str, Any] = importlib.import_module(f"cnntrain.commands.{job}").run(cfg)
+            settings = flat(OmegaConf.to_container(cfg))  # type: ignore[arg-type]
+            with spent(settings):
+                result: dict[str, Any] = importlib.import_module(f"cnntrain.commands.{job}").run(cfg)
     except UNRESOLVABLE as error:
         raise InputError(_open_value(error)) from error
     except CONFIGURATION_ERRORS as error:

@@ -34,7 +34,7 @@ LAYERS = [
     {"schema", "conform"},
     {"training", "analysis"},
     {"data", "models", "optim", "runs", "progress"},
-    {"tables", "devices", "draws", "bounds", "errors", "files", "quiet", "ranks"}
+    {"tables", "devices", "draws", "memory", "bounds", "errors", "files", "quiet", "ranks"}
     | {"processor", "plugins", "disk", "streams", "__init__"},
 ]
 HYDRA = {"launch", "words", "commands", "config"}

@@ -8,9 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from cnntrain import config
 from cnntrain.cli import main
+from cnntrain.commands import eval as evaluations
+from cnntrain.commands import export, predict, session
 from cnntrain.data.feeds import Feed, plan_epoch
+from cnntrain.errors import InputError
 from cnntrain.training import checkpoints, learner, loop
 
 
@@ -97,7 +102,14 @@ def test_f23_a_loss_or_gradient_that_is_no_number_stops_before_the_update(
     assert state["progress"]["step"] == 6 and all(tensor.isfinite().all() for tensor in checkpoints.tensors(state))
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()], ids=["gpu", "host"])
+SPENT = {
+    "gpu": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB"),
+    "host": MemoryError(),
+    "cpu": RuntimeError("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory: you tried"),
+}
+
+
+@pytest.mark.parametrize("error", list(SPENT.values()), ids=list(SPENT))
 def test_f24_out_of_memory_names_batch_precision_and_remedies_and_tries_once(
     folder: Path,
     tiny: tuple[str, ...],
@@ -117,3 +129,36 @@ def test_f24_out_of_memory_names_batch_precision_and_remedies_and_tries_once(
     for word in ("trainer.batch_size=16", "fp32", "trainer.accumulate", "trainer.precision=bf16", "dataset.image_size"):
         assert word in line
     assert len(calls) == 1
+
+
+def explained_otherwise(*args: Any, **settings: Any) -> None:
+    try:
+        raise SPENT["cpu"]
+    except RuntimeError as error:
+        raise InputError("the network takes no such images") from error
+
+
+FIT = "out of memory with trainer.batch_size=16, trainer.accumulate=1, trainer.eval_batch_size=500"
+EVAL = "out of memory with batch_size="
+MOMENTS: dict[str, tuple[object, str, list[str], str]] = {
+    "images": (session, "load_data", [], FIT),
+    "the network": (config, "build_model", [], FIT),
+    "the first batch": (session.ResidentFeed, "batch", [], FIT),
+    "a validation": (session, "outputs", [], FIT),
+    "eval": (evaluations, "outputs", ["eval", "run=run"], EVAL),
+    "predict": (predict, "outputs", ["predict", "run=run", "images=image.png"], EVAL),
+    "export": (export, "load_run", ["export", "run=run", "format=safetensors"], "out of memory; what helps: a machine"),
+}
+
+
+def test_f24_out_of_memory_is_one_line_in_the_same_words_wherever_it_happens(
+    folder: Path, tiny: tuple[str, ...], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["fit", *tiny, "output_dir=run"]) == 0
+    Image.new("L", (28, 28)).save("image.png")
+    for moment, (owner, name, words, line) in MOMENTS.items():
+        capfd.readouterr()
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(owner, name, explained_otherwise)
+            assert main(words or ["fit", *tiny]) == 1, moment
+        assert capfd.readouterr().err.splitlines()[-1].startswith(f"cnntrain: {line}"), moment

@@ -27,6 +27,7 @@ from cnntrain.data.splits import UNUSED, members
 from cnntrain.devices import choose_device, choose_precision
 from cnntrain.draws import generator
 from cnntrain.errors import CnntrainError, InUseError, StoppedError
+from cnntrain.memory import spent
 from cnntrain.schema import Fit
 from cnntrain.streams import forgiving
 from cnntrain.training import checkpoints
@@ -47,7 +48,8 @@ def work(cells: Sequence[Cell], tell: Callable[[Message], None]) -> None:
                 if finished(cell.folder):
                     continue
                 tell({"kind": "began", "cell": number})
-                tell({"kind": "done", "cell": number} | make(cell))
+                with spent(runs.flat(cell.settings)):
+                    tell({"kind": "done", "cell": number} | make(cell))
         except InUseError:
             tell({"kind": "busy", "cell": number})
         except StoppedError as stop:

@@ -5,7 +5,7 @@ import functools
 import itertools
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -24,9 +24,11 @@ from cnntrain.data.sources import Card, Dataset, Pixels, Split, spread, stored
 from cnntrain.data.splits import Member, class_weights, parts_of
 from cnntrain.devices import choose_device, choose_precision
 from cnntrain.errors import CnntrainError, InputError
+from cnntrain.memory import spent
 from cnntrain.models.foreign import remarks
 from cnntrain.models.shapes import ShapesOnly
 from cnntrain.models.whitening import calibrate
+from cnntrain.runs import flat
 from cnntrain.schema import Fit, Trainer
 from cnntrain.training.changes import freezing, scaled
 from cnntrain.training.evaluate import Outputs, by_class, outputs, score
@@ -282,21 +284,12 @@ def build_feed(dataset: Dataset, cfg: Fit, parts: dict[str, Part], device: torch
 
 @contextlib.contextmanager
 def explained(built: Session) -> Iterator[None]:
-    """Say of a training that ran out of memory what it asked for, and what helps; a bad file ends what had started."""
+    """Have a training that runs out of memory say so, and a bad file end what had started."""
     try:
-        yield
+        with spent(flat(asdict(built.cfg)) | {"trainer.precision": built.precision}):
+            yield
     except InputError as error:
         raise CnntrainError(str(error)) from error
-    except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
-        full = isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
-        if not full:
-            raise
-        trainer = built.cfg.trainer
-        raise CnntrainError(
-            f"out of memory with trainer.batch_size={trainer.batch_size} in {built.precision}; halve "
-            f"trainer.batch_size and double trainer.accumulate ({trainer.accumulate}), use trainer.precision=bf16, or "
-            "make dataset.image_size smaller"
-        ) from error
 
 
 def describe_data(dataset: Dataset) -> dict[str, Any]:
