@@ -66,7 +66,7 @@ def run(composed: DictConfig) -> dict[str, Any]:
     if others:
         say(left_out(others))
     if warning:
-        say(f"warning: {warning}")
+        say(f"warning: {warning}{'' if cfg.report else '; report=true shows what the network sees'}")
     for line, _ in shown[:10]:
         print(f"{line['file']}  {line['class']}  {float(line['probability']):.3f}")
     print(f"{len(moments):,} images classified, {len(unreadable):,} unreadable: {table}")
@@ -208,8 +208,8 @@ def unlike(moments: Tensor, card: Card, *, inverted: bool) -> str | None:
     if away <= (1.0 if len(moments) > 2 else 1.5) and deviation / 4 <= contrast <= 2 * deviation:
         return None
     mirrored = abs(1 - mean - usual) / deviation < away / 2
-    hint = f"if what is dark here was light there, take invert={str(not inverted).lower()}; " if mirrored else ""
+    hint = f"; if what is dark here was light there, take invert={str(not inverted).lower()}" if mirrored else ""
     return (
         f"these images are unlike those of the training: mean {mean:.2f} instead of {usual:.2f}, contrast "
-        f"{contrast:.2f} instead of {deviation:.2f} (of 0 to 1); {hint}report=true shows what the network sees"
+        f"{contrast:.2f} instead of {deviation:.2f} (of 0 to 1){hint}"
     )
