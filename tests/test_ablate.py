@@ -21,6 +21,7 @@ from cnntrain.cli import config_dir, main
 from cnntrain.commands import cells, planning, resuming, study
 from cnntrain.commands.controls import controls
 from cnntrain.commands.loading import load_run
+from cnntrain.commands.run_images import noted
 from cnntrain.models.stages import walk
 from cnntrain.training import checkpoints
 
@@ -159,6 +160,7 @@ def test_a_study_answers_for_its_own_images_and_settings(
     shutil.rmtree("study/cells/no_fc1")
     picture(7).save("d/ant/new.png")
     assert cnntrain("ablate", *FILES, *HERE)["table"] == whole["table"]  # what was added is left out
+    assert noted(Path("study/cells/no_fc1/0")) == noted(Path("study/cells/full/0"))
     shutil.rmtree("study/cells/no_fc1/1")
     Path("d/ant/03.png").unlink()
     capfd.readouterr()

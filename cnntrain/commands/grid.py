@@ -131,9 +131,10 @@ def refuse_other(cell: Cell, known: set[tuple[str, str]]) -> None:
         if not same_images(cell):
             raise InputError(f"{cell.folder} was made of the images in {before}, not {now}; name another output_dir")
         known.add((before, now))
-    if cell.run is None or not (cell.folder / runs.RECORD).is_file():
+    which = "best" if cell.mode == "finetune" else "last"
+    if cell.run is None or not (Path(cell.run) / "checkpoints" / f"{which}.pt").is_file():
         return
-    record, which = runs.read_json(cell.folder / runs.RECORD), "best" if cell.mode == "finetune" else "last"
+    record = runs.read_json(cell.folder / runs.RECORD) if (cell.folder / runs.RECORD).is_file() else {}
     made_from = record.get("made_from_weights", (record.get("init_from") or {}).get("weights"))
     if made_from and made_from != weights_digest(Path(cell.run), which):
         raise InputError(

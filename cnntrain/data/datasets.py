@@ -229,10 +229,10 @@ def divide(
     """
     if cache == "auto":
         cache = "none" if workers else "ram"
-    card, train, val, test = whole.card, whole.train, whole.val, whole.test
-    if listed is not None:
-        train, val, test = divided(whole, listed)
-    else:
+    found = whole if listed is None else divided(whole, listed)
+    whole, card = found.whole or whole, whole.card
+    train, val, test = splits_of(found)
+    if listed is None:
         if test is None:
             test, val = val, None
         if test is None:

@@ -194,19 +194,23 @@ def added(whole: Dataset, listed: Sequence[Member]) -> int:
     return len(places(whole).keys() - {(member.part, member.file) for member in listed})
 
 
-def divided(whole: Dataset, listed: Sequence[Member]) -> tuple[Split, Split | None, Split | None]:
-    """Return train (what is unused among it), val and test as listed, of the files that are there."""
+def divided(whole: Dataset, listed: Sequence[Member]) -> Dataset:
+    """Return a dataset as listed, of the files that are there and of no others; what is unused is among train."""
     there = places(whole)
+    here = [member for member in listed if (member.part, member.file) in there]
 
-    def split(*names: str) -> Split | None:
-        wanted = [member for member in listed if member.split in names]
-        base: Split | None = getattr(whole, wanted[0].part) if wanted else None  # a split is carved from one part
-        index = [there[key][1] for member in wanted if (key := (member.part, member.file)) in there]
+    def take(part: str, splits: Sequence[str]) -> Split | None:
+        base: Split | None = getattr(whole, part)
+        index = [there[m.part, m.file][1] for m in here if m.part == part and m.split in splits]
         return None if base is None else base.take(np.array(index, dtype=np.int64))
 
-    train = split("train", UNUSED)
-    assert train is not None
-    return train, split("val"), split("test")
+    own = dict[str, Split | None]()
+    for name in PARTS:
+        splits = ("train", UNUSED) if name == "train" else (name,)
+        part = next((member.part for member in listed if member.split in splits), None)  # a split lies in one part
+        own[name] = take(part, splits) if part else None
+    kept = {part: take(part, (*PARTS, UNUSED)) for part in PARTS}
+    return replace(whole, **own, whole=replace(whole, **kept))  # type: ignore[arg-type]
 
 
 def write_members(listed: Sequence[Member]) -> bytes:
