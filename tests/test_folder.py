@@ -163,7 +163,7 @@ def test_images_count_at_any_depth_and_behind_links_but_never_twice_in_a_circle(
 
 def test_what_is_no_image_is_left_out_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tree(tmp_path)
-    for name in (".DS_Store", ".hidden.png", "._00.png"):
+    for name in (".DS_Store", ".hidden.png", "._00.png", "Thumbs.db"):
         (tmp_path / "ant" / name).write_bytes(b"x")
     assert load("folder", tmp_path, {}).remarks == ()
     for name in ("notes.txt", "png", "clip.MPG", "data.h5", "field.grib", "no."):

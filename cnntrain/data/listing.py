@@ -11,14 +11,16 @@ from pathlib import Path
 from cnntrain.data.images import suffixes
 from cnntrain.errors import as_text, listed
 
-SYSTEM = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"}  # put there by no person
+SYSTEM = {  # what systems put beside images, in lower case
+    *("__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found", "desktop.ini", "thumbs.db"),
+}
 IMAGE, OURS = "image", "folder of cnntrain"
 REPORTS = {"multirun.yaml", "predictions.csv", "predictions.npz", "results.json"}  # in folders without images
 
 
 def is_seen(name: str) -> bool:
     """Say whether a file or folder counts by its name: it is not hidden, and none of a system's own."""
-    return not name.startswith(".") and name not in SYSTEM
+    return not name.startswith(".") and name.lower() not in SYSTEM
 
 
 def walk(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[tuple[str, str]]:
