@@ -32,6 +32,7 @@ from cnntrain.schema import Fit
 from cnntrain.streams import forgiving
 from cnntrain.training import checkpoints
 
+ANEW = "name another output_dir for a study of the images as they are"  # what helps when its images have changed
 CELL, LOG = "cell.json", "log.txt"
 HELD: dict[str, Any] = {}  # the images that the cells of this process share: dataset, options and files
 Message = dict[str, Any]  # kind (began, done, failed, busy, stopped), cell (its number) and what belongs to the kind
@@ -104,9 +105,7 @@ def shared_dataset(cell: Cell) -> Dataset:
         verify(run, json.dumps(shared), data_root)
     if HELD.get("options") != (shared, data_root) or files not in (None, HELD["files"]):
         HELD.clear()  # before the next are read
-        dataset = read_noted(
-            shared, data_root, 0, files, "name another output_dir for a study of the images as they are"
-        )
+        dataset = read_noted(shared, data_root, 0, files, ANEW)
         HELD.update(options=(shared, data_root), dataset=dataset, files=members(dataset) if files is None else files)
     return limited(HELD["dataset"], config.selection(options).train_size, cell.settings["seed"])
 
@@ -114,7 +113,7 @@ def shared_dataset(cell: Cell) -> Dataset:
 @functools.lru_cache
 def verify(run: Path, options: str, data_root: str) -> None:
     """Hold the images of a run that noted no files against its record, once."""
-    refuse_unlike_record(run, None, json.loads(options), data_root)
+    refuse_unlike_record(run, None, json.loads(options), data_root, ANEW)
 
 
 def looks_at(cell: Cell) -> Path | None:

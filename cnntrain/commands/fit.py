@@ -43,7 +43,7 @@ def run(composed: DictConfig) -> dict[str, Any]:
         session.check(cfg, begun=begun)
         dataset = session.load_data(cfg, files)
         if resumed and files is None:
-            refuse_unlike_record(folder, dataset, cfg.dataset, cfg.data_root)
+            refuse_unlike_record(folder, dataset, cfg.dataset, cfg.data_root, session.ANEW)
         built = None if cfg.check_resume else session.build(cfg, dataset, begun=begun)
     refuse_other_images(dataset)
     if built is None:

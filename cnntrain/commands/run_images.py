@@ -99,11 +99,15 @@ def own_images(
     refuse_unlike(config.dataset_card(options, data_root), card)
     whole = config.read_dataset(options, data_root)
     files = None if folder is None else noted(folder)
+    advice = "name the folder of other images with dataset.root=…"
+    are_files = files_of(whole.train.source) is not None
     if files is not None:
-        refuse_changed(whole, files, split, "name the folder of other images with dataset.root=…")
+        refuse_changed(whole, files, split, advice)
+    elif folder is not None and are_files:  # before a pack is made of them
+        refuse_unlike_record(folder, None, options, data_root, advice)
     dataset = config.divide_dataset(whole, options, data_root, settings["seed"], only=split, listed=files)
-    if folder is not None and files is None:
-        refuse_unlike_record(folder, dataset, options, data_root)
+    if folder is not None and not are_files:
+        refuse_unlike_record(folder, dataset, options, data_root, advice)
     return chosen(dataset, split, split, options, other)
 
 
@@ -211,7 +215,9 @@ def read_noted(
     return config.divide_dataset(whole, options, data_root, seed, listed=files)
 
 
-def refuse_unlike_record(folder: Path, dataset: Dataset | None, options: schema.Options, data_root: str) -> None:
+def refuse_unlike_record(
+    folder: Path, dataset: Dataset | None, options: schema.Options, data_root: str, advice: str
+) -> None:
     """Raise `InputError` when the images of a run that noted no files are not those of its record.
 
     `dataset` spares reading them again where they are no files; their pixels may differ between versions and machines,
@@ -228,8 +234,8 @@ def refuse_unlike_record(folder: Path, dataset: Dataset | None, options: schema.
     same = fingerprint(dataset) == data["fingerprint"]
     if images != data["images"] or (dataset.whole is not None and not same):
         raise InputError(
-            f"the images are not those that {folder} was trained on: other training images may be among them; put them "
-            "back as they were, or name the folder of other images with dataset.root=…"
+            f"the images are not those that {folder} was trained on, so that training images may be measured; put them "
+            f"back as they were, or {advice}"
         )
     if not same and dataset.card.shape == tuple(data["shape"]):
         say(f"warning: the pixels of {data['name']} here are not to the bit those that {folder} was trained on")

@@ -38,6 +38,7 @@ from cnntrain.training.signals import Signals
 
 Batches = TypeVar("Batches")
 COMPILERS = ("g++", "clang++")
+ANEW = "start a new run in another folder"  # what helps when a run's images have changed
 LOOKED_AT = 2000  # training images that layers with weights made from images see
 
 
@@ -209,8 +210,7 @@ def refuse_lone_values(shapes: nn.Sequential, card: Card) -> None:
 
 def load_data(cfg: Fit, files: Sequence[Member] | None = None) -> Dataset:
     """Read the images of a configuration, divided as it says, or as a run that goes on has noted its `files`."""
-    advice = "start a new run in another folder"
-    return read_noted(cfg.dataset, cfg.data_root, cfg.seed, files, advice)
+    return read_noted(cfg.dataset, cfg.data_root, cfg.seed, files, ANEW)
 
 
 def build(cfg: Fit, dataset: Dataset, *, begun: bool = False) -> Session:
