@@ -41,17 +41,14 @@ T = TypeVar("T")
 # From the composed configuration to a checked one.
 
 
-def read(schema: type[T], composed: DictConfig | Mapping[str, Any], words: Sequence[str] | None = None) -> T:
+def read(schema: type[T], composed: DictConfig | Mapping[str, Any]) -> T:
     """Return the composed configuration as an instance of `schema`, every key and value checked.
 
-    `words` are those of the command line, unless given the ones that Hydra has. Keys of text get what was typed there,
-    in `composed` as well.
+    Keys of text get what was typed on the command line, in `composed` as well.
 
     Raises `InputError` naming the first key that is unknown, missing, of the wrong type or out of range.
     """
-    values = plain(composed)
-    if isinstance(composed, DictConfig):
-        values = keep_text(schema, composed, overrides() if words is None else words)
+    values = keep_text(schema, composed, overrides()) if isinstance(composed, DictConfig) else plain(composed)
     require_names(schema, values)
     reject_misplaced(values)
     reject_unknown(values, set(known_keys(schema, values)))
@@ -187,7 +184,8 @@ def own_options(functions: Mapping[str, Callable[..., Any]], options: Mapping[st
 
 def heads_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of a model's auxiliary heads, with their annotations, where it has any."""
-    return option_hints(HEADS[options["name"]]) if options.get("name") in HEADS else {}
+    name = options.get("name")
+    return option_hints(HEADS[name]) if isinstance(name, str) and name in HEADS else {}
 
 
 # From names to objects.
@@ -218,6 +216,11 @@ def build_model(options: Options, card: Card, **build: Any) -> nn.Sequential:
     function = bind("model", MODELS, options, apart=("remove", "widen", "antialias", *heads_options(options)))
     settings: Build = {"remove": remove, "widen": widen, "antialias": blurred, **build}  # type: ignore[typeddict-item]
     net: nn.Sequential = function(card.shape, len(card.classes), **settings)
+    if not isinstance(net, nn.Sequential):
+        raise InputError(
+            f"model={options['name']} gives a plain {type(net).__name__}, and a network is a chain of named stages: "
+            "return assemble(…), or finished(drawn(…), …) of cnntrain.models.foreign"
+        )
     if blurred and not any(isinstance(module, BlurPool2d) for module in net.modules()):
         raise InputError(f"model.antialias=true: {options['name']} has no stage that strides and could be blurred")
     return net

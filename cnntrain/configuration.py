@@ -46,9 +46,10 @@ def main(argv: list[str], commands: Sequence[str], conf: Path) -> int:
             copy(words, folders)
         else:
             raise unknown("action", action, ACTIONS)
-    except InputError as error:
-        print(f"cnntrain: {error}", file=sys.stderr)
-        return error.exit_code
+    except (InputError, OSError) as error:
+        reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else error
+        print(f"cnntrain: {reason}", file=sys.stderr)
+        return 2
     return 0
 
 

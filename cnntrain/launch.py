@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import errno
 import importlib
 import io
 import json
@@ -46,7 +47,12 @@ from cnntrain.words import Line, read
 
 CONFIGURATION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError)
 UNRESOLVABLE = (MissingMandatoryValue, InterpolationResolutionError, UnsupportedInterpolationType, GrammarParseError)
-
+EXTRAS = {  # of the package, by Hydra's launchers and sweepers that they bring
+    ("hydra/launcher", "joblib"): "sweep",
+    ("hydra/launcher", "submitit"): "slurm",
+    ("hydra/launcher", "ray"): "ray",
+    ("hydra/sweeper", "optuna"): "optuna",
+}
 
 _sweep_folders: list[str] = []  # filled when a sweep's folder is resolved; a single run has none
 
@@ -341,6 +347,8 @@ def _report(command: str, error: Exception) -> int:
         traceback.print_exception(error)
     if isinstance(error, CONFIGURATION_ERRORS):
         error = _configuration_error(command, error)
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        error = InputError(f"{error.filename}: {error.strerror}")
     who = f"cnntrain (process {ranks.RANK})" if ranks.RANK else "cnntrain"
     if isinstance(error, CnntrainError):
         print(f"{who}: {one_line(error)}", file=sys.stderr)
@@ -354,6 +362,8 @@ def _configuration_error(command: str, error: Exception) -> InputError:
     """Say in one line what Hydra or OmegaConf found wrong while composing, with the cause they leave aside."""
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
+        if extra := EXTRAS.get((group, option.partition("_")[0])):
+            return InputError(f"{group}={option} is not installed: pip install 'cnntrain[{extra}]'")
         return unknown(group, option, error.options)
     if isinstance(error, UNRESOLVABLE):
         return InputError(_open_value(error))

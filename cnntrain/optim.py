@@ -236,7 +236,7 @@ def steps(
     step: np.ndarray, total: int, *, milestones: Sequence[Fraction] = (0.5, 0.75), gamma: Fraction = 0.1
 ) -> np.ndarray:
     """Multiply by `gamma` at each milestone, a fraction of the run (He et al. 2016: 0.5 and 0.75)."""
-    passed = np.sum([step >= milestone * total for milestone in milestones], axis=0, dtype=float)
+    passed = sum((step >= milestone * total for milestone in milestones), np.zeros(len(step)))
     return np.asarray(gamma**passed)
 
 

@@ -5,18 +5,21 @@ import math
 import shutil
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, Literal
 
 import pytest
 from omegaconf import DictConfig
+from torch import nn
 
 from cnntrain import config, runs
 from cnntrain.bounds import Count, Fraction, Positive
 from cnntrain.cli import main
 from cnntrain.conform import conform, conform_options
 from cnntrain.errors import InputError
+from cnntrain.models import MODELS
 from cnntrain.schema import Fit
 from cnntrain.typed import as_typed
 
@@ -344,3 +347,29 @@ def test_a_key_that_is_given_twice_is_said(folder: Path, capsys: pytest.CaptureF
     for words, said in ((["seed=1", "seed=2"], 1), (["seed=1", "seed=1"], 0)):
         assert main(["fit", *words, "--cfg", "job"]) == 0
         assert capsys.readouterr().err.count("seed is given twice; the last counts: seed=2") == said
+
+
+def test_a_model_without_stages_is_refused_saying_what_to_return(
+    refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Net(nn.Module):
+        pass
+
+    monkeypatch.setitem(MODELS, "plain", lambda in_shape, num_classes, **build: Net())
+    for command in ("fit", "describe"):
+        assert "model=plain gives a plain Net" in refused(command, "model=softmax", "model.name=plain")
+
+
+@pytest.mark.parametrize(
+    ("word", "extra"),
+    [
+        ("hydra/launcher=joblib", "sweep"),
+        ("hydra/launcher=submitit_slurm", "slurm"),
+        ("hydra/launcher=ray", "ray"),
+        ("hydra/sweeper=optuna", "optuna"),
+    ],
+)
+def test_a_launcher_or_sweeper_that_is_not_installed_names_its_extra(refused: Refused, word: str, extra: str) -> None:
+    if find_spec("hydra_plugins"):
+        pytest.skip("some are installed")
+    assert f"{word} is not installed: pip install 'cnntrain[{extra}]'" in refused("fit", "-m", "seed=0,1", word)

@@ -24,6 +24,7 @@ from PIL import Image
 
 from cnntrain.catalog import choices, compose
 from cnntrain.cli import COMMANDS, config_dir, main
+from cnntrain.data.datasets import DATASETS
 from cnntrain.models import MODELS
 from cnntrain.words import split
 
@@ -37,7 +38,7 @@ SMALLER: dict[str, tuple[str, ...]] = {
     "ablate": ("trainer.epochs=1", "jobs=1"),
 }
 # Images that would have to be downloaded are drawn instead, once the words have been checked as they stand.
-AT_HAND = ("digits", "synthetic", "folder")
+AT_HAND = ("digits", "synthetic", "folder", "discs")
 DRAWN = (
     *("dataset=synthetic", "dataset.train_images=64", "dataset.test_images=16", "dataset.image_size=32"),
     "trainer.batch_size=16",
@@ -72,7 +73,9 @@ def house(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             pixels = rng.integers(0, 120, size=(40, 50, 3)) + 60 * shade
             Image.fromarray(pixels.astype(np.uint8)).save(folder / name / f"{i}.jpg")
     monkeypatch.setenv("HOME", str(folder))
-    monkeypatch.setitem(MODELS, "two_layers", MODELS["softmax"])  # a page's plugin takes its place, for this test
+    for name in ("two_layers", "my_net"):  # a page's plugins take their places, for this test
+        monkeypatch.setitem(MODELS, name, MODELS["softmax"])
+    monkeypatch.setitem(DATASETS, "discs", DATASETS["digits"])
     return folder
 
 
@@ -106,10 +109,9 @@ def do(call: Call, command: str, *words: str) -> str:
 
 
 def check(call: Call, command: str, *words: str) -> None:
-    """Compose the words; those of `fit` are checked whole. A sweep is its first job, without a launcher."""
-    single = [
-        first_values(word, 1) for word in words if word not in ("-m", "--multirun") and not re.match("hydra[./]", word)
-    ]
+    """Compose the words; those of `fit` are checked whole. A sweep is its first job, without a launcher or a search."""
+    other = re.compile(r"-m|--multirun|hydra[./].*|.*=(tag|interval|choice|range)\(.*")
+    single = [first_values(word, 1) for word in words if not other.fullmatch(word)]
     if command == "fit":
         call("config", "check", *single)
     else:

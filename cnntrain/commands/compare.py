@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -68,6 +69,9 @@ def run(composed: DictConfig) -> dict[str, Any]:
     }
     show(found, cfg.table)
     return found
+
+
+check = partial(config.read, schema.Compare)  # of a sweep's jobs, before any of them
 
 
 # Reading.

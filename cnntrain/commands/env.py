@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,15 @@ from cnntrain.files import expanded
 PACKAGES = (
     *runs.PACKAGES,
     *("scipy", "matplotlib", "tensorboard", "safetensors", "filelock", "jinja2", "tqdm"),
-    *("hydra-joblib-launcher", "hydra-submitit-launcher", "hydra-ray-launcher", "onnx", "onnxscript", "onnxruntime"),
+    *(
+        "hydra-joblib-launcher",
+        "hydra-submitit-launcher",
+        "hydra-ray-launcher",
+        "hydra-optuna-sweeper",
+        "onnx",
+        "onnxscript",
+        "onnxruntime",
+    ),
     "torchcodec",
 )
 
@@ -43,6 +52,9 @@ def run(composed: DictConfig) -> dict[str, Any]:
         for name, text in lines(key, value):
             print(f"{name:<22}  {text}")
     return found
+
+
+check = partial(config.read, schema.Env)  # of a sweep's jobs, before any of them
 
 
 def installed(package: str) -> str | None:

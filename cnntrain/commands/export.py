@@ -5,6 +5,7 @@ import importlib.util
 import io
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,9 @@ def run(composed: DictConfig) -> dict[str, Any]:
         "sha256": digest,
         "max_difference": difference,
     }
+
+
+check = partial(config.read, schema.Export)  # of a sweep's jobs, before any of them
 
 
 def describe(folder: Path, card: Card, settings: dict[str, Any], weights: str) -> Metadata:

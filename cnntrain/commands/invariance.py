@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,9 @@ def run(composed: DictConfig) -> dict[str, Any]:
     found = write(target, studies, groups, head, record, about, figures=cfg.figures, tensorboard=cfg.tensorboard)
     show(studies, groups, target)
     return found
+
+
+check = partial(config.read, schema.Invariance)  # of a sweep's jobs, before any of them
 
 
 # What is measured.

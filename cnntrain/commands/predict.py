@@ -5,6 +5,7 @@ import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,9 @@ def run(composed: DictConfig) -> dict[str, Any]:
     if unreadable:
         raise IncompleteError(f"{len(unreadable)} of {len(files)} files cannot be read", result)
     return result
+
+
+check = partial(config.read, schema.Predict)  # of a sweep's jobs, before any of them
 
 
 def find_images(wanted: Sequence[str] | str) -> tuple[list[Path], Counter[str]]:

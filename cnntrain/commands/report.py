@@ -4,6 +4,7 @@ import json
 import math
 import shlex
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,9 @@ def run(composed: DictConfig) -> dict[str, Any]:
     return {"run_dir": str(folder), "report": str(target), "split": cfg.split, "weights": cfg.weights} | {
         key: found[key] for key in ("n", "top1", "top1_low", "top1_high")
     }
+
+
+check = partial(config.read, schema.Report)  # of a sweep's jobs, before any of them
 
 
 def title(settings: Mapping[str, Any], card: Card) -> str:
