@@ -187,7 +187,7 @@ def launch(command: str, argv: list[str], conf: Path, job: str | None = None) ->
             return 0
         if ranks.WORLD > 1 and (task.job != "fit" or "--multirun" in line.flags):
             raise InputError(f"{ranks.WORLD} processes share one training (fit) and nothing else; start this one alone")
-        for key in line.twice:
+        for key in line.twice if ranks.RANK == 0 else []:
             print(f"cnntrain: {key} is given twice; the last counts: {key}={line.choices[key]}", file=sys.stderr)
         with output_to_stderr() if line.json else contextlib.nullcontext():
             if "--multirun" in line.flags:
