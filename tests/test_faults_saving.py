@@ -152,7 +152,7 @@ def test_f09_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
         capfd.readouterr()
         assert main(["fit", *words, f"output_dir={run}", "--json"]) == 0
         out, err = capfd.readouterr()
-        assert err.count("warning") == 1 and f"warning: {run}/checkpoints/last.pt is damaged: " in err
+        assert err.count("is damaged") == 1 and f"warning: {run}/checkpoints/last.pt is damaged: " in err
         assert json.loads(out)["resumed_from"] == 5
         agree(folder / "whole", run)
 
@@ -243,6 +243,8 @@ BENT: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], str]] = {
     "progress in words": (lambda s: {"progress": s["progress"] | {"waited": "long"}}, "progress.waited"),
     "a best without a loss": (lambda s: {"progress": s["progress"] | {"best": {"top1": 0.5}}}, "progress.best.loss"),
     "a step beyond the end": (lambda s: {"progress": s["progress"] | {"step": 10**6}}, "stands at step 1,000,000"),
+    "progress of another kind": (lambda s: {"progress": "far"}, "progress.best, progress.step"),
+    "made in words": (lambda s: {"made": "here"}, "made"),
     "records in words": (lambda s: {"records": "3"}, "records"),
 }
 

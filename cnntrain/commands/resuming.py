@@ -70,12 +70,12 @@ def refuse_changes(old: Mapping[str, Any], new: Mapping[str, Any], free: Set[str
     if changed:
         shown = ", ".join(f"{key} ({before.get(key)} → {after.get(key)})" for key in changed)
         raise InputError(f"output_dir already holds a run with other settings: {shown}; name another folder")
-    for key in ("freeze", "resize"):
-        parts = shares(new["trainer"][key])
-        if before["trainer.epochs"] != after["trainer.epochs"] and any(share and share < 1 for share in parts.values()):
+    done, asked = before["trainer.epochs"], after["trainer.epochs"]
+    for key in ("freeze", "resize") if asked != done else ():
+        if any(share and share < 1 for share in shares(new["trainer"][key]).values()):
             raise InputError(
-                f"trainer.epochs ({before['trainer.epochs']} → {after['trainer.epochs']}): trainer.{key}={parts} are "
-                "shares of the whole run, so with other epochs they are other steps; name another folder"
+                f"trainer.epochs ({done} → {asked}): trainer.{key}={new['trainer'][key]} are shares of the whole run, "
+                "so with other epochs they are other steps; name another folder"
             )
 
 
@@ -133,14 +133,15 @@ def continue_from(found: checkpoints.Found, session: Session, folder: Path) -> t
     refuse_beyond(path, at, session, folder)
     if at.step:
         learner.prime(session.dataset.card.shape)
-    now = snapshot(session, at, 0)
-    wanted = {key: value for key, value in now.items() if key not in ("format", "progress", "made")}
+    now, made = snapshot(session, at, 0), state.get("made")
+    wanted = {key: value for key, value in now.items() if key not in ("format", "progress")}
+    wanted["made"] = made if isinstance(made, dict) else {}  # whatever it tells
     if differing := list(checkpoints.differences({key: state.get(key) for key in wanted}, wanted)):
         raise CheckpointError(f"{path} does not fit this training: {listed(differing)} differ")
     if state["classes"] != now["classes"]:
-        differing = sorted(set(state["classes"]) ^ set(now["classes"])) or ["their order"]
+        differing = sorted({*map(str, state["classes"])} ^ {*now["classes"]}) or ["their order"]
         raise CheckpointError(f"{path} has learnt other classes: {', '.join(differing)} differ")
-    for key, value in state.get("made", {}).items():
+    for key, value in state["made"].items():
         if now["made"].get(key, value) != value:
             say(f"warning: {key} was {value} and is {now['made'][key]}; the numbers will not repeat to the bit")
     learner.load_state(state)
@@ -149,7 +150,7 @@ def continue_from(found: checkpoints.Found, session: Session, folder: Path) -> t
 
 def place(path: Path, state: checkpoints.State) -> Progress:
     """Return how far a checkpoint's training has come. Raises `CheckpointError` when it does not say so."""
-    kept = dict(state.get("progress") or {})
+    kept = dict(state["progress"]) if isinstance(state.get("progress"), dict) else {}
     if state["format"] == 1:
         kept["best"] = {"top1": kept.pop("best_top1", None), "loss": kept.pop("best_loss", None)}
     wanted, best = asdict(Progress()), kept.get("best")
