@@ -350,15 +350,16 @@ def test_the_first_process_alone_prints_the_result(folder: Path, tiny: tuple[str
 # --- what one process cannot do alone
 
 
-def combined(rank: int) -> list[object]:
+def combined(rank: int, weights: torch.Tensor | None) -> list[object]:
     """Return what becomes of a step whose loss is no number in the second process: whether it counts, its sums and
     gradient; and whether dropout draws what it draws alone.
     """
     net = assemble({"fc1": linear(3)}, CARD.shape, out_shape=(3,), seed=0)
-    learner = Learner(net, sgd(net), [0.1], precision="fp32", seed=0)
+    learner = Learner(net, sgd(net), [0.1], precision="fp32", seed=0, class_weights=weights)
     for parameter in net.parameters():
         parameter.grad = torch.full_like(parameter, 1.0 + rank)
-    sound = learner.combine(torch.tensor(0.5 + rank), torch.tensor(3 + rank), torch.tensor(rank == 0))
+    measured = (torch.tensor(0.5 + rank), torch.tensor(3 + rank), torch.tensor(rank == 0), torch.tensor(2.0 + rank))
+    sound = learner.combine(*measured, images=10)
     gradients = {float(g) for p in net.parameters() if p.grad is not None for g in p.grad.flatten()}
     learner.reseed(0, 0, 5)
     alone = generator(0, "dropout", 0).integers(2**32, size=5).tolist()
@@ -379,7 +380,8 @@ def fail_here(rank: int, world: int, port: int, folder: Path) -> None:
                 told.append(f"{type(error).__name__}: {error.exit_code}")
         told.append(str(ranks.total(rank + 1, 2**40 + 1)))
         told.append(ranks.told(f"of {rank}"))
-        told.append(str(combined(rank)))
+        told.append(str(combined(rank, None)))
+        told.append(str(combined(rank, torch.ones(3))))
     (folder / str(rank)).write_text("\n".join(told))
 
 
@@ -388,9 +390,15 @@ def test_processes_agree_on_errors_sums_and_values(folder: Path) -> None:
     with each_at_once(fail_here, [(rank, 2, port, folder) for rank in range(2)]) as processes:
         pass
     assert [process.exitcode for process in processes] == [0, 0]
-    sums = [f"[3.0, {2.0**41 + 2}]", "of 0", "[False, 2.0, 7, {1.5}, "]
+    sums = [f"[3.0, {2.0**41 + 2}]", "of 0"]
+    steps = ["[False, 2.0, 7, {1.5}, ", "[False, 4.0, 7, {3.0}, "]  # the second: ten images of weights that sum to five
     for rank, codes in enumerate((["EchoError: 1", "CnntrainError: 1"], ["CnntrainError: 1", "EchoError: 1"])):
-        assert (folder / str(rank)).read_text().splitlines() == ["", *codes, *sums[:2], f"{sums[2]}{rank == 0}]"]
+        assert (folder / str(rank)).read_text().splitlines() == [
+            "",
+            *codes,
+            *sums,
+            *(f"{step}{rank == 0}]" for step in steps),
+        ]
 
 
 # --- torchrun

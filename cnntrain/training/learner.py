@@ -153,7 +153,7 @@ class Learner:
             right += (logits.detach().argmax(dim=1) == labels).sum()
             whole = whole + weight
         if apart:
-            sound = self.combine(loss_sum, right, whole, sound, self.accumulate * feed.batch_size)
+            sound = self.combine(loss_sum, right, sound, whole, self.accumulate * feed.batch_size)
         self.guard(sound & self.norm().isfinite())
         self.set_rate()
         with autocast(self.precision, self.device):  # for the products of Muon; other optimizers have none
@@ -196,7 +196,7 @@ class Learner:
         """Add the gradients of a loss to those of the step."""
         loss.backward()
 
-    def combine(self, loss_sum: Tensor, right: Tensor, whole: Tensor, sound: Tensor, images: int) -> Tensor:
+    def combine(self, loss_sum: Tensor, right: Tensor, sound: Tensor, whole: Tensor, images: int) -> Tensor:
         """Make the gradients those of the step's images, and batch norm's running statistics the means over processes;
         take in the loss and hits of all processes, and return whether every one of them is `sound`.
 
