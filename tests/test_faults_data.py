@@ -148,11 +148,12 @@ def test_what_is_not_utf_8_is_text_in_every_record_and_refused_where_it_is_typed
 
 
 def test_f27_a_last_batch_of_one_and_a_batch_of_one(cnntrain: Call, refused: Refused, tiny: tuple[str, ...]) -> None:
-    """An incomplete last batch is left out of an epoch; batch normalisation evaluates one image like many."""
+    """An incomplete last batch is left out of an epoch; batch norm normalises one image like many where it rests."""
     words = [*tiny, "model=resnet20", "dataset.image_size=4", "dataset.val_size=17", "dataset.train_images=50"]
     assert cnntrain("fit", *words, "trainer.eval_batch_size=8")["steps"] == 2 * 2
     line = refused("fit", *words, "trainer.batch_size=1")
     assert "trainer.batch_size=1 is too small for this network: Expected more than 1 value per channel" in line
+    assert cnntrain("fit", *words, "trainer.batch_size=1", "trainer.freeze=backbone", "trainer.epochs=1")["steps"] == 33
 
 
 # --- F30
