@@ -34,7 +34,6 @@ def settings(model: str, dataset: str = "imagenet", **options: Any) -> dict[str,
     """Return what the plan reads of a configuration."""
     chosen = {"name": model, "remove": [], **options}
     shared = yaml.safe_load((config_dir() / "common" / "dataset.yaml").read_text())
-    shared.pop("image_size")
     return {"model": chosen, "dataset": shared | {"name": dataset}, "data_root": "data"}
 
 
