@@ -62,6 +62,11 @@ def conform(value: Any, hint: Any, key: str) -> Any:
     return float(value) if hint is float else value
 
 
+def kinds(hint: Any) -> tuple[Any, ...]:
+    """Return the annotations of which an annotation takes any one."""
+    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
 def conform_name(name: Any, hint: Any, key: str) -> Any:
     """Return what an entry of the mapping `key` is called as the annotation wants it; JSON keeps numbers as text."""
     return name if hint is str else conform(int(name) if str(name).isdecimal() else name, hint, key)
@@ -116,7 +121,8 @@ def wrong_type(key: str, value: Any, hint: Any) -> InputError:
             return f"{{{'name' if name is str else word(name)}: {word(item)}, …}}"
         return "a list" if origin in (list, tuple, Sequence) else WORDS.get(origin, str(part))
 
-    return InputError(f"{key}={value} should be {word(hint)}")
+    quotes = " (in a file, in quotes)" if isinstance(value, bool | float) and str in kinds(hint) else ""
+    return InputError(f"{key}={value} should be {word(hint)}{quotes}")
 
 
 def signature(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:

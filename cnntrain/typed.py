@@ -1,10 +1,9 @@
 """Text as it was typed: Hydra reads `2024` and `true` as something else, and keys of text want the characters."""
 
-import types
 from collections.abc import Mapping, Sequence
-from typing import Any, Union, get_args, get_origin
+from typing import Any, get_args, get_origin
 
-from cnntrain.conform import accepts
+from cnntrain.conform import accepts, kinds
 
 OPENING, CLOSING = "([{", ")]}"
 
@@ -39,7 +38,7 @@ def as_typed(value: Any, typed: str | None, hint: Any) -> Any:
 
     Whole numbers that stand in a file become text as well; what else a file holds has lost its characters.
     """
-    arms = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    arms = kinds(hint)
     items = next((get_args(arm)[0] for arm in arms if get_origin(arm) is list), None)  # what a list holds
     if isinstance(value, list) and items is not None:
         inner = split(typed[1:-1]) if typed and typed.startswith("[") else []

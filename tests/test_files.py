@@ -212,3 +212,10 @@ def test_a_byte_order_mark_is_no_part_of_a_file(folder: Path, capfd: pytest.Capt
     for words in (["mine/experiment/bom.yaml"], ["experiment=bom", "--config-dir", "mine"]):
         assert main(["config", "check", *words]) == 0
         assert "softmax" in (out := capfd.readouterr().out) and "2 epochs" in out
+
+
+def test_text_that_reads_as_something_else_asks_for_quotes(refused: Refused, folder: Path) -> None:
+    (folder / "keys.yaml").write_text("dataset: {classes: ['1', NO]}\n")
+    assert "dataset.classes[1]=False should be text or a whole number (in a file, in quotes)" in refused(
+        "config", "check", "keys.yaml"
+    )
