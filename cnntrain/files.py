@@ -82,7 +82,7 @@ def defaults_of(content: Mapping[Any, Any], path: Path) -> list[str | dict[Any, 
 def refuse_code(content: Mapping[Any, Any], package: str, path: Path) -> None:
     """Raise `InputError` for what a configuration file that is not ours holds and that could run code.
 
-    `package` says where its keys go: the folder of its group, or the package in its head. Hydra acts on search paths,
+    `package` says where its keys go: by its group and its name, or the package in its head. Hydra acts on search paths,
     callbacks, logging, launchers and environment variables while it composes, so a file is looked at before that.
     """
     for what in forbidden(content, package, path):
@@ -97,7 +97,7 @@ def forbidden(content: Mapping[Any, Any], package: str, path: Path) -> Iterator[
         yield TYPED.format("keys of hydra")
     for entry in defaults_of(content, path):
         target = str(next(iter(entry)) if isinstance(entry, dict) else entry)
-        if re.search(r"\bhydra\b", target.replace("common/hydra", "")):
+        if re.search(r"\bhydra\b|\$\{", target.replace("common/hydra", "")):
             yield TYPED.format(target)
     for key, value in content.items():
         if key == "plugins" and value:
@@ -126,5 +126,5 @@ def keys_of(content: Any) -> Iterator[Any]:
 
 def refuse_word(word: str, where: str) -> None:
     """Raise `InputError` for a word in a file or a record that only a person may type."""
-    if word.startswith("-") or re.match(r"[+~]*(hydra|plugins)\b|[^=]*@[^=]*\bhydra\b", word):
+    if word.startswith("-") or re.match(r"[+~\s]*(hydra|plugins)\b|[^=]*@[^=]*\bhydra\b", word):
         raise InputError(f"{where} {TYPED.format(repr(word))}")

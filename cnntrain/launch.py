@@ -69,13 +69,13 @@ class Source(FileConfigSource):
         with explained(path):
             header = self._get_header_dict(text[:512])
             content = OmegaConf.load(io.StringIO(text))
-            plain = OmegaConf.to_container(content)
-        if not isinstance(plain, dict):
+            keys = OmegaConf.to_container(content)
+        if not isinstance(keys, dict):
             raise InputError(f"{path} holds no keys")
-        if config_path.startswith("experiment/") and not header["package"] and plain.keys() - {"defaults"}:
+        if config_path.startswith("experiment/") and not header["package"] and keys.keys() - {"defaults"}:
             raise InputError(f"{path} should begin with '# @package _global_': an experiment's keys are the command's")
         if Path(self.path).resolve() != self.ours.resolve():
-            refuse_code(plain, f"{Path(config_path).parent}.{header['package']}", path)
+            refuse_code(keys, f"{config_path}.{header['package']}", path)
         return ConfigResult(self.provider, f"{self.scheme()}://{self.path}", content, header)
 
 

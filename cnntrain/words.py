@@ -178,13 +178,13 @@ def _override(word: str, settings: Sequence[str], line: Line, sweep: bool) -> st
             .replace("mismatched input '<EOF>'", "its end is missing")
         )
         raise InputError(f"cannot read {word!r}: {reason}") from error
-    chosen = parsed.value() if parsed.value_type == ValueType.ELEMENT else None
-    if parsed.is_delete() and isinstance(chosen, list | dict):
-        raise InputError(f"{word!r} takes away a key, and no list or mapping: {key}")
-    if group and isinstance(chosen, list | dict):
-        for name in chosen if isinstance(chosen, list) else [chosen]:
+    several = parsed.value() if parsed.value_type == ValueType.ELEMENT else None
+    if isinstance(several, list | dict) and group:
+        for name in several if isinstance(several, list) else [several]:
             if name not in options(folders, group):
                 raise unknown(group, str(name), options(folders, group))
+    if isinstance(several, list | dict) and parsed.is_delete():
+        raise InputError(f"{word!r} takes away a key, and no list or mapping: {key}")
     if parsed.is_sweep_override() and not sweep:
         single = shlex.quote(f"{key}=[{value}]" if "," in value and "(" not in value else f"{key}=[...]")
         raise InputError(f"{word!r} holds several values; add -m to run each of them, or write a list: {single}")

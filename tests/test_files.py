@@ -35,6 +35,7 @@ FORBIDDEN = {
     "trainer: [{_target_: evil.f}]": "_target_",
     "defaults: [override /hydra/launcher: joblib]": "hydra/launcher",
     "defaults: [/optimizer@hydra.callbacks: sgd]": "hydra.callbacks",
+    "defaults: ['/optimizer@${h}: sgd']\nh: hydra": "${h}",
 }
 
 
@@ -66,13 +67,14 @@ def test_no_file_of_a_persons_own_runs_code(refused: Refused, evil: Path, text: 
         ("hydra/launcher/mine.yaml", "x: 1\n"),
         ("common/hydra.yaml", "# @package _global_\nhydra: {job: {chdir: true}}\n"),
         ("optimizer/sgd.yaml", "# @package hydra.callbacks\nx: 1\n"),
+        ("optimizer/hydra.yaml", "# @package _name_\njob: {chdir: true}\n"),
         ("fit.yaml", "defaults: [common/hydra, _self_]\nplugins: [evil]\n"),
     ],
 )
 def test_no_file_takes_the_place_of_hydras_own(refused: Refused, evil: Path, name: str, text: str) -> None:
     (evil / "mine" / name).parent.mkdir(parents=True, exist_ok=True)
     (evil / "mine" / name).write_text(text)
-    words = ["hydra/launcher=mine"] if "launcher" in name else []
+    words = [f"{Path(name).parent}={Path(name).stem}"] if Path(name).stem in ("mine", "hydra") else []
     assert Path(name).name in refused("config", "check", *words, "--config-dir", "mine")
     assert not ran(evil)
 
