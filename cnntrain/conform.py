@@ -17,6 +17,8 @@ ANY = "*"  # the end of a known key below which any name may stand
 
 def build_schema(schema: type[T], values: Mapping[str, Any], where: str = "") -> T:
     """Fill a schema from values whose keys are known."""
+    if not isinstance(values, Mapping):
+        raise wrong_type(where.removesuffix("."), values, dict)
     hints, filled = get_type_hints(schema, include_extras=True), {}
     for field in fields(schema):  # type: ignore[arg-type]
         if field.name not in values:

@@ -25,6 +25,10 @@ from cnntrain.files import expanded
 CONFIG, RECORD, METRICS, RESULTS = "config.json", "run.json", "metrics.jsonl", "results.json"
 SPLITS = "splits.csv.gz"  # which image file is in which split
 ROOT = Path("runs")
+NUMBERS = {  # of the records of the loop, by their kind
+    "train": ("top1", "lr"),
+    "val": ("n", "top1", "top1_low", "top1_high", "best"),
+}
 LEAST_ROOM = 2**16  # bytes without which no command that writes begins
 INDEX = ROOT / ".index"  # the absolute path of every training that was started from here, in JSON, a line each
 PACKAGES = ("torch", "torchvision", "numpy", "hydra-core", "omegaconf", "scikit-learn", "pillow")
@@ -136,23 +140,40 @@ def append_metrics(folder: Path, record: Mapping[str, object]) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Return the records of a run."""
-    return read_lines(folder / METRICS)
+def read_metrics(folder: Path, count: int | None = None) -> list[dict[str, Any]]:
+    """Return the records of a run, of its first `count` lines; a line that is none is left out."""
+    return [value for value in read_lines(folder / METRICS)[:count] if is_record(value)]
+
+
+def is_record(value: object) -> bool:
+    """Say whether a value is a record of the loop, with all that is read of one."""
+    if not isinstance(value, dict) or not isinstance(value.get("kind"), str):
+        return False
+    counts = [value.get(key) for key in ("step", "epoch")]
+    numbers = [value.get(key) for key in NUMBERS.get(value["kind"], ("unknown",))]
+    numbers += [value.get(key, 0.0) for key in ("seconds", "samples_per_second")]
+    return (
+        all(type(count) is int and count > 0 for count in counts)
+        and all(isinstance(number, float | int) for number in numbers)
+        and isinstance(value.get("loss", ""), float | int | None)  # null is no number
+    )
 
 
 def read_lines(path: Path) -> list[Any]:
-    """Return what each line of a file holds in JSON; one that was not written to its end is left out."""
-    values = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        with contextlib.suppress(ValueError):
-            values.append(json.loads(line))
-    return values
+    """Return what each line of a file holds in JSON: None for one that was not written to its end."""
+
+    def value(line: str) -> Any:
+        try:
+            return json.loads(line)
+        except (ValueError, RecursionError):
+            return None
+
+    return list(map(value, path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []))
 
 
 def keep_metrics(folder: Path, count: int) -> list[dict[str, Any]]:
     """Keep the first `count` records of a run, those that its checkpoint knows of, and return them."""
-    kept = read_metrics(folder)[:count]
+    kept = read_metrics(folder, count)
     disk.write(folder / METRICS, "".join(json.dumps(record) + "\n" for record in kept))
     return kept
 
@@ -198,7 +219,8 @@ def remember(folder: Path) -> None:
 def started() -> list[Path]:
     """Return the folders of the trainings that were started from here and are still there, the newest last."""
     here = Path.cwd()
-    folders = {*map(Path, read_lines(INDEX)), *(path.parent for path in here.glob(f"{ROOT}/fit/*/*/{CONFIG}"))}
+    noted = (Path(line) for line in read_lines(INDEX) if isinstance(line, str))
+    folders = {*noted, *(path.parent for path in here.glob(f"{ROOT}/fit/*/*/{CONFIG}"))}
     found = sorted((folder for folder in folders if (folder / CONFIG).is_file()), key=begun)
     return [folder.relative_to(here) if folder.is_relative_to(here) else folder for folder in found]
 
@@ -259,8 +281,20 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputError(f"{path} is missing: the run is not complete") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise InputError(f"{path} is not JSON: {error}") from error
+    except RecursionError as error:
+        raise InputError(f"{path} is nested too deeply") from error
     if not isinstance(value, dict):
         raise InputError(f"{path} holds no JSON object")
+    if not is_shallow(value):
+        raise InputError(f"{path} is nested too deeply")
     return value
+
+
+def is_shallow(value: object, most: int = 32) -> bool:
+    """Say whether containers lie in one another at most so deep."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return most >= 0 and all(is_shallow(item, most - 1) for item in inner)

@@ -29,6 +29,7 @@ LAYERS = [
     {"words", "manual"},
     {"catalog"},
     {"commands"},
+    {"records"},
     {"config"},
     {"typed"},
     {"schema", "conform"},

@@ -458,7 +458,7 @@ def test_a_record_that_a_full_disk_takes_a_part_of_is_left_out_whole(tmp_path: P
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     runs.append_metrics(tmp_path, {"step": 3})
-    assert runs.read_metrics(tmp_path) == [{"step": 1}, {"step": 3}]
+    assert runs.read_lines(tmp_path / runs.METRICS) == [{"step": 1}, {"step": 3}]
 
 
 # --- states that are owed

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig
 
-from cnntrain import config, disk, runs
+from cnntrain import config, disk, records, runs
 from cnntrain.analysis import ablation, looks
 from cnntrain.analysis.ablation_figures import differences_picture
 from cnntrain.analysis.ablation_report import answer_tables, flat, report, sentences
@@ -36,7 +36,7 @@ def run(composed: DictConfig) -> dict[str, Any]:
         )
     prepare(deterministic=cfg.deterministic)
     trained = grid.trained_runs(cfg)
-    with naming_plugins(runs.read_json(trained[0] / runs.CONFIG) if trained else {}):
+    with naming_plugins(records.settings(trained[0]) if trained else {}):
         variants = controls(study.variants_of(cfg, trained), cfg.control)
     lines = planning.plan(variants)
     comparisons = ablation.comparisons(analysed(lines))
@@ -222,8 +222,10 @@ def analysed(lines: Sequence[planning.Planned]) -> list[ablation.Variant]:
 def looked(folder: Path) -> list[looks.Look]:
     """Return the looks at a study so far; where none is recorded, the one that left its results."""
     if (folder / LOOKS).is_file():
-        kept = runs.read_json(folder / LOOKS)["looks"]
-        return [looks.Look(tuple(one["seeds"]), one["level"], one["spent"], tuple(one["found"])) for one in kept]
+        kept = records.read(folder / LOOKS, records.Looks)["looks"]
+        return [
+            looks.Look(tuple(one["seeds"]), one["level"], one["spent"], tuple(one.get("found", ()))) for one in kept
+        ]
     if not (folder / runs.RESULTS).is_file():
         return []
     kept = runs.read_json(folder / runs.RESULTS)
@@ -296,7 +298,7 @@ def setting(cfg: Ablate, full: study.Variant, seeds: Sequence[int], cell: grid.C
     """Return what a reader must know of how the cells were made."""
     own, record = (
         full.settings,
-        runs.read_json(cell.folder / runs.RECORD) if (cell.folder / runs.RECORD).is_file() else {},
+        records.record(cell.folder) if (cell.folder / runs.RECORD).is_file() else {},
     )
     images = ", ".join(f"{count:,} {name}" for name, count in record.get("data", {}).get("images", {}).items())
     optimizer = ", ".join(f"{key}={value}" for key, value in own["optimizer"].items())

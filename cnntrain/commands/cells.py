@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from cnntrain import config, disk, runs
+from cnntrain import config, disk, records, runs
 from cnntrain.commands import eval as evaluations
 from cnntrain.commands import pretrained, session
 from cnntrain.commands.fit import Training
@@ -63,7 +63,7 @@ def work(cells: Sequence[Cell], tell: Callable[[Message], None]) -> None:
 
 def finished(folder: Path) -> dict[str, Any] | None:
     """Return what a finished cell found, None for one that is not."""
-    return runs.read_json(folder / CELL) if (folder / CELL).is_file() else None
+    return records.read(folder / CELL, records.Cell) if (folder / CELL).is_file() else None
 
 
 def make(cell: Cell) -> dict[str, Any]:
@@ -122,7 +122,7 @@ def looks_at(cell: Cell) -> Path | None:
         return Path(cell.run)
 
     def like(folder: Path) -> bool:
-        options = runs.read_json(folder / runs.CONFIG)["dataset"]
+        options = records.settings(folder)["dataset"]
         return meant(options | {"train_size": None}) == meant(cell.settings["dataset"] | {"train_size": None})
 
     cells = cell.folder.parents[1]
@@ -170,7 +170,7 @@ def change(cell: Cell) -> None:
     kept = {key: value for key, value in evaluated(state).items() if key not in ("model", "ema")}
     checkpoints.save(cell.folder / "checkpoints" / checkpoints.LAST, kept | {"model": weights})
     made = {"made_from": str(source), "made_from_weights": weights_digest(source, "last")}
-    record = runs.read_json(source / runs.RECORD) | made | {"mode": cell.mode, "stages": cell.stages}
+    record = records.record(source) | made | {"mode": cell.mode, "stages": cell.stages}
     if (source / runs.SPLITS).is_file():
         disk.write(cell.folder / runs.SPLITS, (source / runs.SPLITS).read_bytes())
     runs.write_json(cell.folder / runs.RECORD, record)

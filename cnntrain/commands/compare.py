@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from omegaconf import DictConfig
 
-from cnntrain import config, runs, schema
+from cnntrain import config, records, runs, schema
 from cnntrain.analysis import comparison
 from cnntrain.analysis.geometry import geometry
 from cnntrain.commands.eval import Evaluation, evaluation
@@ -104,7 +104,7 @@ def evaluated(folders: Sequence[Path], cfg: schema.Compare) -> list[Evaluation]:
 
 def read_entry(folder: Path, name: str, found: Evaluation) -> Entry:
     """Return a run with its evaluation."""
-    settings = runs.read_json(folder / runs.CONFIG)
+    settings = records.settings(folder)
     right = found.probabilities.argmax(axis=1) == found.labels
     return Entry(folder, name, settings["seed"], runs.flat(settings), found, right)
 
@@ -131,7 +131,7 @@ def group(entries: Sequence[Entry]) -> list[Group]:
 
 def size(folder: Path) -> tuple[int, int | None]:
     """Return the parameters and the multiplications of a run's network; None where a layer's cost is not known."""
-    settings, card = runs.read_json(folder / runs.CONFIG), read_card(runs.read_json(folder / runs.RECORD))
+    settings, card = records.settings(folder), read_card(records.record(folder))
     net = rebuild(settings, card, device="meta")
     params = sum(parameter.numel() for parameter in net.parameters())
     try:

@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import DictConfig
 from torch import nn
 
-from cnntrain import config, runs, schema
+from cnntrain import config, records, runs, schema
 from cnntrain.analysis.geometry import StageGeometry, geometry, outline
 from cnntrain.commands import pretrained
 from cnntrain.commands.loading import read_card, rebuild
@@ -29,7 +29,7 @@ def run(composed: DictConfig) -> dict[str, Any]:
         return compare(cfg, cfg.models)
     if cfg.run:
         folder = runs.find(cfg.run)
-        settings, card = runs.read_json(folder / runs.CONFIG), read_card(runs.read_json(folder / runs.RECORD))
+        settings, card = records.settings(folder), read_card(records.record(folder))
     else:
         settings = {"model": cfg.model}
         card = pretrained.normalised(config.dataset_card(cfg.dataset, cfg.data_root), cfg.model)

@@ -1,6 +1,8 @@
 """`cnntrain eval`: measure a run on a split."""
 
 import hashlib
+import zipfile
+import zlib
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -11,7 +13,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from cnntrain import config, disk, runs, schema
+from cnntrain import config, disk, records, runs, schema
 from cnntrain.analysis.metrics import classification
 from cnntrain.commands.loading import load_run, weights_digest
 from cnntrain.commands.predict import likeliest
@@ -21,7 +23,7 @@ from cnntrain.data.feeds import sweep
 from cnntrain.data.sources import Card, Split, files_of
 from cnntrain.data.views import VIEWS
 from cnntrain.devices import choose_device, choose_precision, hardware, prepare
-from cnntrain.errors import as_text, setting
+from cnntrain.errors import InputError, as_text, setting
 from cnntrain.progress import say, track
 from cnntrain.tables import interval, percent, render
 from cnntrain.training.evaluate import Outputs, outputs
@@ -181,20 +183,44 @@ def evaluation(folder: Path, cfg: schema.Evaluated, *, checked: bool = False) ->
     One that is to be `checked` has a checksum of each image.
     """
     target = place(folder, cfg.split, cfg.weights)
-    if is_current(target, weights_digest(folder, cfg.weights)):
-        found = read(target)
-        if found.checksums is not None or not checked:
-            return found
+    found = current(target, weights_digest(folder, cfg.weights))
+    if found and (found.checksums is not None or not checked):
+        return found
     say(f"evaluating {folder} ({cfg.split} images, {cfg.weights} weights)")
     evaluate(folder, cfg, ["cnntrain", "eval", f"run={folder}", f"split={cfg.split}", f"weights={cfg.weights}"])
     return read(target)
 
 
+def current(target: Path, weights: str) -> Evaluation | None:
+    """Return the evaluation in a folder if it is whole, and one of these weights on the run's own images."""
+    if not ((target / runs.RESULTS).is_file() and (target / PREDICTIONS).is_file()):
+        return None
+    try:
+        found = read(target)
+    except InputError as error:
+        say(f"warning: {error}")
+        return None
+    record = found.found["record"]
+    return found if record["weights"] == weights and not record.get("other_dataset") else None
+
+
 def read(target: Path) -> Evaluation:
-    """Return the evaluation in a folder."""
-    with np.load(target / PREDICTIONS) as saved:
-        arrays = (saved["probabilities"], saved["labels"], saved.get("checksums"), saved.get("files"))
-        return Evaluation(target, runs.read_json(target / runs.RESULTS), *arrays)
+    """Return the evaluation in a folder.
+
+    Raises `InputError` naming the file and what is wrong with it.
+    """
+    found, path = records.read(target / runs.RESULTS, records.Evaluation), target / PREDICTIONS
+    try:
+        with path.open("rb") as file, np.load(file) as saved:
+            arrays = {key: saved.get(key) for key in ("probabilities", "labels", "checksums", "files")}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"{path} is damaged: {error or type(error).__name__}") from error
+    n, classes = found["n"], len(found["per_class"])
+    shapes = {key: None if array is None else array.shape for key, array in arrays.items()}
+    per_image = [shape for key, shape in shapes.items() if key == "labels" or (key != "probabilities" and shape)]
+    if shapes["probabilities"] != (n, classes) or any(shape != (n,) for shape in per_image):
+        raise InputError(f"{path} is not what {target / runs.RESULTS} was written of")
+    return Evaluation(target, found, **arrays)
 
 
 def shows(measured: Evaluation, split: Split) -> bool:
@@ -210,14 +236,6 @@ def shows(measured: Evaluation, split: Split) -> bool:
 def place(folder: Path, split: str, weights: str, tta: str = "none", other: str = "") -> Path:
     """Return where the evaluation of a run lies, that of `other` images apart from its own."""
     return folder / "eval" / "_".join([split, weights, *([] if tta == "none" else [tta]), *filter(None, [other])])
-
-
-def is_current(target: Path, weights: str) -> bool:
-    """Say whether `target` holds an evaluation of these weights on the run's own images."""
-    if not ((target / runs.RESULTS).is_file() and (target / PREDICTIONS).is_file()):
-        return False
-    record = runs.read_json(target / runs.RESULTS).get("record", {})
-    return record.get("weights") == weights and not record.get("other_dataset")
 
 
 def images_digest(labels: np.ndarray, sums: np.ndarray) -> str:

@@ -13,7 +13,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from cnntrain import config, disk, runs, schema
+from cnntrain import config, disk, records, runs, schema
 from cnntrain.commands import pretrained
 from cnntrain.commands.loading import load_run
 from cnntrain.data.rendering import Normalise
@@ -72,7 +72,7 @@ check = partial(config.read, schema.Export)  # of a sweep's jobs, before any of 
 
 def describe(folder: Path, card: Card, settings: dict[str, Any], weights: str) -> Metadata:
     """Return what a program needs to feed the network and to read its answer, and where it comes from."""
-    record = runs.read_json(folder / runs.RECORD)
+    record = records.record(folder)
     facts = {
         "model": settings["model"],
         "classes": card.classes,

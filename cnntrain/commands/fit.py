@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from cnntrain import config, disk, processor, ranks, runs
+from cnntrain import config, disk, processor, ranks, records, runs
 from cnntrain.analysis.pictures import batch_picture, evaluation_pictures, filter_pictures
 from cnntrain.commands import outcome, pretrained, resuming, session
 from cnntrain.commands.assisting import assist, refuse_other_images
@@ -68,7 +68,7 @@ def place(cfg: Fit, settings: dict[str, Any]) -> tuple[Path, dict[str, Any] | No
     folder = wanted or Path(ranks.kept(str(fresh)))
     if not (folder / runs.CONFIG).exists():
         return folder, None
-    resuming.refuse_changes(runs.read_json(folder / runs.CONFIG), settings)
+    resuming.refuse_changes(records.settings(folder), settings)
     return folder, resuming.finished_result(folder, cfg)
 
 
@@ -107,7 +107,7 @@ class Training:
     def provenance(self) -> dict[str, Any]:
         """Return where this run comes from; the sessions before this one keep their place in it."""
         path = self.folder / runs.RECORD
-        earlier = runs.read_json(path) if path.exists() else {}
+        earlier = records.record(self.folder) if path.exists() else {}
         this = {"from_step": self.at.step, **runs.provenance(self.argv)}
         sessions: list[dict[str, Any]] = [*earlier.get("sessions", []), this]
         return sessions[0] | {

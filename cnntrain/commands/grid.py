@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cnntrain import config, runs
+from cnntrain import config, records, runs
 from cnntrain.analysis.comparison import LEVEL, seeds_needed
 from cnntrain.commands import eval as evaluations
 from cnntrain.commands import resuming
@@ -64,7 +64,7 @@ def seeds_of(cfg: Ablate, trained: Sequence[Path], comparisons: int) -> dict[int
         if not seeds or len(set(seeds)) < len(seeds):
             raise InputError(f"seeds={cfg.seeds}: each seed once, at least one")
         return dict.fromkeys(seeds)
-    settings = [runs.read_json(path / runs.CONFIG) for path in trained]
+    settings = [records.settings(path) for path in trained]
     for path, own in zip(trained, settings, strict=True):
         changed = [key for key in ("model", "dataset") if own[key] != settings[0][key]]
         if changed:
@@ -124,7 +124,7 @@ def refuse_other(cell: Cell, known: set[tuple[str, str]]) -> None:
 
     `known` gathers pairs of folders that hold the same images.
     """
-    old = runs.read_json(cell.folder / runs.CONFIG)
+    old = records.settings(cell.folder)
     resuming.refuse_changes(old, cell.settings, FREE)
     before, now = lying(old), lying(cell.settings)
     if before and now and before != now and (before, now) not in known:
@@ -134,7 +134,7 @@ def refuse_other(cell: Cell, known: set[tuple[str, str]]) -> None:
     which = "best" if cell.mode == "finetune" else "last"
     if cell.run is None or not (Path(cell.run) / "checkpoints" / f"{which}.pt").is_file():
         return
-    record = runs.read_json(cell.folder / runs.RECORD) if (cell.folder / runs.RECORD).is_file() else {}
+    record = records.record(cell.folder) if (cell.folder / runs.RECORD).is_file() else {}
     made_from = record.get("made_from_weights", (record.get("init_from") or {}).get("weights"))
     if made_from and made_from != weights_digest(Path(cell.run), which):
         raise InputError(

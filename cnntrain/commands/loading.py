@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cnntrain import config, runs
+from cnntrain import config, records, runs
 from cnntrain.commands import pretrained
 from cnntrain.data.sources import Card
 from cnntrain.errors import CheckpointError, InputError, listed
@@ -32,7 +32,7 @@ def load_run(folder: Path, weights: str) -> tuple[nn.Sequential, Card, dict[str,
 
     Raises `CheckpointError` when the weights are missing, damaged or those of another network.
     """
-    settings, record = runs.read_json(folder / runs.CONFIG), runs.read_json(folder / runs.RECORD)
+    settings, record = records.settings(folder), records.record(folder)
     card = read_card(record)
     net = rebuild(settings, card, seed=settings["seed"])
     path = folder / "checkpoints" / f"{weights}.pt"

@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from torch import nn
 
-from cnntrain import config, disk, runs, schema
+from cnntrain import config, disk, records, runs, schema
 from cnntrain.analysis import figures, pages, pictures
 from cnntrain.commands import describe
 from cnntrain.commands.eval import TOP5_FROM, Evaluation, confusions, evaluation
@@ -43,7 +43,7 @@ def run(composed: DictConfig) -> dict[str, Any]:
         raise InputError(f"output={cfg.output} is a folder; name a file")
     runs.refuse_unwritable(target.parent, word="output=" if cfg.output else "")
     net, card, settings = load_run(folder, cfg.weights)
-    record = runs.read_json(folder / runs.RECORD)
+    record = records.record(folder)
     measured = evaluation(folder, cfg, checked=True)
     data_root = cfg.data_root or settings["data_root"]
     split = run_images(folder, settings, card, data_root, cfg.split, cache="none").split  # a few images are shown

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from cnntrain import disk, ranks, runs
+from cnntrain import disk, ranks, records, runs
 from cnntrain.commands.loading import refuse_other_network
 from cnntrain.commands.session import Session
 from cnntrain.errors import CheckpointError, InputError, listed
@@ -44,10 +44,11 @@ def wanted_folder(cfg: Fit) -> Path | None:
 
 def finished_result(folder: Path, cfg: Fit) -> dict[str, Any] | None:
     """Return the result of a run that has nothing left to do; until more epochs are done it keeps that of the fewer."""
-    if not (folder / runs.RESULTS).exists() or runs.read_json(folder / runs.RECORD).get("exit") != "done":
+    if not (folder / runs.RESULTS).exists() or records.record(folder).get("exit") != "done":
         return None
-    before = runs.read_json(folder / runs.CONFIG)["trainer"]["epochs"]
-    return runs.read_json(folder / runs.RESULTS) | {"run_dir": str(folder)} if before == cfg.trainer.epochs else None
+    if records.settings(folder)["trainer"]["epochs"] != cfg.trainer.epochs:
+        return None
+    return records.read(folder / runs.RESULTS, records.Result) | {"run_dir": str(folder)}
 
 
 def refuse_changes(old: Mapping[str, Any], new: Mapping[str, Any], free: Set[str] | None = None) -> None:
@@ -166,7 +167,7 @@ def refuse_beyond(path: Path, at: Progress, session: Session, folder: Path) -> N
     epochs, taken = session.cfg.trainer.epochs, -(-at.step // session.per_epoch)
     if taken <= epochs:
         return
-    if epochs < runs.read_json(folder / runs.CONFIG)["trainer"]["epochs"]:
+    if epochs < records.settings(folder)["trainer"]["epochs"]:
         raise InputError(
             f"trainer.epochs={epochs} is fewer than the {taken} that the run in {folder} has done; take {taken} or "
             "more, or name another folder"

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cnntrain import config, disk, runs, schema
+from cnntrain import config, disk, records, runs, schema
 from cnntrain.commands import pretrained
 from cnntrain.commands.loading import naming_plugins
 from cnntrain.data.datasets import fingerprint
@@ -223,7 +223,7 @@ def refuse_unlike_record(
     `dataset` spares reading them again where they are no files; their pixels may differ between versions and machines,
     and only bring a warning.
     """
-    data, settings = runs.read_json(folder / runs.RECORD)["data"], runs.read_json(folder / runs.CONFIG)
+    data, settings = records.record(folder)["data"], records.settings(folder)
     if dataset is None or dataset.whole is not None:  # its fingerprint is of pixels in memory, or of paths
         then = settings["dataset"] | {"root": options.get("root"), "classes": data["classes"]}
         cache = then.get("cache", "auto")
@@ -246,7 +246,7 @@ def warn_of_seen(folder: Path, images: Split, name: str) -> None:
     files, known = files_of(images.source), noted(folder)
     if files is None or known is None:
         return
-    roots, root = runs.read_json(folder / runs.RECORD)["data"]["folders"], files.root.resolve()
+    roots, root = records.record(folder)["data"]["folders"], files.root.resolve()
     trained = [member for member in known if member.split == "train"]
     if root.is_relative_to(Path(os.path.commonpath(roots.values()))):
         paths = {f"{roots[member.part]}/{member.file}" for member in trained}

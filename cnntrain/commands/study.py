@@ -10,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from cnntrain import config, runs
+from cnntrain import config, records
 from cnntrain.commands import pretrained, session
 from cnntrain.data.sources import Card
 from cnntrain.errors import InputError, unknown_stage
@@ -88,7 +88,7 @@ def variants_of(cfg: Ablate, trained: Sequence[Path]) -> list[Variant]:
         words.append("++trainer.tensorboard=false")
     base = compose(words)
     if trained:
-        own = runs.read_json(trained[0] / runs.CONFIG)
+        own = records.settings(trained[0])
         typed = {"data_root": base["data_root"]} if any(key_of(word) == "data_root" for word in words) else {}
         base = base | {key: own[key] for key in ("model", "dataset")} if cfg.mode == "finetune" else own | typed
     full = Variant(FULL, (), (), base)
