@@ -1,6 +1,7 @@
 """Configuration files: their text whatever editor wrote it, and what a file that is not ours may not hold."""
 
 import contextlib
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -12,6 +13,7 @@ import yaml
 from cnntrain.errors import InputError
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C where there is one
+MOST = 100_000  # values in a configuration file
 OPEN = {"dir", "subdir"}  # of hydra.sweep: the only keys of Hydra's own that a file may set
 TYPED = "sets {}, which could run code and has to be typed; of hydra a file may set sweep.dir and sweep.subdir"
 
@@ -53,11 +55,25 @@ def explained(path: Path) -> Iterator[None]:
 def read_yaml(path: Path) -> Any:
     """Return what a YAML file holds.
 
-    Raises `InputError` for one that cannot be read.
+    Raises `InputError` for one that cannot be read, and for aliases that would unfold into more than memory holds.
     """
     text = read_text(path)
     with explained(path):
-        return yaml.load(text, LOADER)  # noqa: S506 - a safe loader
+        content = yaml.load(text, LOADER)  # noqa: S506 - a safe loader
+        if unfolded(content, {}) > MOST:
+            raise ValueError(f"its aliases unfold into more than {MOST:,} values")
+    return content
+
+
+def unfolded(content: Any, known: dict[int, float]) -> float:
+    """Return how many values a file's content has with its aliases written out: no end of them where one leads back."""
+    if not isinstance(content, dict | list):
+        return 1
+    if id(content) not in known:
+        known[id(content)] = math.inf
+        inner = content.values() if isinstance(content, dict) else content
+        known[id(content)] = 1 + sum(unfolded(item, known) for item in inner)
+    return known[id(content)]
 
 
 def package_of(text: str) -> str:
@@ -115,13 +131,10 @@ def is_open(key: Any, value: Any) -> bool:
 
 def keys_of(content: Any) -> Iterator[Any]:
     """Yield every key within a file's content."""
-    queue, seen = [content], set[int]()
-    while queue:
-        item = queue.pop()
-        if isinstance(item, dict | list) and id(item) not in seen:  # an alias may lead back
-            seen.add(id(item))
-            yield from item if isinstance(item, dict) else ()
-            queue += item.values() if isinstance(item, dict) else item
+    if isinstance(content, dict):
+        yield from content
+    for item in content.values() if isinstance(content, dict) else content if isinstance(content, list) else ():
+        yield from keys_of(item)
 
 
 def refuse_word(word: str, where: str) -> None:

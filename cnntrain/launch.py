@@ -37,7 +37,7 @@ from omegaconf.errors import (
 from cnntrain import disk, ranks
 from cnntrain.catalog import compose
 from cnntrain.errors import CnntrainError, EchoError, IncompleteError, InputError, StoppedError, unknown
-from cnntrain.files import explained, read_text, refuse_code
+from cnntrain.files import explained, read_text, read_yaml, refuse_code
 from cnntrain.manual import page
 from cnntrain.memory import spent
 from cnntrain.plugins import import_plugins
@@ -65,6 +65,9 @@ class Source(FileConfigSource):
     def load_config(self, config_path: str) -> ConfigResult:
         """Return the content of the file `config_path`, looked at before Hydra acts on anything in it."""
         path = Path(self.path, self._normalize_file_name(config_path))
+        theirs = Path(self.path).resolve() != self.ours.resolve()
+        if theirs:
+            read_yaml(path)  # before OmegaConf unfolds its aliases
         text = read_text(path)
         with explained(path):
             header = self._get_header_dict(text[:512])
@@ -74,7 +77,7 @@ class Source(FileConfigSource):
             raise InputError(f"{path} holds no keys")
         if config_path.startswith("experiment/") and not header["package"] and keys.keys() - {"defaults"}:
             raise InputError(f"{path} should begin with '# @package _global_': an experiment's keys are the command's")
-        if Path(self.path).resolve() != self.ours.resolve():
+        if theirs:
             refuse_code(keys, f"{config_path}.{header['package']}", path)
         return ConfigResult(self.provider, f"{self.scheme()}://{self.path}", content, header)
 

@@ -12,6 +12,9 @@ from cnntrain.errors import InputError
 from cnntrain.files import read_text
 
 Refused = Callable[..., str]
+BOMB = b"a0: &a0 [1]\n" + b"".join(
+    b"a%d: &a%d [%s]\n" % (i, i, b",".join([b"*a%d" % (i - 1)] * 9)) for i in range(1, 9)
+)
 CODE = "from pathlib import Path\nPath('RAN').touch()\n"
 TARGET = "{x: {_target_: joblib.load, filename: p.pkl}}"
 
@@ -174,8 +177,10 @@ def test_files_are_read_in_the_encodings_that_editors_write(tmp_path: Path) -> N
         ("# é\ntrainer: {epochs: 2}\n".encode("latin-1"), "not UTF-8"),
         ("trainer: {epochs: 2}\n".encode("utf-16"), "not UTF-8"),
         (b"a: [1\n", "odd.yaml, line 2: "),
-        (b"a: &x {b: *x}\n", ""),
-        (b"a: &x [*x]\n", ""),
+        (b"a: &x {b: *x}\n", "aliases unfold"),
+        (b"a: &x [*x]\n", "aliases unfold"),
+        (BOMB, "aliases unfold"),
+        (b"a: " + 5000 * b"[", ""),
         (b"- {a: 1}\n- 2\n", ""),
         (b"a: 2024-99-99\n", ""),
         (b"# @package\na: 1\n", ""),
