@@ -115,8 +115,7 @@ def lock(folder: Path) -> Iterator[None]:
     try:
         held.acquire()
     except Timeout as error:
-        name = holder.read_text(encoding="utf-8") if holder.exists() else "another process"
-        raise InUseError(f"output_dir={folder} is in use by {name}") from error
+        raise InUseError(f"output_dir={folder} is in use by {name_in(holder)}") from error
     except OSError as error:  # it is a link, or not ours to open
         raise InputError(f"{folder / '.lock'} cannot be locked: {error.strerror}") from error
     try:
@@ -125,6 +124,15 @@ def lock(folder: Path) -> Iterator[None]:
     finally:
         holder.unlink(missing_ok=True)
         held.release()
+
+
+def name_in(holder: Path) -> str:
+    """Return who holds a folder, by the file that the holder writes in the first moment after it has the lock."""
+    for _ in range(20):
+        with contextlib.suppress(OSError):
+            return holder.read_text(encoding="utf-8")
+        time.sleep(0.05)
+    return "another process"
 
 
 def append_metrics(folder: Path, record: Mapping[str, object]) -> None:

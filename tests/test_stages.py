@@ -220,7 +220,7 @@ def test_a_wider_stage_gives_more_maps_and_what_follows_fits() -> None:
 
 
 def test_a_stage_without_a_width_is_not_widened() -> None:
-    for name, reason in (("pool1", "no width"), ("fc5", "no width"), ("fc9", "did you mean"), ("conv1", "unknown")):
+    for name, reason in (("pool1", "no width"), ("fc5", "no width"), ("fc9", "the stages"), ("conv1", "unknown")):
         with pytest.raises(StageError, match=reason):
             MODELS["lenet5"]((1, 28, 28), 10, widen={name: 2.0}, remove=["conv1"], device="meta")
 
