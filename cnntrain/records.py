@@ -155,11 +155,31 @@ class Look(TypedDict):
     seeds: list[int]
     level: float
     spent: float
-    found: list[str]
+    found: NotRequired[list[str]]
 
 
 class Looks(TypedDict):
     looks: list[Look]
+
+
+class Seed(TypedDict):
+    seed: int
+
+
+class Tested(TypedDict):
+    variant: str
+    p: Number
+    believable: bool | None
+    parts: NotRequired[list[str]]
+
+
+class Study(TypedDict):
+    """`results.json` of a study."""
+
+    rows: list[Seed]
+    table: list[Tested]
+    interactions: list[Tested]
+    complete: bool
 
 
 def read(path: Path, shape: Any) -> dict[str, Any]:
@@ -189,6 +209,8 @@ def hold(path: Path, value: Any, shape: Any, key: str = "") -> None:
             hold(path, value, members[0], key)
     else:
         try:
+            if value is None and get_origin(shape) is dict:  # which a configuration may have for an empty one
+                raise wrong_type(key, value, shape)
             conform(value, shape, key)
         except InputError as error:
             raise wrong(path, error) from error
@@ -264,4 +286,13 @@ def record(folder: Path) -> dict[str, Any]:
             raise InputError(f"{path}: data.{key}={data[key]} should have a number for each channel")
     if not data["classes"] or len(set(data["classes"])) < len(data["classes"]):
         raise InputError(f"{path}: data.classes should be names that differ")
+    return found
+
+
+def evaluation(folder: Path) -> dict[str, Any]:
+    """Return the numbers of an evaluation."""
+    path = folder / runs.RESULTS
+    found = read(path, Evaluation)
+    if {len(found["confusion"]), *map(len, found["confusion"])} != {len(found["per_class"])}:
+        raise InputError(f"{path}: confusion should have a row and a column for each class")
     return found

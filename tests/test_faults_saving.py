@@ -567,7 +567,7 @@ def test_a_last_state_that_lies_behind_the_run_is_said(
         assert (said in capfd.readouterr().err) == stale
 
 
-# --- F34
+# --- F38
 
 
 class Platter:
@@ -597,7 +597,7 @@ class Platter:
 
 
 @pytest.mark.parametrize("step", range(12) if FULL else (0, 7))
-def test_f34_after_a_power_cut_the_same_command_resumes_what_was_saved(
+def test_f38_after_a_power_cut_the_same_command_resumes_what_was_saved(
     cnntrain: Call, folder: Path, tiny: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
     """At any step of a run, with nothing on the disk but what was forced there."""

@@ -228,7 +228,7 @@ def looked(folder: Path) -> list[looks.Look]:
         ]
     if not (folder / runs.RESULTS).is_file():
         return []
-    kept = runs.read_json(folder / runs.RESULTS)
+    kept = records.read(folder / runs.RESULTS, records.Study)
     found = ablation.Answer(kept["rows"], kept["table"], kept["interactions"], kept["complete"])
     tested = [*found.table[1:], *found.interactions]
     if all(row["p"] is None for row in tested):

@@ -209,7 +209,7 @@ def read(target: Path) -> Evaluation:
 
     Raises `InputError` naming the file and what is wrong with it.
     """
-    found, path = records.read(target / runs.RESULTS, records.Evaluation), target / PREDICTIONS
+    found, path = records.evaluation(target), target / PREDICTIONS
     try:
         with path.open("rb") as file, np.load(file) as saved:
             arrays = {key: saved.get(key) for key in ("probabilities", "labels", "checksums", "files")}
