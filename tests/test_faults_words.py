@@ -186,19 +186,19 @@ def idle(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def wrong(words: list[str], folder: Path, captured: Callable[[], tuple[str, str]]) -> str | None:
     """Run a command line; return what is not as it should be."""
-    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    before = {path for path in folder.rglob("*") if path.is_file()}
     code = cli.main(words)
     _, err = captured()
-    made = [path for path in folder.rglob("*") if path not in before and path.is_file()]
-    err = "" if "cnntrain: job 0: " in err else err  # of a sweep every job speaks
+    after = {path for path in folder.rglob("*") if path.is_file()}
     said = [line for line in err.splitlines() if line and not any(note in line for note in NOTES)]
     if code not in (0, 2):
         return f"exit {code}: {err[-600:]}"
-    if code == 2 and err and (len(said) != 1 or not said[0].startswith("cnntrain: ")) and "usage: cnntrain" not in err:
-        return f"{len(said)} lines: {err[-600:]}"
-    if code == 2 and (made or before.keys() - set(folder.rglob("*"))):
-        return f"made {made}"
-    for path in made:
+    if code == 2 and "cnntrain: job 0: " not in err:  # of a sweep that has begun every job speaks and has a folder
+        if (len(said) != 1 or not said[0].startswith("cnntrain: ")) and "usage: cnntrain" not in err:
+            return f"{len(said)} lines: {err[-600:]}"
+        if before != after:
+            return f"made or removed {before ^ after}"
+    for path in after - before:
         path.unlink()
     for path in sorted(set(folder.iterdir()) - {folder / name for name in ("run", "other", "mine", "image.png")}):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
