@@ -7,6 +7,7 @@ versions did not have are given the value that they then meant. Everything else 
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import UnionType
 from typing import Any, NotRequired, TypedDict, get_args, get_origin, get_type_hints, is_typeddict
 
 from cnntrain import config, runs
@@ -204,7 +205,7 @@ def hold(path: Path, value: Any, shape: Any, key: str = "") -> None:
     elif get_origin(shape) is list and isinstance(value, list):
         for place, item in enumerate(value):
             hold(path, item, members[0], f"{key}[{place}]")
-    elif any(map(is_typeddict, members)):  # or null
+    elif get_origin(shape) is UnionType and is_typeddict(members[0]):  # or null
         if value is not None:
             hold(path, value, members[0], key)
     else:
