@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made import TINY
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes of two threads on two cores are 25 times slower
 
@@ -109,13 +110,6 @@ def trains() -> Callable[..., bool]:
         return True
 
     return call
-
-
-TINY = (
-    *("model=lenet5", "dataset=synthetic", "dataset.train_images=96", "dataset.test_images=48", "augmentation=none"),
-    *("trainer.epochs=2", "trainer.batch_size=16", "optimizer.lr=0.05", "device=cpu"),
-    "trainer.tensorboard=false",
-)
 
 
 @pytest.fixture

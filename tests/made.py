@@ -15,6 +15,12 @@ from PIL import Image
 
 from cnntrain.data import downloads
 
+TINY = (
+    *("model=lenet5", "dataset=synthetic", "dataset.train_images=96", "dataset.test_images=48", "augmentation=none"),
+    *("trainer.epochs=2", "trainer.batch_size=16", "optimizer.lr=0.05", "device=cpu"),
+    "trainer.tensorboard=false",
+)
+
 
 def picture(seed: int, height: int = 8, width: int = 8) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TINY
 from cuts import FULL, Call, agree, cut, fill, interrupt, last
+from made import TINY
 from PIL import Image
 
 from cnntrain import disk, runs

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import TINY
 from cuts import FULL
+from made import TINY
 from PIL import Image
 
 from cnntrain import records, runs
