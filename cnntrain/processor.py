@@ -9,15 +9,14 @@ from collections.abc import MutableMapping
 from pathlib import Path
 from typing import NamedTuple
 
-SPINS = "20000"  # turns of OpenMP's waiting loop, a few microseconds: as fast alone, and no core is held from others
+SPINS = "20000"  # turns of libgomp's waiting loop before a thread sleeps; its own default is 300,000
 LEAST = 2.0  # seconds that a measurement needs to say something
 
 
 def spin_briefly(environment: MutableMapping[str, str]) -> None:
     """Have OpenMP's threads sleep when they have waited for each other a moment, unless the environment says how.
 
-    They turn in a loop otherwise. Beside a program that has one of the cores, the thread that all wait for is the one
-    that has none, and training falls to a fraction of its speed.
+    They turn in a loop meanwhile, and hold cores that the thread they wait for may need where several programs compete.
     """
     if "OMP_WAIT_POLICY" not in environment:
         environment.setdefault("GOMP_SPINCOUNT", SPINS)
