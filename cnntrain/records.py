@@ -33,9 +33,21 @@ class Hardware(TypedDict):
     gpus: list[str]
 
 
-class Session(TypedDict):
-    from_step: Natural
+class Provenance(TypedDict):
+    """Where a run, a part of it or an evaluation comes from."""
+
+    argv: list[str]
     started: str
+    cnntrain: str
+    commit: str | None
+    python: str
+    platform: str
+    versions: dict[str, str]
+    environment: dict[str, str]
+
+
+class Session(Provenance):
+    from_step: Natural
 
 
 class Images(TypedDict):
@@ -57,29 +69,28 @@ class Data(TypedDict):
     images: Images
     fingerprint: str
     folders: NotRequired[dict[str, str]]
+    skipped: NotRequired[list[str]]
 
 
-class Record(TypedDict):
+class Record(Provenance):
     """`run.json`."""
 
-    argv: list[str]
-    started: str
-    cnntrain: str
-    commit: str | None
-    python: str
-    platform: str
-    versions: dict[str, str]
-    environment: dict[str, str]
     hardware: Hardware
     device: str
     precision: str
     seed: Natural
     data: Data
+    from_step: NotRequired[Natural]
     processes: NotRequired[Count]
     init_from: NotRequired[Options | None]
     sessions: NotRequired[list[Session]]
     seconds: NotRequired[float]
     exit: NotRequired[str]
+    bad_batch: NotRequired[Options]
+    made_from: NotRequired[str]
+    made_from_weights: NotRequired[str]
+    mode: NotRequired[str]
+    stages: NotRequired[list[str]]
 
 
 class Scores(TypedDict):
@@ -90,6 +101,8 @@ class Scores(TypedDict):
     top1: float
     top1_low: float
     top1_high: float
+    balanced_accuracy: NotRequired[Number]
+    never_predicted: NotRequired[list[str] | None]
     epoch: NotRequired[Natural]
 
 
@@ -98,24 +111,44 @@ class Train(TypedDict):
     top1: float
 
 
+Majority = TypedDict("Majority", {"class": str, "share": float, "even_share": float})
+
+
 class Result(TypedDict):
     """`results.json` of a training."""
 
+    steps: Natural | None
     epochs: Natural | None
+    majority: NotRequired[Majority | None]
     samples_per_second: Number
     train: Train | None
+    val: Scores | None
     best: Scores | None
+    objective: Number
+    run_dir: str
+    resumed_from: Natural
     skipped: Natural
     seconds: float
+    profile: NotRequired[Options]
 
 
-Class = TypedDict("Class", {"class": str, "n": Natural, "precision": float, "recall": float, "f1": float})
+Class = TypedDict(
+    "Class",
+    {
+        "class": str,
+        "n": Natural,
+        "top1": NotRequired[Number],
+        "precision": float,
+        "recall": float,
+        "f1": float,
+    },
+)
 
 
-class Measured(TypedDict):
-    """Where an evaluation comes from."""
+class Measured(Provenance):
+    """Where an evaluation comes from: `weights` and `images` are digests."""
 
-    started: str
+    hardware: NotRequired[Hardware]
     device: str
     precision: str
     weights: str
@@ -130,6 +163,7 @@ class Evaluation(TypedDict):
     split: str
     dataset: str
     weights: str
+    tta: str
     n: Count
     loss: Number
     top1: float
@@ -139,6 +173,7 @@ class Evaluation(TypedDict):
     macro_precision: float
     macro_recall: float
     macro_f1: float
+    balanced_accuracy: NotRequired[float]
     ece: float
     per_class: list[Class]
     confusion: list[list[Natural]]

@@ -6,7 +6,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints, is_typeddict
 
 import numpy as np
 import pytest
@@ -104,6 +104,27 @@ def test_f37_a_record_is_read_whole_or_refused_with_its_file(trained: Path, fold
             named = way[0] in str(error) or "confusion" in str(error)  # which has a row for each class
             assert "\n" not in str(error) and (named or new is None), (way, new, error)
     assert refused > 50
+
+
+def strange(value: Any, shape: Any, key: str = "") -> Iterator[str]:
+    """Yield the keys within a value of which its shape says nothing."""
+    if is_typeddict(shape):
+        hints = get_type_hints(shape)
+        yield from (f"{key}.{name}" for name in value if name not in hints)
+        for name in value.keys() & hints.keys():
+            yield from strange(value[name], hints[name], f"{key}.{name}")
+    elif isinstance(value, list) and get_args(shape):
+        yield from (found for item in value for found in strange(item, get_args(shape)[0], f"{key}[]"))
+    elif value is not None and any(map(is_typeddict, get_args(shape))):
+        yield from strange(value, get_args(shape)[0], key)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [(runs.RECORD, records.Record), (runs.RESULTS, records.Result), (EVALUATION, records.Evaluation)],
+)
+def test_every_key_that_is_written_has_its_shape(trained: Path, name: str, shape: Any) -> None:
+    assert list(strange(json.loads((trained / "run" / name).read_text()), shape)) == []
 
 
 @pytest.fixture
