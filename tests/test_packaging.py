@@ -121,7 +121,8 @@ def clone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     executable(folder / "bin" / "python3", PRETENDED)
     monkeypatch.setenv("PATH", f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.delenv("PYTHON", raising=False)
-    monkeypatch.delenv("MAKEFLAGS", raising=False)
+    for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL"):  # make test has set them: a make within a make says where it works
+        monkeypatch.delenv(name, raising=False)
     return folder
 
 
