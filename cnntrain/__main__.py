@@ -2,7 +2,7 @@
 
 import sys
 
-from cnntrain.cli import main
+from cnntrain.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from cnntrain.commands.resuming import same
+from cnntrain.runs.resume import same
 from cnntrain.training import checkpoints
 
 DEFAULT = (

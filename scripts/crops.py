@@ -17,18 +17,19 @@ import torch
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from cnntrain.analysis.comparison import seed_rows
-from cnntrain.data.augmentation import AUGMENTATIONS, Plan
-from cnntrain.data.datasets import Dataset, load
-from cnntrain.data.feeds import Feed, StreamedFeed, plan_epoch, sweep
-from cnntrain.data.rendering import Batch
-from cnntrain.devices import choose_device, choose_precision, prepare
+from cnntrain.data.augment.augmentations import AUGMENTATIONS, Plan
+from cnntrain.data.datasets.registry import Dataset, load
+from cnntrain.data.loading.batch import Batch
+from cnntrain.data.loading.loader import Feed, StreamedFeed, plan_epoch, sweep
 from cnntrain.models import MODELS
-from cnntrain.optim import cosine, sgd
-from cnntrain.tables import render
+from cnntrain.runtime.devices import choose_device, choose_precision, prepare
+from cnntrain.runtime.tables import render
+from cnntrain.stats.paired_tests import seed_rows
 from cnntrain.training.evaluate import outputs, score
-from cnntrain.training.learner import Learner
 from cnntrain.training.loop import Progress, train
+from cnntrain.training.lr_schedules import cosine
+from cnntrain.training.optimizers import sgd
+from cnntrain.training.step import Learner
 
 FILES, STORED = "files", ("37", "64")  # 8/7 of the network's size, as 256 is of 224, and twice
 SIDE, BATCH, EPOCHS, RATE, SEEDS = 32, 50, 4, 0.1, 7  # two comparisons need seven seeds

@@ -17,10 +17,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cnntrain.analysis.geometry import geometry
 from cnntrain.models import MODELS
-from cnntrain.runs import read_json
-from cnntrain.tables import percent, render
+from cnntrain.nn.geometry import geometry
+from cnntrain.runtime.jsonfile import read_json
+from cnntrain.runtime.tables import percent, render
 
 TRAIN, TEST, CLASSES = 5_000, 2_000, 10
 FEW, COSTLY = 1_000, 10**9  # so many images of networks with more multiplications than that an image

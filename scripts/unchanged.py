@@ -25,7 +25,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # sums in one order; read when to
 import torch
 from PIL import Image
 
-from cnntrain.cli import COMMANDS, config_dir, main
+from cnntrain.cli.main import COMMANDS, config_dir, main
 
 Check = Callable[[], str]
 

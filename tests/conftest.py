@@ -49,7 +49,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def cnntrain(folder: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., dict[str, Any]]:
     """Run a command in this process with `--json`, and return the object it prints; it must succeed."""
-    from cnntrain.cli import main
+    from cnntrain.cli.main import main
 
     def call(*words: str) -> dict[str, Any]:
         capfd.readouterr()
@@ -65,7 +65,7 @@ def cnntrain(folder: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., d
 @pytest.fixture
 def refused(folder: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """Run a command that must end with exit code 2, one line and nothing created; return the line."""
-    from cnntrain.cli import main
+    from cnntrain.cli.main import main
 
     def call(*words: str) -> str:
         before = sorted(folder.rglob("*"))
@@ -126,8 +126,8 @@ def no_formulas(monkeypatch: pytest.MonkeyPatch) -> None:
 def lenet_heads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let LeNet-5 train with an auxiliary head that has batch norm and dropout."""
     from cnntrain.models import HEADS
-    from cnntrain.models.blocks import conv, dense, linear, sequence
-    from cnntrain.models.heads import Heads, attach
+    from cnntrain.nn.auxiliary import Heads, attach
+    from cnntrain.nn.blocks import conv, dense, linear, sequence
 
     def heads(net: Any, in_shape: Any, num_classes: int, **build: Any) -> Heads:
         head = sequence(conv=conv(2, 3, stride=2, norm=True), fc1=dense(8, dropout=0.5), fc2=linear(num_classes))

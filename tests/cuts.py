@@ -20,9 +20,9 @@ from typing import Any
 
 import pytest
 
-from cnntrain import disk
-from cnntrain.cli import main
-from cnntrain.commands import resuming
+from cnntrain.cli.main import main
+from cnntrain.runs import resume
+from cnntrain.runtime import disk
 from cnntrain.training import checkpoints, loop
 
 FULL = os.environ.get("FAULTS") == "full"
@@ -48,7 +48,7 @@ def agree(one: Path, other: Path) -> None:
         a, b = (checkpoints.load(run / "checkpoints" / name) for run in (one, other))
         assert a.keys() == b.keys()
         for key in a.keys() - PROVENANCE:
-            assert resuming.same(a[key], b[key]), (name, key)
+            assert resume.same(a[key], b[key]), (name, key)
     assert rows(one) == rows(other)
 
 
@@ -113,7 +113,7 @@ def each_at_once(function: Callable[..., None], calls: Sequence[tuple]) -> Itera
     They are forked from a server that has imported torch once, and that no thread of pytest's is part of.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["cnntrain.commands.fit", "cnntrain.launch", "pytest", "torchvision.datasets"])
+    context.set_forkserver_preload(["cnntrain.commands.fit", "cnntrain.cli.launcher", "pytest", "torchvision.datasets"])
     barrier = context.Barrier(len(calls))
     processes = [context.Process(target=met, args=(barrier, function, *args), daemon=True) for args in calls]
     for process in processes:

@@ -13,7 +13,7 @@ import numpy as np
 import torchvision.datasets
 from PIL import Image
 
-from cnntrain.data import downloads
+from cnntrain.data.datasets import downloads
 
 TINY = (
     *("model=lenet5", "dataset=synthetic", "dataset.train_images=96", "dataset.test_images=48", "augmentation=none"),

@@ -16,13 +16,17 @@ import torch
 import yaml
 from made import picture, tree
 
-from cnntrain import config, runs
-from cnntrain.cli import config_dir, main
-from cnntrain.commands import cells, planning, resuming, study
-from cnntrain.commands.controls import controls
-from cnntrain.commands.loading import load_run
-from cnntrain.commands.run_images import noted
-from cnntrain.models.stages import walk
+from cnntrain.cli.main import config_dir, main
+from cnntrain.config.build import build_model
+from cnntrain.nn.stages import walk
+from cnntrain.runs import resume
+from cnntrain.runs.folder import create_folder, lock_folder
+from cnntrain.runs.images import noted
+from cnntrain.runs.load import load_run
+from cnntrain.studies import cells
+from cnntrain.studies.ablation import plan as planning
+from cnntrain.studies.ablation import variants as study
+from cnntrain.studies.ablation.controls import controls
 from cnntrain.training import checkpoints
 
 Call = Callable[..., dict[str, Any]]
@@ -101,7 +105,7 @@ def test_a_study_trains_paired_cells_that_are_ordinary_runs(
     )
     cnntrain("fit", *tiny, "model.remove=[conv2]", "seed=1", "output_dir=alone")
     one, other = (checkpoints.load(folder / run / "checkpoints" / "last.pt") for run in (cell, "alone"))
-    assert resuming.same(one["model"], other["model"])
+    assert resume.same(one["model"], other["model"])
     assert json.loads((folder / cell / "run.json").read_text())["argv"][:2] == ["cnntrain", "fit"]
 
 
@@ -215,7 +219,7 @@ def test_many_processes_give_the_numbers_of_one(cnntrain: Call, folder: Path, ti
     assert len(places) == 4
     for place in places:
         a, b = (checkpoints.load(folder / root / place)["model"] for root in ("one", "many"))
-        assert resuming.same(a, b)
+        assert resume.same(a, b)
 
 
 def test_a_killed_study_goes_on_where_it_stopped(cnntrain: Call, folder: Path, tiny: tuple[str, ...]) -> None:
@@ -258,7 +262,7 @@ def test_a_cell_of_another_process_is_left_to_it(
     cnntrain: Call, folder: Path, tiny: tuple[str, ...], capfd: pytest.CaptureFixture[str]
 ) -> None:
     words = [*tiny, "remove=[[conv2]]", "seeds=2", *HERE]
-    with runs.lock(runs.create(folder / "study/cells/no_conv2/1")):
+    with lock_folder(create_folder(folder / "study/cells/no_conv2/1")):
         found = cnntrain("ablate", *words)
     assert not found["complete"] and len(found["rows"]) == 3
     assert next(row for row in found["table"] if row["variant"] == "no_conv2")["p"] is None
@@ -332,7 +336,7 @@ def test_a_stage_is_put_back_to_its_initial_or_to_fresh_weights(
     cnntrain("ablate", f"mode={mode}", f"runs=[{','.join(trained)}]", "remove=[[conv1],[fc5]]", *HERE)
     net, card, options = load_run(folder / "run1", "last")
     changed, _, _ = load_run(folder / f"study/cells/{mode}_fc5/1", "last")
-    initial = config.build_model(options["model"], card, seed=1).state_dict()
+    initial = build_model(options["model"], card, seed=1).state_dict()
     before, after = net.state_dict(), changed.state_dict()
     for name in before:
         assert torch.equal(before[name], after[name]) == (not name.startswith("fc5")), name

@@ -10,14 +10,15 @@ import yaml
 from PIL import Image
 from scipy import stats
 
-from cnntrain.analysis import looks
-from cnntrain.analysis.ablation import Answer, Cell, Variant, answer, significant, summary
-from cnntrain.analysis.ablation_figures import differences_picture
-from cnntrain.analysis.ablation_report import answer_tables, flat, printed_rows, report, sentences
-from cnntrain.analysis.comparison import seeds_needed
-from cnntrain.analysis.power import flips, seeds_wanted
-from cnntrain.cli import config_dir
-from cnntrain.tables import render, wilson
+from cnntrain.cli.main import config_dir
+from cnntrain.runtime.tables import render
+from cnntrain.stats import looks
+from cnntrain.stats.intervals import wilson
+from cnntrain.stats.paired_tests import seeds_needed
+from cnntrain.stats.power import flips, seeds_wanted
+from cnntrain.studies.ablation.answer import Answer, Cell, Variant, answer, significant, summary
+from cnntrain.studies.ablation.figures import differences_picture
+from cnntrain.studies.ablation.report import answer_tables, flat, printed_rows, report, sentences
 
 N = 1000
 ROW_KEYS = {

@@ -8,7 +8,7 @@ import torchvision.models as theirs
 from torch import nn
 
 from cnntrain.models import HEADS, MODELS
-from cnntrain.models.shapes import Shape
+from cnntrain.nn.shapes import Shape
 
 SMALL, LARGE = (3, 64, 64), (3, 224, 224)
 TORCHVISION = {"widths": [64, 192, 384, 256, 256], "groups": 1, "remove": ["norm1", "norm2"]}

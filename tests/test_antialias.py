@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from cnntrain import config
-from cnntrain.data.sources import Card
+from cnntrain.config.build import build_model
+from cnntrain.data.storage.images import Card
 from cnntrain.models import MODELS
-from cnntrain.models.antialias import antialiased
-from cnntrain.models.blocks import chain
-from cnntrain.models.layers import BlurPool2d, StochasticPool2d
+from cnntrain.nn.antialias import antialiased
+from cnntrain.nn.composite import chain
+from cnntrain.nn.layers import BlurPool2d, StochasticPool2d
 
 CIFAR = Card("cifar10", tuple("0123456789"), (3, 32, 32), (0.5,) * 3, (0.25,) * 3)
 GREY = Card("mnist", tuple("0123456789"), (1, 28, 28), (0.1,), (0.3,))
@@ -23,10 +23,10 @@ DEEPER = {"preact_resnet1001", "resnet152", "resnet101", "resnet110", "lm_resnet
 
 @pytest.mark.parametrize("name", sorted(MODELS.keys() - WITHOUT - DEEPER))
 def test_every_network_keeps_its_parameters_shapes_and_strides(name: str) -> None:
-    from cnntrain.analysis.geometry import geometry
+    from cnntrain.nn.geometry import geometry
 
     card = GREY if name in ("lenet5", "maxout") else CIFAR
-    plain, blurred = (config.build_model({"name": name, "antialias": on}, card, device="meta") for on in (False, True))
+    plain, blurred = (build_model({"name": name, "antialias": on}, card, device="meta") for on in (False, True))
     assert any(isinstance(module, BlurPool2d) for module in blurred.modules())
     for one, other in zip(geometry(plain, card.shape), geometry(blurred, card.shape), strict=True):
         assert (one.name, one.out_shape, one.params, one.stride) == (
@@ -49,7 +49,7 @@ def test_a_blur_is_a_binomial_and_keeps_every_second_position() -> None:
 
 
 def test_the_blur_stands_behind_the_activation_and_before_a_projection() -> None:
-    net = config.build_model({"name": "resnet20", "antialias": True, "shortcut": "B"}, CIFAR, device="meta")
+    net = build_model({"name": "resnet20", "antialias": True, "shortcut": "B"}, CIFAR, device="meta")
     block = net.get_submodule("block2_1")
     assert [name for name, _ in block.get_submodule("main").named_children()] == [
         *("conv1", "norm1", "act1", "conv1_blur", "conv2", "norm2"),
@@ -58,7 +58,7 @@ def test_the_blur_stands_behind_the_activation_and_before_a_projection() -> None
 
 
 def test_initial_weights_are_those_of_the_plain_network() -> None:
-    plain, blurred = (config.build_model({"name": "lenet5", "antialias": on}, GREY, seed=3) for on in (False, True))
+    plain, blurred = (build_model({"name": "lenet5", "antialias": on}, GREY, seed=3) for on in (False, True))
     one, other = plain.state_dict(), blurred.state_dict()
     assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
@@ -68,7 +68,7 @@ def test_features_jump_less_when_the_image_moves_by_a_pixel() -> None:
     moved = torch.roll(x, 1, 3)
     jumps = {}
     for on in (False, True):
-        net = config.build_model({"name": "convnet", "hidden": 0, "antialias": on}, GREY, seed=0)[:-1].eval()
+        net = build_model({"name": "convnet", "hidden": 0, "antialias": on}, GREY, seed=0)[:-1].eval()
         with torch.no_grad():
             a, b = net(x), net(moved)
         jumps[on] = float((a - b).norm() / a.std())

@@ -5,78 +5,115 @@ import inspect
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 import yaml
 
 import cnntrain
-from cnntrain.cli import config_dir
-from cnntrain.conform import signature
-from cnntrain.data.augmentation import AUGMENTATIONS
-from cnntrain.data.datasets import DATASETS
+from cnntrain.cli.main import COMMANDS, config_dir
+from cnntrain.config.validate import signature
+from cnntrain.data.augment.augmentations import AUGMENTATIONS
+from cnntrain.data.datasets.registry import DATASETS
 from cnntrain.models import MODELS
-from cnntrain.optim import OPTIMIZERS, SCHEDULES
+from cnntrain.training.lr_schedules import SCHEDULES
+from cnntrain.training.optimizers import OPTIMIZERS
 
 PACKAGE = Path(cnntrain.__file__).parent
 
-# Each layer may import those below it and nothing beside it.
-LAYERS = [
-    {"__main__"},
+# Each room may import those below it and nothing beside it.
+ROOMS = [
     {"cli"},
-    {"configuration"},
-    {"launch", "completion"},
-    {"words", "manual"},
-    {"catalog"},
     {"commands"},
-    {"records"},
+    {"studies"},
+    {"report"},
+    {"runs"},
     {"config"},
-    {"typed"},
-    {"schema", "conform"},
-    {"training", "analysis"},
-    {"data", "models", "optim", "runs", "progress"},
-    {"tables", "devices", "draws", "memory", "bounds", "errors", "files", "quiet", "ranks"}
-    | {"processor", "plugins", "disk", "streams", "__init__"},
+    {"training"},
+    {"models", "stats", "transforms"},
+    {"data", "nn"},
+    {"runtime"},
 ]
-HYDRA = {"launch", "words", "commands", "config"}
+HYDRA = {"cli", "commands", "config"}
 
 
-def modules() -> Iterator[tuple[str, Path]]:
-    for path in sorted(PACKAGE.rglob("*.py")):
-        yield path.relative_to(PACKAGE).parts[0].removesuffix(".py"), path
+def modules() -> dict[str, Path]:
+    """Return every file of the package by its dotted name."""
+    files = {".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path for path in PACKAGE.rglob("*.py")}
+    return {name.removesuffix(".__init__"): path for name, path in sorted(files.items())}
 
 
-def imported(path: Path) -> Iterator[str]:
+MODULES = modules()
+
+
+def imports(path: Path) -> Iterator[tuple[str, ast.AST]]:
+    """Yield what a file imports, by dotted name, each with the statement."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            yield from ((alias.name, node) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
-            if node.module in ("cnntrain", "cnntrain.commands"):
-                yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            yield from ((f"{node.module}.{alias.name}", node) for alias in node.names)
 
 
-def level(room: str) -> int:
-    return next(i for i, layer in enumerate(LAYERS) if room in layer)
+def module_of(name: str) -> str | None:
+    """Return the file of the package that an imported name is, or lies in."""
+    while name and name not in MODULES:
+        name = name.rpartition(".")[0]
+    return name if name not in ("", "cnntrain") else None
 
 
-@pytest.mark.parametrize(("room", "path"), list(modules()), ids=lambda value: str(value)[-30:])
-def test_imports_point_downwards(room: str, path: Path) -> None:
-    for name in imported(path):
-        parts = name.split(".")
-        target = parts[1] if parts[0] == "cnntrain" and len(parts) > 1 else room
-        if target != room and any(target in layer for layer in LAYERS):  # else a name of the package itself
-            assert level(target) > level(room) or room in LAYERS[-1], f"{path} imports {name}"
-        if parts[0] in ("hydra", "omegaconf"):
-            assert room in HYDRA, f"{path} imports {name}"
+def room(name: str) -> str:
+    return name.split(".")[1]
 
 
-def test_every_room_has_its_layer() -> None:
-    assert {room for room, _ in modules()} == set().union(*LAYERS)
+def level(name: str) -> int:
+    return next(i for i, rooms in enumerate(ROOMS) if room(name) in rooms)
+
+
+def arrows(name: str) -> set[str]:
+    """Return the files of the package that a file imports."""
+    return {goal for found, _ in imports(MODULES[name]) if (goal := module_of(found)) and goal != name}
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name.count(".") > 1])
+def test_imports_point_downwards(name: str) -> None:
+    for goal in arrows(name):
+        assert room(goal) == room(name) or level(goal) > level(name), f"{name} imports {goal}"
+    for found, _ in imports(MODULES[name]):
+        if found.split(".")[0] in ("hydra", "omegaconf"):
+            assert room(name) in HYDRA, f"{name} imports {found}"
+
+
+def test_every_room_has_its_level() -> None:
+    rooms = {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name not in ("conf", "__pycache__")}
+    assert rooms == set().union(*ROOMS)
+    assert {path.name for path in PACKAGE.glob("*.py")} == {"__init__.py", "__main__.py"}
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    TopologicalSorter({name: arrows(name) for name in MODULES if "." in name}).prepare()  # raises on a circle
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name.count(".") > 1 and room(name) != "cli"])
+def test_no_import_is_made_late_to_hide_a_circle(name: str) -> None:
+    tree = ast.parse(MODULES[name].read_text())
+    inside = {id(node) for f in ast.walk(tree) if isinstance(f, ast.FunctionDef) for node in ast.walk(f)}
+    late = [found for found, node in imports(MODULES[name]) if module_of(found) and id(node) in inside]
+    assert not late
+
+
+def test_the_commands_room_holds_exactly_the_commands() -> None:
+    assert {path.stem for path in (PACKAGE / "commands").glob("*.py")} - {"__init__"} == set(COMMANDS)
+    for name in COMMANDS:
+        assert not [goal for goal in arrows(f"cnntrain.commands.{name}") if room(goal) == "commands"]
 
 
 def test_nothing_names_code_in_a_configuration() -> None:
-    for path in [*config_dir().rglob("*.yaml"), *(path for room, path in modules() if room != "files")]:
+    for path in [
+        *config_dir().rglob("*.yaml"),
+        *(path for name, path in MODULES.items() if name != "cnntrain.config.files"),
+    ]:
         assert "_target_" not in path.read_text(), path
 
 
@@ -108,7 +145,7 @@ def test_every_recipe_lists_every_option_of_its_parts() -> None:
 
 
 def test_help_imports_neither_torch_nor_hydra() -> None:
-    code = "import sys; from cnntrain.cli import main; main(['--help']); print([m for m in sys.modules if m in "
+    code = "import sys; from cnntrain.cli.main import main; main(['--help']); print([m for m in sys.modules if m in "
     code += "('torch', 'hydra', 'omegaconf', 'numpy', 'yaml')])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"

@@ -10,12 +10,12 @@ from scipy import ndimage, signal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cnntrain.analysis.geometry import StageGeometry, geometry
 from cnntrain.models import MODELS
-from cnntrain.models.blocks import Maker, conv, dense, global_average, linear, pooling
-from cnntrain.models.convolutions import depthwise_separable, spatially_separable, transposed_conv
-from cnntrain.models.shapes import Shape
-from cnntrain.models.stages import assemble
+from cnntrain.nn.blocks import Maker, conv, dense, global_average, linear, pooling
+from cnntrain.nn.convolutions import depthwise_separable, spatially_separable, transposed_conv
+from cnntrain.nn.geometry import StageGeometry, geometry
+from cnntrain.nn.shapes import Shape
+from cnntrain.nn.stages import assemble
 
 SOBEL = np.array([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]])
 

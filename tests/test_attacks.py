@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cnntrain.cli import main
-from cnntrain.data.attacks import BUDGETS as DEFAULT_BUDGETS
-from cnntrain.data.attacks import RANGE, Norm, fgsm, gradient, pgd, projected
-from cnntrain.data.families import WARPS
-from cnntrain.errors import InputError
+from cnntrain.cli.main import main
+from cnntrain.runtime.errors import InputError
+from cnntrain.transforms.attacks import BUDGETS as DEFAULT_BUDGETS
+from cnntrain.transforms.attacks import RANGE, Norm, fgsm, gradient, pgd, projected
+from cnntrain.transforms.families import WARPS
 
 SHAPE = (1, 6, 6)
 BUDGETS = [0, 0.02, 0.03, 0.05, 0.07, 0.1]

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.transforms.v2 import functional as oracle
 
-from cnntrain.data.augmentation import (
+from cnntrain.data.augment.augmentations import (
     AUGMENTATIONS,
     Part,
     Plan,
@@ -25,8 +25,8 @@ from cnntrain.data.augmentation import (
     mixup,
     resized_crop,
 )
-from cnntrain.draws import generator
-from cnntrain.errors import InputError
+from cnntrain.runtime.errors import InputError
+from cnntrain.runtime.seeding import generator
 
 RECIPES = sorted((Path(__file__).parents[1] / "conf" / "augmentation").glob("*.yaml"))
 

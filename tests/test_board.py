@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import nn
 
-from cnntrain.analysis import pictures
-from cnntrain.analysis.metrics import confusion_matrix
-from cnntrain.data.sources import Card, Pixels, Split
+from cnntrain.data.storage.images import Card, Pixels, Split
 from cnntrain.models import MODELS
-from cnntrain.runs import flat
-from cnntrain.training.board import open_board
+from cnntrain.runtime.jsonfile import flat
+from cnntrain.stats.metrics import confusion_matrix
+from cnntrain.training import pictures
+from cnntrain.training.tensorboard import open_board
 
 NAMES = {
     *("train/loss", "train/top1", "val/loss", "val/top1", "val/top5", "lr/group0"),
@@ -114,7 +114,7 @@ def test_disabled_writes_nothing_draws_nothing_and_imports_nothing(tmp_path: Pat
     code = f"""
 import sys
 from pathlib import Path
-from cnntrain.training.board import open_board
+from cnntrain.training.tensorboard import open_board
 board = open_board(Path({str(tmp_path)!r}) / "tensorboard", 0, False)
 board.record({{"kind": "train", "step": 1, "epoch": 1, "lr": 1.0, "loss": 1.0, "top1": 0.0}})
 board.pictures(1, lambda: sys.exit("drawn"))
@@ -185,7 +185,7 @@ def test_grids_hold_every_image_in_its_place() -> None:
 
 
 def test_the_batch_is_shown_as_its_pixels_were() -> None:
-    from cnntrain.data.rendering import Normalise
+    from cnntrain.data.loading.batch import Normalise
 
     pixels = torch.randint(256, (4, 4, 4, 3), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     shown = pictures.batch_picture(Normalise(CARD, torch.device("cpu"))(pixels), CARD)

@@ -16,8 +16,10 @@ import pytest
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from omegaconf import DictConfig, OmegaConf
 
-from cnntrain import cli, launch, streams, tables, words
-from cnntrain.errors import CheckpointError, IncompleteError, InputError, NonFiniteError, StoppedError, setting
+from cnntrain.cli import launcher, main, overrides
+from cnntrain.cli.output import as_json
+from cnntrain.runtime import streams, tables
+from cnntrain.runtime.errors import CheckpointError, IncompleteError, InputError, NonFiniteError, StoppedError, setting
 
 HYDRA = Path(__file__).resolve().parents[1] / "conf" / "common" / "hydra.yaml"
 FILES = {
@@ -80,7 +82,7 @@ def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a small configuration that `cnntrain` takes for its own, with the work in an empty folder."""
     folder = write_conf(tmp_path / "conf")
     (tmp_path / "work").mkdir()
-    monkeypatch.setattr(cli, "config_dir", lambda: folder)
+    monkeypatch.setattr(main, "config_dir", lambda: folder)
     monkeypatch.chdir(tmp_path / "work")
     return folder
 
@@ -116,38 +118,38 @@ def fail(error: BaseException) -> Run:
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     for words_ in (["--help"], ["-h"], ["help"]):
-        assert cli.main(words_) == 0
+        assert main.main(words_) == 0
         out = capsys.readouterr().out
-        assert all(f"  {name} " in out and phrase in out for name, phrase in cli.COMMANDS.items())
+        assert all(f"  {name} " in out and phrase in out for name, phrase in main.COMMANDS.items())
         assert max(map(len, out.splitlines())) <= 100
 
 
 def test_no_words_is_usage_and_unknown_ones_are_corrected(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main([]) == 2
+    assert main.main([]) == 2
     captured = capsys.readouterr()
     assert not captured.out
-    assert captured.err == cli.usage()
-    assert cli.main(["fti"]) == 2
+    assert captured.err == main.usage()
+    assert main.main(["fti"]) == 2
     assert capsys.readouterr().err == "cnntrain: unknown command 'fti'; did you mean 'fit'?\n"
-    assert cli.main(["--hlep"]) == 2
+    assert main.main(["--hlep"]) == 2
     assert "did you mean '--help'?" in capsys.readouterr().err
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["--version"]) == 0
+    assert main.main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("cnntrain 0.")
 
 
 def test_front_door_imports_no_library() -> None:
     code = (
-        "import sys; from cnntrain.cli import main; main(['--help']);"
+        "import sys; from cnntrain.cli.main import main; main(['--help']);"
         "sys.exit(bool({'torch', 'hydra', 'omegaconf', 'yaml', 'numpy'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
 
 
 def test_launching_imports_hydra_but_not_torch() -> None:
-    code = "import sys; import cnntrain.launch; sys.exit('torch' in sys.modules)"
+    code = "import sys; import cnntrain.cli.launcher; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-W", "error", "-c", code], check=False).returncode == 0
 
 
@@ -171,7 +173,7 @@ def test_launching_imports_hydra_but_not_torch() -> None:
 )
 def test_any_path_arrives_as_it_was_typed(value: str, command: Callable[..., list[DictConfig]]) -> None:
     seen = command()
-    assert cli.main(["fit", f"output_dir={value}"]) == 0
+    assert main.main(["fit", f"output_dir={value}"]) == 0
     assert seen[0].output_dir == value
 
 
@@ -200,29 +202,29 @@ def test_a_suggested_setting_can_be_pasted(value: str, command: Callable[..., li
     """Through a shell and the grammar of words."""
     typed = subprocess.run(["sh", "-c", f"printf %s {setting('output_dir', value)}"], capture_output=True, check=True)
     seen = command()
-    assert cli.main(["fit", typed.stdout.decode()]) == 0
+    assert main.main(["fit", typed.stdout.decode()]) == 0
     assert seen[0].output_dir == value
 
 
 def test_home_is_expanded_in_values_lists_and_sweeps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/é")
-    assert words.writable("~/runs") == "'/home/é/runs'"
-    assert words.writable("[~/a,b]") == "['/home/é/a',b]"
-    assert words.writable("~/a,b=c") == "'/home/é/a','b=c'"
-    assert words.writable("a~b") in ("a~b", "'a~b'")
+    assert overrides.writable("~/runs") == "'/home/é/runs'"
+    assert overrides.writable("[~/a,b]") == "['/home/é/a',b]"
+    assert overrides.writable("~/a,b=c") == "'/home/é/a','b=c'"
+    assert overrides.writable("a~b") in ("a~b", "'a~b'")
 
 
 def test_what_hydra_reads_stays_as_it_is() -> None:
     for value in ("1", "1e-3", "null", "[1,2]", "{a:1}", "${seed}", "'a,b'", "choice(1,2)", "range(1,4)", "", "[]"):
-        assert words.writable(value) == value
+        assert overrides.writable(value) == value
 
 
 def test_settings_and_flags_in_any_order(conf: Path) -> None:
-    line = words.read(["seed=1", "--json", "model=small", "-m", "+x=1", "~plain", "hydra.verbose=true"], conf)
+    line = overrides.read(["seed=1", "--json", "model=small", "-m", "+x=1", "~plain", "hydra.verbose=true"], conf)
     assert line.json
     assert line.argv == ["--multirun", "++seed=1", "model=small", "+x=1", "~plain", "hydra.verbose=true"]
-    assert words.read(["--info", "seed=1"], conf).argv == ["--info=all", "++seed=1"]
-    assert words.read(["-c", "job", "model.width=2"], conf).argv == ["--cfg=job", "++model.width=2"]
+    assert overrides.read(["--info", "seed=1"], conf).argv == ["--info=all", "++seed=1"]
+    assert overrides.read(["-c", "job", "model.width=2"], conf).argv == ["--cfg=job", "++model.width=2"]
 
 
 @pytest.mark.parametrize(
@@ -255,7 +257,7 @@ def test_misuse_is_one_line_and_starts_nothing(
     typed: list[str], message: str, command: Callable[..., list[DictConfig]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     seen = command()
-    assert cli.main(["fit", *typed]) == 2
+    assert main.main(["fit", *typed]) == 2
     captured = capsys.readouterr()
     assert captured.err == f"cnntrain: {message}\n"
     assert not captured.out
@@ -278,7 +280,7 @@ def test_configuration_errors_are_one_short_line(
     typed: list[str], command: Callable[..., list[DictConfig]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     command()
-    assert cli.main(["fit", *typed]) == 2
+    assert main.main(["fit", *typed]) == 2
     error = capsys.readouterr().err
     assert error.startswith("cnntrain: ")
     assert error.count("\n") == 1
@@ -287,7 +289,7 @@ def test_configuration_errors_are_one_short_line(
 
 def test_every_key_reaches_the_command(command: Callable[..., list[DictConfig]]) -> None:
     seen = command()
-    assert cli.main(["fit", "modle=x", "model.depth=3", "+added=1", "dataset.root=~"]) == 0
+    assert main.main(["fit", "modle=x", "model.depth=3", "+added=1", "dataset.root=~"]) == 0
     cfg = seen[0]
     assert (cfg.modle, cfg.model.depth, cfg.model.width, cfg.added) == ("x", 3, 4, 1)
     assert cfg.dataset.root == str(Path.home())
@@ -296,8 +298,8 @@ def test_every_key_reaches_the_command(command: Callable[..., list[DictConfig]])
 
 def test_an_experiment_chooses_and_the_line_has_the_last_word(command: Callable[..., list[DictConfig]]) -> None:
     seen = command()
-    assert cli.main(["fit", "experiment=long"]) == 0
-    assert cli.main(["fit", "experiment=long", "model=small", "seed=1"]) == 0
+    assert main.main(["fit", "experiment=long"]) == 0
+    assert main.main(["fit", "experiment=long", "model=small", "seed=1"]) == 0
     assert [(cfg.model.name, cfg.dataset.name, cfg.seed) for cfg in seen] == [
         ("wide", "mnist", 7),
         ("small", "mnist", 1),
@@ -308,7 +310,7 @@ def test_users_folder_adds_options(tmp_path: Path, command: Callable[..., list[D
     (tmp_path / "mine" / "model").mkdir(parents=True)
     (tmp_path / "mine" / "model" / "own.yaml").write_text("name: own\n")
     seen = command()
-    assert cli.main(["fit", "model=own", "--config-dir", str(tmp_path / "mine")]) == 0
+    assert main.main(["fit", "model=own", "--config-dir", str(tmp_path / "mine")]) == 0
     assert seen[0].model.name == "own"
 
 
@@ -316,7 +318,7 @@ def test_single_run_leaves_nothing_and_keeps_the_folder(command: Callable[..., l
     before, typed = Path.cwd(), sys.argv
     argv: list[list[str]] = []
     command(lambda cfg: {"argv": argv.append(sys.argv)})
-    assert cli.main(["fit", "seed=3"]) == 0
+    assert main.main(["fit", "seed=3"]) == 0
     assert argv == [["cnntrain", "fit", "seed=3"]]
     assert sys.argv is typed
     assert Path.cwd() == before
@@ -342,24 +344,24 @@ def test_failures_are_one_line_with_their_code(
 ) -> None:
     monkeypatch.delenv("CNNTRAIN_TRACEBACK", raising=False)
     command(fail(error))
-    assert cli.main(["fit", "--json"]) == code
+    assert main.main(["fit", "--json"]) == code
     assert capsys.readouterr() == ("", f"cnntrain: {message}\n")
     monkeypatch.setenv("CNNTRAIN_TRACEBACK", "1")
-    assert cli.main(["fit"]) == code
+    assert main.main(["fit"]) == code
     assert "Traceback" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("stop", "code"), [(KeyboardInterrupt(), 130), (SystemExit(143), 143), (SystemExit(), 0)])
 def test_signals_keep_their_codes(stop: BaseException, code: int, command: Callable[..., list[DictConfig]]) -> None:
     command(fail(stop))
-    assert cli.main(["fit"]) == code
+    assert main.main(["fit"]) == code
 
 
 def test_references_that_lead_nowhere_are_named(
     command: Callable[..., list[DictConfig]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     command(lambda cfg: {"value": cfg.broken})
-    assert cli.main(["fit"]) == 2
+    assert main.main(["fit"]) == 2
     assert capsys.readouterr().err == "cnntrain: broken: Interpolation key 'nowhere' not found\n"
 
 
@@ -367,7 +369,7 @@ def test_own_mistakes_with_a_configuration_are_not_the_users(
     command: Callable[..., list[DictConfig]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     command(lambda cfg: {"value": cfg.no_such_key})
-    assert cli.main(["fit"]) == 1
+    assert main.main(["fit"]) == 1
     assert "ConfigAttributeError" in capsys.readouterr().err
 
 
@@ -380,7 +382,7 @@ def test_json_is_alone_on_standard_output(
         return {"top1": 0.5, "loss": math.nan, "seed": cfg.seed}
 
     command(run)
-    assert cli.main(["fit", "--json", "seed=4"]) == 0
+    assert main.main(["fit", "--json", "seed=4"]) == 0
     out, err = capfd.readouterr()
     assert out == '{"top1": 0.5, "loss": null, "seed": 4}\n'
     assert "progress" in err
@@ -396,7 +398,7 @@ def test_json_is_strict_and_plain() -> None:
         "d": np.int64(2),
         "e": None,
     }
-    assert json.loads(launch.as_json(value)) == {
+    assert json.loads(as_json(value)) == {
         "a": None,
         "b": [0, 1, 2],
         "3": "x/y",
@@ -410,7 +412,7 @@ def test_sweep_runs_every_combination_in_numbered_folders(
     command: Callable[..., list[DictConfig]], capfd: pytest.CaptureFixture[str]
 ) -> None:
     seen = command(lambda cfg: {"model": cfg.model.name, "seed": cfg.seed, "objective": 1.0})
-    assert cli.main(["fit", "-m", "model=small,resnet20", "seed=0,1", "output_dir=sweep é", "--json"]) == 0
+    assert main.main(["fit", "-m", "model=small,resnet20", "seed=0,1", "output_dir=sweep é", "--json"]) == 0
     out, err = capfd.readouterr()
     jobs = json.loads(out)["jobs"]
     assert [(job["model"], job["seed"]) for job in jobs] == [
@@ -429,18 +431,20 @@ def test_sweep_runs_every_combination_in_numbered_folders(
 
 
 def test_every_value_of_a_sweep_stands_in_a_job_that_is_looked_at(conf: Path) -> None:
-    line = words.read(["-m", "model=small,wide", "seed=range(0,3)", "plain=[1,2]", "~dataset", "hydra.job.num=1"], conf)
+    line = overrides.read(
+        ["-m", "model=small,wide", "seed=range(0,3)", "plain=[1,2]", "~dataset", "hydra.job.num=1"], conf
+    )
     assert line.jobs() == [
         ["model=small", "++seed=0", "++plain=[1,2]", "~dataset"],
         ["model=wide", "++seed=1", "++plain=[1,2]", "~dataset"],
         ["model=small", "++seed=2", "++plain=[1,2]", "~dataset"],
     ]
-    assert words.read(["-m", "seed=interval(0,1)", "model=small"], conf).jobs() == [["model=small"]]
+    assert overrides.read(["-m", "seed=interval(0,1)", "model=small"], conf).jobs() == [["model=small"]]
 
 
 def test_sweep_without_a_folder_lies_under_runs(command: Callable[..., list[DictConfig]]) -> None:
     seen = command()
-    assert cli.main(["fit", "-m", "seed=3,4"]) == 0
+    assert main.main(["fit", "-m", "seed=3,4"]) == 0
     folders = [Path(cfg.output_dir) for cfg in seen]
     assert [folder.name for folder in folders] == ["0", "1"]
     assert {folder.parent.parent for folder in folders} == {Path.cwd() / "runs" / "sweep"}
@@ -454,15 +458,15 @@ def test_results_of_jobs_in_other_processes_come_by_number(
         return {}
 
     command(run)
-    monkeypatch.setattr(launch.Task, "results", property(lambda _: [], lambda *_: None), raising=False)
-    assert cli.main(["fit", "-m", "seed=range(0,12)", "output_dir=out", "--json"]) == 0
+    monkeypatch.setattr(launcher.Task, "results", property(lambda _: [], lambda *_: None), raising=False)
+    assert main.main(["fit", "-m", "seed=range(0,12)", "output_dir=out", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"jobs": [{"seed": seed} for seed in range(12)]}
 
 
 def test_commands_without_a_folder_leave_their_results_in_the_jobs(command: Callable[..., list[DictConfig]]) -> None:
     command(lambda cfg: {"run": cfg.run, "loss": math.inf}, name="eval")
     for run in ("a", "b"):  # the second time over what the first one left
-        assert cli.main(["eval", "-m", f"run={run},x", "nested.images=y", "hydra.sweep.dir=out"]) == 0
+        assert main.main(["eval", "-m", f"run={run},x", "nested.images=y", "hydra.sweep.dir=out"]) == 0
         assert json.loads(Path("out/0/results.json").read_text()) == {"run": run, "loss": None}
 
 
@@ -485,7 +489,7 @@ def test_hydra_composes_once_for_a_run_and_its_mode_still_counts(
         return load(*args, **kwargs)
 
     monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", counted)
-    assert cli.main(["fit", *words]) == 0
+    assert main.main(["fit", *overrides]) == 0
     assert [cfg.seed for cfg in seen] == jobs and (count == 1) == once
 
 
@@ -502,7 +506,7 @@ def test_hydra_starts_where_argparse_checks_help_strings(conf: Path, monkeypatch
 
     monkeypatch.setattr(argparse.ArgumentParser, "_check_help", check, raising=False)
     monkeypatch.setattr(argparse.ArgumentParser, "add_argument", checked)
-    assert cli.main(["fit", "--cfg", "job"]) == 0
+    assert main.main(["fit", "--cfg", "job"]) == 0
     assert argparse.ArgumentParser._check_help is check  # type: ignore[attr-defined]
 
 
@@ -515,7 +519,7 @@ def test_failed_job_of_a_sweep_is_named(
         return {}
 
     seen = command(run)
-    assert cli.main(["fit", "-m", "seed=0,1,2", "--json"]) == 3
+    assert main.main(["fit", "-m", "seed=0,1,2", "--json"]) == 3
     out, err = capsys.readouterr()
     assert not out
     assert "cnntrain: job 1 failed: loss is nan\n" in err
@@ -529,7 +533,7 @@ def test_a_signal_in_a_job_ends_the_sweep(
         raise StoppedError("stopped by SIGTERM", 15)
 
     seen = command(run)
-    assert cli.main(["fit", "-m", "seed=0,1,2"]) == 143
+    assert main.main(["fit", "-m", "seed=0,1,2"]) == 143
     assert "cnntrain: job 0 stopped by SIGTERM\n" in capsys.readouterr().err
     assert len(seen) == 1
 
@@ -542,13 +546,13 @@ def test_work_that_is_not_complete_is_told_and_ends_with_1(
         raise IncompleteError("1 of 2 failed", {"n": 1})
 
     command(run)
-    assert cli.main(["fit", *words, "--json"]) == 1
+    assert main.main(["fit", *overrides, "--json"]) == 1
     out, err = capsys.readouterr()
-    assert "1 of 2 failed\n" in err and out == ("" if words else '{"n": 1}\n')
+    assert "1 of 2 failed\n" in err and out == ("" if overrides else '{"n": 1}\n')
 
 
 def test_help_of_a_command(conf: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["fit", "model=resnet20", "--help"]) == 0
+    assert main.main(["fit", "model=resnet20", "--help"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("Train a network: cnntrain fit model=small cost=$1\n")
     lines = out.splitlines()
@@ -558,12 +562,12 @@ def test_help_of_a_command(conf: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "  seed: 0                             # fixes every draw" in lines
     assert "    workers: 0                        # processes" in lines
     assert "hydra" not in out
-    assert cli.main(["help", "eval"]) == 0
+    assert main.main(["help", "eval"]) == 0
     assert "run: ???" in capsys.readouterr().out
 
 
 def test_configuration_is_shown(conf: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["fit", "--cfg", "job", "seed=5"]) == 0
+    assert main.main(["fit", "--cfg", "job", "seed=5"]) == 0
     shown = OmegaConf.create(capsys.readouterr().out)
     assert shown.seed == 5
     assert "hydra" not in shown
@@ -590,7 +594,7 @@ def test_unusual_surroundings(conf: Path, tmp_path: Path) -> None:
 def test_every_encoding_takes_what_is_printed(tmp_path: Path, encoding: str) -> None:
     """A table keeps its columns; what an encoding has is written as it is."""
     rows = [{"stage": "Müller", "output": "6×28×28"}, {"stage": os.fsdecode(b"\xe9"), "output": "…"}]
-    text = f"{tables.render(rows)}\n{cli.usage()}\n日本 → ± 95 % interval 1 … 2\n"
+    text = f"{tables.render(rows)}\n{main.usage()}\n日本 → ± 95 % interval 1 … 2\n"
     with (tmp_path / "out").open("w") as sink:
         like = SimpleNamespace(encoding=encoding)
         with streams.forgiving(sink.fileno(), like=like) as stream:

@@ -19,11 +19,13 @@ import pytest
 import torch
 from PIL import Image
 
-from cnntrain import runs
-from cnntrain.cli import main
-from cnntrain.commands import outcome, predict
-from cnntrain.data.sources import Card, Dataset, Pixels, Split
-from cnntrain.tables import wilson
+from cnntrain.cli.main import main
+from cnntrain.commands import predict
+from cnntrain.data.storage.images import Card, Dataset, Pixels, Split
+from cnntrain.runs import outcome
+from cnntrain.runs.folder import find_run, remember
+from cnntrain.runs.predictions import mean_and_contrast
+from cnntrain.stats.intervals import wilson
 from cnntrain.training import checkpoints
 from cnntrain.training.loop import Progress
 
@@ -297,7 +299,7 @@ def test_a_predict_that_was_killed_leaves_nothing_in_the_way_of_the_next(
     table = (folder / "out/predictions.csv").read_text()
     assert whole["n"] == 40 and len(table.splitlines()) == 41
     shutil.rmtree(folder / "out")
-    plain, calls = predict.mean_and_contrast, itertools.count()
+    plain, calls = mean_and_contrast, itertools.count()
 
     def dies(images: torch.Tensor) -> torch.Tensor:
         if next(calls) == 2:
@@ -429,7 +431,7 @@ def test_latest_is_the_newest_run_wherever_it_lies(
     made += [job["run_dir"] for job in cnntrain(*words, "-m", "seed=0,1", "output_dir=runs/sweep")["jobs"]]
     for newest in reversed(made):
         assert main(["eval", "run=latest"]) == 0
-        found, said = runs.find("latest"), capfd.readouterr().err
+        found, said = find_run("latest"), capfd.readouterr().err
         assert found.resolve() == Path(newest).resolve() and f"latest is {found}" in said
         shutil.rmtree(newest)
     assert main(["eval", "run=latest"]) == 2
@@ -440,7 +442,7 @@ def test_latest_is_the_newest_run_wherever_it_lies(
 
 def test_a_note_that_cannot_be_written_costs_no_training(folder: Path) -> None:
     Path("runs").write_text("no folder")
-    runs.remember(folder / "run")
+    remember(folder / "run")
 
 
 def test_results_go_to_standard_output_and_messages_to_standard_error(
@@ -456,6 +458,6 @@ def test_results_go_to_standard_output_and_messages_to_standard_error(
 
 def test_training_does_not_import_the_compiler(folder: Path, tiny: tuple[str, ...]) -> None:
     words = ["fit", *tiny, "model=resnet20", "trainer.epochs=1", "trainer.tensorboard=true", "output_dir=run"]
-    code = f"import sys; from cnntrain.cli import main; assert main({words}) == 0; "
+    code = f"import sys; from cnntrain.cli.main import main; assert main({words}) == 0; "
     code += "sys.exit(bool({'torch._dynamo', 'sympy'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cnntrain.analysis.comparison import (
+from cnntrain.cli.main import main
+from cnntrain.stats.paired_tests import (
     Images,
     believable,
     conclude,
@@ -25,7 +26,6 @@ from cnntrain.analysis.comparison import (
     seeds_needed,
     sign_flip,
 )
-from cnntrain.cli import main
 
 Call = Callable[..., dict[str, Any]]
 IMAGE_KEYS = {

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cnntrain import catalog, cli, completion
+from cnntrain.cli import completion, groups, main
 
 COMMANDS = ["eval", "fit", "predict"]
 FILES = {
@@ -43,7 +43,7 @@ def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("runs/fit/a b", "runs/eval", ".hidden", "rest"):
         (work / name).mkdir(parents=True)
     (work / "photo.jpg").touch()
-    monkeypatch.setattr(cli, "config_dir", lambda: folder)
+    monkeypatch.setattr(main, "config_dir", lambda: folder)
     monkeypatch.chdir(work)
     return folder
 
@@ -117,7 +117,7 @@ def test_each_shell_gets_its_spelling(conf: Path) -> None:
 
 
 def test_keys_carry_their_comments(conf: Path) -> None:
-    comments = catalog.compose([conf], "fit", {}).comments
+    comments = groups.compose([conf], "fit", {}).comments
     assert comments == {
         "seed": "fixes every draw",
         "dataset.root": "where the files lie",
@@ -132,26 +132,26 @@ def test_composition_agrees_with_hydra(conf: Path) -> None:
     with initialize_config_dir(str(conf), version_base="1.3"):
         for typed in ({}, {"model": "resnet20", "dataset": "mnist"}, {"experiment": "long"}):
             theirs = OmegaConf.to_container(compose("fit", [f"{key}={value}" for key, value in typed.items()]))
-            assert catalog.compose([conf], "fit", typed).keys == theirs
+            assert groups.compose([conf], "fit", typed).keys == theirs
 
 
 def test_command(conf: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for shell in completion.SCRIPTS:
-        assert cli.main(["completion", shell]) == 0
+        assert main.main(["completion", shell]) == 0
         assert "completion query" in capsys.readouterr().out
-    assert cli.main(["completion", "query", "fish", "cnntrain fit model=s"]) == 0
+    assert main.main(["completion", "query", "fish", "cnntrain fit model=s"]) == 0
     assert capsys.readouterr().out == "model=small\n"
-    assert cli.main(["completion", "query", "fish", "cnntrain fit model=x"]) == 0
+    assert main.main(["completion", "query", "fish", "cnntrain fit model=x"]) == 0
     assert not capsys.readouterr().out
-    assert cli.main(["completion", "bsh"]) == 2
+    assert main.main(["completion", "bsh"]) == 2
     assert capsys.readouterr().err == "cnntrain: unknown shell 'bsh'; did you mean 'bash'?\n"
-    assert cli.main(["completion"]) == 2
+    assert main.main(["completion"]) == 2
     assert capsys.readouterr().err == "cnntrain: say cnntrain completion bash|zsh|fish\n"
 
 
 def test_answering_imports_neither_hydra_nor_torch() -> None:
     code = (
-        "import sys; from cnntrain.cli import main; main(['completion', 'query', 'bash', 'cnntrain fit ']);"
+        "import sys; from cnntrain.cli.main import main; main(['completion', 'query', 'bash', 'cnntrain fit ']);"
         "sys.exit(bool({'torch', 'hydra', 'omegaconf', 'numpy'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0

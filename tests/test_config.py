@@ -14,14 +14,16 @@ import pytest
 from omegaconf import DictConfig
 from torch import nn
 
-from cnntrain import config, runs
-from cnntrain.bounds import Count, Fraction, Positive
-from cnntrain.cli import main
-from cnntrain.conform import conform, conform_options
-from cnntrain.errors import InputError
+from cnntrain.cli.main import main
+from cnntrain.config.compose import plain_config
+from cnntrain.config.read import read_config
+from cnntrain.config.schema import Fit
+from cnntrain.config.typed import as_typed
+from cnntrain.config.validate import conform, conform_options
 from cnntrain.models import MODELS
-from cnntrain.schema import Fit
-from cnntrain.typed import as_typed
+from cnntrain.runtime.errors import InputError
+from cnntrain.runtime.jsonfile import flat
+from cnntrain.runtime.ranges import Count, Fraction, Positive
 
 Refused = Callable[..., str]
 
@@ -124,13 +126,13 @@ def test_f28_a_bad_value_is_refused_saying_what_it_may_be(refused: Refused, word
 def test_f28_an_unknown_key_in_a_yaml_file_is_found_as_well(
     refused: Refused, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cnntrain import cli
+    from cnntrain.cli import main as cli
 
     copy = folder / "conf"
     shutil.copytree(cli.config_dir(), copy)
     with (copy / "trainer" / "default.yaml").open("a") as sink:
         sink.write("epoch: 3\n")
-    monkeypatch.setattr("cnntrain.cli.config_dir", lambda: copy)
+    monkeypatch.setattr("cnntrain.cli.main.config_dir", lambda: copy)
     assert "unknown key 'trainer.epoch'; did you mean 'trainer.epochs'?" in refused("fit")
 
 
@@ -192,7 +194,7 @@ def test_a_plugin_adds_a_model_and_is_never_imported_from_a_record(
         "def mine(in_shape, num_classes, **build):\n    return softmax(in_shape, num_classes, **build)\n"
         "MODELS['mine'] = mine\n"
     )
-    from cnntrain.cli import main
+    from cnntrain.cli.main import main
     from cnntrain.models import MODELS
 
     try:
@@ -270,14 +272,14 @@ def test_text_is_kept_in_the_configuration_that_a_run_records(
 
     def run(composed: DictConfig) -> dict[str, Any]:
         with contextlib.suppress(InputError):  # an unknown model
-            config.read(Fit, composed)
-        seen.append(config.plain(composed))
+            read_config(Fit, composed)
+        seen.append(plain_config(composed))
         return {}
 
     module.run = run  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, module.__name__, module)
     assert main(["fit", *words]) == 0
-    assert runs.flat(seen[0])[key] == value
+    assert flat(seen[0])[key] == value
 
 
 def test_a_folder_may_be_called_anything(cnntrain: Callable[..., dict[str, Any]], tiny: tuple[str, ...]) -> None:

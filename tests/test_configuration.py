@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cnntrain import completion
-from cnntrain.cli import COMMANDS, config_dir, main
+from cnntrain.cli import completion
+from cnntrain.cli.main import COMMANDS, config_dir, main
 
 Out = Callable[..., str]
 
@@ -156,7 +156,7 @@ def test_usage_and_completion_know_the_words(out: Out, capfd: pytest.CaptureFixt
 
 
 def test_reading_imports_neither_hydra_nor_torch() -> None:
-    code = "import sys; from cnntrain.cli import main; main(['config', 'list']); main(['config', 'show', 'fit']);"
+    code = "import sys; from cnntrain.cli.main import main; main(['config', 'list']); main(['config', 'show', 'fit']);"
     code += "sys.exit(bool({'torch', 'hydra', 'omegaconf', 'numpy'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
 

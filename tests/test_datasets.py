@@ -14,11 +14,11 @@ import torchvision.datasets
 from hydra import compose, initialize_config_dir
 from made import cifar_archive, md5, mnist_files, write_idx
 
-from cnntrain.data import downloads
-from cnntrain.data.datasets import DATASETS, Card, Dataset, Split, check, describe, fingerprint, load
-from cnntrain.data.sources import Pixels, resident, statistics
-from cnntrain.data.splits import allocate, carve, class_weights, counts_of, subset
-from cnntrain.errors import InputError
+from cnntrain.data.datasets import downloads
+from cnntrain.data.datasets.registry import DATASETS, Card, Dataset, Split, check, describe, fingerprint, load
+from cnntrain.data.datasets.splits import allocate, carve, class_weights, counts_of, subset
+from cnntrain.data.storage.images import Pixels, resident, statistics
+from cnntrain.runtime.errors import InputError
 
 CONF = Path(__file__).parents[1] / "conf"
 NOWHERE = Path("/nonexistent")
@@ -316,6 +316,7 @@ def test_the_configuration_of_each_dataset_composes_to_its_options(name: str) ->
 
 
 def test_torchvision_and_scikit_learn_wait_until_they_are_needed() -> None:
-    code = "import sys, cnntrain.data.datasets; print([m for m in ('torchvision', 'sklearn') if m in sys.modules])"
+    code = "import sys, cnntrain.data.datasets.registry as _; "
+    code += "print([m for m in ('torchvision', 'sklearn') if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from cnntrain.cli import main
+from cnntrain.cli.main import main
 
 Call = Callable[..., dict[str, Any]]
 

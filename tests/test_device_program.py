@@ -20,17 +20,17 @@ from test_loop import CARD, CPU, feed, learner, network, stripes
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from cnntrain.cli import main
+from cnntrain.cli.main import main
 from cnntrain.commands import fit
-from cnntrain.data.augmentation import AUGMENTATIONS
-from cnntrain.data.feeds import ResidentFeed
-from cnntrain.errors import CnntrainError
-from cnntrain.models.blocks import conv, dense, linear
-from cnntrain.models.stages import assemble
-from cnntrain.training import learner as learning
-from cnntrain.training import recording
-from cnntrain.training.recording import WAITING, WARM_UP, Recorder
-from cnntrain.training.saving import Saver
+from cnntrain.data.augment.augmentations import AUGMENTATIONS
+from cnntrain.data.loading.loader import ResidentFeed
+from cnntrain.nn.blocks import conv, dense, linear
+from cnntrain.nn.stages import assemble
+from cnntrain.runtime.errors import CnntrainError
+from cnntrain.training import cuda_graph
+from cnntrain.training import step as learning
+from cnntrain.training.async_checkpoints import Saver
+from cnntrain.training.cuda_graph import WAITING, WARM_UP, Recorder
 
 # --- numbers in tables
 
@@ -164,7 +164,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Recorder]:
         CUDAGraph=Graph,
         graph=graph,
     )
-    monkeypatch.setattr(recording.torch, "cuda", fake)
+    monkeypatch.setattr(cuda_graph.torch, "cuda", fake)
 
     def program(inputs: str) -> None:
         if "waits" in inputs:

@@ -22,11 +22,11 @@ import pytest
 import yaml
 from PIL import Image
 
-from cnntrain.catalog import choices, compose
-from cnntrain.cli import COMMANDS, config_dir, main
-from cnntrain.data.datasets import DATASETS
+from cnntrain.cli.groups import choices, compose
+from cnntrain.cli.main import COMMANDS, config_dir, main
+from cnntrain.cli.overrides import split
+from cnntrain.data.datasets.registry import DATASETS
 from cnntrain.models import MODELS
-from cnntrain.words import split
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = {str(path.relative_to(ROOT)): path.read_text() for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))}

@@ -14,11 +14,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from cnntrain.cli import main
+from cnntrain.cli.main import main
 from cnntrain.commands import env, export
-from cnntrain.commands.loading import load_run
-from cnntrain.data.sources import Card
+from cnntrain.data.storage.images import Card
 from cnntrain.models import MODELS
+from cnntrain.runs.export import FORMATS, TOLERANCE, largest_difference
+from cnntrain.runs.load import load_run
 from cnntrain.training import checkpoints
 
 Call = Callable[..., dict[str, Any]]
@@ -100,19 +101,19 @@ def test_connection_tables_and_shortcuts_can_be_exported(name: str, form: str, t
         pytest.importorskip("onnxscript")
     card = Card("drawn", tuple("0123456789"), (1, 28, 28), (0.3,), (0.3,))
     net = MODELS[name](card.shape, 10).eval()
-    write, read = export.FORMATS[form]
+    write, read = FORMATS[form]
     (tmp_path / f"net.{form}").write_bytes(write(net, card, {"name": json.dumps(name)}))
-    difference = export.largest_difference(net, read(tmp_path / f"net.{form}"), card)
-    assert difference < export.TOLERANCE
+    difference = largest_difference(net, read(tmp_path / f"net.{form}"), card)
+    assert difference < TOLERANCE
 
 
 def test_a_file_that_computes_something_else_is_not_kept(
     cnntrain: Call, run: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    write, read = export.FORMATS["safetensors"]
+    write, read = FORMATS["safetensors"]
     for change in (lambda out: out + 2e-4, lambda out: out * float("nan")):
         other = lambda path, change=change: lambda x: change(read(path)(x))  # noqa: E731
-        monkeypatch.setitem(export.FORMATS, "safetensors", (write, other))
+        monkeypatch.setitem(FORMATS, "safetensors", (write, other))
         assert main(["export", "run=run", "format=safetensors"]) == 1
         assert "computes something else" in capfd.readouterr().err
         assert not list((run / "export").iterdir())

@@ -16,9 +16,10 @@ import torchvision.datasets
 from cuts import Call, at_once
 from made import BAD, cifar_archive, mnist_files, picture, tree
 
-from cnntrain.cli import main
-from cnntrain.data import downloads, workers
-from cnntrain.data.sources import Files
+from cnntrain.cli.main import main
+from cnntrain.data.datasets import downloads
+from cnntrain.data.loading import workers
+from cnntrain.data.storage.images import Files
 from cnntrain.training import loop
 
 Refused = Callable[..., str]

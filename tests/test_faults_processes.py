@@ -21,12 +21,13 @@ from types import FrameType
 import pytest
 from cuts import FULL, Call, agree, at_once, cut, interrupt, last, rows, start, wait_for_steps
 
-from cnntrain import runs
-from cnntrain.cli import main
-from cnntrain.commands import cells
-from cnntrain.streams import forgiving
+from cnntrain.cli.main import main
+from cnntrain.runs.folder import RECORD, lock_folder
+from cnntrain.runtime.jsonfile import read_json
+from cnntrain.runtime.signals import Signals
+from cnntrain.runtime.streams import forgiving
+from cnntrain.studies import cells
 from cnntrain.training import checkpoints, loop
-from cnntrain.training.signals import Signals
 
 CHAOS = Path(__file__).parents[1] / "scripts" / "chaos.py"
 
@@ -83,7 +84,7 @@ def test_f17_a_second_signal_leaves_at_once_with_the_last_checkpoint_whole(folde
         "        checkpoints.verify = slow\n"
         "        os.kill(os.getpid(), signal.SIGINT)\n"
         "loop.Learner.update = interrupted\n"
-        "from cnntrain.cli import main\n"
+        "from cnntrain.cli.main import main\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
     words = [*tiny, "trainer.checkpoint_seconds=0", "output_dir=run"]
@@ -131,7 +132,7 @@ def test_f16_a_terminal_that_closes_twice_saves_and_stops(
         interrupt(patched, checkpoints, "save_last", 1, signal.SIGHUP)
         cut(*tiny, "output_dir=cut", nth=3, number=signal.SIGHUP)
     assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-    assert runs.read_json(folder / "cut" / runs.RECORD)["exit"] == "stopped by SIGHUP"
+    assert read_json(folder / "cut" / RECORD)["exit"] == "stopped by SIGHUP"
     cnntrain("fit", *tiny, "output_dir=whole")
     assert cnntrain("fit", *tiny, "output_dir=cut")["resumed_from"] == 3
     agree(folder / "whole", folder / "cut")
@@ -187,7 +188,7 @@ def test_f29_a_folder_in_use_is_refused_and_a_dead_holders_lock_taken_over(
     cnntrain: Call, folder: Path, tiny: tuple[str, ...], capfd: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "run").mkdir()
-    with runs.lock(folder / "run"):
+    with lock_folder(folder / "run"):
         assert main(["fit", *tiny, "output_dir=run"]) == 2
         assert f"in use by process {os.getpid()} on" in capfd.readouterr().err
         assert sorted(path.name for path in (folder / "run").iterdir()) == [".holder", ".lock"]
@@ -202,7 +203,7 @@ def test_f29_a_folder_in_use_is_refused_and_a_dead_holders_lock_taken_over(
 
 def test_a_run_that_is_refused_after_its_workers_started_ends_all_the_same(folder: Path, tiny: tuple[str, ...]) -> None:
     (folder / "run").mkdir()
-    with runs.lock(folder / "run"), start(folder, *tiny, "dataset.workers=1", "output_dir=run") as process:
+    with lock_folder(folder / "run"), start(folder, *tiny, "dataset.workers=1", "output_dir=run") as process:
         try:
             _, err = process.communicate(timeout=60)
         except subprocess.TimeoutExpired:

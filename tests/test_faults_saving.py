@@ -20,12 +20,16 @@ from cuts import FULL, Call, agree, cut, fill, interrupt, last
 from made import TINY
 from PIL import Image
 
-from cnntrain import disk, runs
-from cnntrain.cli import main
-from cnntrain.commands import fit, invariance, resuming
-from cnntrain.errors import DiskError
+from cnntrain.cli.main import main
+from cnntrain.commands import fit, invariance
+from cnntrain.runs import resume
+from cnntrain.runs.folder import CONFIG, METRICS, RECORD, RESULTS, append_metrics
+from cnntrain.runs.train import Training
+from cnntrain.runtime import disk
+from cnntrain.runtime.errors import DiskError
+from cnntrain.runtime.jsonfile import read_json, read_lines, write_json
 from cnntrain.training import checkpoints, loop
-from cnntrain.training.saving import Saver
+from cnntrain.training.async_checkpoints import Saver
 
 LEFT = f"{disk.PARTIAL}*"  # half-written files
 
@@ -185,7 +189,7 @@ def test_f10_no_flipped_bit_loads_silently(cnntrain: Call, folder: Path, tiny: t
         except checkpoints.CheckpointError:
             refusals += 1
         else:
-            assert resuming.same(found, state), (place, bit)
+            assert resume.same(found, state), (place, bit)
     assert refusals > flips / 2  # the others lie in padding, or in names that nobody reads
 
 
@@ -210,12 +214,12 @@ def test_f11_another_network_or_other_classes_are_refused_naming_what_differs(
     assert "belongs to another network: conv1.conv.bias" in refused("eval", "run=two")
     renamed = last(folder / "two") | {"classes": [f"other{number}" for number in range(10)]}
     checkpoints.save(folder / "two" / "checkpoints" / "last.pt", renamed)
-    (folder / "two" / runs.RESULTS).unlink()
+    (folder / "two" / RESULTS).unlink()
     words = ("fit", *tiny, "model=softmax", "output_dir=two")
     assert "has learnt other classes: grating0, grating1" in refused(*words)
 
     shutil.copy(folder / "two" / "checkpoints" / "last.pt", folder / "two" / "checkpoints" / "best.pt")
-    config = folder / "two" / runs.CONFIG
+    config = folder / "two" / CONFIG
     settings = json.loads(config.read_text())
     for name, code, line in (
         ("mlp", 4, "belongs to another network: fc"),
@@ -338,15 +342,15 @@ def test_f13_a_disk_that_fills_while_a_checkpoint_is_written_keeps_the_one_befor
     words = [*tiny, "trainer.checkpoint_seconds=0", "dataset.val_size=0", "trainer.epochs=6"]
     cnntrain("fit", *words, "output_dir=whole")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    save, saves = fit.Training.save_last, itertools.count(1)
+    save, saves = Training.save_last, itertools.count(1)
 
-    def filling(self: fit.Training) -> None:
+    def filling(self: Training) -> None:
         if next(saves) == 2:
             resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
         save(self)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(fit.Training, "save_last", filling)
+        patched.setattr(Training, "save_last", filling)
         try:
             assert main(["fit", *words, "output_dir=run"]) == 1
         finally:
@@ -373,7 +377,7 @@ def test_f14_a_log_that_cannot_be_written_does_not_end_the_training(
     out, err = capfd.readouterr()
     assert err.count("metrics.jsonl cannot be written: [Errno 28] No space left on device") == 1
     assert json.loads(out)["best"] == whole["best"]
-    assert resuming.same(last(folder / "run")["model"], last(folder / "whole")["model"])
+    assert resume.same(last(folder / "run")["model"], last(folder / "whole")["model"])
 
 
 def test_f15_a_folder_that_cannot_be_made_is_refused_before_anything_is_read(
@@ -427,8 +431,8 @@ def test_a_link_is_replaced_and_never_written_through(tmp_path: Path) -> None:
     elsewhere, path = tmp_path / "elsewhere", tmp_path / "run.json"
     elsewhere.write_text("precious")
     path.symlink_to(elsewhere)
-    runs.write_json(path, {"exit": "done"})
-    assert elsewhere.read_text() == "precious" and not path.is_symlink() and runs.read_json(path) == {"exit": "done"}
+    write_json(path, {"exit": "done"})
+    assert elsewhere.read_text() == "precious" and not path.is_symlink() and read_json(path) == {"exit": "done"}
 
 
 def test_the_disk_has_a_file_before_its_place_does_and_the_names_of_new_folders(
@@ -448,17 +452,17 @@ def test_the_disk_has_a_file_before_its_place_does_and_the_names_of_new_folders(
 
 
 def test_a_record_that_a_full_disk_takes_a_part_of_is_left_out_whole(tmp_path: Path) -> None:
-    runs.append_metrics(tmp_path, {"step": 1})
-    size = (tmp_path / runs.METRICS).stat().st_size
+    append_metrics(tmp_path, {"step": 1})
+    size = (tmp_path / METRICS).stat().st_size
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (size + 5, limits[1]))
         with pytest.raises(OSError, match="space"):
-            runs.append_metrics(tmp_path, {"step": 2})
+            append_metrics(tmp_path, {"step": 2})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    runs.append_metrics(tmp_path, {"step": 3})
-    assert runs.read_lines(tmp_path / runs.METRICS) == [{"step": 1}, {"step": 3}]
+    append_metrics(tmp_path, {"step": 3})
+    assert read_lines(tmp_path / METRICS) == [{"step": 1}, {"step": 3}]
 
 
 # --- states that are owed
@@ -498,7 +502,7 @@ def test_f13_a_disk_that_fills_before_the_last_save_is_no_end(
     assert "cnntrain: not saved at step 10: run/checkpoints/best.pt cannot be written: the disk is full" in err
     assert "run/checkpoints holds no weights; once the disk takes more, the same command" in err
     run = folder / "run"
-    assert not (run / runs.RESULTS).exists() and "not saved" in runs.read_json(run / runs.RECORD)["exit"]
+    assert not (run / RESULTS).exists() and "not saved" in read_json(run / RECORD)["exit"]
     assert cnntrain("fit", *tiny, "output_dir=run")["resumed_from"] == 0
     agree(folder / "whole", run)
 
@@ -510,7 +514,7 @@ def test_f13_results_that_the_disk_does_not_take_are_written_by_the_same_command
     write = disk.write
 
     def full(path: Path, data: str) -> None:
-        if path.name == runs.RESULTS:
+        if path.name == RESULTS:
             raise DiskError(f"{path} cannot be written")
         write(path, data)
 
@@ -614,12 +618,12 @@ def test_f38_after_a_power_cut_the_same_command_resumes_what_was_saved(
         patched.setattr(loop.Learner, "update", cutting)
         cnntrain("fit", *words, "output_dir=whole")
     after = folder / "after" / "whole"
-    assert runs.read_json(after / runs.CONFIG) == runs.read_json(folder / "whole" / runs.CONFIG)
+    assert read_json(after / CONFIG) == read_json(folder / "whole" / CONFIG)
     assert cnntrain("fit", *words, f"output_dir={after}")["resumed_from"] == step // 5 * 5
     agree(folder / "whole", after)
     platter.restore(folder, folder / "end")
-    assert runs.read_json(folder / "end" / "whole" / runs.RECORD)["exit"] == "done"
-    assert runs.read_json(folder / "end" / "whole" / runs.RESULTS)
+    assert read_json(folder / "end" / "whole" / RECORD)["exit"] == "done"
+    assert read_json(folder / "end" / "whole" / RESULTS)
 
 
 # --- F35
@@ -757,7 +761,7 @@ def test_f36_a_lock_that_is_a_link_is_refused(folder: Path, refused: Callable[..
 
 def test_f36_a_log_that_is_a_link_is_not_written_through(tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("before")
-    for name in (runs.METRICS, "log.txt"):
+    for name in (METRICS, "log.txt"):
         (tmp_path / name).symlink_to(tmp_path / "precious")
         with pytest.raises(OSError, match="symbolic links"), disk.appending(tmp_path / name):
             pytest.fail("it was opened")

@@ -11,12 +11,14 @@ import torch
 from PIL import Image
 
 from cnntrain import config
-from cnntrain.cli import main
+from cnntrain.cli.main import main
 from cnntrain.commands import eval as evaluations
-from cnntrain.commands import export, predict, session
-from cnntrain.data.feeds import Feed, plan_epoch
-from cnntrain.errors import InputError
-from cnntrain.training import checkpoints, learner, loop
+from cnntrain.commands import export, predict
+from cnntrain.data.loading.loader import Feed, plan_epoch
+from cnntrain.runs import setup
+from cnntrain.runtime.errors import InputError
+from cnntrain.training import checkpoints, loop
+from cnntrain.training import step as learner
 
 
 def scripted(scores: list[float], epochs: int, patience: int, cut: int | None = None) -> tuple[list[Any], list[str]]:
@@ -141,10 +143,10 @@ def explained_otherwise(*args: Any, **settings: Any) -> None:
 FIT = "out of memory with trainer.batch_size=16, trainer.accumulate=1, trainer.eval_batch_size=500"
 EVAL = "out of memory with batch_size="
 MOMENTS: dict[str, tuple[object, str, list[str], str]] = {
-    "images": (session, "load_data", [], FIT),
+    "images": (setup, "load_data", [], FIT),
     "the network": (config, "build_model", [], FIT),
-    "the first batch": (session.ResidentFeed, "batch", [], FIT),
-    "a validation": (session, "outputs", [], FIT),
+    "the first batch": (setup.ResidentFeed, "batch", [], FIT),
+    "a validation": (setup, "outputs", [], FIT),
     "eval": (evaluations, "outputs", ["eval", "run=run"], EVAL),
     "predict": (predict, "outputs", ["predict", "run=run", "images=image.png"], EVAL),
     "export": (export, "load_run", ["export", "run=run", "format=safetensors"], "out of memory; what helps: a machine"),

@@ -17,12 +17,16 @@ import pytest
 from cuts import FULL
 from made import picture
 
-from cnntrain import cli, config
-from cnntrain.catalog import FLAGS, compose, groups, options
-from cnntrain.commands import ablate, compare, export, invariance, report, session
-from cnntrain.runs import flat
+from cnntrain import config
+from cnntrain.cli import main
+from cnntrain.cli.groups import FLAGS, compose, groups, options
+from cnntrain.commands import ablate, compare, export, invariance, report
+from cnntrain.config.build import dataset_options, read_dataset
+from cnntrain.runs import setup
+from cnntrain.runs.export import FORMATS
+from cnntrain.runtime.jsonfile import flat
 
-CONF = cli.config_dir()
+CONF = main.config_dir()
 SEEDS, LINES = (range(25), 120) if FULL else (range(1), 30)
 HEAVY = {"resnet50", "resnet101", "resnet152", "resnet110", "preact_resnet1001", "preact_resnet164", "lm_resnet110"}
 NOTES = ("given twice; the last counts", "imported", "latest is", "cnntrain: job ", "warning: ", "[W", "left out: ")
@@ -107,7 +111,7 @@ def lines(seed: int) -> Iterator[list[str]]:
         **{"predict": ["run=run", "images=image.png"], "compare": ["runs=[run,other]"], "ablate": ["remove=[[conv1]]"]},
     }
     while True:
-        command = rng.choice(["fit"] * 4 + ["check"] * 8 + [*cli.COMMANDS, "config", "completion"])
+        command = rng.choice(["fit"] * 4 + ["check"] * 8 + [*main.COMMANDS, "config", "completion"])
         if command in ("config", "completion"):
             names = [
                 "list",
@@ -144,12 +148,12 @@ def begins(*_: Any, **__: Any) -> NoReturn:
 
 def read_little(options: dict[str, Any], data_root: str) -> Any:
     """Read images that are drawn, and few; for others nothing is left to check without them."""
-    _, own = config.dataset_options(options)
+    _, own = dataset_options(options)
     small = max(own.get("train_images", 0), own.get("test_images", 0), 8 * own.get("image_size", 0)) < 1000
     return read(options, data_root) if options["name"] == "synthetic" and small else begins()
 
 
-read = config.read_dataset
+read = read_dataset
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +163,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, seed in (("run", 0), ("other", 1)):
         words = ["model=softmax", "dataset=synthetic", "dataset.train_images=64", "dataset.test_images=32"]
         words += ["augmentation=none", "trainer.epochs=1", "trainer.batch_size=16", "trainer.tensorboard=false"]
-        assert cli.main(["fit", *words, f"seed={seed}", f"output_dir={folder / name}"]) == 0
+        assert main.main(["fit", *words, f"seed={seed}", f"output_dir={folder / name}"]) == 0
     picture(0).save(folder / "image.png")
     (folder / "mine" / "optimizer").mkdir(parents=True)
     (folder / "mine" / "optimizer" / "mine.yaml").write_text("name: sgd\nlr: 1\n")
@@ -172,14 +176,14 @@ def idle(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(place)
     monkeypatch.delenv("CNNTRAIN_DATA", raising=False)
     for module, name in (
-        (session, "load_data"),
+        (setup, "load_data"),
         (ablate, "estimate"),
         (compare, "evaluated"),
         (invariance, "follow"),
         (report, "evaluation"),
     ):
         monkeypatch.setattr(module, name, begins)
-    monkeypatch.setattr(export, "FORMATS", dict.fromkeys(export.FORMATS, (begins, begins)))
+    monkeypatch.setattr(export, "FORMATS", dict.fromkeys(FORMATS, (begins, begins)))
     monkeypatch.setattr(config, "read_dataset", read_little)
     return place
 
@@ -187,7 +191,7 @@ def idle(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def wrong(words: list[str], folder: Path, captured: Callable[[], tuple[str, str]]) -> str | None:
     """Run a command line; return what is not as it should be."""
     before = {path for path in folder.rglob("*") if path.is_file()}
-    code = cli.main(words)
+    code = main.main(words)
     _, err = captured()
     after = {path for path in folder.rglob("*") if path.is_file()}
     said = [line for line in err.splitlines() if line and not any(note in line for note in NOTES)]

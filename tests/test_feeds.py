@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cnntrain.data.augmentation import AUGMENTATIONS, Part
-from cnntrain.data.feeds import ResidentFeed, StreamedFeed, plan_epoch, sweep
-from cnntrain.data.rendering import Batch, Normalise
-from cnntrain.data.sources import Card, Pixels, Split
-from cnntrain.errors import InputError
+from cnntrain.data.augment.augmentations import AUGMENTATIONS, Part
+from cnntrain.data.loading.batch import Batch, Normalise
+from cnntrain.data.loading.loader import ResidentFeed, StreamedFeed, plan_epoch, sweep
+from cnntrain.data.storage.images import Card, Pixels, Split
+from cnntrain.runtime.errors import InputError
 
 CPU = torch.device("cpu")
 Recipe = Callable[[], dict[str, Part]]

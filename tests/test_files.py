@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from cnntrain.cli import main
-from cnntrain.errors import InputError
-from cnntrain.files import read_text
+from cnntrain.cli.main import main
+from cnntrain.config.files import read_text
+from cnntrain.runtime.errors import InputError
 
 Refused = Callable[..., str]
 BOMB = b"a0: &a0 [1]\n" + b"".join(

@@ -13,11 +13,11 @@ import torch
 from made import BAD, exif, half, picture, postscript, tiff, tree
 from PIL import Image
 
-from cnntrain.data import images
-from cnntrain.data.datasets import Dataset, describe, fingerprint, load
-from cnntrain.data.images import decode, upright_size
-from cnntrain.data.sources import Files, Split, resident
-from cnntrain.errors import InputError
+from cnntrain.data.datasets.registry import Dataset, describe, fingerprint, load
+from cnntrain.data.storage import decode as images
+from cnntrain.data.storage.decode import decode, upright_size
+from cnntrain.data.storage.images import Files, Split, resident
+from cnntrain.runtime.errors import InputError
 
 UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # Exif 2.3: where row 0 and column 0 are seen
     1: lambda stored: stored,

@@ -8,11 +8,11 @@ import torch
 import torchvision.models
 from torch import nn
 
-from cnntrain.errors import InputError
 from cnntrain.models import MODELS
-from cnntrain.models.chains import ChainError, chain_of, flatten, provable, prove
-from cnntrain.models.foreign import torchvision as foreign
-from cnntrain.models.stages import StageError, walk
+from cnntrain.models.external import torchvision as foreign
+from cnntrain.models.flatten import ChainError, chain_of, flatten, provable, prove
+from cnntrain.nn.stages import StageError, walk
+from cnntrain.runtime.errors import InputError
 
 SMALL = (3, 40, 40)
 

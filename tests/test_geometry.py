@@ -6,14 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-from cnntrain.analysis.geometry import StageGeometry, geometry
 from cnntrain.models import MODELS
-from cnntrain.models.blocks import conv, fractional_pool, global_average, linear, pooling, stochastic_pool, unpooled
-from cnntrain.models.convolutions import locally_connected, spatially_separable, transposed_conv
 from cnntrain.models.googlenet import inception, naive_inception
-from cnntrain.models.layers import LocalContrastNorm, LocalResponseNorm, Maxout, StochasticPool2d
-from cnntrain.models.shapes import Shape
-from cnntrain.models.stages import Add, Concat, assemble
+from cnntrain.nn.blocks import conv, fractional_pool, global_average, linear, pooling, stochastic_pool, unpooled
+from cnntrain.nn.composite import Add, Concat
+from cnntrain.nn.convolutions import locally_connected, spatially_separable, transposed_conv
+from cnntrain.nn.geometry import StageGeometry, geometry
+from cnntrain.nn.layers import LocalContrastNorm, LocalResponseNorm, Maxout, StochasticPool2d
+from cnntrain.nn.shapes import Shape
+from cnntrain.nn.stages import assemble
 
 
 def rows(name: str, shape: Shape, classes: int = 10, **options: object) -> list[StageGeometry]:

@@ -12,16 +12,16 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
-from cnntrain.cli import main
-from cnntrain.data.augmentation import AUGMENTATIONS
-from cnntrain.data.feeds import ResidentFeed
-from cnntrain.data.sources import Card, Pixels, Split
-from cnntrain.models.blocks import conv, dense, linear
-from cnntrain.models.heads import Heads, attach
-from cnntrain.models.stages import assemble
-from cnntrain.optim import sgd
+from cnntrain.cli.main import main
+from cnntrain.data.augment.augmentations import AUGMENTATIONS
+from cnntrain.data.loading.loader import ResidentFeed
+from cnntrain.data.storage.images import Card, Pixels, Split
+from cnntrain.nn.auxiliary import Heads, attach
+from cnntrain.nn.blocks import conv, dense, linear
+from cnntrain.nn.stages import assemble
 from cnntrain.training import checkpoints
-from cnntrain.training.learner import Learner
+from cnntrain.training.optimizers import sgd
+from cnntrain.training.step import Learner
 
 Call = Callable[..., dict[str, Any]]
 CARD = Card("noise", ("one", "two"), (1, 8, 8), (0.5,), (0.5,))

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from made import md5, picture
 
-from cnntrain.data import archives, imagenet
-from cnntrain.data.archives import Archive, unpack
-from cnntrain.data.datasets import Dataset, describe, image_counts, load
-from cnntrain.data.imagenet import NETTE, WOOF, WORDS
-from cnntrain.data.sources import Files, resident
-from cnntrain.errors import InputError
+from cnntrain.data.datasets import archives, imagenet
+from cnntrain.data.datasets.archives import Archive, unpack
+from cnntrain.data.datasets.imagenet import NETTE, WOOF, WORDS
+from cnntrain.data.datasets.registry import Dataset, describe, image_counts, load
+from cnntrain.data.storage.images import Files, resident
+from cnntrain.runtime.errors import InputError
 
 Call = Callable[..., dict[str, Any]]
 NUMBERS = sorted(NETTE)

@@ -8,10 +8,13 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from cnntrain.analysis import aliasing, crossings, invariance
-from cnntrain.analysis.bands import Range, band, blocks, means, seed_band
-from cnntrain.analysis.displacement import distances
-from cnntrain.analysis.invariance_rows import (
+from cnntrain.data.storage.images import Card, Pixels, Split
+from cnntrain.nn.composite import chain
+from cnntrain.stats.bootstrap import Range, band, blocks, means, seed_band
+from cnntrain.stats.intervals import wilson
+from cnntrain.studies.invariance import aliasing, crossings, measure
+from cnntrain.studies.invariance.distance import distances
+from cnntrain.studies.invariance.rows import (
     Curves,
     agreement_by_chance,
     areas,
@@ -23,11 +26,8 @@ from cnntrain.analysis.invariance_rows import (
     rows,
     worst_classes,
 )
-from cnntrain.data.families import WARPS
-from cnntrain.data.sources import Card, Pixels, Split
-from cnntrain.data.transformations import Warp
-from cnntrain.models.blocks import chain
-from cnntrain.tables import wilson
+from cnntrain.transforms.families import WARPS
+from cnntrain.transforms.transform import Warp
 
 CARD = Card("drawn", ("a", "b", "c"), (1, 12, 12), (0.4,), (0.3,))
 CPU = torch.device("cpu")
@@ -59,13 +59,13 @@ def convolutions(stride: int, pool: nn.Module, mode: str = "circular") -> nn.Seq
 
 def follow(
     net: nn.Sequential, warp: Warp, split: Split, *, stages: Sequence[str] | None = None, batch: int = 5
-) -> tuple[invariance.Subject, invariance.Clean, invariance.Moved]:
-    subject = invariance.subject(net, CARD, stages=stages)
-    batches = invariance.in_batches(split, np.arange(len(split)), batch, CPU)
-    moved = invariance.moves(
+) -> tuple[measure.Subject, measure.Clean, measure.Moved]:
+    subject = measure.subject(net, CARD, stages=stages)
+    batches = measure.in_batches(split, np.arange(len(split)), batch, CPU)
+    moved = measure.moves(
         subject, batches, warp.against(subject.logits), warp.amounts, move=warp.move, crop=warp.margin
     )
-    return subject, invariance.clean(subject, split, batch, warp), moved
+    return subject, measure.clean(subject, split, batch, warp), moved
 
 
 @pytest.mark.parametrize("name", list(WARPS))
@@ -104,9 +104,9 @@ def test_a_convolution_is_equivariant_away_from_the_border_up_to_its_stride() ->
             ("conv", nn.Conv2d(1, 5, 3, stride, 1, bias=False)),
             ("fc", chain(f=nn.Flatten(), l=nn.Linear(5 * (12 // stride) ** 2, 3))),
         )
-        subject = invariance.subject(net, card)
-        batches = invariance.in_batches(split, np.arange(6), 6, CPU)
-        moved = invariance.moves(subject, batches, warp.against(subject.logits), warp.amounts, move=warp.move)
+        subject = measure.subject(net, card)
+        batches = measure.in_batches(split, np.arange(6), 6, CPU)
+        moved = measure.moves(subject, batches, warp.against(subject.logits), warp.amounts, move=warp.move)
         errors = {amount: moved.equivariance[a, 1].max() for a, amount in enumerate(warp.amounts)}
         whole = {amount: error for amount, error in errors.items() if all(part % stride == 0 for part in amount)}
         assert max(whole.values()) < 1e-6
@@ -146,7 +146,7 @@ def test_curves_are_ratios_of_means_to_the_distance_of_fixed_partners() -> None:
     net = convolutions(1, nn.AdaptiveAvgPool2d(1), "zeros")
     subject, clean, moved = follow(net, warp, split, stages=["input", "conv1"])
     found = curves("net", subject.stages, warp.amounts, clean, moved, None, blocks(15), 3)
-    other, same = invariance.partners(split.labels.numpy())
+    other, same = measure.partners(split.labels.numpy())
     labels = split.labels.numpy()
     assert (labels[other] != labels).all() and (labels[same] == labels).all() and (same != np.arange(15)).all()
     x = (split.source.read(np.arange(15)).permute(0, 3, 1, 2).float() / 255 - 0.4) / 0.3
@@ -171,13 +171,13 @@ def test_curves_are_ratios_of_means_to_the_distance_of_fixed_partners() -> None:
 
 def made(
     predicted: np.ndarray, labels: np.ndarray, before: np.ndarray, name: str = "net"
-) -> tuple[invariance.Clean, invariance.Moved]:
+) -> tuple[measure.Clean, measure.Moved]:
     """Return measurements of which only the predictions matter."""
     amounts, n = predicted.shape
     ones = np.ones((1, n), dtype=np.float32)
-    clean = invariance.Clean(labels, before, ones[0], ones[0], ones, ones, ones, np.full(n, -1))
+    clean = measure.Clean(labels, before, ones[0], ones[0], ones, ones, ones, np.full(n, -1))
     cube = np.ones((amounts, 1, n), dtype=np.float32)
-    return clean, invariance.Moved(cube, cube, cube, predicted * 1.0, predicted * 1.0, predicted)
+    return clean, measure.Moved(cube, cube, cube, predicted * 1.0, predicted * 1.0, predicted)
 
 
 def test_consistency_is_corrected_for_what_two_strangers_of_these_accuracies_would_share() -> None:

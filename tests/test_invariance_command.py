@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cnntrain.cli import main
+from cnntrain.cli.main import main
 
 Call = Callable[..., dict[str, Any]]
 FIT = (

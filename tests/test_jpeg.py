@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnntrain.data import images
-from cnntrain.data.images import decode
-from cnntrain.errors import InputError
+from cnntrain.data.storage import decode as images
+from cnntrain.data.storage.decode import decode
+from cnntrain.runtime.errors import InputError
 
 pytestmark = pytest.mark.skipif(images.torchcodec() is None, reason="needs torchcodec: pip install 'cnntrain[jpeg]'")
 

@@ -9,21 +9,25 @@ from torch import nn
 from torch.nn import functional as F
 
 from cnntrain.models import MODELS
-from cnntrain.models.blocks import Activation, conv, unpooled
 from cnntrain.models.convnet import Convolution, Norm, Pooling
-from cnntrain.models.convolutions import maxout_conv, transposed_conv
-from cnntrain.models.layers import (
+from cnntrain.models.lenet import CONV3_TABLE
+from cnntrain.nn.blocks import conv, unpooled
+from cnntrain.nn.convolutions import maxout_conv, transposed_conv
+from cnntrain.nn.layers import (
+    BITMAPS,
+    Activation,
     FractionalMaxPool2d,
     LocalContrastNorm,
     LocallyConnected2d,
     LocalResponseNorm,
     Maxout,
     PartialConv2d,
+    RadialBasis,
     RotatedConv2d,
     ScaledTanh,
     StochasticPool2d,
+    Subsample,
 )
-from cnntrain.models.lenet import BITMAPS, CONV3_TABLE, RadialBasis, Subsample
 
 GRAY, CIFAR = (1, 28, 28), (3, 32, 32)
 

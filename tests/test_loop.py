@@ -13,17 +13,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
-from cnntrain.data.augmentation import AUGMENTATIONS
-from cnntrain.data.feeds import ResidentFeed
-from cnntrain.data.sources import Card, Pixels, Split
-from cnntrain.errors import InputError, NonFiniteError
-from cnntrain.models.blocks import conv, dense, global_average, linear
-from cnntrain.models.stages import assemble
-from cnntrain.optim import OPTIMIZERS, sgd
-from cnntrain.training.changes import freezing
+from cnntrain.data.augment.augmentations import AUGMENTATIONS
+from cnntrain.data.loading.loader import ResidentFeed
+from cnntrain.data.storage.images import Card, Pixels, Split
+from cnntrain.nn.blocks import conv, dense, global_average, linear
+from cnntrain.nn.stages import assemble
+from cnntrain.runtime.errors import InputError, NonFiniteError
 from cnntrain.training.evaluate import Outputs, outputs, score
-from cnntrain.training.learner import Learner, smoothed
 from cnntrain.training.loop import Progress, train
+from cnntrain.training.optimizers import OPTIMIZERS, sgd
+from cnntrain.training.schedule_events import freezing
+from cnntrain.training.step import Learner, smoothed
 
 CPU = torch.device("cpu")
 CARD = Card("stripes", ("flat", "upright"), (1, 8, 8), (0.5,), (0.5,))
@@ -65,7 +65,7 @@ def test_it_learns_stripes() -> None:
 
 
 def _whole() -> list[tuple[Tensor, Tensor]]:
-    from cnntrain.data.feeds import sweep
+    from cnntrain.data.loading.loader import sweep
 
     return list(sweep(stripes(), CARD, batch_size=20, device=CPU))
 

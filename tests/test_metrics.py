@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn import metrics as oracle
 
-from cnntrain.analysis.metrics import classification, expected_calibration_error, top_k
+from cnntrain.stats.metrics import classification, expected_calibration_error, top_k
 from cnntrain.training.evaluate import Outputs, by_class
 
 CLASSES = [f"class {i}" for i in range(7)]

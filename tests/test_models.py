@@ -12,10 +12,10 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from cnntrain.analysis.geometry import StageGeometry, geometry
 from cnntrain.models import MODELS
-from cnntrain.models.shapes import Shape
-from cnntrain.models.stages import StageError
+from cnntrain.nn.geometry import StageGeometry, geometry
+from cnntrain.nn.shapes import Shape
+from cnntrain.nn.stages import StageError
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "state_dicts.json").read_text())
 GRAY, CIFAR, TINY, IMAGENET = (1, 28, 28), (3, 32, 32), (3, 64, 64), (3, 224, 224)

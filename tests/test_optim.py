@@ -12,19 +12,8 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, StepLR
 
 from cnntrain.models.resnet_cifar import resnet_cifar
-from cnntrain.optim import (
-    OPTIMIZERS,
-    SCHEDULES,
-    cosine,
-    learning_rates,
-    muon,
-    one_cycle,
-    orthogonalised,
-    parameter_groups,
-    sgd,
-    steps,
-    triangular,
-)
+from cnntrain.training.lr_schedules import SCHEDULES, cosine, learning_rates, one_cycle, steps, triangular
+from cnntrain.training.optimizers import OPTIMIZERS, muon, orthogonalised, parameter_groups, sgd
 
 TOTAL = 120
 

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 import cnntrain
-from cnntrain import cli
+from cnntrain.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -70,11 +70,11 @@ def test_source_distribution_is_enough_to_test(built: Path) -> None:
 
 
 def test_installed_wheel_works_from_another_folder(installed: Path, tmp_path: Path) -> None:
-    where = "import cnntrain.cli, sys; print(cnntrain.cli.config_dir())"
+    where = "import cnntrain.cli.main, sys; print(cnntrain.cli.main.config_dir())"
     environment = os.environ | {"PYTHONPATH": str(installed)}
     found = subprocess.run([sys.executable, "-c", where], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert found.stdout.strip() == str(installed / "cnntrain" / "conf")
-    assert run(installed, tmp_path, "--help") == cli.usage()
+    assert run(installed, tmp_path, "--help") == main.usage()
     assert run(installed, tmp_path, "--version") == f"cnntrain {cnntrain.__version__}\n"
     for command in ("describe", "fit"):
         shown = yaml.safe_load(run(installed, tmp_path, command, "--cfg", "job"))

@@ -16,13 +16,14 @@ import pytest
 import torch
 from PIL import Image
 
-from cnntrain.data import packs, sources
-from cnntrain.data.datasets import Dataset, Split, fingerprint, load
-from cnntrain.data.feeds import ResidentFeed, StreamedFeed, sweep
-from cnntrain.data.folder import read_folder
-from cnntrain.data.packs import Packed
-from cnntrain.data.sources import Files, resident
-from cnntrain.errors import InputError
+from cnntrain.data.datasets.folder import read_folder
+from cnntrain.data.datasets.registry import Dataset, Split, fingerprint, load
+from cnntrain.data.loading.loader import ResidentFeed, StreamedFeed, sweep
+from cnntrain.data.storage import images as sources
+from cnntrain.data.storage import pack as packs
+from cnntrain.data.storage.images import Files, resident
+from cnntrain.data.storage.pack import Packed
+from cnntrain.runtime.errors import InputError
 
 SIZE = {"image_size": 8}
 Call = Callable[..., dict[str, Any]]

@@ -19,14 +19,13 @@ from torch import nn
 from torchvision.models._api import BUILTIN_MODELS, Weights, WeightsEnum
 from torchvision.transforms._presets import ImageClassification
 
-from cnntrain import schema
-from cnntrain.cli import main
-from cnntrain.commands import pretrained
-from cnntrain.data.datasets import DATASETS, DatasetEntry
-from cnntrain.data.sources import Card
-from cnntrain.errors import InputError
+from cnntrain.cli.main import main
+from cnntrain.config import pretrained, schema
+from cnntrain.data.datasets.registry import DATASETS, DatasetEntry
+from cnntrain.data.storage.images import Card
 from cnntrain.models import MODELS, PRETRAINED
-from cnntrain.models.foreign import Preprocessing, fill, remarks
+from cnntrain.models.external import Preprocessing, fill, remarks
+from cnntrain.runtime.errors import InputError
 
 Call = Callable[..., dict[str, Any]]
 SHAPE = (3, 20, 20)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cnntrain.processor import SPINS, Times, queued, slowed, spin_briefly
+from cnntrain.runtime.processor import SPINS, Times, queued, slowed, spin_briefly
 
 
 @pytest.mark.parametrize(

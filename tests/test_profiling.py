@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from cnntrain import runs
-from cnntrain.data.feeds import ResidentFeed
-from cnntrain.data.sources import Card, Pixels, Split
-from cnntrain.models.blocks import conv, linear
-from cnntrain.models.stages import assemble
-from cnntrain.optim import sgd
-from cnntrain.training.learner import Learner
+from cnntrain.data.loading.loader import ResidentFeed
+from cnntrain.data.storage.images import Card, Pixels, Split
+from cnntrain.nn.blocks import conv, linear
+from cnntrain.nn.stages import assemble
+from cnntrain.runtime.jsonfile import read_json
+from cnntrain.training.optimizers import sgd
 from cnntrain.training.profiling import PARTS, TIMED, TRACED, WARM_UP, Profiler, Report, show
+from cnntrain.training.step import Learner
 
 CPU = torch.device("cpu")
 CARD = Card("noise", ("one", "other"), (1, 8, 8), (0.5,), (0.5,))
@@ -88,7 +88,7 @@ def test_fit_shows_and_keeps_a_profile(
     words = (*tiny, "trainer.epochs=7")
     found = cnntrain(*("fit", *words, "trainer.profile=true", "output_dir=run"))
     assert found["profile"]["steps"] == TIMED
-    assert found["profile"] == runs.read_json(folder / "run" / "results.json")["profile"]
+    assert found["profile"] == read_json(folder / "run" / "results.json")["profile"]
     assert Path(found["profile"]["trace"]) == Path("run/profile/trace.json")
     assert json.loads(Path(found["profile"]["trace"]).read_text())["traceEvents"]
     plain = cnntrain("fit", *words, "output_dir=plain")

@@ -21,19 +21,20 @@ import pytest
 import torch
 from cuts import FULL, agree, each_at_once, last, rows
 
-from cnntrain import config, ranks
-from cnntrain.cli import main
-from cnntrain.commands.session import Session, until
-from cnntrain.data.augmentation import AUGMENTATIONS
-from cnntrain.data.feeds import ResidentFeed, StreamedFeed
-from cnntrain.data.sources import Card, Dataset, Pixels, Split
-from cnntrain.draws import generator
-from cnntrain.errors import CnntrainError
-from cnntrain.models.blocks import linear
-from cnntrain.models.stages import assemble
-from cnntrain.optim import sgd
+from cnntrain.cli.main import main
+from cnntrain.data.augment.augmentations import AUGMENTATIONS
+from cnntrain.data.loading.loader import ResidentFeed, StreamedFeed
+from cnntrain.data.storage.images import Card, Dataset, Pixels, Split
+from cnntrain.nn.blocks import linear
+from cnntrain.nn.stages import assemble
+from cnntrain.runs import setup
+from cnntrain.runs.setup import Session, until
+from cnntrain.runtime import distributed
+from cnntrain.runtime.errors import CnntrainError
+from cnntrain.runtime.seeding import generator
 from cnntrain.training import loop
-from cnntrain.training.learner import Learner
+from cnntrain.training.optimizers import sgd
+from cnntrain.training.step import Learner
 
 CARD = Card("noise", ("one", "two", "three"), (1, 6, 6), (0.5,), (0.5,))
 
@@ -55,7 +56,7 @@ def noise(count: int) -> Split:
 def become(rank: int, world: int, port: int) -> None:
     """Make this process one of several, as torchrun would have."""
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    ranks.LAUNCHED, ranks.WORLD, ranks.RANK, ranks.LOCAL_RANK = True, world, rank, rank
+    distributed.LAUNCHED, distributed.WORLD, distributed.RANK, distributed.LOCAL_RANK = True, world, rank, rank
     torch.set_num_threads(1)
 
 
@@ -73,7 +74,7 @@ def train_here(rank: int, world: int, port: int, folder: Path, words: Sequence[s
     os._exit(code or (99 if any(largest.asked for largest in LARGEST) else 0))  # torch would abort at the exit
 
 
-LARGEST: list[ranks.Largest] = []  # all that this process has made
+LARGEST: list[distributed.Largest] = []  # all that this process has made
 
 
 def patch(fault: str, images: Path) -> None:
@@ -88,23 +89,23 @@ def patch(fault: str, images: Path) -> None:
             sink.write(f"{json.dumps([step, feed.index[int(feed.at) - 1].tolist()])}\n")
 
     loop.Learner.update = watched  # type: ignore[method-assign]
-    init = ranks.Largest.__init__
+    init = distributed.Largest.__init__
 
-    def noted(self: ranks.Largest) -> None:
+    def noted(self: distributed.Largest) -> None:
         init(self)
         LARGEST.append(self)
 
-    ranks.Largest.__init__ = noted  # type: ignore[method-assign]
+    distributed.Largest.__init__ = noted  # type: ignore[method-assign]
 
 
 def other_weights() -> None:
-    build = config.build_model
+    build = setup.build_model
 
     def built(*args: Any, **settings: Any) -> Any:
         net = build(*args, **settings)
         return net if settings.get("device") == "meta" else net.apply(doubled)
 
-    config.build_model = built
+    setup.build_model = built  # type: ignore[assignment]
 
 
 @torch.no_grad()
@@ -139,15 +140,15 @@ def said(folder: Path, world: int = 2) -> str:
 
 
 def alone(monkeypatch: pytest.MonkeyPatch, rank: int, world: int) -> None:
-    monkeypatch.setattr(ranks, "WORLD", world)
-    monkeypatch.setattr(ranks, "RANK", rank)
+    monkeypatch.setattr(distributed, "WORLD", world)
+    monkeypatch.setattr(distributed, "RANK", rank)
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 7])
 def test_shares_are_a_partition_in_order(monkeypatch: pytest.MonkeyPatch, world: int) -> None:
-    monkeypatch.setattr(ranks, "WORLD", world)
+    monkeypatch.setattr(distributed, "WORLD", world)
     for size in range(40):
-        shares = [list(range(size))[ranks.share(size, rank)] for rank in range(world)]
+        shares = [list(range(size))[distributed.share(size, rank)] for rank in range(world)]
         assert list(itertools.chain(*shares)) == list(range(size))
         assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
@@ -185,7 +186,7 @@ def sizes() -> list[tuple[int, int]]:
 
 def score_here(rank: int, world: int, port: int, folder: Path) -> None:
     become(rank, world, port)
-    with ranks.joined():
+    with distributed.joined():
         found = [validated(size, batch) for size, batch in sizes()]
     if rank == 0:
         (folder / "scores.json").write_text(json.dumps(found))
@@ -197,7 +198,7 @@ def validated(size: int, batch: int) -> Any:
     data: Any = Dataset(CARD, noise(size), noise(size), None)
     session = Session(cfg, torch.device("cpu"), "fp32", data, *[None] * 3)  # type: ignore[arg-type]
     net = assemble({"fc1": linear(3)}, CARD.shape, out_shape=(3,), seed=0)
-    stop = ranks.Largest()  # as a signal would be asked after
+    stop = distributed.Largest()  # as a signal would be asked after
     return session.validate(net, lambda: bool(stop(0)[0]))
 
 
@@ -369,17 +370,17 @@ def combined(rank: int, weights: torch.Tensor | None) -> list[object]:
 def fail_here(rank: int, world: int, port: int, folder: Path) -> None:
     become(rank, world, port)
     told = []
-    with ranks.joined():
+    with distributed.joined():
         for failing in ((), (1,), (0, 1)):
             try:
-                with ranks.agreed():
+                with distributed.agreed():
                     if rank in failing:
                         raise CnntrainError(f"of {rank}")
                 told.append("")
             except CnntrainError as error:
                 told.append(f"{type(error).__name__}: {error.exit_code}")
-        told.append(str(ranks.total(rank + 1, 2**40 + 1)))
-        told.append(ranks.told(f"of {rank}"))
+        told.append(str(distributed.total(rank + 1, 2**40 + 1)))
+        told.append(distributed.told(f"of {rank}"))
         told.append(str(combined(rank, None)))
         told.append(str(combined(rank, torch.ones(3))))
     (folder / str(rank)).write_text("\n".join(told))
@@ -418,7 +419,7 @@ def torchrun(folder: Path, words: Sequence[str], *flags: str, fault: str = "") -
         "patch(fault, Path('images' + os.environ['RANK']))\n"
         "if os.environ['RANK'] == '0' and os.environ['TORCHELASTIC_RESTART_COUNT'] == '1':\n"
         "    time.sleep(3)  # the other one finds what the process that died has left\n"
-        "from cnntrain.cli import main\n"
+        "from cnntrain.cli.main import main\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
     return subprocess.Popen(

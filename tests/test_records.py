@@ -14,18 +14,19 @@ from cuts import FULL
 from made import TINY
 from PIL import Image
 
-from cnntrain import records, runs
-from cnntrain.cli import main
-from cnntrain.errors import InputError
+from cnntrain.cli.main import main
+from cnntrain.runs import records
+from cnntrain.runs.folder import CONFIG, METRICS, RECORD, RESULTS
+from cnntrain.runtime.errors import InputError
 
 GONE = object()
 VALUES: list[Any] = [GONE, None, True, 7, -1, 0.5, "text", "", [], [[]], ["text"], {}, {"name": {}}, {"a": [1]}]
 Way = tuple[str | int, ...]  # the keys that lead to a value
 EVALUATION = "eval/test_best/results.json"
 FILES = {
-    runs.CONFIG: lambda run: records.settings(run),
-    runs.RECORD: lambda run: records.record(run),
-    runs.RESULTS: lambda run: records.read(run / runs.RESULTS, records.Result),
+    CONFIG: lambda run: records.settings(run),
+    RECORD: lambda run: records.record(run),
+    RESULTS: lambda run: records.read(run / RESULTS, records.Result),
     EVALUATION: lambda run: records.evaluation((run / EVALUATION).parent),
 }
 READING = [
@@ -121,7 +122,7 @@ def strange(value: Any, shape: Any, key: str = "") -> Iterator[str]:
 
 @pytest.mark.parametrize(
     ("name", "shape"),
-    [(runs.RECORD, records.Record), (runs.RESULTS, records.Result), (EVALUATION, records.Evaluation)],
+    [(RECORD, records.Record), (RESULTS, records.Result), (EVALUATION, records.Evaluation)],
 )
 def test_every_key_that_is_written_has_its_shape(trained: Path, name: str, shape: Any) -> None:
     assert list(strange(json.loads((trained / "run" / name).read_text()), shape)) == []
@@ -146,8 +147,8 @@ def test_f37_a_command_that_reads_a_changed_record_works_or_ends_in_one_line(
     for _ in range(60 if FULL else 1):
         shutil.rmtree(run)
         shutil.copytree(trained / "run", run)
-        name = [*FILES, runs.METRICS][draw.integers(len(FILES) + 1)]
-        first, *rest = (run / name).read_text().splitlines() if name == runs.METRICS else [(run / name).read_text()]
+        name = [*FILES, METRICS][draw.integers(len(FILES) + 1)]
+        first, *rest = (run / name).read_text().splitlines() if name == METRICS else [(run / name).read_text()]
         whole = json.loads(first)
         found = list(ways(whole))
         way, new = found[draw.integers(len(found))], VALUES[draw.integers(len(VALUES))]
@@ -162,12 +163,12 @@ def test_f37_a_command_that_reads_a_changed_record_works_or_ends_in_one_line(
 @pytest.mark.parametrize(
     ("name", "text", "line"),
     [
-        (runs.CONFIG, "", "is not JSON"),
-        (runs.CONFIG, "[1]", "holds no JSON object"),
-        (runs.CONFIG, '{"model": ' * 10_000 + "1" + "}" * 10_000, "is nested too deeply"),
-        (runs.CONFIG, '{"model": ' * 100 + "1" + "}" * 100, "is nested too deeply"),
-        (runs.RECORD, "{}", "argv is missing"),
-        (runs.RECORD, b"\xff", "is not JSON"),
+        (CONFIG, "", "is not JSON"),
+        (CONFIG, "[1]", "holds no JSON object"),
+        (CONFIG, '{"model": ' * 10_000 + "1" + "}" * 10_000, "is nested too deeply"),
+        (CONFIG, '{"model": ' * 100 + "1" + "}" * 100, "is nested too deeply"),
+        (RECORD, "{}", "argv is missing"),
+        (RECORD, b"\xff", "is not JSON"),
     ],
 )
 def test_f37_a_file_that_is_no_record_is_named(
@@ -178,24 +179,24 @@ def test_f37_a_file_that_is_no_record_is_named(
 
 
 def test_a_run_that_was_made_before_some_keys_is_opened_and_resumed(run: Path, cnntrain: Callable[..., Any]) -> None:
-    config = json.loads((run / runs.CONFIG).read_text())
+    config = json.loads((run / CONFIG).read_text())
     for group, keys in (("trainer", records.TRAINER), ("dataset", records.DATASET), ("model", records.MODEL)):
         for key in keys:
             del config[group][key]
     for key in records.BEFORE:
         del config[key]
-    (run / runs.CONFIG).write_text(json.dumps(config))
-    record = json.loads((run / runs.RECORD).read_text())
+    (run / CONFIG).write_text(json.dumps(config))
+    record = json.loads((run / RECORD).read_text())
     for key in ("processes", "sessions", "seconds", "init_from"):
         del record[key]
-    (run / runs.RECORD).write_text(json.dumps(record))
+    (run / RECORD).write_text(json.dumps(record))
     assert cnntrain("eval", "run=run")["n"] == 48 and cnntrain("report", "run=run")["n"] == 48
-    (run / runs.RESULTS).unlink()
+    (run / RESULTS).unlink()
     assert cnntrain("fit", *TINY, "trainer.epochs=1", "seed=3", "output_dir=run")["resumed_from"] == 5
 
 
 def test_keys_of_a_newer_version_stay_as_they_are(run: Path, cnntrain: Callable[..., Any]) -> None:
-    for name in (runs.CONFIG, runs.RECORD):
+    for name in (CONFIG, RECORD):
         (run / name).write_text(json.dumps(json.loads((run / name).read_text()) | {"newer": {"key": 1}}))
     assert records.settings(run)["newer"] == records.record(run)["newer"] == {"key": 1}
     assert cnntrain("eval", "run=run")["n"] == 48

@@ -9,8 +9,8 @@ import pytest
 from torch import nn
 
 from cnntrain.models import MODELS
-from cnntrain.models.shapes import Shape
-from cnntrain.models.stages import StageError
+from cnntrain.nn.shapes import Shape
+from cnntrain.nn.stages import StageError
 
 REFUSALS = json.loads((Path(__file__).parent / "golden" / "refusals.json").read_text())
 OWN = [name for name in MODELS if name not in ("torchvision", "timm")]

@@ -21,14 +21,15 @@ import torch
 import torchvision
 from PIL import Image
 
-from cnntrain.analysis import figures, pictures
-from cnntrain.analysis.metrics import classification
-from cnntrain.cli import main
+from cnntrain.cli.main import main
 from cnntrain.commands.eval import report as tell
-from cnntrain.commands.report import epoch_means, facts, rates, stages, title
-from cnntrain.config import build_rates
-from cnntrain.data.sources import Card
+from cnntrain.config.build import build_rates
+from cnntrain.data.storage.images import Card
 from cnntrain.models import MODELS
+from cnntrain.report import svg
+from cnntrain.report.page import epoch_means, facts, rates, stages, title
+from cnntrain.stats.metrics import classification
+from cnntrain.training import pictures
 
 Call = Callable[..., dict[str, Any]]
 ROOT = Path(__file__).resolve().parents[1]
@@ -242,18 +243,18 @@ def test_drawings_are_whole_elements_in_the_colours_of_the_page() -> None:
     generator = np.random.default_rng(0)
     probabilities = generator.dirichlet([0.5] * 4, size=50)
     drawings = [
-        figures.curves({"training": [(1.0, 2.0), (2.0, 1.0)], "validation": [(1.0, 0.0)]}, "Loss", "epoch", "log"),
-        figures.curves({"training": []}, "Top-1", "epoch", "share"),
-        figures.reliability(probabilities, generator.integers(4, size=50)),
+        svg.curves({"training": [(1.0, 2.0), (2.0, 1.0)], "validation": [(1.0, 0.0)]}, "Loss", "epoch", "log"),
+        svg.curves({"training": []}, "Top-1", "epoch", "share"),
+        svg.reliability(probabilities, generator.integers(4, size=50)),
     ]
     for drawing in drawings:
         assert ElementTree.fromstring(drawing).tag.endswith("svg")  # noqa: S314
-        assert "currentColor" in drawing and not [colour for colour in figures.COLOURS if colour in drawing]
+        assert "currentColor" in drawing and not [colour for colour in svg.COLOURS if colour in drawing]
     assert "validation" in drawings[0]
     page = "".join(drawings)
     names = re.findall(r' id="([^"]*)"', page)
     assert len(names) == len(set(names)) and set(re.findall(r'(?:href="|url\()#([^")]*)', page)) <= set(names)
-    once, twice = (figures.curves({"a": [(0.0, 1.0)]}, "x", "step") for _ in range(2))
+    once, twice = (svg.curves({"a": [(0.0, 1.0)]}, "x", "step") for _ in range(2))
     assert once == twice
 
 
@@ -269,10 +270,10 @@ def test_drawings_are_whole_elements_in_the_colours_of_the_page() -> None:
     ],
 )
 def test_one_epoch_is_a_dot_on_axes_that_can_be_read(
-    scale: figures.Scale, values: tuple[float, float], axis: list[str]
+    scale: svg.Scale, values: tuple[float, float], axis: list[str]
 ) -> None:
     lines = {name: [(1.0, value)] for name, value in zip(("training", "validation"), values, strict=True)}
-    drawing = figures.curves(lines, "x", "epoch", scale)
+    drawing = svg.curves(lines, "x", "epoch", scale)
     shown = labels(drawing)
     assert shown[:2] == ["0", "1"] and shown[2] == "epoch"
     assert [text for text in shown[3:-2] if text != "logarithmic"] == axis
@@ -280,13 +281,13 @@ def test_one_epoch_is_a_dot_on_axes_that_can_be_read(
 
 
 def test_a_bin_of_few_images_is_faint_and_says_how_many_there_are() -> None:
-    sure = np.repeat([0.95, 0.75, 0.55], [40, figures.FEW, figures.FEW - 1])
+    sure = np.repeat([0.95, 0.75, 0.55], [40, svg.FEW, svg.FEW - 1])
     probabilities, labelled = np.stack([sure, 1 - sure], axis=1), np.zeros(len(sure), dtype=int)
-    drawing = figures.reliability(probabilities, labelled)
+    drawing = svg.reliability(probabilities, labelled)
     assert {"40", "20", "19"} <= set(labels(drawing))
     assert "opacity: 0.35" in drawing
-    assert "opacity: 0.35" not in figures.reliability(probabilities[:60], labelled[:60])
-    assert "12k" in labels(figures.reliability(np.full((12_345, 1), 1.0), np.zeros(12_345, dtype=int)))
+    assert "opacity: 0.35" not in svg.reliability(probabilities[:60], labelled[:60])
+    assert "12k" in labels(svg.reliability(np.full((12_345, 1), 1.0), np.zeros(12_345, dtype=int)))
 
 
 def test_the_surest_mistakes_come_first() -> None:
@@ -322,10 +323,10 @@ def test_a_heat_picture_has_the_rows_of_the_matrix() -> None:
 
 
 def test_the_template_is_packaged() -> None:
-    assert (files("cnntrain.analysis") / "report.html.jinja").is_file()
+    assert (files("cnntrain.report") / "report.html.jinja").is_file()
     wheel = pytest.importorskip("hatchling.builders.wheel")
     included = {file.distribution_path for file in wheel.WheelBuilder(str(ROOT)).recurse_included_files()}
-    assert "cnntrain/analysis/report.html.jinja" in included
+    assert "cnntrain/report/report.html.jinja" in included
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium here")

@@ -9,12 +9,12 @@ import yaml
 from torch import Tensor
 from torch.nn import functional as F
 
-from cnntrain.cli import config_dir
-from cnntrain.conform import signature
-from cnntrain.data.families import WARPS
-from cnntrain.data.resampling import Motion, sample, sampling, turn
-from cnntrain.data.transformations import floor_of, padding_of
-from cnntrain.errors import InputError
+from cnntrain.cli.main import config_dir
+from cnntrain.config.validate import signature
+from cnntrain.runtime.errors import InputError
+from cnntrain.transforms.families import WARPS
+from cnntrain.transforms.resampling import Motion, sample, sampling, turn
+from cnntrain.transforms.transform import floor_of, padding_of
 
 SHAPE = (3, 9, 12)
 CPU = torch.device("cpu")

@@ -16,15 +16,15 @@ from torch import Tensor
 from torchvision.transforms import RandomResizedCrop, v2
 from torchvision.transforms.v2 import functional as oracle
 
-from cnntrain.cli import main
-from cnntrain.data.augmentation import Plan, flip, resized_crop
-from cnntrain.data.datasets import fingerprint, load
-from cnntrain.data.feeds import ResidentFeed, StreamedFeed, sweep
-from cnntrain.data.rendering import Normalise, Store
-from cnntrain.data.sources import resident, stored
-from cnntrain.data.windows import resized_at_once, resized_one_by_one
-from cnntrain.draws import generator
-from cnntrain.errors import InputError
+from cnntrain.cli.main import main
+from cnntrain.data.augment.augmentations import Plan, flip, resized_crop
+from cnntrain.data.augment.resize import resized_at_once, resized_one_by_one
+from cnntrain.data.datasets.registry import fingerprint, load
+from cnntrain.data.loading.batch import Normalise, Store
+from cnntrain.data.loading.loader import ResidentFeed, StreamedFeed, sweep
+from cnntrain.data.storage.images import resident, stored
+from cnntrain.runtime.errors import InputError
+from cnntrain.runtime.seeding import generator
 from scripts.crops import Files
 
 CPU = torch.device("cpu")

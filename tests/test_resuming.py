@@ -13,10 +13,11 @@ import torch
 from cuts import FULL, PROVENANCE, Call, agree, cut, last, rows
 from made import tree
 
-from cnntrain.cli import main
-from cnntrain.commands import fit, resuming, session
-from cnntrain.data.feeds import ResidentFeed
-from cnntrain.errors import InputError
+from cnntrain.cli.main import main
+from cnntrain.data.loading.loader import ResidentFeed
+from cnntrain.runs import resume, setup
+from cnntrain.runs.train import Training
+from cnntrain.runtime.errors import InputError
 from cnntrain.training import checkpoints, loop
 
 SETTINGS = {
@@ -77,13 +78,13 @@ def test_f02_two_stops_in_a_row_are_like_none(cnntrain: Call, folder: Path, tiny
 
 
 MOMENTS = {  # the function that is interrupted, at which of its calls, and the step that is resumed from
-    "before the first step": ((fit.Training, "follow"), 1, 0),
+    "before the first step": ((Training, "follow"), 1, 0),
     "at an epoch's end": ((loop.Learner, "update"), 5, 5),
-    "in a validation": ((session, "until"), 1, 5),
+    "in a validation": ((setup, "until"), 1, 5),
     "in the saving of the best weights": ((checkpoints, "verify"), 1, 5),
     "in the saving of the last state": ((checkpoints, "verify"), 2, 5),
     "at the last step": ((loop.Learner, "update"), 10, 10),
-    "in the last validation": ((session, "until"), 2, 10),
+    "in the last validation": ((setup, "until"), 2, 10),
 }
 
 
@@ -181,7 +182,7 @@ def test_more_epochs_go_on_under_a_constant_rate_only(
     cnntrain("fit", *constant, "output_dir=run", "trainer.epochs=1")
     assert cnntrain("fit", *constant, "output_dir=run")["resumed_from"] > 0
     cnntrain("fit", *constant, "output_dir=whole")
-    assert resuming.same(last(folder / "run")["model"], last(folder / "whole")["model"])
+    assert resume.same(last(folder / "run")["model"], last(folder / "whole")["model"])
     cnntrain("fit", *tiny, "output_dir=cycle")
     assert main(["fit", *tiny, "output_dir=cycle", "trainer.epochs=3", "optimizer.lr=0.3"]) == 2
     err = capfd.readouterr().err
@@ -229,15 +230,15 @@ def test_other_epochs_with_shares_of_the_whole_run_are_another_run(
         for epochs in (4, 12)
     )
     with pytest.raises(InputError, match=refused) if refused else contextlib.nullcontext():
-        resuming.refuse_changes(old, new)
-    resuming.refuse_changes(old, old)
+        resume.refuse_changes(old, new)
+    resume.refuse_changes(old, old)
 
 
 def test_an_option_that_an_older_run_does_not_know_may_only_be_off() -> None:
     old = {"schedule": {"name": "cosine"}, "trainer": {"freeze": {}, "resize": {}, "epochs": 1}}
-    resuming.refuse_changes(old, old | {"dataset": {"invert": False}})
+    resume.refuse_changes(old, old | {"dataset": {"invert": False}})
     with pytest.raises(InputError, match=r"dataset\.invert \(None → True\)"):
-        resuming.refuse_changes(old, old | {"dataset": {"invert": True}})
+        resume.refuse_changes(old, old | {"dataset": {"invert": True}})
 
 
 def test_the_best_epoch_outlives_the_log(
@@ -293,9 +294,7 @@ def test_a_checkpoint_of_the_first_format_resumes(cnntrain: Call, folder: Path, 
     checkpoints.save(path, state | {"format": 1})
     cnntrain("fit", *words, "output_dir=cut")
     one, other = (json.loads((folder / run / "results.json").read_text()) for run in ("whole", "cut"))
-    assert one["best"] == other["best"] and resuming.same(
-        last(folder / "whole")["model"], last(folder / "cut")["model"]
-    )
+    assert one["best"] == other["best"] and resume.same(last(folder / "whole")["model"], last(folder / "cut")["model"])
 
 
 def test_check_resume_proves_it_on_the_users_configuration(

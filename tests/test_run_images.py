@@ -14,10 +14,10 @@ from cuts import agree, cut
 from made import picture, tree
 from PIL import Image
 
-from cnntrain.cli import main
-from cnntrain.commands.run_images import noted
-from cnntrain.data.datasets import checksums, load
-from cnntrain.data.splits import Member, members, read_members, write_members
+from cnntrain.cli.main import main
+from cnntrain.data.datasets.registry import checksums, load
+from cnntrain.data.datasets.splits import Member, members, read_members, write_members
+from cnntrain.runs.images import noted
 
 Call = Callable[..., dict[str, Any]]
 Said = Callable[..., tuple[int, str]]

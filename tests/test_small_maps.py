@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cnntrain.training import small_maps
-from cnntrain.training.small_maps import FEWEST_MAPS, SMALL, as_products, candidates
+from cnntrain.nn import conv_matmul
+from cnntrain.nn.conv_matmul import FEWEST_MAPS, SMALL, as_products, candidates
 
 WALKS = [
     {"kernel_size": 3, "padding": 1},
@@ -49,7 +49,7 @@ def test_products_are_the_convolutions_of_torch(
     walk: dict[str, Any], size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In float64, and for maps of either kind: those whose filters' gradient alone is a product too."""
-    monkeypatch.setattr(small_maps, "small", lambda kind: 49)
+    monkeypatch.setattr(conv_matmul, "small", lambda kind: 49)
     module, x = convolution(**walk).double(), maps(size)
     try:
         plain = learnt(module, x)
@@ -104,7 +104,7 @@ def test_only_where_maps_are_small_and_many(monkeypatch: pytest.MonkeyPatch) -> 
         large, small = (many(torch.randn(1, FEWEST_MAPS, side, side)) for side in (8, 4))
     assert ["Product" in type(out.grad_fn).__name__ for out in (large, small)] == [False, True]
     assert SMALL == 4 * 4
-    monkeypatch.setattr(small_maps, "MOST_NUMBERS", 2 * 4 * 4 * FEWEST_MAPS * 9)
+    monkeypatch.setattr(conv_matmul, "MOST_NUMBERS", 2 * 4 * 4 * FEWEST_MAPS * 9)
     with as_products([many]):
         outs = [many(torch.randn(images, FEWEST_MAPS, 4, 4)) for images in (2, 3)]
     assert ["Product" in type(out.grad_fn).__name__ for out in outs] == [True, False]

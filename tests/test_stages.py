@@ -7,11 +7,12 @@ import torch
 from torch import nn
 
 from cnntrain.models import MODELS
-from cnntrain.models.blocks import conv, dense, linear, pooling
 from cnntrain.models.lenet import lenet5, lenet5_1998
 from cnntrain.models.resnet_cifar import resnet_cifar
-from cnntrain.models.shapes import shape_after
-from cnntrain.models.stages import Add, Concat, Maker, StageError, assemble, record, tail, walk
+from cnntrain.nn.blocks import conv, dense, linear, pooling
+from cnntrain.nn.composite import Add, Concat
+from cnntrain.nn.shapes import shape_after
+from cnntrain.nn.stages import Maker, StageError, assemble, record, tail, walk
 
 SHAPE = (3, 16, 16)
 
@@ -148,7 +149,7 @@ def test_refusals_of_the_faithful_lenet() -> None:
 
 
 def test_narrowing_with_shortcut_a_is_refused_naming_b() -> None:
-    from cnntrain.models.residual import basic_block
+    from cnntrain.nn.residual import basic_block
 
     with pytest.raises(StageError, match="shortcut=A cannot narrow 8 channels to 4; use shortcut=B"):
         assemble({"block": basic_block(4), "fc": linear(5)}, (8, 8, 8), out_shape=(5,))

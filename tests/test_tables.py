@@ -6,7 +6,8 @@ import io
 import pytest
 from scipy.stats import binomtest
 
-from cnntrain.tables import interval, render, wilson
+from cnntrain.runtime.tables import interval, render
+from cnntrain.stats.intervals import wilson
 
 
 @pytest.mark.parametrize(("right", "n"), [(0, 5), (5, 5), (7, 10), (352, 360), (9_912, 10_000)])

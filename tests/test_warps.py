@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as oracle
 
-from cnntrain.data.warps import (
+from cnntrain.data.augment.ops import (
     adjust_brightness,
     adjust_contrast,
     adjust_hue,
@@ -13,7 +13,7 @@ from cnntrain.data.warps import (
     inverse_affine,
     resample,
 )
-from cnntrain.draws import generator
+from cnntrain.runtime.seeding import generator
 
 
 @pytest.mark.parametrize(("height", "width"), [(13, 13), (9, 20), (16, 7)])

@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from cnntrain.models import MODELS
-from cnntrain.models.blocks import dirac
-from cnntrain.models.whitening import Whitening, calibrate
+from cnntrain.nn.blocks import dirac
+from cnntrain.nn.whitening import Whitening, calibrate
 
 Call = Callable[..., dict[str, Any]]
 SMALL = (
@@ -93,7 +93,7 @@ def test_a_run_keeps_its_whitening_and_resumes_to_the_same_bits(
 
 
 def test_weights_put_back_to_their_beginning_stay_whitened() -> None:
-    from cnntrain.commands.cells import put_back
+    from cnntrain.studies.cells import put_back
 
     net, fresh = (MODELS["airbench"]((3, 12, 12), 10, remove=["pool4"], seed=seed) for seed in (0, 1))
     calibrate(net, blobs)

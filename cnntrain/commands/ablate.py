@@ -1,35 +1,41 @@
 """`cnntrain ablate`: train with and without layers, seed by seed, and say what each is worth."""
 
-import time
-from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 from omegaconf import DictConfig
 
-from cnntrain import config, disk, records, runs
-from cnntrain.analysis import ablation, looks
-from cnntrain.analysis.ablation_figures import differences_picture
-from cnntrain.analysis.ablation_report import answer_tables, flat, report, sentences
-from cnntrain.commands import cells, grid, planning, processes, session, study
-from cnntrain.commands import eval as evaluations
-from cnntrain.commands.controls import controls
-from cnntrain.commands.loading import naming_plugins
-from cnntrain.commands.run_images import PIXELS, noted
-from cnntrain.data.splits import changes
-from cnntrain.devices import machine, prepare
-from cnntrain.errors import IncompleteError, InputError, listed
-from cnntrain.progress import clock, say
-from cnntrain.schema import Ablate
-from cnntrain.tables import percent, render
-
-STUDY, REPORT, LOOKS = "study.json", "report.md", "looks.json"
+from cnntrain.config.compose import command_line, plain_config
+from cnntrain.config.read import read_config
+from cnntrain.config.schema import Ablate
+from cnntrain.runs import records, setup
+from cnntrain.runs.folder import create_folder, provenance
+from cnntrain.runs.load import naming_plugins
+from cnntrain.runtime.devices import prepare
+from cnntrain.runtime.errors import IncompleteError, InputError, listed
+from cnntrain.runtime.jsonfile import write_json
+from cnntrain.runtime.progress import say
+from cnntrain.stats import looks
+from cnntrain.studies import cells, grid, pool
+from cnntrain.studies.ablation import answer as ablation
+from cnntrain.studies.ablation import plan
+from cnntrain.studies.ablation import variants as study
+from cnntrain.studies.ablation.controls import controls
+from cnntrain.studies.ablation.study import (
+    STUDY,
+    Watch,
+    analysed,
+    answer_study,
+    estimate,
+    looked,
+    plan_json,
+    show_plan,
+    tell_changes,
+)
 
 
 def run(composed: DictConfig) -> dict[str, Any]:
     """Plan a study, make its cells and answer; return what `--json` prints."""
-    cfg = config.read(Ablate, composed)
+    cfg = read_config(Ablate, composed)
     if cfg.check_resume or cfg.init_from:
         raise InputError(
             "check_resume and init_from belong to fit; trained networks enter a study by mode= and runs=[…]"
@@ -38,33 +44,31 @@ def run(composed: DictConfig) -> dict[str, Any]:
     trained = grid.trained_runs(cfg)
     with naming_plugins(records.settings(trained[0]) if trained else {}):
         variants = controls(study.variants_of(cfg, trained), cfg.control)
-    lines = planning.plan(variants)
+    lines = plan.plan(variants)
     comparisons = ablation.comparisons(analysed(lines))
     seeds = grid.seeds_of(cfg, trained, comparisons)
     folder = grid.study_folder(cfg, variants, trained)
     made = grid.cells_of(cfg, variants, seeds, folder)
-    jobs = cfg.jobs or processes.default_jobs(cfg.device)
+    jobs = cfg.jobs or pool.default_jobs(cfg.device)
     left = [cell for cell in made if not cells.finished(cell.folder)]
     seconds = estimate(lines, cfg) if left or cfg.plan else None
     show_plan(cfg, lines, seeds, left, seconds, jobs)
-    say(planning.prospects(looks.look(looked(folder), list(seeds), comparisons, cfg.looks), comparisons))
+    say(plan.prospects(looks.look(looked(folder), list(seeds), comparisons, cfg.looks), comparisons))
     if cfg.plan:
         return {"study_dir": str(folder), "rows": [], "table": plan_json(lines, len(seeds)), "complete": False}
     if cfg.resume == "never" and len(left) < len(made):
         raise InputError(f"{folder} already holds cells of this study; leave out resume=never to go on with it")
-    runs.create(folder)
-    runs.write_json(
-        folder / STUDY, {"settings": config.plain(composed), **runs.provenance(config.command_line("ablate"))}
-    )
+    create_folder(folder)
+    write_json(folder / STUDY, {"settings": plain_config(composed), **provenance(command_line("ablate"))})
     failed: list[str] = []
     if left:
         expected = [seconds[cell.variant] if seconds else 0.0 for cell in left]
         watch = Watch(left, expected, jobs)
-        processes.make_all(left, min(jobs, len(left)), watch.hear, plugins=cfg.plugins, deterministic=cfg.deterministic)
+        pool.make_all(left, min(jobs, len(left)), watch.hear, plugins=cfg.plugins, deterministic=cfg.deterministic)
         failed = watch.failed
     else:
         tell_changes(made[0])
-    found = answer(cfg, folder, lines, made, list(seeds))
+    found = answer_study(cfg, folder, lines, made, list(seeds))
     if failed:
         again = "the same command makes them again"
         raise IncompleteError(f"{len(failed)} of {len(made)} runs failed ({listed(failed)}); {again}", found)
@@ -73,252 +77,9 @@ def run(composed: DictConfig) -> dict[str, Any]:
 
 def check(composed: DictConfig) -> None:
     """Find what is wrong with a configuration before anything is read or made."""
-    cfg = config.read(Ablate, composed)
+    cfg = read_config(Ablate, composed)
     if cfg.mode == "retrain":
-        session.check(cfg)
-
-
-def tell_changes(cell: grid.Cell) -> None:
-    """Say when the images of a finished cell are no longer as they were: nothing is measured on them anew."""
-    files = noted(cell.folder)
-    if files and (wrong := changes(config.read_dataset(cell.settings["dataset"], cell.settings["data_root"]), files)):
-        say(
-            f"warning: the images have changed since these cells were made: {listed(wrong, 1)}; name another output_dir"
-        )
-
-
-def estimate(lines: Sequence[planning.Planned], cfg: Ablate) -> dict[str, float] | None:
-    """Return about how many seconds a run of each variant takes; None where nothing is trained."""
-    if cfg.mode not in study.TRAINING:
-        return None
-    say("timing a few steps of each variant on noise …")
-    return {line.variant.name: planning.seconds_of(line, threads=1) for line in lines}
-
-
-def show_plan(
-    cfg: Ablate,
-    lines: Sequence[planning.Planned],
-    seeds: Mapping[int, Path | None],
-    left: Sequence[grid.Cell],
-    seconds: Mapping[str, float] | None,
-    jobs: int,
-) -> None:
-    """Print the variants with their sizes, the number of runs and the time they take."""
-    print(render(planning.rows(lines, seconds), cfg.table))
-    total = len(lines) * len(seeds)
-    done = f", {total - len(left)} of them finished" if len(left) < total else ""
-    what = f"{len(lines)} variants × {len(seeds)} seed{'s' if len(seeds) > 1 else ''}: {total} runs{done}"
-    if seconds and left:
-        longest = sum(seconds[cell.variant] for cell in left) / min(jobs, len(left))
-        what += f"; about {clock(longest)} with {min(jobs, len(left))} at a time"
-    say(f"\n{what}")
-
-
-def plan_json(lines: Sequence[planning.Planned], n_seeds: int) -> list[dict[str, Any]]:
-    """Return the plan with the keys of the answer's table."""
-    return [
-        {
-            "variant": line.variant.name,
-            "removed": list(line.variant.stages),
-            "n_seeds": n_seeds,
-            "params": line.params,
-            "params_removed": line.params_removed,
-            "macs": line.macs,
-            "receptive_field": line.receptive_field,
-            "replumbed": list(line.replumbed),
-        }
-        for line in lines
-    ]
-
-
-class Watch:
-    """Says what becomes of the cells, and how long the rest will take."""
-
-    def __init__(self, left: Sequence[grid.Cell], expected: Sequence[float], jobs: int) -> None:
-        self.left, self.expected, self.jobs = left, expected, jobs
-        self.failed: list[str] = []
-        self.open, self.ended, self.began = set(range(len(left))), 0, time.monotonic()
-        self.spent = self.foreseen = 0.0  # seconds of the cells that are done: as measured, and as expected
-
-    def hear(self, message: cells.Message) -> None:
-        """Take in what a process tells of a cell."""
-        cell, kind = self.left[message["cell"]], message["kind"]
-        name = f"{cell.variant}, seed {cell.seed}"
-        if kind == "done":
-            self.open.discard(message["cell"])
-            self.ended += 1
-            self.spent += message["seconds"]
-            self.foreseen += self.expected[message["cell"]]
-            accuracy = f"test top-1 {percent(message['test_top1'])}"
-            say(f"[{self.ended}/{len(self.left)}] {name}: {accuracy} ({clock(message['seconds'])}), {self.rest()} left")
-        elif kind == "failed":
-            self.open.discard(message["cell"])
-            self.ended += 1
-            self.failed.append(name)
-            say(f"[{self.ended}/{len(self.left)}] {name} failed: {message['reason']} ({cell.folder / cells.LOG})")
-        elif kind == "stopped":
-            say(f"{name}: stopped and saved")
-
-    def rest(self) -> str:
-        """Return how long the cells that are left will take, by what those that are done took."""
-        pace = self.spent / self.foreseen if self.foreseen else 0.0
-        ahead = sum(self.expected[number] for number in self.open) * pace
-        if not self.foreseen:
-            ahead = self.spent / self.ended * len(self.open)
-        return clock(ahead / min(self.jobs, max(len(self.open), 1)))
+        setup.check(cfg)
 
 
 # The answer.
-
-
-def answer(
-    cfg: Ablate, folder: Path, lines: Sequence[planning.Planned], made: Sequence[grid.Cell], seeds: Sequence[int]
-) -> dict[str, Any]:
-    """Read the finished cells, test the differences, write and show what was found."""
-    variants, earlier = analysed(lines), looked(folder)
-    now = looks.look(earlier, seeds, ablation.comparisons(variants), cfg.looks)
-    others = [one for one in earlier if one.seeds != now.seeds]
-    again, known = looks.next_level([*others, now], cfg.looks), [name for one in others for name in one.found]
-    found = ablation.answer(variants, read(made), seeds, now.level, again, known)
-    tested = any(row["p"] is not None for row in found.table + found.interactions)
-    now = now._replace(found=tuple(ablation.significant(found)))
-    record = {"looks": [one._asdict() for one in ([*others, now] if tested else earlier)]}
-    runs.write_json(folder / LOOKS, record)  # before anything of the answer is seen
-    for heading, rows in answer_tables(found).items():
-        print(f"\n{heading}\n\n{render(rows, cfg.table)}")
-    about = looks.words(earlier, now, again) if tested else []
-    print("", *sentences(found), *about, sep="\n")
-    write(cfg, folder, lines, found, setting(cfg, lines[0].variant, seeds, made[0]), about)
-    result = {
-        "study_dir": str(folder),
-        "rows": found.rows,
-        "table": found.table,
-        "interactions": found.interactions,
-        "complete": found.complete,
-    } | record
-    runs.write_json(folder / runs.RESULTS, result)
-    print(f"\nstudy  {folder}\nreport {folder / REPORT}")
-    if not found.complete:
-        say("some runs are missing, so the study is not complete; the same command makes those that nobody makes")
-    return result
-
-
-def analysed(lines: Sequence[planning.Planned]) -> list[ablation.Variant]:
-    """Return the variants as their answer names them."""
-    return [
-        ablation.Variant(
-            line.variant.name,
-            line.variant.stages if line.variant.control or line.variant.only_removes(lines[0].variant) else (),
-            line.params,
-            line.params_removed,
-            line.macs,
-            line.variant.words,
-            line.variant.control,
-        )
-        for line in lines
-    ]
-
-
-def looked(folder: Path) -> list[looks.Look]:
-    """Return the looks at a study so far; where none is recorded, the one that left its results."""
-    if (folder / LOOKS).is_file():
-        kept = records.read(folder / LOOKS, records.Looks)["looks"]
-        return [
-            looks.Look(tuple(one["seeds"]), one["level"], one["spent"], tuple(one.get("found", ()))) for one in kept
-        ]
-    if not (folder / runs.RESULTS).is_file():
-        return []
-    kept = records.read(folder / runs.RESULTS, records.Study)
-    found = ablation.Answer(kept["rows"], kept["table"], kept["interactions"], kept["complete"])
-    tested = [*found.table[1:], *found.interactions]
-    if all(row["p"] is None for row in tested):
-        return []
-    look = looks.look([], list({row["seed"] for row in found.rows}), len(tested))
-    return [look._replace(found=tuple(ablation.significant(found)))]
-
-
-def write(
-    cfg: Ablate,
-    folder: Path,
-    lines: Sequence[planning.Planned],
-    found: ablation.Answer,
-    words: Mapping[str, str],
-    about: Sequence[str],
-) -> None:
-    """Write the answer as tables of numbers, as pictures and as a report."""
-    options: dict[str, Any] = cfg.study or {}
-    disk.write(folder / "rows.csv", render(flat(found.rows), "csv") + "\n")
-    disk.write(folder / "table.csv", render(flat(found.table), "csv") + "\n")
-    picture = None
-    if any(row["delta_mean"] is not None for row in found.table[1:]):
-        for style in ("png", "svg"):
-            disk.write(folder / "figures" / f"differences.{style}", differences_picture(found.table, style))
-        picture = "figures/differences.png"
-    text = report(
-        options.get("name") or "Removals",
-        words,
-        planning.rows(lines, None),
-        found,
-        about=about,
-        picture=picture,
-        printed=options.get("printed"),
-        source=options.get("source") or (),
-    )
-    disk.write(folder / REPORT, text)
-
-
-def read(made: Sequence[grid.Cell]) -> list[ablation.Cell]:
-    """Return what the finished cells found, but of those that were measured on other test images than the first."""
-    found, first = list[ablation.Cell](), None
-    for cell in made:
-        if (result := cells.finished(cell.folder)) is None:
-            continue
-        measured = evaluations.read(evaluations.place(cell.folder, "test", "last"))
-        first = first or (cell, measured)
-        if not same_images(first, (cell, measured)):
-            say(f"{cell.folder} was measured on other test images than {first[0].folder}, and is left out")
-            continue
-        right = measured.probabilities.argmax(axis=1) == measured.labels
-        accuracies = result["train_top1"], result["test_top1"], result["test_n"]
-        found.append(ablation.Cell(cell.variant, cell.seed, *accuracies, right))
-    return found
-
-
-def same_images(*measured: tuple[grid.Cell, evaluations.Evaluation]) -> bool:
-    """Say whether two cells were measured on the same test images, by their pixels where both see them alike."""
-    (_, one), (_, other) = measured
-    seen = [{key: cell.settings["dataset"].get(key) for key in PIXELS} for cell, _ in measured]
-    if seen[0] == seen[1] and (one.checksums is None) == (other.checksums is None):
-        return bool(one.found["record"]["images"] == other.found["record"]["images"])
-    files = [each.files for each in (one, other) if each.files is not None]
-    return np.array_equal(one.labels, other.labels) and (len(files) < 2 or np.array_equal(files[0], files[1]))
-
-
-def setting(cfg: Ablate, full: study.Variant, seeds: Sequence[int], cell: grid.Cell) -> dict[str, str]:
-    """Return what a reader must know of how the cells were made."""
-    own, record = (
-        full.settings,
-        records.record(cell.folder) if (cell.folder / runs.RECORD).is_file() else {},
-    )
-    images = ", ".join(f"{count:,} {name}" for name, count in record.get("data", {}).get("images", {}).items())
-    optimizer = ", ".join(f"{key}={value}" for key, value in own["optimizer"].items())
-    schedule = ", ".join(f"{key}={value}" for key, value in own["schedule"].items())
-    trainer = own["trainer"]
-    found = {
-        "command": " ".join(config.command_line("ablate")),
-        "mode": cfg.mode,
-        "model": own["model"]["name"],
-        "dataset": f"{own['dataset']['name']}: {images} images",
-        "augmentation": ", ".join(own["augmentation"]) or "none",
-        "optimizer": optimizer,
-        "schedule": schedule,
-        "epochs": str(trainer["epochs"]),
-        "batch size": str(trainer["batch_size"] * trainer["accumulate"]),
-        "seeds": ", ".join(map(str, seeds)),
-        "precision": str(record.get("precision", trainer["precision"])),
-        "hardware": machine(record["hardware"]) if "hardware" in record else "",
-        "versions": ", ".join(f"{name} {version}" for name, version in record.get("versions", {}).items()),
-    }
-    if cfg.mode != "retrain":
-        found["trained runs"] = ", ".join(cfg.runs or [])
-    return found

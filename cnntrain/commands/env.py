@@ -10,12 +10,14 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from cnntrain import config, runs, schema
-from cnntrain.devices import choose_precision, hardware
-from cnntrain.files import expanded
+from cnntrain.config import schema
+from cnntrain.config.read import read_config
+from cnntrain.runs.folder import RECORDED_PACKAGES, provenance
+from cnntrain.runtime.devices import choose_precision, hardware
+from cnntrain.runtime.disk import expanded
 
 PACKAGES = (
-    *runs.PACKAGES,
+    *RECORDED_PACKAGES,
     *("scipy", "matplotlib", "tensorboard", "safetensors", "filelock", "jinja2", "tqdm"),
     *(
         "hydra-joblib-launcher",
@@ -32,8 +34,8 @@ PACKAGES = (
 
 def run(composed: DictConfig) -> dict[str, Any]:
     """Print the environment; return what `--json` prints."""
-    cfg = config.read(schema.Env, composed)
-    made = runs.provenance([])
+    cfg = read_config(schema.Env, composed)
+    made = provenance([])
     found = {key: made[key] for key in ("cnntrain", "commit", "python", "platform")} | {
         "versions": {name: installed(name) for name in PACKAGES},
         **hardware(),
@@ -54,7 +56,7 @@ def run(composed: DictConfig) -> dict[str, Any]:
     return found
 
 
-check = partial(config.read, schema.Env)  # of a sweep's jobs, before any of them
+check = partial(read_config, schema.Env)  # of a sweep's jobs, before any of them
 
 
 def installed(package: str) -> str | None:

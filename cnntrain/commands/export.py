@@ -1,39 +1,27 @@
 """`cnntrain export`: a run's network as a file for other programs, read back and compared before it is kept."""
 
 import hashlib
-import importlib.util
-import io
-import json
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig
-from torch import Tensor, nn
 
-from cnntrain import config, disk, records, runs, schema
-from cnntrain.commands import pretrained
-from cnntrain.commands.loading import load_run
-from cnntrain.data.rendering import Normalise
-from cnntrain.data.sources import Card
-from cnntrain.devices import prepare
-from cnntrain.draws import generator
-from cnntrain.errors import CnntrainError, InputError
-
-TOLERANCE = 1e-4  # of a logit, in fp32
-BATCHES = (1, 3)  # the sizes that are compared; the file takes any
-
-Metadata = dict[str, str]  # every value is JSON text
-Network = Callable[[Tensor], Tensor]
+from cnntrain.config import schema
+from cnntrain.config.read import read_config
+from cnntrain.runs.export import FORMATS, TOLERANCE, describe_file, largest_difference, require_onnx
+from cnntrain.runs.folder import find_run, refuse_unwritable
+from cnntrain.runs.load import load_run
+from cnntrain.runtime import disk
+from cnntrain.runtime.devices import prepare
+from cnntrain.runtime.errors import CnntrainError, InputError
 
 
 def run(composed: DictConfig) -> dict[str, Any]:
     """Export as configured; return what `--json` prints."""
-    cfg = config.read(schema.Export, composed)
+    cfg = read_config(schema.Export, composed)
     write, read = FORMATS[cfg.format]
-    folder = runs.find(cfg.run)
+    folder = find_run(cfg.run)
     if cfg.format == "onnx":
         require_onnx()
     prepare(deterministic=False)
@@ -42,8 +30,8 @@ def run(composed: DictConfig) -> dict[str, Any]:
     if target.suffix != f".{cfg.format}" or target.is_dir():
         raise InputError(f"output={target} should be the name of a file that ends in .{cfg.format}")
     need = sum(tensor.nbytes for tensor in net.state_dict().values())
-    runs.refuse_unwritable(target.parent, need, "output=" if cfg.output else "")
-    content = write(net, card, describe(folder, card, settings, cfg.weights))
+    refuse_unwritable(target.parent, need, "output=" if cfg.output else "")
+    content = write(net, card, describe_file(folder, card, settings, cfg.weights))
     with disk.replacing(target, len(content)) as partial:
         partial.write_bytes(content)
         difference = largest_difference(net, read(partial), card)
@@ -67,124 +55,13 @@ def run(composed: DictConfig) -> dict[str, Any]:
     }
 
 
-check = partial(config.read, schema.Export)  # of a sweep's jobs, before any of them
-
-
-def describe(folder: Path, card: Card, settings: dict[str, Any], weights: str) -> Metadata:
-    """Return what a program needs to feed the network and to read its answer, and where it comes from."""
-    record = records.record(folder)
-    facts = {
-        "model": settings["model"],
-        "classes": card.classes,
-        "shape": card.shape,
-        "mean": card.mean,
-        "std": card.std,
-        "input": "float32 [batch, channels, height, width], (pixel / 255 - mean) / std",
-        "output": "float32 [batch, classes], logits",
-        "dataset": card.name,
-        "weights": weights,
-        "cnntrain": record["cnntrain"],
-        "commit": record["commit"],
-    }
-    return {key: json.dumps(runs.plain(value), ensure_ascii=False) for key, value in facts.items()}
-
-
-def largest_difference(net: nn.Module, other: Network, card: Card) -> float:
-    """Return the largest difference between two networks' logits for random pixels; not a number counts as infinite."""
-    channels, height, width = card.shape
-    largest = 0.0
-    for size in BATCHES:
-        pixels = generator(0, "export", size).integers(256, size=(size, height, width, channels))
-        x = Normalise(card, torch.device("cpu"))(torch.from_numpy(pixels)).contiguous()
-        with torch.inference_mode():
-            gap = float((net(x) - other(x)).abs().max())
-        largest = max(largest, gap if gap == gap else float("inf"))
-    return largest
+check = partial(read_config, schema.Export)  # of a sweep's jobs, before any of them
 
 
 # safetensors: the weights, from which cnntrain rebuilds the network by the model options in the header.
 
 
-def write_safetensors(net: nn.Sequential, card: Card, metadata: Metadata) -> bytes:
-    from safetensors.torch import save
-
-    return save(net.state_dict(), metadata={"format": "pt", **metadata})
-
-
-def read_safetensors(path: Path) -> Network:
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as file:
-        metadata = {key: json.loads(text) for key, text in file.metadata().items() if key != "format"}
-        weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is no mapping
-    channels, height, width = metadata["shape"]
-    card = Card(
-        metadata["dataset"],
-        tuple(metadata["classes"]),
-        (channels, height, width),
-        tuple(metadata["mean"]),
-        tuple(metadata["std"]),
-    )
-    net = config.build_model(pretrained.rebuilt(metadata["model"]), card)
-    net.load_state_dict(weights)
-    return net.eval()
-
-
 # pt2: a program that torch.export.load runs without cnntrain.
 
 
-def write_pt2(net: nn.Sequential, card: Card, metadata: Metadata) -> bytes:
-    program = torch.export.export(net, (example(card),), dynamic_shapes=({0: torch.export.Dim("batch")},))
-    sink = io.BytesIO()
-    torch.export.save(program, sink, extra_files={"metadata.json": json.dumps(metadata, ensure_ascii=False)})
-    return sink.getvalue()
-
-
-def read_pt2(path: Path) -> Network:
-    return torch.export.load(path).module()
-
-
 # onnx: a graph for any runtime; read back with ONNX's own reference, so that no runtime is needed.
-
-
-def require_onnx() -> None:
-    """Raise `InputError` saying what to install when the packages of the extra are not there."""
-    for package in ("onnx", "onnxscript"):
-        if importlib.util.find_spec(package) is None:
-            raise InputError(f"format=onnx needs the package {package}: pip install 'cnntrain[onnx]'")
-
-
-def write_onnx(net: nn.Sequential, card: Card, metadata: Metadata) -> bytes:
-    program = torch.onnx.export(
-        net,
-        (example(card),),
-        dynamo=True,
-        dynamic_shapes=({0: torch.export.Dim("batch")},),
-        input_names=["images"],
-        output_names=["logits"],
-        verbose=False,
-    )
-    assert program is not None
-    program.model.metadata_props.update(metadata)
-    content: bytes = program.model_proto.SerializeToString()
-    return content
-
-
-def read_onnx(path: Path) -> Network:
-    from onnx.reference import ReferenceEvaluator
-
-    evaluator: Any = ReferenceEvaluator(str(path))
-    return lambda x: torch.from_numpy(evaluator.run(["logits"], {"images": x.numpy()})[0])
-
-
-def example(card: Card) -> Tensor:
-    """Return a batch to trace with; its size, two, becomes any size."""
-    return torch.zeros(2, *card.shape)
-
-
-# Written into memory first: torch and onnx write files from C++, which ends the process when a disk is full.
-FORMATS: dict[str, tuple[Callable[[nn.Sequential, Card, Metadata], bytes], Callable[[Path], Network]]] = {
-    "safetensors": (write_safetensors, read_safetensors),
-    "pt2": (write_pt2, read_pt2),
-    "onnx": (write_onnx, read_onnx),
-}

@@ -1,61 +1,47 @@
 """`cnntrain invariance`: what networks stay invariant to, stage by stage."""
 
-import os
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from omegaconf import DictConfig
-from torch import nn
 
-from cnntrain import config, disk, runs, schema
-from cnntrain.analysis import crossings
-from cnntrain.analysis import invariance as measure
-from cnntrain.analysis.aliasing import total_stride
-from cnntrain.analysis.bands import blocks
-from cnntrain.analysis.invariance_rows import curves
-from cnntrain.analysis.invariance_words import crossing_words, line_words
-from cnntrain.commands import pretrained
-from cnntrain.commands.compare import by_experiment, find_runs, short_names
-from cnntrain.commands.invariance_report import FIGURES, REPORT, write
-from cnntrain.commands.invariance_study import Group, Study, grouped
-from cnntrain.commands.loading import load_run
-from cnntrain.commands.run_images import Images, run_images, warn_of_seen
-from cnntrain.data.sources import Card, Split, spread
-from cnntrain.data.transformations import Warp
-from cnntrain.devices import choose_device, choose_precision, hardware, prepare
-from cnntrain.errors import InputError, unknown_stage
-from cnntrain.models.shapes import describe_shape
-from cnntrain.models.stages import StageError
-from cnntrain.progress import counting
-
-RAW = "raw"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A network to measure, by its short name."""
-
-    name: str
-    folder: Path | None  # None: an untrained network that belongs to no run
-    net: nn.Sequential
-    card: Card
-    settings: dict[str, Any]
+from cnntrain.config import schema
+from cnntrain.config.build import build_transforms
+from cnntrain.config.compose import command_line
+from cnntrain.config.read import read_config
+from cnntrain.runs.folder import provenance
+from cnntrain.runs.images import warn_of_seen
+from cnntrain.runs.select import by_experiment
+from cnntrain.runtime.devices import choose_device, choose_precision, hardware, prepare
+from cnntrain.runtime.errors import InputError
+from cnntrain.runtime.jsonfile import flat
+from cnntrain.studies.invariance import crossings, measure
+from cnntrain.studies.invariance.report import FIGURES, REPORT, write
+from cnntrain.studies.invariance.study import (
+    Group,
+    Study,
+    check_alike,
+    follow,
+    grouped,
+    images,
+    networks,
+    new_target,
+    stages_of,
+)
+from cnntrain.studies.invariance.text import crossing_words, line_words
 
 
 def run(composed: DictConfig) -> dict[str, Any]:
     """Measure as configured; return what `--json` prints."""
-    cfg = config.read(schema.Invariance, composed)
+    cfg = read_config(schema.Invariance, composed)
     prepare(deterministic=False)
     device = choose_device(cfg.device)
     precision = choose_precision(cfg.precision, device)
     entries = networks(cfg)
     check_alike(entries)
-    warps = config.build_warps(cfg.warp, entries[0].card)
+    warps = build_transforms(cfg.warp, entries[0].card)
     if not warps:
         raise InputError("warp={} leaves nothing to measure; name one: warp=translate_y")
     subjects = [
@@ -72,14 +58,14 @@ def run(composed: DictConfig) -> dict[str, Any]:
     groups = grouped(
         [entry.name for entry in entries],
         [entry.settings["seed"] for entry in entries],
-        by_experiment([runs.flat(entry.settings) for entry in entries]),
+        by_experiment([flat(entry.settings) for entry in entries]),
     )
     head = {
         "run_dir": None if entries[0].folder is None else str(entries[0].folder),
         "output_dir": str(target),
         "split": shown[0].name,
     }
-    record = runs.provenance(config.command_line("invariance")) | {
+    record = provenance(command_line("invariance")) | {
         "device": str(device),
         "precision": precision,
         "hardware": hardware(),
@@ -95,158 +81,13 @@ def run(composed: DictConfig) -> dict[str, Any]:
     return found
 
 
-check = partial(config.read, schema.Invariance)  # of a sweep's jobs, before any of them
+check = partial(read_config, schema.Invariance)  # of a sweep's jobs, before any of them
 
 
 # What is measured.
 
 
-def networks(cfg: schema.Invariance) -> list[Entry]:
-    """Return the networks that are meant, in evaluation mode.
-
-    Raises `InputError` unless exactly one of run, runs and model says which.
-    """
-    if sum(given is not None for given in (cfg.run, cfg.runs, cfg.model)) != 1:
-        raise InputError("name what to measure: run=<folder>, runs=[<folder>,…], or model=<name> with init=random")
-    if cfg.model is not None:
-        if cfg.init != "random" or cfg.dataset is None:
-            raise InputError("model= names an untrained network: it needs init=random and dataset=<name>")
-        root = cfg.data_root or os.environ.get("CNNTRAIN_DATA", "data")
-        settings: dict[str, Any] = {"model": cfg.model, "dataset": cfg.dataset, "seed": cfg.seed, "data_root": root}
-        card = config.load_dataset(
-            cfg.dataset, root, cfg.seed, only=cfg.split
-        ).card  # a folder's is known by its images
-        net = config.build_model(pretrained.rebuilt(cfg.model), card, seed=cfg.seed)
-        return [Entry(f"{cfg.model['name']} untrained", None, net, card, settings)]
-    folders = find_runs(cfg.runs, least=1) if cfg.runs is not None else [runs.find(str(cfg.run))]
-    entries = []
-    for folder, name in zip(folders, names_of(folders), strict=True):
-        net, card, settings = load_run(folder, cfg.weights)
-        if cfg.init == "random":
-            net, name = (
-                config.build_model(pretrained.rebuilt(settings["model"]), card, seed=cfg.seed),
-                f"{name} untrained",
-            )
-        entries.append(Entry(name, folder, net, card, settings))
-    return entries
-
-
-def names_of(folders: Sequence[Path]) -> list[str]:
-    """Return short names of runs; a number alone, as a sweep or a study names its jobs, is no name."""
-    names = short_names(folders)
-    if any(name.isdigit() for name in names):
-        return ["/".join(folder.resolve().parts[-2:]) for folder in folders]
-    return names
-
-
-def check_alike(entries: Sequence[Entry]) -> None:
-    """Raise `InputError` naming the first network that takes other images or knows other classes than the first."""
-    first = entries[0]
-    for entry in entries[1:]:
-        if entry.card.shape != first.card.shape:
-            one, other = (describe_shape(found.card.shape) for found in (first, entry))
-            raise InputError(f"{entry.name} takes {other} images, {first.name} {one}: they cannot see the same")
-        if entry.card.classes != first.card.classes:
-            lacking = sorted(set(entry.card.classes) ^ set(first.card.classes))
-            why = f"{', '.join(lacking[:5])} differ" if lacking else "their order differs"
-            raise InputError(f"{entry.name} knows other classes than {first.name}: {why}")
-
-
-def stages_of(wanted: Sequence[str] | None, entries: Sequence[Entry]) -> list[list[str] | None]:
-    """Return each network's stages to measure, None for all; one that only some networks have is left out elsewhere.
-
-    Raises `StageError` naming the nearest for a stage that none has.
-    """
-    if wanted is None:
-        return [None] * len(entries)
-    own = [[measure.INPUT, *(name for name, _ in entry.net.named_children())] for entry in entries]
-    known = list(dict.fromkeys(name for names in own for name in names))
-    for name in wanted:
-        if name not in known:
-            raise StageError(str(unknown_stage(name, known)))
-    chosen: list[list[str] | None] = [[name for name in names if name in wanted] for names in own]
-    for entry, names in zip(entries, chosen, strict=True):
-        if not names:
-            raise StageError(f"stages=[{', '.join(wanted)}]: {entry.name} has none of them")
-    return chosen
-
-
-def images(cfg: schema.Invariance, entry: Entry, warp: Warp) -> Images:
-    """Return the images of a warp, larger than the network's by its margin."""
-    channels, height, width = entry.card.shape
-    card = replace(entry.card, shape=(channels, height + 2 * warp.margin, width + 2 * warp.margin))
-    root = cfg.data_root or entry.settings["data_root"]
-    other = cfg.dataset if entry.folder else None
-    if warp.margin:
-        own, given = entry.settings["dataset"], other or {}
-        other = config.fit_images(given if given.get("name", own["name"]) != own["name"] else own | given, card)
-    found = run_images(entry.folder, entry.settings, card, root, cfg.split, other=other)
-    if cfg.images is None:
-        return found
-    return found._replace(split=found.split.take(spread(len(found.split), cfg.images)))
-
-
-def new_target(cfg: schema.Invariance, entries: Sequence[Entry]) -> Path:
-    """Return the folder of the study, made.
-
-    Raises `InputError` when it holds a study already, or is a file.
-    """
-    first = entries[0].folder
-    target = (
-        Path(cfg.output_dir) if cfg.output_dir else runs.new_folder("invariance", first.name if first else "untrained")
-    )
-    if (target / runs.RESULTS).exists():
-        raise InputError(f"output_dir={target} already holds results; name another folder")
-    runs.refuse_existing(target)
-    runs.refuse_unwritable(target)
-    return runs.create(target)
-
-
 # Measuring.
-
-
-def follow(
-    cfg: schema.Invariance,
-    entries: Sequence[Entry],
-    subjects: Sequence[measure.Subject],
-    warps: Sequence[Warp],
-    splits: Sequence[Split],
-    target: Path,
-) -> list[Study]:
-    """Pass all images through all networks under all warps; the raw rows go to the study's folder."""
-    parts, classes = blocks(len(splits[0])), entries[0].card.classes
-    studies = [Study(warp, split, entries[0].card, parts) for warp, split in zip(warps, splits, strict=True)]
-    few = spread(len(splits[0]), cfg.control_images)
-    total = sum(len(parts) * (1 + len(warp.amounts)) + 2 * len(few) * len(warp.amounts) for warp in warps)
-    with counting(total * len(entries), "invariance", "image") as progress:
-        for entry, subject in zip(entries, subjects, strict=True):
-            stride = total_stride([spans[0].jump for spans in subject.spans.values()])
-            for study in studies:
-                warp, split = study.warp, study.split
-                batches = measure.in_batches(split, np.arange(len(split)), cfg.batch_size, subject.device)
-                clean = measure.clean(subject, split, cfg.batch_size, warp, progress=progress)
-                changed = warp.against(subject.logits)
-                moved = measure.moves(
-                    subject, batches, changed, warp.amounts, move=warp.move, crop=warp.margin, progress=progress
-                )
-                held = measure.controls(subject, split, few, cfg.batch_size, warp, progress=progress)
-                keep_raw(target / RAW / f"{safe(entry.name)}_{warp.name}.npz", subject, warp, clean, moved)
-                stages = subject.stages
-                found = curves(entry.name, stages, warp.amounts, clean, moved, held, parts, len(classes))
-                study.add(found, clean, moved, stride, subject)
-    return studies
-
-
-def keep_raw(path: Path, subject: measure.Subject, warp: Warp, clean: measure.Clean, moved: measure.Moved) -> None:
-    """Write what was measured of each image."""
-    arrays = {f"clean_{key}": value for key, value in clean._asdict().items()} | moved._asdict()
-    with disk.replacing(path) as partial:
-        np.savez(partial, stages=np.array(subject.stages), amounts=np.array(warp.amounts), **arrays)
-
-
-def safe(name: str) -> str:
-    """Return a network's name as part of a file's."""
-    return re.sub(r"[^\w.-]+", "_", name)
 
 
 # Showing.

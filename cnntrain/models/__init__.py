@@ -10,9 +10,8 @@ from cnntrain.models.alexnet import alexnet
 from cnntrain.models.all_cnn import all_cnn
 from cnntrain.models.caltech import caltech_convnet
 from cnntrain.models.convnet import convnet
-from cnntrain.models.foreign import Preprocessing, timm, timm_images, torchvision, torchvision_images
+from cnntrain.models.external import Preprocessing, timm, timm_images, torchvision, torchvision_images
 from cnntrain.models.googlenet import googlenet, googlenet_heads
-from cnntrain.models.heads import Heads
 from cnntrain.models.lenet import lenet5, lenet5_1998
 from cnntrain.models.lm_resnet import lm_resnet
 from cnntrain.models.locally_connected import locally_connected
@@ -25,6 +24,7 @@ from cnntrain.models.resnet_cifar import preact_resnet, resnet_cifar
 from cnntrain.models.vgg import vgg
 from cnntrain.models.wide_resnet import wide_resnet
 from cnntrain.models.zfnet import zfnet
+from cnntrain.nn.auxiliary import Heads
 
 MODELS: dict[str, Callable[..., nn.Sequential]] = {
     "softmax": softmax,

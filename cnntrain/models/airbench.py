@@ -13,11 +13,12 @@ from typing import Unpack
 import torch
 from torch import nn
 
-from cnntrain.bounds import Count, Fraction
-from cnntrain.models.blocks import Activation, batch_norm, conv, dirac, linear, norm_act, pooling, require
-from cnntrain.models.shapes import Shape
-from cnntrain.models.stages import Build, Maker, assemble
-from cnntrain.models.whitening import whitening
+from cnntrain.nn.blocks import batch_norm, conv, dirac, linear, norm_act, pooling, require
+from cnntrain.nn.layers import Activation
+from cnntrain.nn.shapes import Shape
+from cnntrain.nn.stages import Build, Maker, assemble
+from cnntrain.nn.whitening import whitening
+from cnntrain.runtime.ranges import Count, Fraction
 
 
 def airbench(

@@ -13,10 +13,10 @@ from typing import Literal, Unpack
 
 from torch import nn
 
-from cnntrain.bounds import Count
-from cnntrain.models.blocks import by_size, conv, dense, he_normal_inputs, linear, lrn, pooling, require
-from cnntrain.models.shapes import Shape
-from cnntrain.models.stages import Build, Maker, assemble
+from cnntrain.nn.blocks import by_size, conv, dense, he_normal_inputs, linear, lrn, pooling, require
+from cnntrain.nn.shapes import Shape
+from cnntrain.nn.stages import Build, Maker, assemble
+from cnntrain.runtime.ranges import Count
 
 Order = Literal["norm_pool", "pool_norm"]
 

@@ -8,9 +8,9 @@ from typing import Unpack
 
 from torch import nn
 
-from cnntrain.models.blocks import conv, dropout, global_average, he_normal_inputs
-from cnntrain.models.shapes import Shape
-from cnntrain.models.stages import Build, assemble
+from cnntrain.nn.blocks import conv, dropout, global_average, he_normal_inputs
+from cnntrain.nn.shapes import Shape
+from cnntrain.nn.stages import Build, assemble
 
 
 def all_cnn(in_shape: Shape, num_classes: int, **build: Unpack[Build]) -> nn.Sequential:

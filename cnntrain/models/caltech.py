@@ -9,12 +9,13 @@ from typing import Unpack
 
 from torch import nn
 
-from cnntrain.draws import generator
-from cnntrain.models.blocks import by_size, chain, conv, linear, local_contrast, pooling
-from cnntrain.models.convolutions import partial_conv
-from cnntrain.models.layers import Absolute
-from cnntrain.models.shapes import Shape
-from cnntrain.models.stages import Build, Maker, assemble
+from cnntrain.nn.blocks import by_size, conv, linear, local_contrast, pooling
+from cnntrain.nn.composite import chain
+from cnntrain.nn.convolutions import partial_conv
+from cnntrain.nn.layers import Absolute
+from cnntrain.nn.shapes import Shape
+from cnntrain.nn.stages import Build, Maker, assemble
+from cnntrain.runtime.seeding import generator
 
 # First convolution, its pooling and stride; second convolution, its pooling and stride.
 WINDOWS = {"large": (9, 10, 5, 9, 6, 4), "medium": (7, 6, 4, 7, 6, 4), "small": (5, 4, 2, 5, 6, 4)}

@@ -7,9 +7,7 @@ from typing import Literal, Unpack
 
 from torch import nn
 
-from cnntrain.bounds import Count, Fraction, Natural
-from cnntrain.models.blocks import (
-    Activation,
+from cnntrain.nn.blocks import (
     conv,
     dense,
     fractional_pool,
@@ -21,9 +19,11 @@ from cnntrain.models.blocks import (
     stochastic_pool,
     unpooled,
 )
-from cnntrain.models.convolutions import depthwise_separable, maxout_conv, spatially_separable, transposed_conv
-from cnntrain.models.shapes import Shape
-from cnntrain.models.stages import Build, Maker, StageError, assemble
+from cnntrain.nn.convolutions import depthwise_separable, maxout_conv, spatially_separable, transposed_conv
+from cnntrain.nn.layers import Activation
+from cnntrain.nn.shapes import Shape
+from cnntrain.nn.stages import Build, Maker, StageError, assemble
+from cnntrain.runtime.ranges import Count, Fraction, Natural
 
 Convolution = Literal["plain", "depthwise_separable", "spatially_separable", "maxout", "rotated_maxout", "transposed"]
 Norm = Literal["none", "batch", "batch_last", "local_response", "local_contrast"]

@@ -8,10 +8,9 @@ from typing import Literal, Unpack
 
 from torch import nn
 
-from cnntrain.bounds import NonNegative
-from cnntrain.models.blocks import (
+from cnntrain.nn.auxiliary import Heads, attach
+from cnntrain.nn.blocks import (
     by_size,
-    chain,
     conv,
     dense,
     dropout,
@@ -23,9 +22,10 @@ from cnntrain.models.blocks import (
     sequence,
     spatial,
 )
-from cnntrain.models.heads import Heads, attach
-from cnntrain.models.shapes import Shape
-from cnntrain.models.stages import Build, Concat, Maker, assemble
+from cnntrain.nn.composite import Concat, chain
+from cnntrain.nn.shapes import Shape
+from cnntrain.nn.stages import Build, Maker, assemble
+from cnntrain.runtime.ranges import NonNegative
 
 Stem = Literal["plain", "separable"]
 

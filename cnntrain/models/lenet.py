@@ -7,14 +7,14 @@ paper's criterion (eq. 8 and 9, whose constant j is left out); the bitmaps of th
 
 from typing import Unpack
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from cnntrain.models.blocks import Activation, Pool, chain, conv, dense, linear, pooling, spatial
-from cnntrain.models.convolutions import partial_conv
-from cnntrain.models.layers import ScaledTanh
-from cnntrain.models.shapes import Shape
-from cnntrain.models.stages import Build, Maker, assemble
+from cnntrain.nn.blocks import Pool, conv, dense, linear, pooling, spatial
+from cnntrain.nn.composite import chain
+from cnntrain.nn.convolutions import partial_conv
+from cnntrain.nn.layers import BITMAPS, Activation, RadialBasis, ScaledTanh, Subsample
+from cnntrain.nn.shapes import Shape
+from cnntrain.nn.stages import Build, Maker, assemble
 
 
 def lenet5(
@@ -79,24 +79,6 @@ def bordered_conv(out: int, kernel: int, *, padding: int) -> Maker:
     return make
 
 
-class Subsample(nn.Module):
-    """The sum of each 2×2 window, times a trainable coefficient, plus a trainable bias: two parameters a map."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(channels))
-        self.bias = nn.Parameter(torch.empty(channels))
-
-    def reset_parameters(self) -> None:
-        bound = 2.4 / 4  # four inputs a unit
-        nn.init.uniform_(self.weight, -bound, bound)
-        nn.init.uniform_(self.bias, -bound, bound)
-
-    def forward(self, x: Tensor) -> Tensor:
-        mean = nn.functional.avg_pool2d(x, 2)  # times 4 is exact, and ONNX has no pooling that sums
-        return mean * (4 * self.weight)[:, None, None] + self.bias[:, None, None]
-
-
 def subsample() -> Maker:
     """Trainable subsampling by two, then the squashing function."""
 
@@ -104,38 +86,6 @@ def subsample() -> Maker:
         return chain(pool=Subsample(spatial(shape)[0]), act=ScaledTanh())
 
     return make
-
-
-# Bitmaps of 7 columns and 12 rows, drawn after figure 3: each digit as printed, +1 for ink and -1 for paper.
-BITMAPS = (
-    "..###.. .##.##. ##...## ##...## ##...## ##...## ##...## ##...## ##...## .##.##. ..###.. .......",
-    "...##.. ..###.. .####.. ...##.. ...##.. ...##.. ...##.. ...##.. ...##.. ...##.. .###### .......",
-    ".#####. ##...## .....## .....## ....##. ...##.. ..##... .##.... ##..... ##..... ####### .......",
-    "####### .....## ....##. ...##.. ..####. .....## .....## .....## .....## ##...## .#####. .......",
-    "....##. ...###. ..####. .##.##. .##.##. ##..##. ##..##. ####### ....##. ....##. ....##. .......",
-    "####### ##..... ##..... ##..... ######. ##...## .....## .....## .....## ##...## .#####. .......",
-    "..####. .##.... ##..... ##..... ######. ##...## ##...## ##...## ##...## ##...## .#####. .......",
-    "####### .....## .....## ....##. ....##. ...##.. ...##.. ..##... ..##... .##.... .##.... .......",
-    ".#####. ##...## ##...## ##...## .#####. ##...## ##...## ##...## ##...## ##...## .#####. .......",
-    ".#####. ##...## ##...## ##...## ##...## .###### .....## .....## .....## ....##. .####.. .......",
-)
-
-
-class RadialBasis(nn.Module):
-    """Minus the squared distance from what arrives to the fixed ±1 code of each class."""
-
-    codes: Tensor
-
-    def __init__(self, num_classes: int, features: int) -> None:
-        super().__init__()
-        self.register_buffer("codes", torch.empty(num_classes, features))
-
-    def reset_parameters(self) -> None:
-        rows = [[1.0 if mark == "#" else -1.0 for mark in bitmap.replace(" ", "")] for bitmap in BITMAPS]
-        self.codes.copy_(torch.tensor(rows))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return -(x.unsqueeze(1) - self.codes).square().sum(dim=2)
 
 
 def radial_basis(num_classes: int) -> Maker:

@@ -8,31 +8,14 @@ the CIFAR ResNet to the last bit.
 
 from typing import Unpack
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from cnntrain.models.blocks import conv, global_average, he_normal, linear, spatial
-from cnntrain.models.residual import basic_body, shortcut
-from cnntrain.models.shapes import Shape
-from cnntrain.models.stages import Build, Maker, assemble
-
-
-class MultistepBlock(nn.Module):
-    """A residual block that also adds the state before the last: [N, 2C, H, W] to [N, 2C', H', W']."""
-
-    def __init__(self, main: nn.Module, skip: nn.Module) -> None:
-        super().__init__()
-        self.main, self.skip = main, skip
-        self.step = nn.Parameter(torch.empty(()))
-
-    def reset_parameters(self) -> None:
-        nn.init.uniform_(self.step, -0.1, 0.0)
-
-    def forward(self, x: Tensor) -> Tensor:
-        now, last = x.chunk(2, dim=1)
-        skipped = self.skip(now)
-        kept = (1 - self.step) * skipped + self.step * self.skip(last)
-        return torch.cat([(self.main(now) + kept).relu(), skipped], dim=1)
+from cnntrain.nn.blocks import conv, global_average, he_normal, linear, spatial
+from cnntrain.nn.composite import MultistepBlock
+from cnntrain.nn.layers import FirstHalf, Twice
+from cnntrain.nn.residual import basic_body, shortcut
+from cnntrain.nn.shapes import Shape
+from cnntrain.nn.stages import Build, Maker, assemble
 
 
 def multistep_block(out: int, stride: int) -> Maker:
@@ -43,20 +26,6 @@ def multistep_block(out: int, stride: int) -> Maker:
         return MultistepBlock(basic_body(channels, out, stride), shortcut("A", channels, out, stride))
 
     return make
-
-
-class Twice(nn.Module):
-    """The same maps twice: x(0) and x(-1)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([x, x], dim=1)
-
-
-class FirstHalf(nn.Module):
-    """The first half of the maps: x(t) alone."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.chunk(2, dim=1)[0]
 
 
 def lm_resnet(depth: int, in_shape: Shape, num_classes: int, **build: Unpack[Build]) -> nn.Sequential:

@@ -6,10 +6,10 @@ from typing import Unpack
 
 from torch import nn
 
-from cnntrain.models.blocks import conv, dense, linear
-from cnntrain.models.convolutions import locally_connected as local
-from cnntrain.models.shapes import Shape
-from cnntrain.models.stages import Build, Maker, assemble
+from cnntrain.nn.blocks import conv, dense, linear
+from cnntrain.nn.convolutions import locally_connected as local
+from cnntrain.nn.shapes import Shape
+from cnntrain.nn.stages import Build, Maker, assemble
 
 
 def locally_connected(

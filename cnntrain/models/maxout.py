@@ -10,11 +10,11 @@ from typing import Unpack
 
 from torch import nn
 
-from cnntrain.bounds import Count
-from cnntrain.models.blocks import dropout, global_average, linear, pooling
-from cnntrain.models.convolutions import maxout_conv
-from cnntrain.models.shapes import Shape
-from cnntrain.models.stages import Build, StageError, assemble
+from cnntrain.nn.blocks import dropout, global_average, linear, pooling
+from cnntrain.nn.convolutions import maxout_conv
+from cnntrain.nn.shapes import Shape
+from cnntrain.nn.stages import Build, StageError, assemble
+from cnntrain.runtime.ranges import Count
 
 
 def maxout(

@@ -6,10 +6,10 @@ from typing import Unpack
 
 from torch import nn
 
-from cnntrain.models.blocks import by_size, conv, global_average, he_normal, linear
-from cnntrain.models.convolutions import depthwise_separable
-from cnntrain.models.shapes import Shape
-from cnntrain.models.stages import Build, Maker, assemble
+from cnntrain.nn.blocks import by_size, conv, global_average, he_normal, linear
+from cnntrain.nn.convolutions import depthwise_separable
+from cnntrain.nn.shapes import Shape
+from cnntrain.nn.stages import Build, Maker, assemble
 
 # Width and stride of each depthwise separable block.
 # fmt: off

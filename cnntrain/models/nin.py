@@ -9,9 +9,9 @@ from typing import Literal, Unpack
 
 from torch import nn
 
-from cnntrain.models.blocks import by_size, conv, dropout, global_average, he_normal_inputs, linear, pooling
-from cnntrain.models.shapes import Shape
-from cnntrain.models.stages import Build, Maker, assemble
+from cnntrain.nn.blocks import by_size, conv, dropout, global_average, he_normal_inputs, linear, pooling
+from cnntrain.nn.shapes import Shape
+from cnntrain.nn.stages import Build, Maker, assemble
 
 Head = Literal["average", "dense", "dense_dropout"]
 

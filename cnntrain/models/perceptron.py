@@ -5,9 +5,10 @@ from typing import Unpack
 
 from torch import nn
 
-from cnntrain.models.blocks import Activation, dense, linear
-from cnntrain.models.shapes import Shape
-from cnntrain.models.stages import Build, assemble
+from cnntrain.nn.blocks import dense, linear
+from cnntrain.nn.layers import Activation
+from cnntrain.nn.shapes import Shape
+from cnntrain.nn.stages import Build, assemble
 
 
 def softmax(in_shape: Shape, num_classes: int, **build: Unpack[Build]) -> nn.Sequential:

@@ -12,10 +12,11 @@ from typing import Literal, Unpack
 
 from torch import nn
 
-from cnntrain.models.blocks import Activation, by_size, conv, global_average, he_normal, linear, norm_act, pooling
-from cnntrain.models.residual import basic_block, bottleneck_block, preact_basic_block, preact_bottleneck_block
-from cnntrain.models.shapes import Shape
-from cnntrain.models.stages import Build, Maker, assemble
+from cnntrain.nn.blocks import by_size, conv, global_average, he_normal, linear, norm_act, pooling
+from cnntrain.nn.layers import Activation
+from cnntrain.nn.residual import basic_block, bottleneck_block, preact_basic_block, preact_bottleneck_block
+from cnntrain.nn.shapes import Shape
+from cnntrain.nn.stages import Build, Maker, assemble
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 Block = Callable[[int, int, bool], Maker]  # width, stride, whether it is the network's first

@@ -8,10 +8,10 @@ from typing import Unpack
 
 from torch import nn
 
-from cnntrain.models.blocks import conv, global_average, he_normal, linear, norm_act
-from cnntrain.models.residual import Shortcut, basic_block, preact_basic_block, preact_bottleneck_block
-from cnntrain.models.shapes import Shape
-from cnntrain.models.stages import Build, Maker, assemble
+from cnntrain.nn.blocks import conv, global_average, he_normal, linear, norm_act
+from cnntrain.nn.residual import Shortcut, basic_block, preact_basic_block, preact_bottleneck_block
+from cnntrain.nn.shapes import Shape
+from cnntrain.nn.stages import Build, Maker, assemble
 
 
 def resnet_cifar(

@@ -10,10 +10,10 @@ from typing import Unpack
 
 from torch import nn
 
-from cnntrain.bounds import Count
-from cnntrain.models.blocks import conv, dense, he_normal_inputs, linear, pooling
-from cnntrain.models.shapes import Shape, describe_shape
-from cnntrain.models.stages import Build, Maker, StageError, assemble
+from cnntrain.nn.blocks import conv, dense, he_normal_inputs, linear, pooling
+from cnntrain.nn.shapes import Shape, describe_shape
+from cnntrain.nn.stages import Build, Maker, StageError, assemble
+from cnntrain.runtime.ranges import Count
 
 WIDTHS = (64, 128, 256, 512, 512)
 CONVOLUTIONS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}

@@ -7,11 +7,11 @@ from typing import Unpack
 
 from torch import nn
 
-from cnntrain.bounds import Fraction
-from cnntrain.models.blocks import conv, global_average, he_normal, linear, norm_act
-from cnntrain.models.residual import preact_basic_block
-from cnntrain.models.shapes import Shape
-from cnntrain.models.stages import Build, Maker, assemble
+from cnntrain.nn.blocks import conv, global_average, he_normal, linear, norm_act
+from cnntrain.nn.residual import preact_basic_block
+from cnntrain.nn.shapes import Shape
+from cnntrain.nn.stages import Build, Maker, assemble
+from cnntrain.runtime.ranges import Fraction
 
 
 def wide_resnet(

@@ -1,1 +1,1 @@
-
+"""The loop that trains, and what it keeps."""

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from cnntrain import disk
-from cnntrain.errors import CheckpointError, DiskError
+from cnntrain.runtime import disk
+from cnntrain.runtime.errors import CheckpointError, DiskError
 
 State = dict[str, Any]  # tensors and JSON types only
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cnntrain import ranks
-from cnntrain.data.views import VIEWS, View
-from cnntrain.devices import autocast
-from cnntrain.tables import wilson
-from cnntrain.training.small_maps import as_products, candidates
+from cnntrain.data.augment.tta import VIEWS, View
+from cnntrain.nn.conv_matmul import as_products, candidates
+from cnntrain.runtime import distributed
+from cnntrain.runtime.devices import autocast
+from cnntrain.stats.intervals import wilson
 
 
 class Outputs(NamedTuple):
@@ -67,10 +67,10 @@ def score(result: Outputs) -> dict[str, float]:
     """Return n, mean cross-entropy, top-1 and its Wilson interval at 95 %, of what all processes have together."""
     mine = len(result.labels)
     right = int((result.logits.argmax(dim=1) == result.labels).sum())
-    n, right = map(int, ranks.total(mine, right))
+    n, right = map(int, distributed.total(mine, right))
     low, high = wilson(right, n)
     part = float(F.cross_entropy(result.logits, result.labels)) * (mine / n) if mine else 0.0
-    (loss,) = ranks.total(part)
+    (loss,) = distributed.total(part)
     return {"n": n, "loss": loss, "top1": right / n, "top1_low": low, "top1_high": high}
 
 
@@ -80,7 +80,7 @@ def by_class(result: Outputs, classes: Sequence[str]) -> dict[str, Any]:
     """
     predicted, labels = result.logits.argmax(dim=1), result.labels
     counts = [x.bincount(minlength=len(classes)) for x in (labels, predicted, labels[predicted == labels])]
-    n, named, right = np.reshape(ranks.total(*torch.cat(counts).tolist()), (3, -1))
+    n, named, right = np.reshape(distributed.total(*torch.cat(counts).tolist()), (3, -1))
     there = n > 0
     absent = [name for name, lacking in zip(classes, there & (named == 0), strict=True) if lacking]
     return {"balanced_accuracy": float((right[there] / n[there]).mean()), "never_predicted": absent}

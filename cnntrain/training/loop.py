@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from cnntrain.data.feeds import Feed
-from cnntrain.training.learner import Learner
+from cnntrain.data.loading.loader import Feed
+from cnntrain.training.step import Learner
 
 Record = dict[str, Any]
 Stop = Callable[[], bool]

@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from cnntrain import disk
-from cnntrain.data.feeds import Feed
-from cnntrain.errors import DiskError
-from cnntrain.progress import say
-from cnntrain.tables import percent, render
-from cnntrain.training.learner import Learner
+from cnntrain.data.loading.loader import Feed
+from cnntrain.runtime import disk
+from cnntrain.runtime.errors import DiskError
+from cnntrain.runtime.progress import say
+from cnntrain.runtime.tables import percent, render
+from cnntrain.training.step import Learner
 
 WARM_UP = 5  # steps that find buffers, algorithms and workers unready
 TIMED = 20

@@ -20,8 +20,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from cnntrain.devices import hardware, machine
-from cnntrain.tables import render
+from cnntrain.runtime.devices import hardware, machine
+from cnntrain.runtime.tables import render
 from scripts.bench.harness import ROOT, UnequalWorkError, measure
 from scripts.bench.lines import LINES
 from scripts.bench.load import Patience

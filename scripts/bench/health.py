@@ -34,9 +34,9 @@ def evaluate(task: Task, clock: Clock, views: str) -> None:
     """Evaluate images in memory, as `cnntrain eval` does."""
     import torch
 
-    from cnntrain.data.feeds import sweep
-    from cnntrain.data.sources import Card, Pixels, Split
-    from cnntrain.data.views import VIEWS
+    from cnntrain.data.augment.tta import VIEWS
+    from cnntrain.data.loading.loader import sweep
+    from cnntrain.data.storage.images import Card, Pixels, Split
     from cnntrain.training.evaluate import outputs
 
     device, precision, net = made(task)
@@ -57,8 +57,8 @@ def forward(task: Task, clock: Clock, views: str) -> None:
     """Do the same forward passes on one batch that lies ready."""
     import torch
 
-    from cnntrain.data.views import VIEWS
-    from cnntrain.devices import autocast
+    from cnntrain.data.augment.tta import VIEWS
+    from cnntrain.runtime.devices import autocast
 
     device, precision, net = made(task)
     x = torch.randn(task.batch_size, *DATA[task.data].shape).to(device).to(memory_format=torch.channels_last)
@@ -79,7 +79,7 @@ def made(task: Task) -> tuple:
     """Return the device, its precision and the network of a task on it."""
     import torch
 
-    from cnntrain.devices import choose_device, choose_precision, prepare
+    from cnntrain.runtime.devices import choose_device, choose_precision, prepare
 
     prepare(deterministic=False)
     device = choose_device("auto")
@@ -101,9 +101,9 @@ def synchronisations(task: Task, clock: Clock) -> None:
     import torch
     from torch.profiler import ProfilerActivity, profile
 
-    from cnntrain.data.augmentation import AUGMENTATIONS
-    from cnntrain.data.feeds import ResidentFeed
-    from cnntrain.data.sources import Card, Pixels, Split
+    from cnntrain.data.augment.augmentations import AUGMENTATIONS
+    from cnntrain.data.loading.loader import ResidentFeed
+    from cnntrain.data.storage.images import Card, Pixels, Split
     from scripts.bench.limit import learner
 
     device, _, _ = made(task)

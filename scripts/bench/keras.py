@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from cnntrain.devices import choose_device, choose_precision
+from cnntrain.runtime.devices import choose_device, choose_precision
 from scripts.bench.work import DATA, Clock, Data, Task, pictures
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cnntrain.devices import choose_device, choose_precision
+from cnntrain.runtime.devices import choose_device, choose_precision
 from scripts.bench.plain import loader
 from scripts.bench.work import Clock, Task, network, parameters
 

@@ -4,13 +4,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from cnntrain.data.augmentation import Plan
-from cnntrain.data.feeds import plan_epoch
-from cnntrain.data.rendering import Batch
-from cnntrain.devices import autocast, choose_device, choose_precision, prepare
-from cnntrain.optim import sgd
-from cnntrain.training.learner import Learner
+from cnntrain.data.augment.augmentations import Plan
+from cnntrain.data.loading.batch import Batch
+from cnntrain.data.loading.loader import plan_epoch
+from cnntrain.runtime.devices import autocast, choose_device, choose_precision, prepare
 from cnntrain.training.loop import Progress, train
+from cnntrain.training.optimizers import sgd
+from cnntrain.training.step import Learner
 from scripts.bench.work import DATA, Clock, Task, network, parameters
 
 

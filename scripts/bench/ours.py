@@ -36,10 +36,10 @@ def words(task: Task, epochs: int) -> list[str]:
 
 def images(task: Task, clock: Clock) -> None:
     """Go through a folder's images without a network: decode them into a pack, read it, cut on the device."""
-    from cnntrain.data.augmentation import AUGMENTATIONS
-    from cnntrain.data.datasets import load
-    from cnntrain.data.feeds import StreamedFeed
-    from cnntrain.devices import choose_device, prepare
+    from cnntrain.data.augment.augmentations import AUGMENTATIONS
+    from cnntrain.data.datasets.registry import load
+    from cnntrain.data.loading.loader import StreamedFeed
+    from cnntrain.runtime.devices import choose_device, prepare
 
     prepare(deterministic=False)
     device, size = choose_device("auto"), DATA[task.data].shape[1]
@@ -76,7 +76,7 @@ def repeat(source: Path, folder: Path, images: int) -> None:
 
 def fit(task: Task, clock: Clock) -> None:
     """Train as the command line does and read the epochs' times from the run's records."""
-    from cnntrain.cli import main
+    from cnntrain.cli.main import main
     from scripts.bench.work import network, parameters
 
     with tempfile.TemporaryDirectory() as scratch:

@@ -4,7 +4,7 @@ import torch
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from cnntrain.devices import autocast, choose_precision
+from cnntrain.runtime.devices import autocast, choose_precision
 from scripts.bench.work import Clock, Task, network, parameters, pictures
 
 

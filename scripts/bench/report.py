@@ -5,7 +5,7 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-from cnntrain.tables import render
+from cnntrain.runtime.tables import render
 from scripts.bench.lines import LINES, Line
 
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from cnntrain.devices import autocast, choose_precision
+from cnntrain.runtime.devices import autocast, choose_precision
 from scripts.bench.work import DATA, Clock, Decoded, Task
 
 EPOCHS = 8  # of the script; the experiment has its own
@@ -39,7 +39,7 @@ def passes(task: Task) -> int:
 
 def experiment(task: Task, clock: Clock) -> None:
     """Train and evaluate by the command line."""
-    from cnntrain.cli import main
+    from cnntrain.cli.main import main
 
     with tempfile.TemporaryDirectory() as scratch:
         run = f"{scratch}/run"

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms import Compose
 
-from cnntrain.devices import autocast, choose_precision
+from cnntrain.runtime.devices import autocast, choose_precision
 from scripts.bench.work import DATA, Clock, Task, network, parameters, pictures, transforms
 
 

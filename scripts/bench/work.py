@@ -137,7 +137,7 @@ def pictures(task: Task, transform: Callable[[Any], Any] | None = None) -> Any:
     transform = transform or normalised(task)
     root = Path(task.root)
     if task.data == "synthetic":
-        from cnntrain.data.datasets import load
+        from cnntrain.data.datasets.registry import load
 
         split = load("synthetic", root, {"train_images": task.images}, val_size=0).train
         pixels = split.source.read(np.arange(len(split))).numpy()[..., 0]

@@ -23,9 +23,9 @@ from pathlib import Path
 
 import torch
 
-from cnntrain.devices import hardware, prepare
-from cnntrain.errors import CnntrainError
-from cnntrain.tables import render
+from cnntrain.runtime.devices import hardware, prepare
+from cnntrain.runtime.errors import CnntrainError
+from cnntrain.runtime.tables import render
 from scripts.gpu.record import record
 from scripts.gpu.steps import Check, Row, crops, determinism, steps, tests, waiting
 

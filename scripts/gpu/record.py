@@ -16,16 +16,17 @@ from typing import Any
 import torch
 import yaml
 
-from cnntrain.data.augmentation import AUGMENTATIONS
-from cnntrain.data.datasets import load
-from cnntrain.data.feeds import ResidentFeed, sweep
-from cnntrain.data.sources import Dataset
-from cnntrain.data.views import VIEWS
+from cnntrain.data.augment.augmentations import AUGMENTATIONS
+from cnntrain.data.augment.tta import VIEWS
+from cnntrain.data.datasets.registry import load
+from cnntrain.data.loading.loader import ResidentFeed, sweep
+from cnntrain.data.storage.images import Dataset
 from cnntrain.models import MODELS
-from cnntrain.models.whitening import calibrate
-from cnntrain.optim import OPTIMIZERS, SCHEDULES, learning_rates
+from cnntrain.nn.whitening import calibrate
 from cnntrain.training.evaluate import outputs, score
-from cnntrain.training.learner import Learner
+from cnntrain.training.lr_schedules import SCHEDULES, learning_rates
+from cnntrain.training.optimizers import OPTIMIZERS
+from cnntrain.training.step import Learner
 from scripts.gpu.steps import GPU, ROOT, Row, now, row
 
 RUNS = 5

@@ -12,16 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cnntrain.data.augmentation import AUGMENTATIONS
-from cnntrain.data.feeds import ResidentFeed
-from cnntrain.data.rendering import Store
-from cnntrain.data.sources import Card, Pixels, Split
-from cnntrain.data.windows import resized_at_once
-from cnntrain.devices import prepare
+from cnntrain.data.augment.augmentations import AUGMENTATIONS
+from cnntrain.data.augment.resize import resized_at_once
+from cnntrain.data.loading.batch import Store
+from cnntrain.data.loading.loader import ResidentFeed
+from cnntrain.data.storage.images import Card, Pixels, Split
 from cnntrain.models import MODELS
-from cnntrain.optim import sgd
-from cnntrain.training.learner import Learner
-from cnntrain.training.recording import waits
+from cnntrain.runtime.devices import prepare
+from cnntrain.training.cuda_graph import waits
+from cnntrain.training.optimizers import sgd
+from cnntrain.training.step import Learner
 
 ROOT = Path(__file__).resolve().parents[2]
 GPU = torch.device("cuda")

@@ -8,17 +8,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cnntrain.data.augmentation import AUGMENTATIONS, Part
-from cnntrain.data.feeds import Feed, ResidentFeed, StreamedFeed, sweep
-from cnntrain.data.sources import Card, Pixels, Split
-from cnntrain.devices import prepare
+from cnntrain.data.augment.augmentations import AUGMENTATIONS, Part
+from cnntrain.data.loading.loader import Feed, ResidentFeed, StreamedFeed, sweep
+from cnntrain.data.storage.images import Card, Pixels, Split
 from cnntrain.models import MODELS
-from cnntrain.models.blocks import conv, dense, linear, pooling
-from cnntrain.models.stages import assemble
-from cnntrain.optim import OPTIMIZERS
+from cnntrain.nn.blocks import conv, dense, linear, pooling
+from cnntrain.nn.stages import assemble
+from cnntrain.runtime.devices import prepare
+from cnntrain.training.cuda_graph import WARM_UP
 from cnntrain.training.evaluate import outputs, score
-from cnntrain.training.learner import Learner
-from cnntrain.training.recording import WARM_UP
+from cnntrain.training.optimizers import OPTIMIZERS
+from cnntrain.training.step import Learner
 
 GPU, CPU = torch.device("cuda"), torch.device("cpu")
 CARD = Card("noise", ("a", "b", "c"), (3, 16, 16), (0.4, 0.5, 0.6), (0.2, 0.3, 0.1))

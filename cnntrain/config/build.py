@@ -1,0 +1,195 @@
+"""From the checked options of a group to its object: the only place where a name becomes a thing."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+from torch.optim import Optimizer
+
+from cnntrain.config.read import heads_options, named_functions
+from cnntrain.config.schema import Options, Selection, Split
+from cnntrain.config.validate import (
+    build_schema,
+    conform,
+    conform_options,
+)
+from cnntrain.data.augment.augmentations import AUGMENTATIONS, Part
+from cnntrain.data.datasets.registry import describe, divide, image_counts, read_whole
+from cnntrain.data.datasets.splits import Member
+from cnntrain.data.storage.images import Card, Dataset
+from cnntrain.models import HEADS, MODELS
+from cnntrain.nn.auxiliary import Heads
+from cnntrain.nn.layers import BlurPool2d
+from cnntrain.nn.stages import Build
+from cnntrain.runtime.disk import expanded
+from cnntrain.runtime.errors import InputError, unknown
+from cnntrain.runtime.ranges import NonNegative, Positive
+from cnntrain.training.lr_schedules import SCHEDULES, learning_rates
+from cnntrain.training.optimizers import OPTIMIZERS
+from cnntrain.transforms.families import WARPS
+from cnntrain.transforms.transform import Warp
+
+
+def bind(
+    group: str, functions: Mapping[str, Callable[..., Any]], options: Mapping[str, Any], *, apart: Sequence[str] = ()
+) -> Callable[..., Any]:
+    """Return the function that `options` name, with their other values bound; keys in `apart` belong to the caller.
+
+    Raises `InputError` for an unknown name or a value that the function's annotations exclude.
+    """
+    name = options.get("name")
+    if name not in functions:
+        raise InputError(str(unknown(group, str(name), functions)))
+    function = functions[str(name)]
+    given = {key: value for key, value in options.items() if key not in ("name", *apart)}
+    return partial(function, **conform_options(group, function, given))
+
+
+def build_model(options: Options, card: Card, **build: Any) -> nn.Sequential:
+    """Build the network for the dataset's images and classes; `build` says seed and device."""
+    remove = conform(options.get("remove") or [], list[str], "model.remove")
+    if twice := next((name for name in remove if remove.count(name) > 1), None):
+        raise InputError(f"model.remove names {twice} twice")
+    widen = conform(options.get("widen") or {}, dict[str, Positive], "model.widen")
+    blurred = conform(options.get("antialias", False), bool, "model.antialias")
+    function = bind("model", MODELS, options, apart=("remove", "widen", "antialias", *heads_options(options)))
+    settings: Build = {"remove": remove, "widen": widen, "antialias": blurred, **build}  # type: ignore[typeddict-item]
+    net: nn.Sequential = function(card.shape, len(card.classes), **settings)
+    if not isinstance(net, nn.Sequential):
+        raise InputError(
+            f"model={options['name']} gives a plain {type(net).__name__}, and a network is a chain of named stages: "
+            "return assemble(…), or finished(drawn(…), …) of cnntrain.models.external"
+        )
+    if blurred and not any(isinstance(module, BlurPool2d) for module in net.modules()):
+        raise InputError(f"model.antialias=true: {options['name']} has no stage that strides and could be blurred")
+    return net
+
+
+def build_heads(options: Options, net: nn.Sequential, card: Card, **build: Any) -> Heads | None:
+    """Build the companion that trains a network with auxiliary heads; None where it has none or is to go without."""
+    if options["name"] not in HEADS:
+        return None
+    function = HEADS[options["name"]]
+    given = {key: options[key] for key in heads_options(options) if key in options}
+    companion = function(net, card.shape, len(card.classes), **conform_options("model", function, given), **build)
+    return companion if companion.at else None
+
+
+def selection(options: Options) -> Selection:
+    """Return the part of a dataset's options that all datasets share."""
+    return build_schema(Selection, {"cache": "auto", **options}, "dataset.")
+
+
+def dataset_options(options: Options) -> tuple[str, Options]:
+    """Return a dataset's name and the options of its own, checked."""
+    shared = [field.name for field in fields(Selection)]
+    bound = bind("dataset", named_functions()["dataset"], options, apart=shared)
+    assert isinstance(bound, partial)
+    return str(options["name"]), dict(bound.keywords)
+
+
+def dataset_root(options: Options, data_root: str) -> Path:
+    """Return the folder that holds a dataset: its own root, else the common one, in which only named datasets lie.
+
+    Raises `InputError` for an image folder that is not named.
+    """
+    if options.get("name") == "folder" and not options.get("root"):
+        raise InputError("dataset.root is missing: the folder that holds the class folders, or train, val and test")
+    return expanded(options.get("root") or data_root)
+
+
+def dataset_card(options: Options, data_root: str) -> Card:
+    """Return what is known of the dataset without reading its images."""
+    name, own = dataset_options(options)
+    return describe(name, dataset_root(options, data_root), own, classes=selection(options).class_names)
+
+
+def fit_images(options: Options, card: Card) -> Options:
+    """Return a dataset's options with image size and channels set to those of `card`, where the dataset has them."""
+    _, own = dataset_options(options)
+    wanted = {"image_size": card.shape[1], "channels": card.shape[0]}
+    return options | {key: value for key, value in wanted.items() if key in own}
+
+
+def read_dataset(options: Options, data_root: str) -> Dataset:
+    """Read a dataset as it lies, with the splits that it brings, the images of files not yet decoded."""
+    name, own = dataset_options(options)
+    return read_whole(name, dataset_root(options, data_root), own, classes=selection(options).class_names)
+
+
+def divide_dataset(
+    whole: Dataset,
+    options: Options,
+    data_root: str,
+    seed: int,
+    *,
+    only: Split | None = None,
+    listed: Sequence[Member] | None = None,
+) -> Dataset:
+    """Divide a dataset as the configuration says, or as its files are `listed`; `only` one split may be needed."""
+    chosen = selection(options)
+    return divide(
+        whole,
+        packs=expanded(data_root) / ".cnntrain",
+        train_size=chosen.train_size,
+        val_size=chosen.val_size,
+        workers=chosen.workers,
+        cache=chosen.cache,
+        seed=seed,
+        only=only,
+        listed=listed,
+    )
+
+
+def load_dataset(options: Options, data_root: str, seed: int, **how: Any) -> Dataset:
+    """Read a dataset and divide it; `how` says what `divide_dataset` takes besides."""
+    return divide_dataset(read_dataset(options, data_root), options, data_root, seed, **how)
+
+
+def count_images(options: Options, data_root: str) -> tuple[int, int, int]:
+    """Return about how many training, validation and test images a dataset has, without reading them."""
+    (name, own), chosen = dataset_options(options), selection(options)
+    return image_counts(
+        name,
+        dataset_root(options, data_root),
+        own,
+        train_size=chosen.train_size,
+        val_size=chosen.val_size,
+        classes=chosen.class_names,
+    )
+
+
+def build_augmentations(options: Options) -> dict[str, Part]:
+    """Return the augmentations in the order of the configuration; a null one is left out."""
+    parts = {}
+    for name, given in options.items():
+        if given is not None:
+            maker = AUGMENTATIONS[name]
+            parts[name] = maker(**conform_options(f"augmentation.{name}", maker, given))
+    return parts
+
+
+def build_transforms(options: Options, card: Card) -> list[Warp]:
+    """Return the families of transformations of the configuration for the dataset's images; a null one is left out."""
+    return [
+        WARPS[name](card.shape, **conform_options(f"warp.{name}", WARPS[name], given))
+        for name, given in options.items()
+        if given is not None
+    ]
+
+
+def build_optimizer(options: Options, net: nn.Module) -> Optimizer:
+    """Return the optimizer of a network's parameters."""
+    optimizer: Optimizer = bind("optimizer", OPTIMIZERS, options)(net)
+    return optimizer
+
+
+def build_rates(options: Options, peak: float, epochs: int, per_epoch: int) -> list[float]:
+    """Return the learning rate of every step of a run."""
+    schedule: Callable[[np.ndarray, int], np.ndarray] = bind("schedule", SCHEDULES, options, apart=("warmup",))
+    warmup = conform(options.get("warmup", 0), NonNegative, "schedule.warmup")
+    return learning_rates(peak, epochs * per_epoch, schedule, warmup=round(warmup * per_epoch))

@@ -1,0 +1,60 @@
+"""What the pretrained weights of a model ask of a configuration: the size of its images and their normalisation."""
+
+from dataclasses import replace
+from typing import TypeVar
+
+from cnntrain.config.build import dataset_options
+from cnntrain.config.compose import overrides
+from cnntrain.config.schema import Describe, Fit, Options
+from cnntrain.config.validate import conform_options, signature
+from cnntrain.data.datasets.registry import DATASETS
+from cnntrain.data.storage.images import Card
+from cnntrain.models import PRETRAINED
+from cnntrain.models.external import Preprocessing
+
+N = TypeVar("N", bound=Fit | Describe)
+
+
+def expected(options: Options) -> Preprocessing | None:
+    """Return what a model's pretrained weights expect of their images; None for weights that are drawn."""
+    if options.get("name") not in PRETRAINED:
+        return None
+    function = PRETRAINED[options["name"]]
+    given = {key: options[key] for key in signature(function) if key in options}
+    return function(**conform_options("model", function, given))
+
+
+def normalised(card: Card, options: Options) -> Card:
+    """Return a dataset's card with the mean and deviation that a model's pretrained weights expect."""
+    wanted = expected(options)
+    if wanted is None:
+        return card
+    _, mean, std = wanted.for_channels(card.shape[0])
+    return replace(card, mean=mean, std=std)
+
+
+def follow(cfg: N) -> N:
+    """Return a configuration whose images have the size that pretrained weights expect, where nobody chose one."""
+    return replace(cfg, dataset=sized(cfg.dataset, cfg.model))
+
+
+def sized(options: Options, model: Options) -> Options:
+    """Return a dataset's options with the image size that a model's weights expect, where nobody chose one."""
+    wanted = expected(model)
+    if wanted is None or typed("dataset.image_size"):
+        return options
+    name, own = dataset_options(options)
+    size = signature(DATASETS[name].read).get("image_size")
+    if size is None or own.get("image_size") != size.default:
+        return options
+    return options | {"image_size": wanted.size}
+
+
+def rebuilt(options: Options) -> Options:
+    """Return a run's model options without the weights that its training started from: it has its own."""
+    return {key: value for key, value in options.items() if key != "weights" or options["name"] not in PRETRAINED}
+
+
+def typed(key: str) -> bool:
+    """Say whether a key stands on the command line."""
+    return any(word.lstrip("+").partition("=")[0] == key for word in overrides())

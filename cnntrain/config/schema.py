@@ -1,0 +1,197 @@
+"""What each command's configuration holds: keys, kinds and ranges; the values lie in `conf`."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from cnntrain.runtime.devices import Precision
+from cnntrain.runtime.ranges import Count, Decay, Fraction, Natural, NonNegative
+
+Options = dict[str, Any]  # of a group, held against the function that its name chooses
+Split = Literal["train", "val", "test"]
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """How long, in what steps and in what precision a network learns."""
+
+    epochs: Count
+    batch_size: Count
+    accumulate: Count
+    precision: Precision
+    graph: Literal["auto"] | bool
+    compile: bool
+    label_smoothing: Fraction
+    clip: NonNegative
+    ema: Decay
+    freeze: str | list[str] | dict[str, Fraction] | None
+    resize: dict[Count, Fraction]
+    validate_every: Count
+    patience: Natural
+    log_every: Count
+    checkpoint_seconds: NonNegative
+    keep_every: Natural
+    eval_batch_size: Count
+    tensorboard: bool
+    profile: bool
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which images of a dataset are used, and how they are read."""
+
+    root: str | None
+    train_size: int | float | None  # a number of images, or a fraction of them
+    val_size: int | float
+    classes: list[str | int] | Count | None
+    balance: Literal["none", "weights", "sampling"]
+    workers: Natural
+    cache: Literal["auto", "none", "pack", "ram"]
+
+    @property
+    def class_names(self) -> list[str] | int | None:
+        """The classes in words, or how many: digits are typed as numbers."""
+        return [str(name) for name in self.classes] if isinstance(self.classes, list) else self.classes
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What every command takes."""
+
+    device: str
+    plugins: list[str]
+
+
+@dataclass(frozen=True)
+class Fit(Shared):
+    """`cnntrain fit`."""
+
+    model: Options
+    dataset: Options
+    augmentation: Options
+    optimizer: Options
+    schedule: Options
+    trainer: Trainer
+    seed: Natural
+    deterministic: bool
+    data_root: str
+    output_dir: str | None
+    resume: str
+    check_resume: bool
+    init_from: str | None
+
+
+@dataclass(frozen=True)
+class Ablate(Fit):
+    """`cnntrain ablate`."""
+
+    study: Options | None
+    remove: list[Any] | None
+    seeds: Count | list[Natural] | None
+    looks: Count
+    mode: Literal["retrain", "finetune", "lesion", "reinit", "rerandomize"]
+    runs: list[str] | None
+    control: Literal["none", "params", "macs"]
+    plan: bool
+    jobs: Count | None
+    worker: Natural
+    table: Literal["text", "markdown", "csv"]
+
+
+@dataclass(frozen=True)
+class Evaluated(Shared):
+    """What every command takes that measures runs."""
+
+    split: Split
+    weights: Literal["best", "last"]
+    precision: Precision
+    batch_size: Count
+    data_root: str | None
+
+
+@dataclass(frozen=True)
+class Eval(Evaluated):
+    """`cnntrain eval`."""
+
+    run: str
+    dataset: Options | None
+    tta: Literal["none", "flip", "shift", "flip_shift"]
+    output_dir: str | None
+
+
+@dataclass(frozen=True)
+class Report(Evaluated):
+    """`cnntrain report`."""
+
+    run: str
+    output: str | None
+
+
+@dataclass(frozen=True)
+class Compare(Evaluated):
+    """`cnntrain compare`."""
+
+    runs: list[str]
+    table: Literal["text", "markdown", "csv"]
+
+
+@dataclass(frozen=True)
+class Invariance(Evaluated):
+    """`cnntrain invariance`."""
+
+    run: str | None
+    runs: list[str] | None
+    model: Options | None
+    dataset: Options | None
+    warp: Options
+    init: Literal["trained", "random"]
+    seed: Natural
+    stages: list[str] | None
+    images: Count | None
+    control_images: Count
+    output_dir: str | None
+    figures: bool
+    tensorboard: bool
+
+
+@dataclass(frozen=True)
+class Predict(Shared):
+    """`cnntrain predict`."""
+
+    run: str
+    images: list[str] | str
+    invert: bool | None
+    weights: Literal["best", "last"]
+    precision: Precision
+    batch_size: Count
+    output_dir: str | None
+    report: bool
+
+
+@dataclass(frozen=True)
+class Describe(Shared):
+    """`cnntrain describe`."""
+
+    run: str | None
+    models: list[str] | None
+    model: Options
+    dataset: Options
+    data_root: str
+    table: Literal["text", "markdown", "csv"]
+
+
+@dataclass(frozen=True)
+class Export:
+    """`cnntrain export`."""
+
+    run: str
+    format: Literal["safetensors", "pt2", "onnx"]
+    weights: Literal["best", "last"]
+    output: str | None
+    plugins: list[str]
+
+
+@dataclass(frozen=True)
+class Env:
+    """`cnntrain env`."""
+
+    data_root: str

@@ -1,0 +1,1 @@
+"""Where images come from: named datasets, image folders, splits."""

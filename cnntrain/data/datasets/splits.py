@@ -1,0 +1,244 @@
+"""How the images of a dataset are divided: stratified, exact in number, and the same on every machine."""
+
+import csv
+import gzip
+import io
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cnntrain.data.datasets.listing import composed
+from cnntrain.data.storage.images import Card, Dataset, Files, Split, files_of, splits_of
+from cnntrain.runtime.errors import InputError, as_text, unknown
+from cnntrain.runtime.seeding import generator
+
+
+def class_numbers(classes: Sequence[str], wanted: Sequence[str]) -> list[int]:
+    """Return the label of each wanted class; an unknown or repeated name is an InputError."""
+    labels = {composed(name): label for label, name in enumerate(classes)}
+    for name in wanted:
+        if composed(name) not in labels:
+            raise unknown("class", name, classes)
+    found = [labels[composed(name)] for name in wanted]
+    if len(set(found)) < len(found):
+        raise InputError(f"dataset.classes names a class twice: {', '.join(wanted)}")
+    return found
+
+
+def chosen(classes: Sequence[str], wanted: Sequence[str] | int | None) -> Sequence[str] | None:
+    """Return the wanted classes by name; a number means so many, evenly spaced over all, and None means all."""
+    if not isinstance(wanted, int):
+        return wanted
+    if wanted > len(classes):
+        raise InputError(f"dataset.classes={wanted}, but there are {len(classes)} classes")
+    return [classes[place * len(classes) // wanted] for place in range(wanted)]
+
+
+def keep_card(card: Card, classes: Sequence[str] | None) -> Card:
+    """Return the card of these classes only, in this order; None keeps all."""
+    if classes is None:
+        return card
+    return replace(card, classes=tuple(card.classes[label] for label in class_numbers(card.classes, classes)))
+
+
+def keep_classes(split: Split, classes: Sequence[str], wanted: Sequence[str]) -> Split:
+    """Return the images of the wanted classes, labels renumbered in the order of `wanted`."""
+    numbers = class_numbers(classes, wanted)
+    renumbered = np.full(len(classes), -1)
+    renumbered[numbers] = np.arange(len(numbers))
+    labels = renumbered[split.labels.numpy()]
+    index = np.flatnonzero(labels >= 0)
+    return Split(split.source.take(index), torch.from_numpy(labels[index]))
+
+
+def images_meant(size: float, total: int, key: str, least: int) -> int:
+    """Return how many of `total` images `size` means: a whole number counts, a fraction is of the total.
+
+    A fraction means at least `least` images; a number below it or above the total is an InputError.
+    """
+    if isinstance(size, int):
+        if least <= size <= total:
+            return size
+        raise InputError(f"{key} is {size}; it must lie between {least} (one image a class) and {total}")
+    if 0 <= size <= 1:
+        return max(least, int(size * total + 0.5))
+    raise InputError(f"{key} is {size}; a fraction lies between 0 and 1, a number of images is whole")
+
+
+def allocate(counts: np.ndarray, total: int, *, spare: int = 0) -> np.ndarray:
+    """Share `total` among classes of `counts` images in proportion, by largest remainders.
+
+    Each class gives at least one image and keeps at least `spare`. Ties go to the first class.
+    """
+    quota = counts * total / counts.sum()
+    highest = counts - spare
+    shares: np.ndarray = np.clip(np.floor(quota).astype(np.int64), 1, highest)
+    while (missing := total - shares.sum()) != 0:
+        gap = np.where(shares < highest, quota - shares, -np.inf) if missing > 0 else shares - quota
+        if missing < 0:
+            gap = np.where(shares > 1, gap, -np.inf)
+        shares[np.argmax(gap)] += np.sign(missing)
+    return shares
+
+
+def stratified(labels: Tensor, classes: Sequence[str], shares: np.ndarray, seed: int, *words: str) -> np.ndarray:
+    """Return the sorted index of `shares[c]` images of each class c.
+
+    Each class is shuffled by its own generator, so that a smaller share lies in a larger one and the choice in one
+    class does not depend on the others.
+    """
+    chosen = [
+        generator(seed, *words, name).permutation(np.flatnonzero(labels.numpy() == label))[:share]
+        for label, (name, share) in enumerate(zip(classes, shares, strict=True))
+    ]
+    return np.sort(np.concatenate(chosen))
+
+
+def counts_of(labels: Tensor, num_classes: int) -> np.ndarray:
+    """Return the number of images of each class."""
+    counts: np.ndarray = np.bincount(labels.numpy(), minlength=num_classes)
+    return counts
+
+
+def carve(split: Split, card: Card, size: float, part: str, key: str) -> tuple[Split, Split]:
+    """Divide `split` into the rest and the carved `part`, the same for a dataset whatever the seed.
+
+    Stratified, with at least one image a class on both sides; InputError where that cannot be.
+    """
+    counts = counts_of(split.labels, len(card.classes))
+    if counts.min() < 2:
+        name = card.classes[int(counts.argmin())]
+        raise InputError(f"class {name!r} has {counts.min()} image(s), too few to carve a {part} set ({key}={size})")
+    total = images_meant(size, len(split), key, len(counts))
+    if total > len(split) - len(counts):
+        raise InputError(f"{key}={size} leaves a class without training images: there are {len(split)} images in all")
+    index = stratified(split.labels, card.classes, allocate(counts, total, spare=1), 0, card.name, part)
+    rest = np.setdiff1d(np.arange(len(split)), index, assume_unique=True)
+    return split.take(rest), split.take(index)
+
+
+def subset(split: Split, card: Card, size: float, seed: int) -> Split:
+    """Return `size` images of `split`, stratified, drawn by `seed`; a smaller subset lies in a larger one's classes."""
+    counts = counts_of(split.labels, len(card.classes))
+    total = images_meant(size, len(split), "dataset.train_size", len(counts))
+    return split.take(stratified(split.labels, card.classes, allocate(counts, total), seed, card.name, "train"))
+
+
+# The list of which file is in which split: what a training was shown must stay known when its folder changes.
+
+
+class Member(NamedTuple):
+    """A file of a divided dataset."""
+
+    split: str  # train, val or test, or unused: a training image that `train_size` left out
+    part: str  # train, val or test: where it lies in the dataset, which may divide its images itself
+    file: str  # relative to the folder of that part
+    size: int  # bytes
+
+
+PARTS = ("train", "val", "test")
+UNUSED = "unused"
+
+
+def parts_of(dataset: Dataset) -> Iterator[tuple[str, Files]]:
+    """Yield the name and the files of each split whose images are files."""
+    for name, split in zip(PARTS, splits_of(dataset), strict=True):
+        if split is not None and (files := files_of(split.source)) is not None:
+            yield name, files
+
+
+def members(dataset: Dataset) -> list[Member]:
+    """Return the files of a dataset, each with its split, as they lie; none where the images are no files."""
+    if dataset.whole is None:
+        return []
+    found = []
+    for part, whole in parts_of(dataset.whole):
+        names = np.full(len(whole.paths), UNUSED, dtype=object)
+        for name, files in parts_of(dataset):
+            if files.paths is whole.paths:
+                names[files.index] = name
+        for position, place in enumerate(whole.index):
+            found.append(Member(names[place], part, whole.paths[place], whole.path(position).stat().st_size))
+    return found
+
+
+def places(whole: Dataset) -> dict[tuple[str, str], tuple[Files, int]]:
+    """Return where each file of a dataset is, by its part and its path in it."""
+    return {
+        (part, files.paths[place]): (files, position)
+        for part, files in parts_of(whole)
+        for position, place in enumerate(files.index)
+    }
+
+
+def changes(whole: Dataset, listed: Sequence[Member]) -> list[str]:
+    """Say of each listed file that is missing now, or has another size, what is wrong with it."""
+    there, found = places(whole), []
+    for member in listed:
+        files, position = there.get((member.part, member.file), (None, 0))
+        path = None if files is None else files.path(position)
+        if path is None or not path.exists():
+            found.append(f"{as_text(member.file)} is missing")
+        elif (size := path.stat().st_size) != member.size:
+            found.append(f"{as_text(path)} has {size:,} bytes, not {member.size:,}")
+    return found
+
+
+def added(whole: Dataset, listed: Sequence[Member]) -> int:
+    """Return how many files a dataset has that are not listed."""
+    return len(places(whole).keys() - {(member.part, member.file) for member in listed})
+
+
+def divided(whole: Dataset, listed: Sequence[Member]) -> Dataset:
+    """Return a dataset as listed, of the files that are there and of no others; what is unused is among train."""
+    there = places(whole)
+    here = [member for member in listed if (member.part, member.file) in there]
+
+    def take(part: str, splits: Sequence[str]) -> Split | None:
+        base: Split | None = getattr(whole, part)
+        index = [there[m.part, m.file][1] for m in here if m.part == part and m.split in splits]
+        return None if base is None else base.take(np.array(index, dtype=np.int64))
+
+    own = dict[str, Split | None]()
+    for name in PARTS:
+        splits = ("train", UNUSED) if name == "train" else (name,)
+        part = next((member.part for member in listed if member.split in splits), None)  # a split lies in one part
+        own[name] = take(part, splits) if part else None
+    kept = {part: take(part, (*PARTS, UNUSED)) for part in PARTS}
+    return replace(whole, **own, whole=replace(whole, **kept))  # type: ignore[arg-type]
+
+
+def write_members(listed: Sequence[Member]) -> bytes:
+    """Return a list of files as compressed CSV; names that are no text keep their bytes."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(Member._fields)
+    writer.writerows(listed)
+    return gzip.compress(text.getvalue().encode("utf-8", "surrogateescape"), mtime=0)
+
+
+def read_members(data: bytes) -> list[Member]:
+    """Return a list of files from what `write_members` made of it; ValueError where it is damaged."""
+    try:
+        text = gzip.decompress(data).decode("utf-8", "surrogateescape")
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(str(error)) from error
+    head, *rows = csv.reader(io.StringIO(text, newline=""))
+    if head != list(Member._fields):
+        raise ValueError(f"its columns are {', '.join(head)}")
+    return [Member(split, part, file, int(size)) for split, part, file, size in rows]
+
+
+def class_weights(labels: Tensor, num_classes: int) -> Tensor:
+    """Return weights inverse to each class's frequency, float32 [num_classes], of mean 1 over the images.
+
+    A class without images weighs 0.
+    """
+    counts = torch.bincount(labels, minlength=num_classes).double()
+    weights = len(labels) / (counts.clamp(min=1) * (counts > 0).sum())
+    return torch.where(counts > 0, weights, 0).float()

@@ -1,0 +1,1 @@
+"""How batches are made: the device's own gather, or worker processes."""

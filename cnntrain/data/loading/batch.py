@@ -1,0 +1,153 @@
+"""Stored pixels to the batches that a network sees: one gather, then what acts on pixels and on the batch."""
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from cnntrain.data.augment.augmentations import Part
+from cnntrain.data.augment.resize import resized_at_once, resized_one_by_one, runs_of
+from cnntrain.data.storage.images import Card, central
+
+IN_CACHE = 1 << 18  # numbers that a CPU changes in three passes before it goes on to the next
+
+
+class Batch(NamedTuple):
+    """What one step learns from."""
+
+    images: Tensor  # float32 [B, C, H, W], normalised, channels_last
+    target: Tensor  # int64 [B], or float32 [B, classes] where labels were mixed
+    labels: Tensor  # int64 [B]: the label each image came with, to score against
+
+
+class Normalise:
+    """uint8 [B, H, W, C] to float32, with the dataset's mean and standard deviation: [B, C, H, W], channels_last."""
+
+    def __init__(self, card: Card, device: torch.device) -> None:
+        channels = card.shape[0]
+        if not len(card.mean) == len(card.std) == channels:  # one channel would broadcast silently against three
+            raise ValueError(f"{channels} channels, but {len(card.mean)} means and {len(card.std)} deviations")
+        mean, std = torch.tensor(card.mean), torch.tensor(card.std)
+        self.scale = (1 / (255 * std)).to(device)
+        self.shift = (-mean / std).to(device)
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        batch, height, width, channels = pixels.shape
+        # One long last axis: broadcasting over three channels alone is ten times slower on a CPU.
+        lines, scale, shift = pixels.reshape(-1, width * channels), self.scale.repeat(width), self.shift.repeat(width)
+        out = torch.empty(lines.shape, dtype=torch.float32, device=pixels.device)
+        at_once = len(lines) if pixels.is_cuda else max(1, IN_CACHE // (width * channels))
+        for some, into in zip(lines.split(at_once), out.split(at_once), strict=True):
+            into.copy_(some).mul_(scale).add_(shift)
+        return out.view(batch, height, width, channels).permute(0, 3, 1, 2)
+
+
+class Store:
+    """Pixels in one flat tensor, so that any mixture of shuffling, cropping and flipping is a single gather.
+
+    Three channels lie as RGBX in one int32 a pixel. The last pixel is black: positions outside an image point there.
+    """
+
+    def __init__(self, images: Tensor, device: torch.device) -> None:
+        self.stored, self.device = images, device
+        self.count, self.height, self.width, self.channels = images.shape
+        self.black = self.count * self.height * self.width
+        self.rows = torch.arange(self.height, device=device)
+        self.cols = torch.arange(self.width, device=device)
+
+    @cached_property
+    def flat(self) -> Tensor:
+        """All pixels, one an element; laid out when they are first asked for."""
+        if self.channels == 1:
+            flat = torch.zeros(self.black + 1, dtype=torch.uint8, device=self.device)
+            flat[: self.black] = self.stored.reshape(self.black).to(self.device)
+            return flat
+        packed = torch.zeros(self.black + 1, 4, dtype=torch.uint8, device=self.device)
+        packed[: self.black, : self.channels] = self.stored.reshape(self.black, self.channels).to(self.device)
+        return packed.view(torch.int32).view(-1)
+
+    def images(self, index: Tensor) -> Tensor:
+        """Return the images at `index` [B] as uint8 [B, H, W, C]."""
+        whole = self.flat[: self.black].view(self.count, self.height * self.width)
+        return self.unpack(whole.index_select(0, index).view(-1, self.height, self.width))
+
+    def gather(self, index: Tensor, rows: Tensor, cols: Tensor, *, outside: bool) -> Tensor:
+        """Return uint8 [B, H', W', C] from rows [B, H'] and columns [B, W'] of the images at `index` [B].
+
+        Where positions can fall `outside` the image, black stands there.
+        """
+        lines = (index * (self.height * self.width))[:, None] + rows * self.width
+        if outside:  # of two terms that are each beyond the last pixel, or of one and a place inside, the sum is too
+            lines = torch.where((rows >= 0) & (rows < self.height), lines, self.black)
+            cols = torch.where((cols >= 0) & (cols < self.width), cols, self.black)
+        place = lines[:, :, None] + cols[:, None, :]
+        return self.unpack(torch.take(self.flat, place.clamp_(max=self.black) if outside else place))
+
+    def windows(
+        self, index: Tensor, rows: Tensor, cols: Tensor, drawn: Tensor, size: tuple[int, int], *, outside: bool
+    ) -> Tensor:
+        """Return windows `drawn` [B, 4] of what `gather` would return, in another `size`: uint8 [B, *size, C].
+
+        A CPU reads nothing but the windows, as long as positions are only mirrored.
+        """
+        if self.device.type == "cpu":
+            runs = None if outside else (runs_of(rows), runs_of(cols))
+            if runs and runs[0] and runs[1]:
+                return resized_one_by_one(self.stored, index, runs[0], runs[1], drawn, size)
+        return resized_at_once(self.gather(index, rows, cols, outside=outside), drawn, size)
+
+    def unpack(self, pixels: Tensor) -> Tensor:
+        """Return packed pixels [B, H, W] as bytes [B, H, W, C]."""
+        if self.channels == 1:
+            return pixels.unsqueeze(-1)
+        return pixels.view(torch.uint8).view(*pixels.shape, 4)[..., : self.channels]
+
+
+def wholes(index: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return for each image the window [B, 4] that is all of its `size` (height, width), filled in on the device."""
+    return torch.stack([torch.full_like(index, value) for value in (0, 0, *size)], 1)
+
+
+class Render:
+    """Stored pixels to a normalised, augmented batch; parts act in the order of their mapping."""
+
+    def __init__(self, card: Card, parts: Mapping[str, Part], device: torch.device) -> None:
+        self.normalise, self.classes = Normalise(card, device), len(card.classes)
+        self.size = card.shape[1:]
+        # Output positions are traced back to the image, so the part that acts last maps them first.
+        self.places = [(name, part.place) for name, part in reversed(list(parts.items())) if part.place]
+        self.outside = any(part.outside for part in parts.values())
+        self.pixels = [(name, part.pixels) for name, part in parts.items() if part.pixels]
+        self.window = next((name for name, part in parts.items() if part.window), None)
+        self.mixers = [(name, part.batch) for name, part in parts.items() if part.batch]
+
+    def __call__(self, store: Store, index: Tensor, labels: Tensor, drawn: Mapping[str, Tensor]) -> Batch:
+        rows, cols = store.rows, store.cols
+        if not self.window:
+            rows, cols = (
+                positions[slice(*ends)]
+                for positions, ends in zip((rows, cols), central((store.height, store.width), self.size), strict=True)
+            )
+        shown = len(rows), len(cols)
+        if self.places or self.window or shown != (store.height, store.width):
+            rows, cols = rows.expand(len(index), -1), cols.expand(len(index), -1)
+            for name, place in self.places:
+                rows, cols = place(rows, cols, store.height, store.width, drawn[name])
+            if self.window or shown != self.size:
+                windows = drawn[self.window] if self.window else wholes(index, shown)
+                pixels = store.windows(index, rows, cols, windows, self.size, outside=self.outside)
+            else:
+                pixels = store.gather(index, rows, cols, outside=self.outside)
+        else:
+            pixels = store.images(index)
+        if self.pixels:
+            values = pixels.float().permute(0, 3, 1, 2)
+            for name, change in self.pixels:
+                values = change(values, drawn[name])
+            pixels = values.permute(0, 2, 3, 1).contiguous()
+        x, target = self.normalise(pixels), labels
+        for name, mix in self.mixers:
+            x, target = mix(x, target, drawn[name], self.classes)
+        return Batch(x.contiguous(memory_format=torch.channels_last), target, labels)

@@ -1,0 +1,1 @@
+"""How images are kept and decoded: files, packs, memory."""

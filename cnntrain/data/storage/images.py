@@ -1,0 +1,297 @@
+"""Images of one size, read by index as uint8 [B, H, W, C] from memory or from files; datasets are made of them."""
+
+import copy
+import os
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from cnntrain.data.augment.resize import scaled
+from cnntrain.data.storage.decode import decode, pillow_rules
+from cnntrain.runtime.errors import InputError
+
+Progress = Callable[[int, int], None]  # called with the images done and the images in all
+
+CHUNK = 64  # images a task of the thread pool decodes
+THREADS = min(16, os.cpu_count() or 1)  # that decode images and count their grey values
+
+
+class Source(Protocol):
+    """Images of one size, read by index."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width and channels (1 or 3)."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: Sequence[int] | np.ndarray) -> Tensor:
+        """Return the images at `index`, uint8 [B, H, W, C]."""
+        ...
+
+    def take(self, index: np.ndarray) -> "Source":
+        """Return the source of the images at `index`, in that order."""
+        ...
+
+
+class Pixels:
+    """Images that lie in memory: `images`, uint8 [N, H, W, C], and the files that they were read from, if any."""
+
+    def __init__(self, images: Tensor, files: "Files | None" = None) -> None:
+        self.images, self.files = images, files
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        height, width, channels = self.images.shape[1:]
+        return height, width, channels
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def read(self, index: Sequence[int] | np.ndarray) -> Tensor:
+        return self.images[torch.from_numpy(np.array(index, dtype=np.int64))]
+
+    def take(self, index: np.ndarray) -> "Pixels":
+        return Pixels(self.read(index), None if self.files is None else self.files.take(index))
+
+
+class Files:
+    """Image files that are decoded when they are read; picklable, and a subset shares the list of paths.
+
+    `paths` are relative to `root` and `index` says which of them are meant. `size` is (height, width). With `resize`
+    an image is scaled until it covers `size` and cropped at its centre; without, one of another size is an InputError.
+    `invert` takes every value from 255.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        paths: Sequence[str],
+        size: tuple[int, int],
+        channels: int,
+        *,
+        resize: bool,
+        invert: bool = False,
+        index: np.ndarray | None = None,
+    ) -> None:
+        self.root, self.paths, self.size, self.channels = root, paths, size, channels
+        self.resize, self.invert = resize, invert
+        self.index = np.arange(len(paths)) if index is None else index
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return *self.size, self.channels
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def path(self, position: int) -> Path:
+        """Return the file of the image at `position`."""
+        return self.root / self.paths[int(self.index[position])]
+
+    def read(self, index: Sequence[int] | np.ndarray) -> Tensor:
+        images = torch.empty(len(index), *self.shape, dtype=torch.uint8)
+        with pillow_rules():
+            for place, position in zip(images.numpy(), index, strict=True):
+                place[...] = self.decode(int(position))
+        return images
+
+    def take(self, index: np.ndarray) -> "Files":
+        taken = copy.copy(self)
+        taken.index = self.index[np.asarray(index)]
+        return taken
+
+    def decode(self, position: int) -> np.ndarray:
+        """Return the image at `position`, uint8 [H, W, C]; a bad file is an InputError that names it."""
+        return decode(self.path(position), self.size, self.channels, resize=self.resize, invert=self.invert)
+
+
+class Centre:
+    """The middle of the images of `stored` at `size` (height, width): what is looked at, whatever training is shown.
+
+    It is 7/8 of each side, as 224 of 256 pixels, or `size` where that is more, cut where torchvision's CenterCrop cuts;
+    what has another size then is scaled, bilinear with antialiasing.
+    """
+
+    def __init__(self, stored: Source, size: tuple[int, int]) -> None:
+        self.stored, self.size = stored, size
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return *self.size, self.stored.shape[2]
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+    def read(self, index: Sequence[int] | np.ndarray) -> Tensor:
+        height, width = (slice(*ends) for ends in central(self.stored.shape, self.size))
+        images = self.stored.read(index)[:, height, width]
+        if images.shape[1:3] == self.size:
+            return images.contiguous()
+        out = torch.empty(len(images), *self.shape, dtype=torch.uint8)
+        scaled(images.permute(0, 3, 1, 2), self.size, False, None, None, out=out.permute(0, 3, 1, 2))
+        return out
+
+    def take(self, index: np.ndarray) -> "Centre":
+        return Centre(self.stored.take(index), self.size)
+
+
+def central(stored: Sequence[int], size: Sequence[int]) -> list[tuple[int, int]]:
+    """Return where the middle of images of `stored` pixels (height, width) that is seen at `size` begins and ends."""
+    found = []
+    for whole, side in zip(stored, size, strict=False):
+        seen = max(side, round(whole * 7 / 8))
+        first = round((whole - seen) / 2)  # a half to even
+        found.append((first, first + seen))
+    return found
+
+
+def stored(source: Source) -> Source:
+    """Return the source of the images as they are stored, before a centre is cut from them."""
+    return source.stored if isinstance(source, Centre) else source
+
+
+def files_of(source: Source) -> Files | None:
+    """Return the files that images come from, wherever their pixels are kept; None for images that are no files."""
+    source = stored(source)
+    return source if isinstance(source, Files) else getattr(source, "files", None)
+
+
+def on_stored(source: Source, change: Callable[[Source], Source]) -> Source:
+    """Return what `change` makes of the stored images, cropped as they were."""
+    return Centre(change(source.stored), source.size) if isinstance(source, Centre) else change(source)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images and their labels, int64 [N]."""
+
+    source: Source
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, index: np.ndarray) -> "Split":
+        """Return the images at `index`, in that order."""
+        return Split(self.source.take(index), self.labels[torch.as_tensor(index)])
+
+
+@dataclass(frozen=True)
+class Card:
+    """What is known of a dataset before its pixels are read.
+
+    `shape` is (channels, height, width); `mean` and `std` are those of the training pixels in 0..1, one a channel.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The splits of a dataset; `skipped` names the bad files that were left out, `remarks` are lines for a person.
+
+    `whole` is the dataset as it lies, before it was divided, where its images are files.
+    """
+
+    card: Card
+    train: Split
+    val: Split | None
+    test: Split | None
+    skipped: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+    whole: "Dataset | None" = None
+
+
+def splits_of(dataset: Dataset) -> tuple[Split, Split | None, Split | None]:
+    """Return train, val and test."""
+    return dataset.train, dataset.val, dataset.test
+
+
+def decode_all(
+    files: Files, images: np.ndarray | None, on_progress: Progress | None = None
+) -> Generator[tuple[int, InputError], None, None]:
+    """Decode every file with a pool of threads into `images` (None: only to see whether they can be read).
+
+    Yields the position and the error of each bad file, in the files' order. Progress goes to `on_progress`, or else to
+    a bar on standard error where that is a terminal.
+    """
+
+    def chunk(start: int) -> list[tuple[int, InputError]]:
+        bad = []
+        for position in range(start, min(start + CHUNK, len(files))):
+            try:
+                image = files.decode(position)
+            except InputError as error:
+                bad.append((position, error))
+            else:
+                if images is not None:
+                    images[position] = image
+        return bad
+
+    starts = range(0, len(files), CHUNK)
+    pool = ThreadPoolExecutor(THREADS)
+    bar = tqdm(total=len(files), desc="decoding", unit="image", leave=False, disable=True if on_progress else None)
+    try:
+        with pillow_rules(), bar:
+            for start, bad in zip(starts, pool.map(chunk, starts), strict=True):
+                yield from bad
+                done = min(start + CHUNK, len(files))
+                bar.update(done - start)
+                if on_progress is not None:
+                    on_progress(done, len(files))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def resident(source: Source, on_progress: Progress | None = None) -> Pixels:
+    """Return `source` with its images in memory; the first bad file is an InputError that names it."""
+    if isinstance(source, Pixels):
+        return source
+    if isinstance(source, Centre):
+        source = Centre(resident(source.stored, on_progress), source.size)
+    if not isinstance(source, Files):
+        return Pixels(source.read(np.arange(len(source))), files_of(source))
+    images = torch.empty(len(source), *source.shape, dtype=torch.uint8)
+    with closing(decode_all(source, images.numpy(), on_progress)) as bad_files:
+        for _, error in bad_files:
+            raise error
+    return Pixels(images, source)
+
+
+def spread(count: int, most: int | None) -> np.ndarray:
+    """Return at most so many places among `count`, evenly spaced."""
+    return np.unique(np.linspace(0, count - 1, min(count, most or count)).round().astype(np.int64))
+
+
+def statistics(source: Source, most: int = 2000) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return each channel's mean and standard deviation in 0..1, over at most `most` evenly spaced images."""
+    chosen = spread(len(source), most)
+    if isinstance(stored(source), Files):
+        source, chosen = resident(source.take(chosen)), np.arange(len(chosen))
+
+    def counted(start: int) -> Tensor:
+        images = source.read(chosen[start : start + 16])
+        return torch.stack([torch.bincount(values.reshape(-1), minlength=256) for values in images.unbind(-1)])
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        parts = list(pool.map(counted, range(0, len(chosen), 16)))
+    counts = torch.stack(parts).sum(dim=0).double()  # whole numbers, and so exact in any order
+    share, level = counts / counts.sum(dim=1, keepdim=True), torch.arange(256, dtype=torch.float64)
+    mean = share @ level
+    deviation = (share * (level - mean[:, None]).square()).sum(dim=1).sqrt()
+    # A channel of one value has no deviation, and dividing by it must stay possible.
+    return tuple((mean / 255).tolist()), tuple((deviation.clamp(min=1) / 255).tolist())

@@ -1,0 +1,187 @@
+"""A ready-made model as named stages, where that can be proved right.
+
+A trace with the model's own parts as leaves (nested Sequentials opened) is a chain if each call reads only what the
+call before it gave. The chain is then held to the original, in output and input gradient, in evaluation and training; a
+model that is none, or differs, comes as one stage, `network`, which can be trained and observed but not taken apart.
+"""
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from cnntrain.nn.shapes import Shape, describe_shape
+from cnntrain.nn.stages import StageError, walk
+from cnntrain.runtime.errors import unknown_stage
+
+
+class ChainError(Exception):
+    """A model that is not one stage after another, and why."""
+
+
+def chain_of(model: nn.Module, label: str, in_shape: Shape, num_classes: int, remove: Sequence[str]) -> nn.Sequential:
+    """Flatten a model and prove it, and remove stages that leave the shapes as they are.
+
+    A model that comes as one stage says why in the attribute `observe_only`. Raises `StageError` when it cannot take
+    the images or gives something else than `num_classes` numbers, or a stage cannot be removed.
+    """
+    for module in model.modules():
+        if getattr(module, "inplace", False) is True:  # it would overwrite what a walk has yielded
+            module.inplace = False  # type: ignore[assignment]
+    try:
+        net = nn.Sequential(flatten(model))
+        prove(model, net, provable(net, in_shape))
+    except ChainError as reason:
+        net = nn.Sequential(OrderedDict(network=model))
+        net.observe_only = str(reason)  # type: ignore[assignment]
+    shapes = follow(net, label, in_shape)
+    if (out := list(shapes.values())[-1]) != (num_classes,):
+        raise StageError(f"{label} gives {describe_shape(out)}, not {num_classes} numbers: it is no classifier")
+    if remove and hasattr(net, "observe_only"):
+        raise StageError(f"{label} comes as one stage, so no part of it can be removed: {net.observe_only}")
+    return without(net, label, shapes, in_shape, remove)
+
+
+def flatten(model: nn.Module) -> "OrderedDict[str, nn.Module]":
+    """Return the parts of a model in the order of their calls; raise `ChainError` where a call reads anything else."""
+
+    class Parts(fx.Tracer):
+        def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+            return not isinstance(m, nn.Sequential)
+
+    was_training, traces = model.training, []
+    for training in (False, True):
+        try:
+            traces.append(list(Parts().trace(model.train(training)).nodes))
+        except Exception as error:  # control flow on values, unknown types: whatever tracing cannot follow
+            raise ChainError(f"it cannot be traced ({str(error).splitlines()[0]})") from error
+    model.train(was_training)
+    if [(n.op, n.target, str(n.args)) for n in traces[0]] != [(n.op, n.target, str(n.args)) for n in traces[1]]:
+        raise ChainError("it calls other parts in training than in evaluation")
+    first, *nodes = traces[0]
+    stages, previous = OrderedDict[str, nn.Module](), first
+    for node in nodes:
+        inputs = list[fx.Node]()
+        fx.node.map_arg((node.args, node.kwargs), inputs.append)  # one that is read twice stands there twice
+        if inputs != [previous] or node.args[:1] != (previous,):
+            raise ChainError(f"{node.name} reads {', '.join(map(str, inputs)) or 'nothing'}, not {previous} alone")
+        if node.op == "output":
+            return stages
+        name = str(node.target if node.op == "call_module" else node.name).replace(".", "_")
+        if name in stages:
+            raise ChainError(f"{node.target} runs twice")
+        stages[f"{name}_" if hasattr(nn.Sequential(), name) else name] = part(model, node)
+        previous = node
+    raise ChainError("it gives nothing")
+
+
+class Call(nn.Module):
+    """A function of a tensor and constants, as a module."""
+
+    def __init__(self, function: Callable[..., Tensor], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.function, self.args, self.kwargs = function, tuple(args), dict(kwargs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x, *self.args, **self.kwargs)
+
+
+def part(model: nn.Module, node: fx.Node) -> nn.Module:
+    """Return the module that a traced call stands for."""
+    rest, target = node.args[1:], node.target
+    options = {key: value for key, value in node.kwargs.items() if key != "inplace"}
+    if node.op == "call_module" and not rest and not options:
+        return model.get_submodule(str(target))
+    if node.op == "call_method":
+        target = getattr(torch.Tensor, str(target))
+    if not callable(target) or isinstance(target, str):
+        raise ChainError(f"{node.name} is no call of a part")
+    if target in (torch.flatten, torch.Tensor.flatten) and (rest, options) in (((1,), {}), ((), {"start_dim": 1})):
+        return nn.Flatten()
+    if target in (F.relu, torch.relu):
+        return nn.ReLU()
+    if target is F.adaptive_avg_pool2d and not options:
+        return nn.AdaptiveAvgPool2d(rest[0])  # type: ignore[arg-type]
+    return Call(target, rest, options)
+
+
+def prove(model: nn.Module, net: nn.Sequential, in_shape: Shape) -> None:
+    """Raise `ChainError` unless the chain gives the model's output and input gradient, in evaluation and in training.
+
+    What batch norm counted on the way is put back.
+    """
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    state, was_training = torch.default_generator.get_state(), model.training
+    x = torch.randn(2, *in_shape, generator=torch.Generator().manual_seed(0))
+    try:
+        for training in (False, True):
+            found = []
+            for candidate in (model, net):
+                candidate.train(training)
+                torch.default_generator.manual_seed(0)
+                given = x.clone().requires_grad_()
+                out = candidate(given)
+                found.append((out, torch.autograd.grad(out.square().sum(), given)[0]))
+            if not all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(*found, strict=True)):
+                raise ChainError(
+                    f"one part after another gives another result in {'training' if training else 'evaluation'}"
+                )
+    except (RuntimeError, ValueError, AssertionError, AttributeError) as error:
+        raise ChainError(f"it cannot be held to the original: {str(error).splitlines()[0]}") from error
+    finally:
+        torch.default_generator.set_state(state)
+        model.train(was_training)
+        net.train(was_training)
+        with torch.no_grad():
+            for name, buffer in model.named_buffers():
+                buffer.copy_(buffers[name])
+
+
+def provable(net: nn.Sequential, in_shape: Shape) -> Shape:
+    """Return the size of images to prove a chain on: 64 pixels a side cost a tenth of 224, where the model takes them.
+
+    The stages are the model's own parts, and what they are given does not depend on the size.
+    """
+    smaller = (in_shape[0], *(min(side, 64) for side in in_shape[1:]))
+    try:
+        follow(net, "", smaller)
+    except StageError:
+        return in_shape
+    return smaller
+
+
+def follow(net: nn.Sequential, label: str, in_shape: Shape) -> dict[str, Shape]:
+    """Return the shape that leaves each stage, from a pass of one image in evaluation."""
+    was_training = net.training
+    try:
+        with torch.no_grad():
+            return {name: tuple(out.shape[1:]) for name, out in walk(net.eval(), torch.zeros(1, *in_shape))}
+    except (RuntimeError, ValueError, AssertionError, IndexError) as error:
+        reason = (str(error) or "its sizes do not fit").splitlines()[0]
+        raise StageError(f"{label} cannot take {describe_shape(in_shape)} images: {reason}") from error
+    finally:
+        net.train(was_training)
+
+
+def without(
+    net: nn.Sequential, label: str, shapes: Mapping[str, Shape], in_shape: Shape, remove: Sequence[str]
+) -> nn.Sequential:
+    """Return the chain without some stages, which must leave the shape that reaches them."""
+    names = list(shapes)
+    for name in remove:
+        if name not in names:
+            raise StageError(str(unknown_stage(name, names)))
+        position = names.index(name)
+        arrives = shapes[names[position - 1]] if position else in_shape
+        if shapes[name] != arrives or math.prod(shapes[name]) == 0:
+            raise StageError(
+                f"stage {name!r} turns {describe_shape(arrives)} into {describe_shape(shapes[name])}, and {label} "
+                "comes ready-made: only stages that keep the shape can be removed; cnntrain's own networks fit the rest"
+            )
+    if not remove:
+        return net
+    return nn.Sequential(OrderedDict((name, stage) for name, stage in net.named_children() if name not in remove))

@@ -1,0 +1,1 @@
+"""Stages and layers, their shapes, costs and receptive fields."""

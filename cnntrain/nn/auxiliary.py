@@ -1,0 +1,77 @@
+"""Auxiliary classifiers: a companion for training, outside the chain of stages, which it reads by walking."""
+
+from collections.abc import Mapping, Sequence
+from typing import Unpack
+
+import torch
+from torch import Tensor, nn
+
+from cnntrain.nn.shapes import Shape
+from cnntrain.nn.stages import Build, Initialise, Maker, StageError, assemble, walk
+
+
+class Heads(nn.Module):
+    """A network with classifiers on some of its stages: images to (logits, {head: logits}).
+
+    Train with the cross-entropy of the logits plus `weight` times that of each head; evaluate, analyse and store the
+    best weights of `net` alone. The heads' parameters are those of `heads`.
+    """
+
+    def __init__(self, net: nn.Sequential, heads: Mapping[str, nn.Module], at: Mapping[str, str], weight: float):
+        super().__init__()
+        self.net, self.heads, self.at, self.weight = net, nn.ModuleDict(heads), dict(at), weight
+
+    def forward(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        found: dict[str, Tensor] = {}
+        for stage, x in walk(self.net, x):  # noqa: B020 - the last activation is the logits
+            found |= {head: self.heads[head](x) for head, place in self.at.items() if place == stage}
+        return x, found
+
+    @property
+    def params(self) -> int:
+        """The heads' parameters, without the network's."""
+        return sum(parameter.numel() for parameter in self.heads.parameters())
+
+    def summary(self) -> str:
+        """Say in one line where the heads stand, what they hold and what they are for."""
+        counts = f"{self.params:,} parameters, loss weight {self.weight:g}"
+        return f"auxiliary heads after {', '.join(self.at.values())}: {counts}, gone at evaluation"
+
+
+def attach(
+    net: nn.Sequential,
+    in_shape: Shape,
+    num_classes: int,
+    order: Sequence[str],
+    places: Mapping[str, tuple[str, Maker]],
+    weight: float,
+    *,
+    init: Initialise | None = None,
+    **build: Unpack[Build],
+) -> Heads:
+    """Build the heads of `places`, {head: (stage, maker)}, on a network that may lack some stages of `order`.
+
+    A head whose stage was removed reads the nearest stage before it that is left; with `weight` 0 there are no heads.
+    Raises `StageError` where a head cannot take the shape there, or no stage before it is left.
+    """
+    if weight == 0:
+        return Heads(net, {}, {}, weight)
+    shapes = shapes_of(net, in_shape)
+    at, heads = {}, {}
+    for head, (stage, maker) in places.items():
+        left = [name for name in order[: order.index(stage) + 1] if name in shapes]
+        if not left:
+            raise StageError(f"{head} needs {stage} or a stage before it, and none is left; train without heads")
+        at[head] = left[-1]
+        heads[head] = assemble({head: maker}, shapes[left[-1]], out_shape=(num_classes,), init=init, **build)[0]
+    return Heads(net, heads, at, weight)
+
+
+def shapes_of(net: nn.Sequential, in_shape: Shape) -> dict[str, Shape]:
+    """Return the shape that leaves each stage, from a pass of zeros in evaluation."""
+    was_training, held = net.training, next(net.parameters())
+    with torch.no_grad():
+        x = torch.zeros(1, *in_shape, device=held.device, dtype=held.dtype)
+        shapes = {name: tuple(out.shape[1:]) for name, out in walk(net.eval(), x)}
+    net.train(was_training)
+    return shapes

@@ -1,0 +1,264 @@
+"""The images to measure a run on: its own, by the files that it noted when it was trained, or others."""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cnntrain.config import pretrained, schema
+from cnntrain.config.build import dataset_card, dataset_root, divide_dataset, fit_images, load_dataset, read_dataset
+from cnntrain.data.datasets.folder import lone_split
+from cnntrain.data.datasets.registry import fingerprint
+from cnntrain.data.datasets.splits import PARTS, UNUSED, Member, added, changes, members, read_members, write_members
+from cnntrain.data.storage.images import Card, Dataset, Split, files_of, splits_of
+from cnntrain.nn.shapes import describe_shape
+from cnntrain.runs import records
+from cnntrain.runs.folder import SPLITS
+from cnntrain.runs.load import naming_plugins
+from cnntrain.runtime import disk
+from cnntrain.runtime.errors import InputError, listed
+from cnntrain.runtime.jsonfile import as_plain
+from cnntrain.runtime.progress import say
+
+# Options of a dataset that change no evaluation, and those that change pixels but not which images there are.
+READING = {"workers", "cache", "balance", "on_error", "max_skipped"}
+PIXELS = {"image_size", "stored_size", "channels", "invert"}
+
+
+class Images(NamedTuple):
+    """The images to measure a run on."""
+
+    split: Split
+    name: str  # train, val or test; all for others that are not divided
+    dataset: str
+    workers: int
+    other: str  # names images that are not the run's own, or lie in another place; else empty
+
+
+def run_images(
+    folder: Path | None,
+    settings: Mapping[str, Any],
+    card: Card,
+    data_root: str,
+    split: schema.Split,
+    *,
+    other: schema.Options | None = None,
+    cache: str | None = None,
+) -> Images:
+    """Return a split of the images of the run in `folder` (None: of an untrained network), or of those of `other`.
+
+    `other` changes or replaces the options of the run's dataset.
+
+    Raises `InputError` for files of the run that are missing or have changed, and for classes or an image shape that
+    the network does not know.
+    """
+    own, given = settings["dataset"], (other or {}) | ({"cache": cache} if cache else {})
+    with naming_plugins(settings):
+        renamed = given.get("name", own["name"]) != own["name"]
+        options = fit_images(given, card) if renamed else own | given
+        if (meant(options), place_of(options, data_root)) == (meant(own), place_of(own, data_root)):
+            name = label(options, data_root)
+            name = "" if name == label(own, data_root) else name
+            return own_images(folder, settings, card, data_root, split, options, other=name)
+        return other_images(folder, settings, card, data_root, split, options)
+
+
+def meant(options: schema.Options) -> schema.Options:
+    """Return what says in a dataset's options which of its images are meant, and how they are divided."""
+    return {key: value for key, value in as_plain(options).items() if key not in READING | PIXELS | {"root"}}
+
+
+def place_of(options: schema.Options, data_root: str) -> Path:
+    """Return the folder in which a dataset lies."""
+    return dataset_root(options, data_root).resolve()
+
+
+def label(options: schema.Options, data_root: str) -> str:
+    """Return a name for images as a dataset's options say, as part of a folder's name."""
+    root = place_of(options, data_root)
+    said = meant(options) | {"root": str(root)} | {key: options[key] for key in PIXELS if key in options}
+    name = re.sub(r"[^\w.-]+", "_", root.name if options.get("root") else options["name"])
+    return f"{name}_{hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:8]}"
+
+
+def own_images(
+    folder: Path | None,
+    settings: Mapping[str, Any],
+    card: Card,
+    data_root: str,
+    split: schema.Split,
+    options: schema.Options,
+    *,
+    other: str = "",
+) -> Images:
+    """Return the images of a run as it noted them, whatever lies beside them now.
+
+    Of a run that has noted no files the images are divided again, and held against its fingerprint.
+    """
+    options = options | {"classes": list(card.classes)}  # there may be more of them now
+    refuse_unlike(dataset_card(options, data_root), card)
+    whole = read_dataset(options, data_root)
+    files = None if folder is None else noted(folder)
+    advice = "name the folder of other images with dataset.root=…"
+    are_files = files_of(whole.train.source) is not None
+    if files is not None:
+        refuse_changed(whole, files, split, advice)
+    elif folder is not None and are_files:  # before a pack is made of them
+        refuse_unlike_record(folder, None, options, data_root, advice)
+    dataset = divide_dataset(whole, options, data_root, settings["seed"], only=split, listed=files)
+    if folder is not None and not are_files:
+        refuse_unlike_record(folder, dataset, options, data_root, advice)
+    return chosen(dataset, split, split, options, other)
+
+
+def other_images(
+    folder: Path | None,
+    settings: Mapping[str, Any],
+    card: Card,
+    data_root: str,
+    split: schema.Split,
+    options: schema.Options,
+) -> Images:
+    """Return images that are not the run's own: all of them where they are not divided and nobody asks for a split.
+
+    A copy of the run's own images is divided as they are.
+    """
+    root, name = place_of(options, data_root), label(options, data_root)
+    like, asked, lone = meant(options) == meant(settings["dataset"]), pretrained.typed("split"), None
+    if options["name"] == "folder" and (found := lone_split(root)):
+        lone = found[0]
+        options = options | {"root": str(found[1])}
+        if asked and split != lone:
+            raise InputError(f"split={split}: {root} holds {lone} images only")
+    refuse_unlike(dataset_card(options, data_root), card)
+    options = options | {"classes": list(card.classes)}  # in the run's order
+    whole = read_dataset(options, data_root)
+    files = None if folder is None else noted(folder)
+    if like and files is not None and not changes(whole, files):
+        say(f"{root} holds the run's own images: its {split} images are measured")
+        return own_images(folder, settings, card, data_root, split, options, other=name)
+    if whole.val is None and whole.test is None and (lone or not asked):
+        whole, options = replace(whole, test=whole.train), options | {"val_size": 0}
+        dataset = divide_dataset(whole, options, data_root, settings["seed"], only="test")
+        images = chosen(dataset, "test", lone or "all", options, name)
+    else:
+        dataset = divide_dataset(whole, options, data_root, settings["seed"], only=split)
+        images = chosen(dataset, split, split, options, name)
+    if folder is not None:
+        warn_of_seen(folder, images.split, "these")
+    return images
+
+
+def chosen(dataset: Dataset, split: schema.Split, name: str, options: schema.Options, other: str) -> Images:
+    """Return the images of a split.
+
+    Raises `InputError` when there are none.
+    """
+    images: Split | None = getattr(dataset, split)
+    if images is None:
+        raise InputError(f"split={split}: {dataset.card.name} has no such images here")
+    return Images(images, name, dataset.card.name, options["workers"], other)
+
+
+def refuse_unlike(found: Card, card: Card) -> None:
+    """Raise `InputError` when classes or image shape are not those that a network knows."""
+    if set(found.classes) != set(card.classes):
+        lacking = sorted(set(card.classes) ^ set(found.classes))
+        raise InputError(f"{found.name} has other classes than the run: {listed(lacking)} differ")
+    if found.shape != card.shape:
+        raise InputError(
+            f"{found.name} has {describe_shape(found.shape)} images, the network takes {describe_shape(card.shape)}"
+        )
+
+
+# What a run knows of its images.
+
+
+def note_files(folder: Path, dataset: Dataset) -> None:
+    """Write which file is in which split, where the images are files."""
+    if found := members(dataset):
+        disk.write(folder / SPLITS, write_members(found))
+
+
+def noted(folder: Path) -> list[Member] | None:
+    """Return which file a run has in which split; None where its images are no files, or were not noted."""
+    path = folder / SPLITS
+    if not path.exists():
+        return None
+    try:
+        return read_members(path.read_bytes())
+    except ValueError as error:
+        raise InputError(f"{path} is damaged: {error}") from error
+
+
+def refuse_changed(whole: Dataset, files: Sequence[Member], split: schema.Split | None, advice: str) -> None:
+    """Raise `InputError` naming a file of a split, or of any, that is missing or has changed; say how many were added.
+
+    The training images include those that `train_size` left out: without them it would draw others.
+    """
+    wanted = {"train": ("train", UNUSED), None: (*PARTS, UNUSED)}.get(split, (split,))
+    if wrong := changes(whole, [member for member in files if member.split in wanted]):
+        images = f"{split} images" if split else "images"
+        raise InputError(f"the run's {images} have changed: {listed(wrong, 1)}; put them back, or {advice}")
+    if new := added(whole, files):
+        were = "image was" if new == 1 else "images were"
+        say(f"{new:,} {were} added since the training, and left out here")
+
+
+def read_noted(
+    options: schema.Options, data_root: str, seed: int, files: Sequence[Member] | None, advice: str
+) -> Dataset:
+    """Read a dataset, divided as its options say, or, where a run has noted its files, as it did."""
+    whole = read_dataset(options, data_root)
+    if files is not None:
+        refuse_changed(whole, files, None, advice)
+    return divide_dataset(whole, options, data_root, seed, listed=files)
+
+
+def refuse_unlike_record(
+    folder: Path, dataset: Dataset | None, options: schema.Options, data_root: str, advice: str
+) -> None:
+    """Raise `InputError` when the images of a run that noted no files are not those of its record.
+
+    `dataset` spares reading them again where they are no files; their pixels may differ between versions and machines,
+    and only bring a warning.
+    """
+    data, settings = records.record(folder)["data"], records.settings(folder)
+    if dataset is None or dataset.whole is not None:  # its fingerprint is of pixels in memory, or of paths
+        then = settings["dataset"] | {"root": options.get("root"), "classes": data["classes"]}
+        cache = then.get("cache", "auto")
+        resident = cache == "ram" or (cache == "auto" and not then.get("workers"))
+        then["cache"] = "ram" if resident else "none"
+        dataset = load_dataset(then, data_root, settings["seed"])
+    images = {name: len(split) for name, split in zip(PARTS, splits_of(dataset), strict=True) if split is not None}
+    same = fingerprint(dataset) == data["fingerprint"]
+    if images != data["images"] or (dataset.whole is not None and not same):
+        raise InputError(
+            f"the images are not those that {folder} was trained on, so that training images may be measured; put them "
+            f"back as they were, or {advice}"
+        )
+    if not same and dataset.card.shape == tuple(data["shape"]):
+        say(f"warning: the pixels of {data['name']} here are not to the bit those that {folder} was trained on")
+
+
+def warn_of_seen(folder: Path, images: Split, name: str) -> None:
+    """Say how many images a run was trained on, as far as it noted them: by path, or elsewhere by name and size."""
+    files, known = files_of(images.source), noted(folder)
+    if files is None or known is None:
+        return
+    roots, root = records.record(folder)["data"]["folders"], files.root.resolve()
+    trained = [member for member in known if member.split == "train"]
+    if root.is_relative_to(Path(os.path.commonpath(roots.values()))):
+        paths = {f"{roots[member.part]}/{member.file}" for member in trained}
+        seen = sum(f"{root}/{files.paths[place]}" in paths for place in files.index.tolist())
+        how = ""
+    else:
+        sizes = {member.file: member.size for member in trained}
+        seen = sum(files.path(at).stat().st_size == sizes.get(files.paths[i]) for at, i in enumerate(files.index))
+        how = ", by their names and sizes"
+    if seen:
+        say(f"warning: {seen:,} of {name} {len(images):,} images are training images of {folder}{how}")

@@ -1,0 +1,131 @@
+"""Networks back from run folders."""
+
+import contextlib
+import hashlib
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cnntrain.config import pretrained
+from cnntrain.config.build import build_model
+from cnntrain.data.storage.images import Card
+from cnntrain.runs import records
+from cnntrain.runs.folder import find_run, read_metrics
+from cnntrain.runtime.errors import CheckpointError, InputError, listed
+from cnntrain.runtime.progress import say
+from cnntrain.training import checkpoints
+
+
+def read_card(record: Mapping[str, Any]) -> Card:
+    """Return the card of the dataset that a run was trained on."""
+    data = record["data"]
+    channels, height, width = data["shape"]
+    return Card(
+        data["name"], tuple(data["classes"]), (channels, height, width), tuple(data["mean"]), tuple(data["std"])
+    )
+
+
+def load_run(folder: Path, weights: str) -> tuple[nn.Sequential, Card, dict[str, Any]]:
+    """Return a run's network with its best or last weights (the moving average's where one is kept), card, and config.
+
+    Raises `CheckpointError` when the weights are missing, damaged or those of another network.
+    """
+    settings, record = records.settings(folder), records.record(folder)
+    card = read_card(record)
+    net = rebuild(settings, card, seed=settings["seed"])
+    path = folder / "checkpoints" / f"{weights}.pt"
+    state = checkpoints.load(path)
+    load_weights(net, path, state)
+    if weights == "last":
+        say_if_stale(folder, path, state)
+    return net.eval(), card, settings
+
+
+def say_if_stale(folder: Path, path: Path, state: checkpoints.State) -> None:
+    """Say of a checkpoint that the run went further: its last save failed, or it was killed, or it is under way."""
+    at = state.get("progress", {}).get("step", 0)
+    end = max((record.get("step", 0) for record in read_metrics(folder)), default=0)
+    if at < end:
+        say(f"warning: {path} is of step {at:,}, and the run has come to step {end:,}")
+
+
+def rebuild(settings: Mapping[str, Any], card: Card, **build: Any) -> nn.Sequential:
+    """Build the network of a run's configuration; `build` says seed and device."""
+    with naming_plugins(settings):
+        return build_model(pretrained.rebuilt(settings["model"]), card, **build)
+
+
+@contextlib.contextmanager
+def naming_plugins(settings: Mapping[str, Any]) -> Iterator[None]:
+    """Say of what a run names and is not known here which plugins it was trained with: they are never imported
+    because a record names them.
+    """
+    try:
+        yield
+    except InputError as error:
+        if not settings.get("plugins") or pretrained.typed("plugins"):
+            raise
+        word = shlex.quote(f"plugins=[{','.join(map(str, settings['plugins']))}]")
+        raise InputError(f"this run was trained with {word}; add {word} ({error})") from error
+
+
+def stored_weights(path: Path, state: checkpoints.State) -> dict[str, Tensor]:
+    """Return the state dict to evaluate from a checkpoint."""
+    weights = state.get("ema", state.get("model"))
+    if not isinstance(weights, dict):
+        raise CheckpointError(f"{path} holds no weights")
+    return weights
+
+
+def load_weights(net: nn.Module, path: Path, state: checkpoints.State) -> None:
+    """Fill a network from a checkpoint; differing keys or shapes are named in a `CheckpointError`."""
+    weights = stored_weights(path, state)
+    refuse_other_network(path, net, weights)
+    net.load_state_dict(weights)
+
+
+def refuse_other_network(path: Path, net: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Raise `CheckpointError` naming the keys in which the weights in `path` do not fit a network."""
+    if differing := list(checkpoints.differences(weights, net.state_dict())):
+        raise CheckpointError(f"{path} belongs to another network: {listed(differing)} differ")
+
+
+def weights_digest(folder: Path, weights: str) -> str:
+    """Return a short digest of a run's checkpoint.
+
+    Raises `CheckpointError` when there is none.
+    """
+    path = folder / "checkpoints" / f"{weights}.pt"
+    if not path.is_file():
+        raise CheckpointError(f"there is no checkpoint {path}")
+    with path.open("rb") as source:
+        return hashlib.file_digest(source, "sha256").hexdigest()[:16]
+
+
+def start_from(net: nn.Sequential, run: str) -> dict[str, Any]:
+    """Give a new network the stages of a run whose tensors fit; return which were kept and which are new.
+
+    Raises `InputError` when no stage fits.
+    """
+    folder = find_run(run, "init_from")
+    path = folder / "checkpoints" / checkpoints.BEST
+    weights = stored_weights(path, checkpoints.load(path))
+    kept, new = [], []
+    with torch.no_grad():
+        for name, stage in net.named_children():
+            own = stage.state_dict(prefix=f"{name}.")
+            if not own:
+                continue
+            if not [*checkpoints.differences({key: weights.get(key) for key in own}, own)]:
+                stage.load_state_dict({key.removeprefix(f"{name}."): weights[key] for key in own})
+                kept.append(name)
+            else:
+                new.append(name)
+    if not kept:
+        raise InputError(f"init_from={run}: none of its stages fits this network")
+    say(f"starting from {folder}: kept {', '.join(kept)}; new {', '.join(new) or 'none'}")
+    return {"run": str(folder), "kept": kept, "new": new, "weights": weights_digest(folder, "best")}

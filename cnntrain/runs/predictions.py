@@ -1,0 +1,159 @@
+"""Image files classified by a run's network, and the table that says so."""
+
+import csv
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cnntrain.config import schema
+from cnntrain.data.datasets.listing import IMAGE, image_files, is_seen, kind, left_out
+from cnntrain.data.loading.loader import sweep
+from cnntrain.data.storage.images import Card, Centre, Files, Pixels, Split, decode_all
+from cnntrain.runtime.devices import choose_precision
+from cnntrain.runtime.disk import expanded
+from cnntrain.runtime.errors import InputError, as_text
+from cnntrain.runtime.progress import counting
+from cnntrain.training.evaluate import outputs
+
+HELD = 256  # images that are in memory at once, or a batch
+
+SHOWN = 100  # images on the page
+
+Line = dict[str, str]  # of the table
+
+
+def find_images(wanted: Sequence[str] | str) -> tuple[list[Path], Counter[str]]:
+    """Return the files that a path, a folder, a pattern, or a list of these mean, in order, and what is none of them.
+
+    In folders and patterns an image is what training takes for one; a file that is named is taken as it is. Raises
+    `InputError` for what matches no image, or is no regular file.
+    """
+    found, others = list[Path](), Counter[str]()
+    for text in [wanted] if isinstance(wanted, str) else wanted:
+        path = expanded(text)
+        if path.is_file() and text:
+            found.append(path)
+            continue
+        if path.is_dir() and text:
+            names, left = image_files(path)
+            matches = [path / name for name in names]
+        elif path.exists():
+            raise InputError(f"images={text} is no regular file")
+        else:
+            matches, left = match(path)
+        if not matches:
+            raise InputError(f"images={text}: there is no such image" + (f"; {left_out(left)}" if left else ""))
+        found += matches
+        others += left
+    if not found:
+        raise InputError("images names no file, folder or pattern")
+    return found, others
+
+
+def match(pattern: Path) -> tuple[list[Path], Counter[str]]:
+    """Return the image files that match a pattern, sorted, and how many other files do.
+
+    Raises `InputError` for what is no pattern.
+    """
+    fixed = Path(*itertools.takewhile(lambda part: not set(part) & set("*?["), pattern.parts))
+    images, others = list[Path](), Counter[str]()
+    try:
+        matches = sorted(Path(pattern.anchor).glob(str(pattern.relative_to(pattern.anchor))))
+    except ValueError as error:
+        raise InputError(f"images={pattern}: {error}") from error
+    for path in matches:
+        if path.is_dir() or not all(map(is_seen, path.relative_to(fixed).parts)):
+            continue
+        if (what := kind(path)) == IMAGE:
+            images.append(path)
+        else:
+            others[what] += 1
+    return images, others
+
+
+def classified(
+    net: nn.Module, files: Files, card: Card, cfg: schema.Predict, unreadable: dict[str, str]
+) -> Iterator[tuple[list[Line], Tensor]]:
+    """Yield lines of the table with the pixels that the network saw, uint8 [N, H, W, C], some of the files at a time.
+
+    The files that cannot be read go into `unreadable`, each with the reason.
+    """
+    device = next(net.parameters()).device
+    precision = choose_precision(cfg.precision, device)
+    held = cfg.batch_size * -(-HELD // cfg.batch_size)
+    with counting(len(files), "predict", "image") as progress:
+        for start in range(0, len(files), held):
+            some = files.take(np.arange(start, min(start + held, len(files))))
+            images, good = torch.empty(len(some), *some.shape, dtype=torch.uint8), np.ones(len(some), dtype=bool)
+            with closing(decode_all(some, images.numpy(), lambda *_: None)) as bad_files:
+                for position, error in bad_files:
+                    unreadable[as_text(some.path(position))], good[position] = str(error), False
+            places = np.flatnonzero(good).tolist()
+            seen = Centre(Pixels(images), card.shape[1:]).read(places)
+            split = Split(Pixels(seen), torch.zeros(len(seen), dtype=torch.int64))
+            batches = sweep(split, card, batch_size=cfg.batch_size, device=device)
+            shares = outputs(net, batches, precision=precision).logits.softmax(dim=1)
+            progress(len(some))
+            if len(places):
+                yield [row(some.path(i), values, card.classes) for i, values in zip(places, shares, strict=True)], seen
+
+
+def write(table: Path, parts: Iterable[tuple[list[Line], Tensor]]) -> tuple[list[tuple[Line, np.ndarray]], Tensor]:
+    """Write the table; return its first lines with what the network saw, and `mean_and_contrast` of all images."""
+    shown, moments = list[tuple[Line, np.ndarray]](), list[Tensor]()
+    with table.open("w", newline="", encoding="utf-8") as sink:
+        writer: csv.DictWriter[str] | None = None
+        for lines, seen in parts:
+            if writer is None:
+                writer = csv.DictWriter(sink, lines[0], lineterminator="\n")
+                writer.writeheader()
+            writer.writerows(lines)
+            moments.append(mean_and_contrast(seen))
+            shown += list(zip(lines, seen.numpy(), strict=True))[: SHOWN - len(shown)]
+    return shown, torch.cat(moments)
+
+
+def row(path: Path, probabilities: Tensor, classes: Sequence[str]) -> Line:
+    """Return a line of the table: file, class, probability, and the five likeliest."""
+    likely = likeliest(probabilities, classes)
+    return {"file": as_text(path), "class": likely["top1"], "probability": likely["top1_probability"], **likely}
+
+
+def likeliest(probabilities: Tensor, classes: Sequence[str]) -> Line:
+    """Return the five likeliest classes of an image and their probabilities, as columns of a table."""
+    line = Line()
+    for rank, (value, index) in enumerate(zip(*probabilities.topk(min(5, len(classes))), strict=True), 1):
+        line |= {f"top{rank}": classes[int(index)], f"top{rank}_probability": f"{value:.6f}"}
+    return line
+
+
+def mean_and_contrast(images: Tensor) -> Tensor:
+    """Return the mean and the standard deviation of the pixels of each image uint8 [N, H, W, C], in 0..1: [N, 2]."""
+    pixels = images.flatten(1, 2).float() / 255
+    return torch.stack([pixels.mean(dim=(1, 2)), pixels.var(dim=1, correction=0).mean(dim=1).sqrt()], dim=1)
+
+
+def unlike(moments: Tensor, card: Card, *, inverted: bool) -> str | None:
+    """Say how images of these means and contrasts [N, 2] differ from those of the training, where they differ far.
+
+    It goes by the medians, which a few odd images do not move. Of photographs (CIFAR-10, Tiny ImageNet) one in 300 has
+    a mean that lies 1.5 standard deviations of the training pixels from theirs, of three photographs the median one in
+    200 times lies one standard deviation away; one in 200 has less than a quarter of their contrast.
+    """
+    mean, contrast = moments.median(dim=0).values.tolist()
+    usual, deviation = float(np.mean(card.mean)), float(np.sqrt(np.mean(np.square(card.std))))
+    away = abs(mean - usual) / deviation
+    if away <= (1.0 if len(moments) > 2 else 1.5) and deviation / 4 <= contrast <= 2 * deviation:
+        return None
+    mirrored = abs(1 - mean - usual) / deviation < away / 2
+    hint = f"; if what is dark here was light there, take invert={str(not inverted).lower()}" if mirrored else ""
+    return (
+        f"these images are unlike those of the training: mean {mean:.2f} instead of {usual:.2f}, contrast "
+        f"{contrast:.2f} instead of {deviation:.2f} (of 0 to 1){hint}"
+    )

@@ -1,0 +1,336 @@
+"""What runs, evaluations and studies have noted, held against its shape as it is read.
+
+A record may come from another version or from a hand. Keys that this version does not know stay; keys that older
+versions did not have are given the value that they then meant. Everything else that is not as it should be is an
+`InputError` with the file and the key.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import UnionType
+from typing import Any, NotRequired, TypedDict, get_args, get_origin, get_type_hints, is_typeddict
+
+from cnntrain.config.read import known_keys, named_functions, require_names
+from cnntrain.config.schema import Fit, Options
+from cnntrain.config.validate import ANY, conform, reject_unknown, signature, wrong_type
+from cnntrain.models import HEADS
+from cnntrain.runs.folder import CONFIG, RECORD, RESULTS
+from cnntrain.runtime.errors import InputError
+from cnntrain.runtime.jsonfile import as_plain, read_json
+from cnntrain.runtime.ranges import Count, Natural, Positive
+
+Number = float | None  # null is what is no number: a loss that grew without bound
+
+# What keys mean in the configuration of a run that was made before there were such keys.
+BEFORE: Options = {"check_resume": False, "resume": "auto", "plugins": []}
+TRAINER: Options = {"graph": "auto", "compile": False, "freeze": None, "resize": {}, "profile": False}
+DATASET: Options = {"cache": "auto"}
+MODEL: Options = {"remove": [], "widen": {}, "antialias": False}
+
+
+class Hardware(TypedDict):
+    cpu: str
+    cores: Count
+    threads: Count
+    gpus: list[str]
+
+
+class Provenance(TypedDict):
+    """Where a run, a part of it or an evaluation comes from."""
+
+    argv: list[str]
+    started: str
+    cnntrain: str
+    commit: str | None
+    python: str
+    platform: str
+    versions: dict[str, str]
+    environment: dict[str, str]
+
+
+class Session(Provenance):
+    from_step: Natural
+
+
+class Images(TypedDict):
+    """How many images a run had."""
+
+    train: Natural
+    val: NotRequired[Natural]
+    test: NotRequired[Natural]
+
+
+class Data(TypedDict):
+    """What a run's record says of its images."""
+
+    name: str
+    shape: list[Count]
+    classes: list[str]
+    mean: list[float]
+    std: list[Positive]
+    images: Images
+    fingerprint: str
+    folders: NotRequired[dict[str, str]]
+    skipped: NotRequired[list[str]]
+
+
+class Record(Provenance):
+    """`run.json`."""
+
+    hardware: Hardware
+    device: str
+    precision: str
+    seed: Natural
+    data: Data
+    from_step: NotRequired[Natural]
+    processes: NotRequired[Count]
+    init_from: NotRequired[Options | None]
+    sessions: NotRequired[list[Session]]
+    seconds: NotRequired[float]
+    exit: NotRequired[str]
+    bad_batch: NotRequired[Options]
+    made_from: NotRequired[str]
+    made_from_weights: NotRequired[str]
+    mode: NotRequired[str]
+    stages: NotRequired[list[str]]
+
+
+class Scores(TypedDict):
+    """What a validation found."""
+
+    n: Natural
+    loss: Number
+    top1: float
+    top1_low: float
+    top1_high: float
+    balanced_accuracy: NotRequired[Number]
+    never_predicted: NotRequired[list[str] | None]
+    epoch: NotRequired[Natural]
+
+
+class Train(TypedDict):
+    loss: Number
+    top1: float
+
+
+Majority = TypedDict("Majority", {"class": str, "share": float, "even_share": float})
+
+
+class Result(TypedDict):
+    """`results.json` of a training."""
+
+    steps: Natural | None
+    epochs: Natural | None
+    majority: NotRequired[Majority | None]
+    samples_per_second: Number
+    train: Train | None
+    val: Scores | None
+    best: Scores | None
+    objective: Number
+    run_dir: str
+    resumed_from: Natural
+    skipped: Natural
+    seconds: float
+    profile: NotRequired[Options]
+
+
+Class = TypedDict(
+    "Class",
+    {
+        "class": str,
+        "n": Natural,
+        "top1": NotRequired[Number],
+        "precision": float,
+        "recall": float,
+        "f1": float,
+    },
+)
+
+
+class Measured(Provenance):
+    """Where an evaluation comes from: `weights` and `images` are digests."""
+
+    hardware: NotRequired[Hardware]
+    device: str
+    precision: str
+    weights: str
+    images: str
+    other_dataset: NotRequired[Options | None]
+
+
+class Evaluation(TypedDict):
+    """`results.json` of an evaluation."""
+
+    run_dir: str
+    split: str
+    dataset: str
+    weights: str
+    tta: str
+    n: Count
+    loss: Number
+    top1: float
+    top1_low: float
+    top1_high: float
+    top5: float
+    macro_precision: float
+    macro_recall: float
+    macro_f1: float
+    balanced_accuracy: NotRequired[float]
+    ece: float
+    per_class: list[Class]
+    confusion: list[list[Natural]]
+    record: Measured
+
+
+class Cell(TypedDict):
+    train_top1: float
+    test_top1: float
+    test_n: Count
+    seconds: float
+
+
+class Look(TypedDict):
+    seeds: list[int]
+    level: float
+    spent: float
+    found: NotRequired[list[str]]
+
+
+class Looks(TypedDict):
+    looks: list[Look]
+
+
+class Seed(TypedDict):
+    seed: int
+
+
+class Tested(TypedDict):
+    variant: str
+    p: Number
+    believable: bool | None
+    parts: NotRequired[list[str]]
+
+
+class Study(TypedDict):
+    """`results.json` of a study."""
+
+    rows: list[Seed]
+    table: list[Tested]
+    interactions: list[Tested]
+    complete: bool
+
+
+def read(path: Path, shape: Any) -> dict[str, Any]:
+    """Return the object in a JSON file, of a shape that a TypedDict says."""
+    found = read_json(path)
+    hold(path, found, shape)
+    return found
+
+
+def hold(path: Path, value: Any, shape: Any, key: str = "") -> None:
+    """Raise `InputError` naming a file and the first key that does not have the shape that a hint says."""
+    members = get_args(shape)
+    if is_typeddict(shape):
+        if not isinstance(value, Mapping):
+            raise wrong(path, wrong_type(key, value, dict))
+        for name, hint in get_type_hints(shape, include_extras=True).items():
+            where = f"{key}.{name}" if key else name
+            if name in value:
+                hold(path, value[name], get_args(hint)[0] if get_origin(hint) is NotRequired else hint, where)
+            elif name in shape.__required_keys__:
+                raise InputError(f"{path}: {where} is missing")
+    elif get_origin(shape) is list and isinstance(value, list):
+        for place, item in enumerate(value):
+            hold(path, item, members[0], f"{key}[{place}]")
+    elif get_origin(shape) is UnionType and is_typeddict(members[0]):  # or null
+        if value is not None:
+            hold(path, value, members[0], key)
+    else:
+        try:
+            if value is None and get_origin(shape) is dict:  # which a configuration may have for an empty one
+                raise wrong_type(key, value, shape)
+            conform(value, shape, key)
+        except InputError as error:
+            raise wrong(path, error) from error
+
+
+def wrong(path: Path, error: InputError) -> InputError:
+    """Name the file in which a key is wrong."""
+    return InputError(f"{path}: {error}")
+
+
+# The files of a run.
+
+
+def settings(folder: Path) -> Options:
+    """Return the configuration of a run, every option of a known model, dataset, optimizer and schedule among it."""
+    path = folder / CONFIG
+    found = BEFORE | read_json(path)
+    try:
+        require_names(Fit, found)
+        for group, functions in named_functions().items():
+            if (name := found[group]["name"]) in functions:
+                found[group] = defaults(functions[name]) | found[group]
+        if found["model"]["name"] in HEADS:
+            found["model"] = defaults(HEADS[found["model"]["name"]]) | found["model"]
+        found |= {"model": MODEL | found["model"], "dataset": DATASET | found["dataset"]}
+        if isinstance(found.get("trainer"), Mapping):
+            found["trainer"] = TRAINER | found["trainer"]
+        refuse_wrong(found)
+    except InputError as error:
+        raise wrong(path, error) from error
+    return found
+
+
+def defaults(function: Any) -> Options:
+    """Return the options of a function with their defaults, as JSON knows them."""
+    return {name: as_plain(parameter.default) for name, parameter in signature(function).items()}
+
+
+def refuse_wrong(found: Options) -> None:
+    """Raise `InputError` for a key of a configuration that is missing, or of another kind than `fit` would take.
+
+    Options of functions that only plugins know are not looked at; other groups than model and dataset may have options
+    that are not known here, since no network hangs on them.
+    """
+    named = named_functions()
+    theirs = {group for group, functions in named.items() if found[group]["name"] not in functions}
+    known = {
+        key: hint
+        for key, hint in known_keys(Fit, found).items()
+        if ANY not in key and not ("." in key and key.partition(".")[0] in theirs)
+    }
+    for key, hint in known.items():
+        holder, (*groups, name) = found, key.split(".")
+        for group in groups:
+            holder = {} if (inner := holder.get(group)) is None else conform(inner, Options, group)
+        if name in holder:
+            conform(holder[name], hint, key)
+        elif not groups:
+            raise InputError(f"{key} is missing")
+    for group in {"model", "dataset"} - theirs:
+        reject_unknown(found[group], {*known, f"{group}.widen.{ANY}"}, f"{group}.")
+
+
+def record(folder: Path) -> dict[str, Any]:
+    """Return what a run has noted of where it comes from."""
+    path = folder / RECORD
+    found = read(path, Record)
+    data = found["data"]
+    if len(data["shape"]) != 3:
+        raise InputError(f"{path}: data.shape={data['shape']} should be channels, height and width")
+    for key in ("mean", "std"):
+        if len(data[key]) != data["shape"][0]:
+            raise InputError(f"{path}: data.{key}={data[key]} should have a number for each channel")
+    if not data["classes"] or len(set(data["classes"])) < len(data["classes"]):
+        raise InputError(f"{path}: data.classes should be names that differ")
+    return found
+
+
+def evaluation(folder: Path) -> dict[str, Any]:
+    """Return the numbers of an evaluation."""
+    path = folder / RESULTS
+    found = read(path, Evaluation)
+    if {len(found["confusion"]), *map(len, found["confusion"])} != {len(found["per_class"])}:
+        raise InputError(f"{path}: confusion should have a row and a column for each class")
+    return found

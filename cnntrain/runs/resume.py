@@ -1,0 +1,189 @@
+"""Going on with a run where it stopped: what a checkpoint holds, and what may have changed since."""
+
+from collections.abc import Mapping, Set
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cnntrain.config.schema import Fit
+from cnntrain.runs import records
+from cnntrain.runs.folder import RESULTS, find_run, refuse_existing
+from cnntrain.runs.load import refuse_other_network
+from cnntrain.runs.setup import Session
+from cnntrain.runtime import disk, distributed
+from cnntrain.runtime.errors import CheckpointError, InputError, listed
+from cnntrain.runtime.jsonfile import as_plain, flat
+from cnntrain.runtime.progress import say
+from cnntrain.training import checkpoints
+from cnntrain.training.loop import Progress
+from cnntrain.training.schedule_events import shares
+
+# What does not change a run's numbers, or only where it runs.
+FREE = {
+    *("device", "data_root", "output_dir", "resume", "check_resume", "plugins", "dataset.root", "dataset.workers"),
+    "dataset.cache",
+    *("trainer.log_every", "trainer.checkpoint_seconds", "trainer.keep_every", "trainer.tensorboard"),
+    *("trainer.profile", "trainer.graph", "trainer.compile", "trainer.precision"),
+}
+FORMAT = 2  # of a checkpoint; in the first, progress held the best validation's top-1 and loss alone
+
+
+def wanted_folder(cfg: Fit) -> Path | None:
+    """Return the folder that was asked for, None for a new one.
+
+    Raises `InputError` when it holds a run that must not be continued, or none that could be.
+    """
+    if cfg.resume in ("auto", "never"):
+        folder = Path(cfg.output_dir) if cfg.output_dir else None
+        if folder and cfg.resume == "never" and distributed.ATTEMPT == "0":
+            refuse_existing(folder)
+        return folder
+    if cfg.output_dir and Path(cfg.output_dir) != Path(cfg.resume):
+        raise InputError(f"resume={cfg.resume} and output_dir={cfg.output_dir} name different folders")
+    return find_run(cfg.resume, "resume")
+
+
+def finished_result(folder: Path, cfg: Fit) -> dict[str, Any] | None:
+    """Return the result of a run that has nothing left to do; until more epochs are done it keeps that of the fewer."""
+    if not (folder / RESULTS).exists() or records.record(folder).get("exit") != "done":
+        return None
+    if records.settings(folder)["trainer"]["epochs"] != cfg.trainer.epochs:
+        return None
+    return records.read(folder / RESULTS, records.Result) | {"run_dir": str(folder)}
+
+
+def refuse_changes(old: Mapping[str, Any], new: Mapping[str, Any], free: Set[str] | None = None) -> None:
+    """Raise `InputError` naming the keys in which a configuration differs from that of the run it would continue.
+
+    An option that is off and that the run did not know yet is no difference. Another number of epochs is the same run
+    under a constant learning rate only: any other schedule would have gone another way, and so would shares of the
+    whole run. `free` names other keys that may differ than those of a run.
+    """
+    before, after = ({key: None if value == {} else value for key, value in flat(s).items()} for s in (old, new))
+    if free is None:
+        free = FREE | ({"trainer.epochs"} if new["schedule"]["name"] == "constant" else set())
+    changed = [
+        key
+        for key in sorted(before.keys() | after.keys())
+        if key not in free
+        and as_plain(before.get(key)) != as_plain(after.get(key))
+        and (key in before or after[key] is not False)
+    ]
+    if changed:
+        shown = ", ".join(f"{key} ({before.get(key)} → {after.get(key)})" for key in changed)
+        raise InputError(f"output_dir already holds a run with other settings: {shown}; name another folder")
+    done, asked = before["trainer.epochs"], after["trainer.epochs"]
+    for key in ("freeze", "resize") if asked != done else ():
+        if any(share and share < 1 for share in shares(new["trainer"][key]).values()):
+            raise InputError(
+                f"trainer.epochs ({done} → {asked}): trainer.{key}={new['trainer'][key]} are shares of the whole run, "
+                "so with other epochs they are other steps; name another folder"
+            )
+
+
+def snapshot(session: Session, at: Progress, records: int) -> checkpoints.State:
+    """Return a checkpoint of a run that has written so many records."""
+    where = {"threads": torch.get_num_threads(), "precision": session.precision, "torch": str(torch.__version__)}
+    where |= {"processes": distributed.WORLD, "compiled": session.cfg.trainer.compile}
+    return {
+        "format": FORMAT,
+        **session.learner.state(),
+        "progress": asdict(at),
+        "records": records,
+        "classes": list(session.dataset.card.classes),
+        "made": where | {"device": session.device.type},
+    }
+
+
+def restore(session: Session, folder: Path) -> tuple[Progress, int]:
+    """Continue from the newest whole checkpoint of a run; return its place and how many records it knows of.
+
+    Of several processes the first reads it. Raises `CheckpointError` when every checkpoint is damaged or the newest is
+    none of this training, and `InputError` when it has come further than the training is to go.
+    """
+    with distributed.agreed():
+        found = newest(folder / "checkpoints") if distributed.RANK == 0 else None
+    found = distributed.told(found)
+    if found is None:
+        if distributed.WORLD > 1:
+            session.learner.start_alike()
+        return Progress(), 0
+    with distributed.agreed():
+        return continue_from(found, session, folder)
+
+
+def newest(folder: Path) -> checkpoints.Found | None:
+    """Return the newest whole checkpoint in `folder`, or None, and say what is wrong with newer ones."""
+    disk.clean(folder)
+    found = checkpoints.load_newest(folder)
+    for problem in found.problems if found else ():
+        say(f"warning: {problem}; using the checkpoint before it")
+    return found
+
+
+def continue_from(found: checkpoints.Found, session: Session, folder: Path) -> tuple[Progress, int]:
+    """Put a checkpoint's state into a session, and say what is not as it was when it was made.
+
+    Return its place and its number of records. Nothing is loaded before all keys and shapes have been compared: a fused
+    optimizer reads as many numbers of its state as its parameter has.
+    """
+    path, state, learner = found.path, found.state, session.learner
+    if state.get("format") not in range(1, FORMAT + 1):
+        raise CheckpointError(f"{path} has format {state.get('format')}; this version reads formats up to {FORMAT}")
+    refuse_other_network(path, learner.net, state["model"])
+    at = place(path, state)
+    refuse_beyond(path, at, session, folder)
+    if at.step:
+        learner.prime(session.dataset.card.shape)
+    now, made = snapshot(session, at, 0), state.get("made")
+    wanted = {key: value for key, value in now.items() if key not in ("format", "progress")}
+    wanted["made"] = made if isinstance(made, dict) else {}  # whatever it tells
+    if differing := list(checkpoints.differences({key: state.get(key) for key in wanted}, wanted)):
+        raise CheckpointError(f"{path} does not fit this training: {listed(differing)} differ")
+    if state["classes"] != now["classes"]:
+        differing = sorted({*map(str, state["classes"])} ^ {*now["classes"]}) or ["their order"]
+        raise CheckpointError(f"{path} has learnt other classes: {', '.join(differing)} differ")
+    for key, value in state["made"].items():
+        if now["made"].get(key, value) != value:
+            say(f"warning: {key} was {value} and is {now['made'][key]}; the numbers will not repeat to the bit")
+    learner.load_state(state)
+    return at, state["records"]
+
+
+def place(path: Path, state: checkpoints.State) -> Progress:
+    """Return how far a checkpoint's training has come. Raises `CheckpointError` when it does not say so."""
+    kept = dict(state["progress"]) if isinstance(state.get("progress"), dict) else {}
+    if state["format"] == 1:
+        kept["best"] = {"top1": kept.pop("best_top1", None), "loss": kept.pop("best_loss", None)}
+    wanted, best = asdict(Progress()), kept.get("best")
+    if isinstance(best, dict) and best:
+        wanted["best"] = best | {"top1": 0.0, "loss": 0.0}
+    if differing := list(checkpoints.differences(kept, wanted, "progress")):
+        raise CheckpointError(f"{path} does not say how far it has come: {listed(differing)} differ")
+    return Progress(**kept)
+
+
+def refuse_beyond(path: Path, at: Progress, session: Session, folder: Path) -> None:
+    """Raise an error for a checkpoint that lies behind the training's last step: `InputError` for too few epochs."""
+    epochs, taken = session.cfg.trainer.epochs, -(-at.step // session.per_epoch)
+    if taken <= epochs:
+        return
+    if epochs < records.settings(folder)["trainer"]["epochs"]:
+        raise InputError(
+            f"trainer.epochs={epochs} is fewer than the {taken} that the run in {folder} has done; take {taken} or "
+            "more, or name another folder"
+        )
+    raise CheckpointError(f"{path} stands at step {at.step:,}, and {epochs} epochs are {epochs * session.per_epoch:,}")
+
+
+def same(one: object, other: object) -> bool:
+    """Say whether two states agree to the bit."""
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        return one.dtype == other.dtype and torch.equal(one, other)
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(same(a, b) for a, b in zip(one, other, strict=True))
+    return one == other

@@ -1,0 +1,322 @@
+"""A training put together from its configuration: everything that `fit` runs and that a test of it runs again."""
+
+import contextlib
+import functools
+import itertools
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from cnntrain.config import pretrained
+from cnntrain.config.build import (
+    build_augmentations,
+    build_heads,
+    build_model,
+    build_optimizer,
+    build_rates,
+    dataset_card,
+)
+from cnntrain.config.schema import Fit, Trainer
+from cnntrain.data.augment.augmentations import Part
+from cnntrain.data.datasets.registry import fingerprint
+from cnntrain.data.datasets.splits import Member, class_weights, parts_of
+from cnntrain.data.loading.loader import Feed, ResidentFeed, StreamedFeed, sweep
+from cnntrain.data.storage.images import Card, Dataset, Pixels, Split, spread, stored
+from cnntrain.models.external import remarks
+from cnntrain.nn.shapes import ShapesOnly
+from cnntrain.nn.whitening import calibrate
+from cnntrain.runs.images import read_noted, warn_of_seen
+from cnntrain.runs.load import start_from
+from cnntrain.runtime import distributed
+from cnntrain.runtime.devices import choose_device, choose_precision
+from cnntrain.runtime.errors import CnntrainError, InputError
+from cnntrain.runtime.jsonfile import flat
+from cnntrain.runtime.memory import spent
+from cnntrain.runtime.signals import Signals
+from cnntrain.training.evaluate import Outputs, by_class, outputs, score
+from cnntrain.training.loop import Progress, Record, Stop, train
+from cnntrain.training.schedule_events import freezing, scaled
+from cnntrain.training.step import Learner
+
+Batches = TypeVar("Batches")
+COMPILERS = ("g++", "clang++")
+ANEW = "start a new run in another folder"  # what helps when a run's images have changed
+LOOKED_AT = 2000  # training images that layers with weights made from images see
+
+
+@dataclass
+class Session:
+    """What a training needs, built and checked; nothing is written yet."""
+
+    cfg: Fit
+    device: torch.device
+    precision: Literal["fp32", "bf16"]
+    dataset: Dataset
+    learner: Learner
+    feed: Feed
+    started_from: dict[str, Any] | None
+
+    @property
+    def per_epoch(self) -> int:
+        """Optimizer steps an epoch."""
+        return self.feed.batches // self.cfg.trainer.accumulate
+
+    def remarks(self) -> Iterator[str]:
+        """Yield what a person should know of the network and its images before it is trained."""
+        net, companion = self.learner.net, self.learner.companion
+        yield from self.dataset.remarks
+        yield from remarks(net, pretrained.expected(self.cfg.model), self.dataset.card.shape)
+        if companion:
+            yield companion.summary()
+        options = self.cfg.dataset
+        size = options.get("image_size")  # images that are read at their own size have no more detail
+        if "resized_crop" in self.cfg.augmentation and size and options.get("stored_size", 0) is None:
+            yield (
+                f"resized_crop scales parts of images up that are kept at {size} pixels a side; "
+                f"dataset.stored_size={2 * size} keeps their detail"
+            )
+
+    def validate(self, net: nn.Sequential, stop: Callable[[], bool]) -> Record | None:
+        """Score a network on the validation images; None when `stop` said so on the way."""
+        assert self.dataset.val is not None
+        rounds = -(-len(self.dataset.val) // (distributed.WORLD * self.cfg.trainer.eval_batch_size))
+        batches = self.sweep(self.share) if len(self.share) else iter(())
+        try:
+            found = outputs(net, until(stop, batches, rounds), precision=self.precision)
+        except ValidationStopped:
+            return None
+        return score(found) | by_class(found, self.dataset.card.classes)
+
+    @functools.cached_property
+    def share(self) -> Split:
+        """The validation images that this process looks at: all of them when it is alone."""
+        assert self.dataset.val is not None
+        mine = distributed.share(len(self.dataset.val))
+        return self.dataset.val if distributed.WORLD == 1 else self.dataset.val.take(np.arange(mine.start, mine.stop))
+
+    def train(self, at: Progress, signals: Signals, save: Callable[[str], None], stop: Stop) -> Iterator[Record]:
+        """Train from `at` to the end, or until `stop` says so between two steps; yield the loop's records."""
+        trainer = self.cfg.trainer
+        return train(
+            self.learner,
+            self.feed,
+            (lambda net: self.validate(net, signals.stop)) if self.dataset.val else None,
+            at=at,
+            epochs=trainer.epochs,
+            save=save,
+            validate_every=trainer.validate_every,
+            log_every=trainer.log_every,
+            patience=trainer.patience,
+            stop=stop,
+        )
+
+    def sweep(self, split: Split) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield the images and labels of a split."""
+        size, workers = self.cfg.trainer.eval_batch_size, self.cfg.dataset["workers"]
+        return sweep(split, self.dataset.card, batch_size=size, device=self.device, workers=workers)
+
+    def outputs(self, split: Split) -> Outputs:
+        """Return what the network says of a split."""
+        return outputs(self.learner.evaluated, self.sweep(split), precision=self.precision)
+
+
+class ValidationStopped(Exception):  # noqa: N818 - it is no error
+    """A validation was asked to stop between two batches."""
+
+
+def until(stop: Callable[[], bool], batches: Iterator[Batches], rounds: int) -> Iterator[Batches]:
+    """Pass on batches; raise `ValidationStopped` once `stop` says so, which is asked `rounds` times.
+
+    Of several processes some may have a batch less, and all have to ask equally often.
+    """
+    for _ in range(rounds):
+        if stop():
+            raise ValidationStopped
+        yield from itertools.islice(batches, 1)
+
+
+def check(cfg: Fit, *, begun: bool = False) -> None:
+    """Find what is wrong with a configuration before any image is read; a run that has `begun` holds its weights."""
+    refuse_unrecordable(cfg.trainer, choose_device(cfg.device))
+    refuse_unshared(cfg.trainer.batch_size, build_augmentations(cfg.augmentation))
+    card = dataset_card(cfg.dataset, cfg.data_root)
+    shapes = build_model(pretrained.rebuilt(cfg.model) if begun else cfg.model, card, device="meta")
+    companion = build_heads(cfg.model, shapes, card, device="meta")
+    refuse_sizes(cfg.trainer.resize, companion or shapes, card)
+    build_rates(cfg.schedule, build_optimizer(cfg.optimizer, shapes).defaults["lr"], 1, 1)
+    refuse_long_warmup(cfg)
+    for step, change in freezing(shapes.train(), cfg.trainer.freeze, 1):
+        if step == 0:
+            change()
+    if cfg.trainer.batch_size == distributed.WORLD:
+        refuse_lone_values(shapes, card)
+
+
+def refuse_long_warmup(cfg: Fit) -> None:
+    """Raise `InputError` when the learning rate would still rise when the training ends."""
+    warmup, epochs = cfg.schedule.get("warmup", 0), cfg.trainer.epochs
+    if warmup > epochs:
+        raise InputError(f"schedule.warmup={warmup} epochs is longer than the training: trainer.epochs={epochs}")
+
+
+def refuse_unrecordable(trainer: Trainer, device: torch.device) -> None:
+    """Raise `InputError` when steps cannot be recorded or compiled as a configuration says."""
+    if trainer.graph is True and device.type != "cuda":
+        raise InputError(f"trainer.graph=true has a GPU repeat recorded steps, and device={device} is none; take auto")
+    if trainer.graph is True and distributed.WORLD > 1:
+        raise InputError(f"trainer.graph=true is for one process, and these are {distributed.WORLD}; take auto")
+    if trainer.compile and device.type == "cpu" and not any(map(shutil.which, COMPILERS)):
+        raise InputError(f"trainer.compile=true needs a C++ compiler on a CPU ({', '.join(COMPILERS)}); take false")
+
+
+def refuse_unshared(batch_size: int, parts: Mapping[str, Part]) -> None:
+    """Raise `InputError` when several processes cannot each have their share of a batch."""
+    if batch_size % distributed.WORLD:
+        near = sorted(
+            {
+                max(batch_size // distributed.WORLD, 1) * distributed.WORLD,
+                (batch_size // distributed.WORLD + 1) * distributed.WORLD,
+            }
+        )
+        raise InputError(
+            f"trainer.batch_size={batch_size} cannot be divided among {distributed.WORLD} processes; take "
+            f"{' or '.join(map(str, near))}"
+        )
+    for name, part in parts.items():
+        if part.mixes and distributed.WORLD > 1:
+            raise InputError(
+                f"augmentation.{name} blends images of one batch, of which {distributed.WORLD} processes have a "
+                "part each; train in one process, or without it"
+            )
+
+
+def refuse_sizes(resize: Mapping[int, float], shapes: nn.Module, card: Card) -> None:
+    """Raise `InputError` for images that would not be smaller, or that the network cannot take."""
+    side = min(card.shape[1:])
+    for pixels in resize:
+        if pixels >= side:
+            raise InputError(f"trainer.resize: {pixels} pixels are not fewer than the {side} of the images")
+        try:
+            with torch.no_grad(), ShapesOnly():
+                shapes(torch.empty(2, card.shape[0], *scaled(card.shape[1:], pixels), device="meta"))
+        except (RuntimeError, ValueError) as error:
+            raise InputError(
+                f"trainer.resize: the network takes no images of {pixels} pixels ({str(error).splitlines()[0]}); one "
+                "that ends with a global pooling takes many sizes"
+            ) from error
+
+
+def refuse_lone_values(shapes: nn.Sequential, card: Card) -> None:
+    """Raise `InputError` when a batch of one image leaves batch normalisation one value of a channel to normalise."""
+    try:
+        shapes(torch.empty(1, *card.shape, device="meta"))
+    except ValueError as error:
+        alone = "1" if distributed.WORLD == 1 else f"{distributed.WORLD} in {distributed.WORLD} processes"
+        raise InputError(f"trainer.batch_size={alone} is too small for this network: {error}") from error
+
+
+def load_data(cfg: Fit, files: Sequence[Member] | None = None) -> Dataset:
+    """Read the images of a configuration, divided as it says, or as a run that goes on has noted its `files`."""
+    return read_noted(cfg.dataset, cfg.data_root, cfg.seed, files, ANEW)
+
+
+def build(cfg: Fit, dataset: Dataset, *, begun: bool = False) -> Session:
+    """Build the network, optimizer, feed and learner; images are normalised as pretrained weights expect.
+
+    A run that has `begun` holds its weights: those that it started from are not asked for, they may have moved since.
+    """
+    dataset = replace(dataset, card=pretrained.normalised(dataset.card, cfg.model))
+    trainer, device = cfg.trainer, choose_device(cfg.device)
+    net = build_model(pretrained.rebuilt(cfg.model) if begun else cfg.model, dataset.card, seed=cfg.seed)
+    started_from = None
+    if not begun:
+        calibrate(net, lambda: some_images(dataset))
+        if cfg.init_from:
+            started_from = start_from(net, cfg.init_from)
+            for name, split in (("the validation set's", dataset.val), ("the test set's", dataset.test)):
+                if split is not None:
+                    warn_of_seen(Path(started_from["run"]), split, name)
+    companion = build_heads(cfg.model, net, dataset.card, seed=cfg.seed)
+    trained = (companion or net).to(device).to(memory_format=torch.channels_last)
+    optimizer = build_optimizer(cfg.optimizer, trained)
+    feed = build_feed(dataset, cfg, build_augmentations(cfg.augmentation), device)
+    per_epoch = feed.batches // trainer.accumulate
+    if per_epoch == 0:
+        raise InputError(f"trainer.accumulate={trainer.accumulate} batches do not fit into one epoch")
+    feed.seek(0, 0)
+    feed.batch()  # what an augmentation or a file has against these images is said before anything is made
+    precision = choose_precision(trainer.precision, device)
+    weights = class_weights(dataset.train.labels, len(dataset.card.classes))
+    learner = Learner(
+        net,
+        optimizer,
+        build_rates(cfg.schedule, optimizer.defaults["lr"], trainer.epochs, per_epoch),
+        precision=precision,
+        seed=cfg.seed,
+        companion=companion,
+        accumulate=trainer.accumulate,
+        label_smoothing=trainer.label_smoothing,
+        clip=trainer.clip,
+        ema=trainer.ema,
+        freeze=trainer.freeze,
+        resize=trainer.resize,
+        class_weights=weights if cfg.dataset["balance"] == "weights" else None,
+        graph=trainer.graph if device.type == "cuda" and distributed.WORLD == 1 else False,
+        compile=trainer.compile,
+    )
+    return Session(cfg, device, precision, dataset, learner, feed, started_from)
+
+
+def some_images(dataset: Dataset) -> torch.Tensor:
+    """Return at most `LOOKED_AT` training images, evenly spaced and normalised."""
+    some = dataset.train.take(spread(len(dataset.train), LOOKED_AT))
+    return torch.cat([x for x, _ in sweep(some, dataset.card, batch_size=500, device=torch.device("cpu"))])
+
+
+def build_feed(dataset: Dataset, cfg: Fit, parts: dict[str, Part], device: torch.device) -> Feed:
+    """Keep the images on the device, or have workers read them."""
+    settings = {
+        "batch_size": cfg.trainer.batch_size,
+        "parts": parts,
+        "seed": cfg.seed,
+        "device": device,
+        "balanced": cfg.dataset["balance"] == "sampling",
+    }
+    workers = cfg.dataset["workers"]
+    if workers == 0 and isinstance(stored(dataset.train.source), Pixels):
+        return ResidentFeed(dataset.train, dataset.card, **settings)
+    together = cfg.trainer.accumulate
+    return StreamedFeed(dataset.train, dataset.card, workers=workers, together=together, **settings)
+
+
+@contextlib.contextmanager
+def explained(built: Session) -> Iterator[None]:
+    """Have a training that runs out of memory say so, and a bad file end what had started."""
+    try:
+        with spent(flat(asdict(built.cfg)) | {"trainer.precision": built.precision}):
+            yield
+    except InputError as error:
+        raise CnntrainError(str(error)) from error
+
+
+def describe_data(dataset: Dataset) -> dict[str, Any]:
+    """Return what a run must remember of its dataset to be evaluated later."""
+    card = dataset.card
+    counts = {name: len(split) for name in ("train", "val", "test") if (split := getattr(dataset, name)) is not None}
+    return {
+        "name": card.name,
+        "shape": card.shape,
+        "classes": card.classes,
+        "mean": card.mean,
+        "std": card.std,
+        "images": counts,
+        "fingerprint": fingerprint(dataset),
+        "folders": {part: files.root.resolve() for part, files in parts_of(dataset.whole)} if dataset.whole else {},
+        "skipped": dataset.skipped,
+    }

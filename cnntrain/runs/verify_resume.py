@@ -1,0 +1,55 @@
+"""`check_resume=true`: the proof, on the user's own configuration, that a stopped training goes on as if it had not."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from cnntrain.config.schema import Fit
+from cnntrain.data.storage.images import Dataset
+from cnntrain.runs import resume, setup
+from cnntrain.runtime.errors import CnntrainError
+from cnntrain.training import checkpoints
+from cnntrain.training.loop import Progress, train
+
+STEPS = 6
+
+
+def prove_resume(cfg: Fit, dataset: Dataset) -> dict[str, Any]:
+    """Train a few steps, and again with a cut and a resume in the middle; compare everything bit by bit.
+
+    Raises `CnntrainError` naming the first thing that differs.
+    """
+    whole, cut = setup.build(cfg, dataset), STEPS // 2
+    steps = min(STEPS, cfg.trainer.epochs * whole.per_epoch)
+    advance(whole, Progress(), steps)
+    with tempfile.TemporaryDirectory() as scratch:
+        first, at = setup.build(cfg, dataset), Progress()
+        advance(first, at, cut)
+        checkpoints.save_last(Path(scratch), resume.snapshot(first, at, 0))
+        second = setup.build(cfg, dataset)
+        kept = checkpoints.load_newest(Path(scratch))
+        assert kept is not None
+        second.learner.load_state(kept.state)
+        advance(second, Progress(**kept.state["progress"]), steps)
+    expected, found = whole.learner.state(), second.learner.state()
+    differing = [key for key in expected if not resume.same(expected[key], found[key])]
+    if differing:
+        raise CnntrainError(f"after a cut at step {cut} and a resume, {', '.join(differing)} differ at step {steps}")
+    print(f"cut at step {cut} and resumed, {steps} steps give the same bits: {', '.join(expected)}")
+    return {"check_resume": "same", "steps": steps, "cut": cut, "compared": list(expected)}
+
+
+def advance(built: setup.Session, at: Progress, until: int) -> None:
+    """Train from `at` until so many steps have been taken."""
+    records = train(
+        built.learner,
+        built.feed,
+        None,
+        at=at,
+        epochs=built.cfg.trainer.epochs,
+        save=lambda which: None,
+        log_every=10**9,
+        stop=lambda: at.step >= until,
+    )
+    for _ in records:
+        pass

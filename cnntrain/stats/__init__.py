@@ -1,0 +1,1 @@
+"""Numbers alone: intervals, paired tests, the bootstrap, metrics."""

@@ -1,0 +1,1 @@
+"""Which layers matter: trained with and without them, seed by seed."""

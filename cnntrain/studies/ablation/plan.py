@@ -1,0 +1,211 @@
+"""The plan of a study: what each variant is, what it costs, and the widths of its controls; no image is read."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from cnntrain.config.build import build_model, count_images
+from cnntrain.config.read import read_config
+from cnntrain.config.schema import Fit
+from cnntrain.data.storage.images import Card, Dataset, Pixels, Split
+from cnntrain.nn.geometry import StageGeometry as Row
+from cnntrain.nn.geometry import geometry, outline
+from cnntrain.nn.shapes import Shape, describe_shape
+from cnntrain.runs import setup
+from cnntrain.runtime.errors import InputError
+from cnntrain.runtime.progress import clock
+from cnntrain.stats.looks import Look
+from cnntrain.stats.paired_tests import LEVEL, seeds_needed
+from cnntrain.stats.power import detectable
+from cnntrain.studies.ablation import variants as study
+from cnntrain.studies.ablation.variants import card_of
+
+LARGE = 5e9  # multiplications of a step beyond which a smaller batch is timed
+STEPS = 3
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A line of the plan: a variant, its size, and what its removal did to the stages that are left."""
+
+    variant: study.Variant
+    params: int
+    params_removed: int
+    macs: int | None
+    receptive_field: tuple[int, int] | None  # of one position of the last maps
+    replumbed: tuple[str, ...]  # stages that are left and have other parameters than before
+
+
+def network(variant: study.Variant) -> nn.Sequential:
+    """Build a variant's network without memory."""
+    return build_model(variant.settings["model"], card_of(variant.settings), device="meta")
+
+
+def plan(variants: Sequence[study.Variant]) -> list[Planned]:
+    """Return the lines of the plan; the first variant is the full one.
+
+    Raises `InputError` for a stage that is too large to be trained.
+    """
+    full, found = network(variants[0]), list[Planned]()
+    shape = card_of(variants[0].settings).shape
+    whole, full_rows = count(full), rows_of(full, shape)[0]
+    for variant in variants:
+        net = network(variant)
+        rows, macs = rows_of(net, shape)
+        same = variant.settings["model"]["name"] == variants[0].settings["model"]["name"]
+        changed = replumbed(full, net, full_rows, rows, shape) if same else ("another network",)
+        size = count(net)
+        guard(variant, net)
+        found.append(Planned(variant, size, whole - size, macs, last_field(rows), changed))
+    return found
+
+
+def count(net: nn.Module) -> int:
+    """Return the number of parameters."""
+    return sum(parameter.numel() for parameter in net.parameters())
+
+
+def guard(variant: study.Variant, net: nn.Sequential, limit: int = 200_000_000) -> None:
+    """Refuse a variant whose removal blows up a stage beyond what can be trained."""
+    for name, stage in net.named_children():
+        if (size := count(stage)) > limit:
+            raise InputError(f"{variant.name}: stage {name!r} would have {size:,} parameters, more than {limit:,}")
+
+
+def rows_of(net: nn.Sequential, shape: tuple[int, ...]) -> tuple[list[Row], int | None]:
+    """Return a network's stages and its multiplications, None where a foreign layer's are not known."""
+    try:
+        rows = geometry(net, shape)
+    except (TypeError, ValueError):
+        return outline(net, shape), None
+    return rows, sum(row.macs for row in rows)
+
+
+def last_field(rows: Sequence[Row]) -> tuple[int, int] | None:
+    """Return what one position of the last maps sees; None where no stage gives maps."""
+    maps = [row.receptive_field for row in rows if row.receptive_field and len(row.out_shape) == 3]
+    return maps[-1] if maps else None
+
+
+def replumbed(
+    full: nn.Sequential, net: nn.Sequential, before: Sequence[Row], after: Sequence[Row], shape: Shape
+) -> tuple[str, ...]:
+    """Say which of the stages that are left have other parameters than in the full network, and why."""
+    parts, changed = dict(full.named_children()), []
+    arrived, arrives = (arriving(rows, shape) for rows in (before, after))
+    for name, stage in net.named_children():
+        one, other = ([tuple(p.shape) for p in part.parameters()] for part in (parts[name], stage))
+        if one != other and arrived[name] != arrives[name]:
+            changed.append(f"{name} takes {arrives[name]}, not {arrived[name]}")
+        elif one != other:
+            changed.append(f"{name} has {count(stage):,} parameters, not {count(parts[name]):,}")
+    return tuple(changed)
+
+
+def arriving(rows: Sequence[Row], shape: Shape) -> dict[str, str]:
+    """Return the shape that reaches each stage when images of `shape` come in."""
+    shapes = [shape, *(row.out_shape for row in rows)]
+    return {row.name: describe_shape(before) for row, before in zip(rows, shapes, strict=False)}
+
+
+# Time.
+
+
+def seconds_of(planned: Planned, threads: int) -> float:
+    """Return about how long one run of a variant takes on one job, from a few steps on noise."""
+    cfg = read_config(Fit, planned.variant.settings)
+    card, trainer = card_of(planned.variant.settings), cfg.trainer
+    train, val, test = count_images(cfg.dataset, cfg.data_root)
+    before, batch = torch.get_num_threads(), trainer.batch_size
+    torch.set_num_threads(threads)
+    try:
+        work = 3 * (planned.macs or planned.params)
+        if work * batch > LARGE and batch > 8:
+            few = max(2, min(batch // 2, int(LARGE / work) // 2))
+            one, two = (step_seconds(cfg, card, size) for size in (few, 2 * few))
+            step = one + max(two - one, 0) / few * (batch - few)
+            image = max(two - one, 0) / few
+        else:
+            step = step_seconds(cfg, card, batch)
+            image = step / batch
+    finally:
+        torch.set_num_threads(before)
+    training = trainer.epochs * (train // batch) * step
+    evaluating = (trainer.epochs / trainer.validate_every * val + train + test) * image / 3
+    return training + evaluating
+
+
+def step_seconds(cfg: Fit, card: Card, batch: int) -> float:
+    """Return how long a step on so many images of noise takes, the shortest of a few."""
+    images = torch.randint(256, (2 * batch, card.shape[1], card.shape[2], card.shape[0]), dtype=torch.uint8)
+    noise = Dataset(card, Split(Pixels(images), torch.arange(2 * batch) % len(card.classes)), None, None)
+    small = replace(
+        cfg,
+        init_from=None,
+        trainer=replace(cfg.trainer, epochs=STEPS, batch_size=batch, accumulate=1),
+        dataset=cfg.dataset | {"workers": 0, "balance": "none"},
+    )
+    built = setup.build(small, noise)
+    found = []
+    for step in range(STEPS):
+        began = time.perf_counter()
+        built.learner.update(built.feed, step)
+        float(built.learner.loss_sum)  # waits for the device
+        found.append(time.perf_counter() - began)
+    return min(found[1:])
+
+
+def short(line: Planned, most: int = 2) -> str:
+    """Return what is wider and what is re-plumbed, as far as a table has room for it."""
+    widen = line.variant.settings["model"].get("widen") or {}
+    words = [f"{name} × {factor:.3g}" for name, factor in widen.items()] + list(line.replumbed)
+    more = f"; {len(words) - most} more" if len(words) > most else ""
+    return "; ".join(words[:most]) + more
+
+
+def rows(planned: Sequence[Planned], seconds: Mapping[str, float] | None) -> list[dict[str, Any]]:
+    """Return the plan as a table."""
+    found = []
+    for line in planned:
+        field = line.receptive_field
+        row: dict[str, Any] = {
+            "variant": line.variant.name,
+            "parameters": line.params,
+            "removed": line.params_removed,
+            "MACs": line.macs,
+            "receptive field": describe_shape(field) if field else None,
+            "re-plumbed": short(line),
+        }
+        if seconds is not None:
+            row["a run"] = clock(seconds[line.variant.name])
+        found.append(row)
+    return found
+
+
+# What can be concluded.
+
+
+def prospects(look: Look, comparisons: int) -> str:
+    """Say what a study can conclude at this look; nothing has to be known of it but seeds and variants."""
+    n, level = len(look.seeds), look.level
+    family, needed = (
+        "one comparison" if comparisons == 1 else f"{comparisons} comparisons",
+        seeds_needed(comparisons, level),
+    )
+    at = f"level {level:.2g}{'' if level == LEVEL else f' of {LEVEL} at this look'}"
+    if n == 1:
+        return "one seed concludes nothing: the difference may be the seed's"
+    if needed is None:
+        return (
+            f"nothing is left of the level {LEVEL}, so that nothing can be concluded: take other seeds in a new study"
+        )
+    if n < needed:
+        return f"{n} seeds are too few to conclude: {family} need{'s' if comparisons == 1 else ''} {needed} ({at})"
+    effect, holm = detectable(n, level / comparisons), " after Holm's correction" if comparisons > 1 else ""
+    return (
+        f"{n} seeds, {family}, {at}{holm}: 80 % power for a difference of {effect:.1f} standard deviations over seeds"
+    )

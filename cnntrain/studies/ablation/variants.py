@@ -1,0 +1,238 @@
+"""A study: the variants of a training, and the configuration of every cell, one variant under one seed."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from cnntrain.config import pretrained
+from cnntrain.config.build import build_model, dataset_card
+from cnntrain.config.compose import compose, key_of, overrides
+from cnntrain.config.files import refuse_word
+from cnntrain.config.read import keep_text, read_config
+from cnntrain.config.schema import Ablate, Fit, Options
+from cnntrain.data.storage.images import Card
+from cnntrain.nn.auxiliary import shapes_of
+from cnntrain.nn.shapes import Shape
+from cnntrain.nn.stages import StageError
+from cnntrain.runs import records, setup
+from cnntrain.runtime.errors import InputError, unknown_stage
+from cnntrain.runtime.progress import say
+
+FULL = "full"
+PREFIX = {"retrain": "no_", "finetune": "no_", "lesion": "no_", "reinit": "reinit_", "rerandomize": "rerandomize_"}
+TRAINING = ("retrain", "finetune")  # the modes whose cells are trained; the others change a trained network
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way of training, or of changing a trained network: `settings` are those of `fit` under the study's seed."""
+
+    name: str
+    stages: tuple[str, ...]  # removed, or put back to other weights
+    words: tuple[str, ...]  # what makes it from the full one
+    settings: Options
+    control: str | None = None  # what its widened stages hold equal: params or macs
+
+    def only_removes(self, full: "Variant") -> bool:
+        """Say whether it differs from the full one in the stages that are removed and in nothing else."""
+        model = self.settings["model"] | {"remove": full.settings["model"]["remove"]}
+        return self.settings | {"model": model} == full.settings
+
+
+# From words to configurations of `fit`.
+
+
+def fit_words() -> list[str]:
+    """Return the words of the command line that configure the training, not the study."""
+    own = {field.name for field in fields(Ablate)} - {field.name for field in fields(Fit)}
+    own |= {"output_dir", "resume", "seed", "init_from", "check_resume"}
+    return [word for word in overrides() if key_of(word).partition(".")[0] not in own]
+
+
+def compose_training(words: Sequence[str]) -> Options:
+    """Return the configuration of `fit` that these words compose.
+
+    Raises `InputError` when they do not.
+    """
+    settings = keep_text(Fit, compose("fit", words), words)
+    return settings | {"dataset": pretrained.sized(settings["dataset"], settings["model"])}
+
+
+# Which variants there are.
+
+
+def variants_of(cfg: Ablate, trained: Sequence[Path]) -> list[Variant]:
+    """Return the full training and the variants that are asked for, each checked down to its shapes.
+
+    Raises `InputError` for what cannot be built, naming the variant.
+    """
+    words = [*fit_words()]
+    if not any(key_of(word) == "trainer.tensorboard" for word in words):
+        words.append("++trainer.tensorboard=false")
+    base = compose_training(words)
+    if trained:
+        own = records.settings(trained[0])
+        typed = {"data_root": base["data_root"]} if any(key_of(word) == "data_root" for word in words) else {}
+        base = base | {key: own[key] for key in ("model", "dataset")} if cfg.mode == "finetune" else own | typed
+    full = Variant(FULL, (), (), base)
+    if cfg.mode == "retrain":
+        check(full)
+    study: Options = cfg.study or {}
+    if cfg.remove is not None:
+        found = [without(full, stages, cfg.mode) for stages in groups_of(cfg.remove)]
+    elif study.get("name") in GENERATORS and not study.get("variants"):
+        found = list(generated(full, GENERATORS[study["name"]], cfg.mode))
+    elif study.get("variants"):
+        found = [named(full, words, name, changes, cfg.mode) for name, changes in study["variants"].items()]
+    else:
+        raise InputError(
+            f"what is to be left out? study={' or '.join(GENERATORS)} or zeiler_fergus, or 'remove=[[conv2],[fc3]]'"
+        )
+    for variant in found:
+        if [other.name for other in found].count(variant.name) > 1 or variant.name == FULL:
+            raise InputError(f"two variants are called {variant.name}")
+        if cfg.mode in TRAINING:
+            check(variant)
+        elif not variant.stages:
+            raise InputError(
+                f"{variant.name} removes no stage; mode={cfg.mode} changes the stages of a trained network"
+            )
+        if cfg.mode == "lesion":
+            check_lesion(variant)
+    if not found:
+        raise InputError(f"study={study.get('name')} finds no stage that could be removed")
+    return [full, *found]
+
+
+def groups_of(remove: Sequence[Any]) -> list[tuple[str, ...]]:
+    """Return the sets of stages to remove: a list of lists, or one list of names."""
+    if remove and all(isinstance(entry, str) for entry in remove):
+        return [tuple(remove)]
+    if not remove or not all(isinstance(entry, list) and entry for entry in remove):
+        raise InputError("remove must be a list of stages, or of such lists: 'remove=[[conv2],[conv2,fc3]]'")
+    return [tuple(map(str, entry)) for entry in remove]
+
+
+def without(full: Variant, stages: tuple[str, ...], mode: str) -> Variant:
+    """Return the variant that removes these stages, or in the modes that only change weights, names them."""
+    check_stages(full, stages, last=mode in ("reinit", "rerandomize"))
+    name = PREFIX[mode] + "_".join(stages)
+    if mode in ("reinit", "rerandomize"):
+        return Variant(name, stages, (), full.settings)
+    removed = [*full.settings["model"]["remove"], *stages]
+    model = full.settings["model"] | {"remove": removed}
+    return Variant(name, stages, (f"model.remove=[{','.join(removed)}]",), full.settings | {"model": model})
+
+
+def named(full: Variant, words: Sequence[str], name: str, changes: Any, mode: str) -> Variant:
+    """Return a variant of a study's file: words for `fit`, of which the modes for trained networks take the stages."""
+    if not isinstance(changes, list) or not all(isinstance(word, str) for word in changes):
+        raise InputError(f"study.variants.{name} should be a list of words for fit: ['model.remove=[fc7]']")
+    for word in changes:
+        refuse_word(word, f"study.variants.{name}")
+    settings = compose_training([*words, *changes])
+    stages = tuple(stage for stage in settings["model"]["remove"] if stage not in full.settings["model"]["remove"])
+    if mode == "retrain":
+        return Variant(name, stages, tuple(changes), settings)
+    variant = without(full, stages, mode)
+    if mode == "finetune":
+        kept = {"model": variant.settings["model"], "dataset": full.settings["dataset"]}
+        return replace(variant, name=name, words=tuple(changes), settings=settings | kept)
+    return replace(variant, name=name)
+
+
+def stage_names(variant: Variant) -> list[str]:
+    """Return the stages of a variant's network."""
+    net = build_model(variant.settings["model"], card_of(variant.settings), device="meta")
+    return [name for name, _ in net.named_children()]
+
+
+def card_of(settings: Options) -> Card:
+    """Return the card of the images that a configuration learns from."""
+    return dataset_card(settings["dataset"], settings["data_root"])
+
+
+def check_stages(full: Variant, stages: Sequence[str], *, last: bool) -> None:
+    """Refuse unknown stages with the nearest, and the last one unless its weights may be changed."""
+    names = stage_names(full)
+    for stage in stages:
+        if stage not in names:
+            raise unknown_stage(stage, names)
+        if stage == names[-1] and not last:
+            raise InputError(f"stage {stage!r} is the last and cannot be removed: it gives one number for each class")
+
+
+def check(variant: Variant) -> None:
+    """Find what is wrong with a variant before anything is trained."""
+    try:
+        setup.check(read_config(Fit, variant.settings))
+    except InputError as error:
+        raise InputError(f"{variant.name}: {error}") from error
+
+
+def each_stage(names: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """Yield every stage but the last, alone."""
+    yield from ((name,) for name in names[:-1])
+
+
+def cumulative(names: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """Yield the stage below the last, it and the one below, and so on; the first stage stays."""
+    yield from (tuple(names[first:-1]) for first in range(len(names) - 2, 0, -1))
+
+
+GENERATORS: dict[str, Callable[[Sequence[str]], Iterator[tuple[str, ...]]]] = {
+    "each_stage": each_stage,
+    "cumulative": cumulative,
+}
+
+
+def generated(
+    full: Variant, generator: Callable[[Sequence[str]], Iterator[tuple[str, ...]]], mode: str
+) -> Iterator[Variant]:
+    """Yield the variants of a generator that can be had, and say of the others why not."""
+    settings, names = full.settings, stage_names(full)
+    card = card_of(settings)
+    net = build_model(settings["model"], card, device="meta")
+    for stages in generator(names):
+        variant = without(full, stages, mode)
+        try:
+            if mode in ("reinit", "rerandomize"):
+                if not any(list(net.get_submodule(stage).parameters()) for stage in stages):
+                    continue
+            elif mode == "lesion":
+                check_lesion(variant)
+            else:
+                build_model(variant.settings["model"], card, device="meta")
+        except StageError as error:
+            say(f"left out: {variant.name}: {error}")
+            continue
+        yield variant
+
+
+def check_lesion(variant: Variant) -> None:
+    """Refuse to take stages out of a trained network that the stages around them cannot do without.
+
+    Each must give the shape that it takes, as in Veit, Wilber and Belongie, NIPS 2016.
+    """
+    options, card = variant.settings["model"], card_of(variant.settings)
+    whole = options | {"remove": [name for name in options["remove"] if name not in variant.stages]}
+    net = build_model(whole, card, device="meta")
+    shape: Shape = card.shape
+    for name, after in shapes_of(net, shape).items():
+        if name in variant.stages and after != shape:
+            raise StageError(f"stage {name!r} changes the shape, so that a trained network cannot do without it")
+        shape = after
+
+
+def widened(variant: Variant, widen: Mapping[str, float], control: str) -> Variant:
+    """Return the variant with stages widened: the control of a removal."""
+    model = variant.settings["model"] | {"widen": dict(widen)}
+    word = "model.widen={" + ",".join(f"{name}:{factor:g}" for name, factor in widen.items()) + "}"
+    return replace(
+        variant,
+        name=f"{variant.name}_{control}",
+        control=control,
+        words=(*variant.words, word),
+        settings=variant.settings | {"model": model},
+    )

@@ -1,0 +1,52 @@
+"""The lectures' count: how many pixels of a binary image turn white, and how many black, when the image is shifted.
+
+As long as no ink leaves the frame the two are equal: the number of white pixels stays.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cnntrain.data.augment.ops import grey
+from cnntrain.transforms.transform import Amount, Warp
+
+THRESHOLD = 127.5  # half of the range
+
+
+def crossings(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
+    """Return how many pixels of each image [B] turn from black to white and from white to black at the threshold."""
+    one, two = (grey(pixels).flatten(1) >= THRESHOLD for pixels in (before, after))
+    return (~one & two).sum(dim=1), (one & ~two).sum(dim=1)
+
+
+def counted(warp: Warp) -> list[Amount]:
+    """Return the amounts of a warp whose pixels are counted: whole shifts along one axis."""
+    shifts = warp.axes == 1 and warp.unit == "pixels" and warp.move is not None
+    return [amount for amount in warp.amounts if shifts and amount[0] % 1 == 0]
+
+
+def rows(warp: Warp, counts: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[dict[str, Any]]:
+    """Return one row a counted amount from (black to white, white to black) [N] each, with their distribution."""
+    lines = []
+    for amount, (whitened, blackened) in zip(counted(warp), counts, strict=True):
+        changed = whitened + blackened
+        low, median, high = np.quantile(changed, (0.05, 0.5, 0.95))
+        line: dict[str, Any] = {"warp": warp.name, "amount": amount[0], "n": len(changed)}
+        line |= {"black_to_white": float(whitened.mean()), "white_to_black": float(blackened.mean())}
+        line |= {"changed": float(changed.mean()), "changed_5": float(low), "changed_50": float(median)}
+        line |= {"changed_95": float(high), "equal": float((whitened == blackened).mean())}
+        lines.append(line)
+    return lines
+
+
+def count(warp: Warp, pixels: Tensor, places: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return the counts of a batch for each counted amount."""
+    found = []
+    base = warp.change(pixels, warp.neutral, places)
+    for amount in counted(warp):
+        pair = torch.stack(crossings(base, warp.change(pixels, amount, places))).cpu().numpy()
+        found.append((pair[0], pair[1]))
+    return found

@@ -1,0 +1,225 @@
+"""Optimizers, their parameter groups, and the learning rate as a pure function of the step."""
+
+from collections import defaultdict
+from collections.abc import Callable
+from inspect import unwrap
+from typing import Any
+
+import torch
+from torch import Tensor, nn, optim
+from torch.optim import Optimizer
+
+from cnntrain.runtime.ranges import Count, Decay, NonNegative, Positive
+
+Groups = list[dict[str, Any]]
+
+
+class Uncompiled(Optimizer):
+    """The methods that torch wraps to keep its compiler out, without the wrapper, whose first call imports it (1.5 s).
+
+    The loop never compiles an optimizer's own work.
+    """
+
+    add_param_group = unwrap(Optimizer.add_param_group)
+    zero_grad = unwrap(Optimizer.zero_grad)
+    state_dict = unwrap(Optimizer.state_dict)
+    load_state_dict = unwrap(Optimizer.load_state_dict)
+
+
+class SGD(Uncompiled, optim.SGD):
+    """Torch's SGD."""
+
+    step = torch.no_grad()(unwrap(optim.SGD.step))
+
+
+class Adam(Uncompiled, optim.Adam):
+    """Torch's Adam."""
+
+    step = torch.no_grad()(unwrap(optim.Adam.step))
+
+
+class AdamW(Uncompiled, optim.AdamW):
+    """Torch's AdamW."""
+
+    step = torch.no_grad()(unwrap(optim.AdamW.step))
+
+
+def parameter_groups(
+    net: nn.Module, weight_decay: float, *, decay_all: bool = False, bias_factor: float = 1.0
+) -> Groups:
+    """Split the trained parameters into filters and matrices, which decay, and vectors (biases, norms), which do not.
+
+    A group learns with its "factor" times the learning rate: 1, that of the vectors `bias_factor`. `decay_all` lets the
+    vectors decay too, as older recipes do, by as much a step as the others.
+    """
+    trained = [p for p in net.parameters() if p.requires_grad]
+    decay = weight_decay / bias_factor if decay_all else 0.0
+    groups: Groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay, "factor": 1.0},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": decay, "factor": bias_factor},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def sgd(
+    net: nn.Module,
+    *,
+    lr: Positive = 0.05,
+    momentum: Decay = 0.9,
+    nesterov: bool = True,
+    weight_decay: NonNegative = 5e-4,
+    decay_all: bool = False,
+    bias_factor: Positive = 1.0,
+) -> Optimizer:
+    """Stochastic gradient descent with momentum (Sutskever et al. 2013 for Nesterov's)."""
+    groups = parameter_groups(net, weight_decay, decay_all=decay_all, bias_factor=bias_factor)
+    return SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov and momentum > 0, fused=True)
+
+
+def adam(
+    net: nn.Module,
+    *,
+    lr: Positive = 1e-3,
+    beta1: Decay = 0.9,
+    beta2: Decay = 0.999,
+    weight_decay: NonNegative = 0.0,
+    decay_all: bool = False,
+    bias_factor: Positive = 1.0,
+) -> Optimizer:
+    """Adam (Kingma and Ba 2015); its weight decay is added to the gradient."""
+    groups = parameter_groups(net, weight_decay, decay_all=decay_all, bias_factor=bias_factor)
+    return Adam(groups, lr=lr, betas=(beta1, beta2), fused=True)
+
+
+def adamw(
+    net: nn.Module,
+    *,
+    lr: Positive = 1e-3,
+    beta1: Decay = 0.9,
+    beta2: Decay = 0.999,
+    weight_decay: NonNegative = 1e-2,
+    decay_all: bool = False,
+    bias_factor: Positive = 1.0,
+) -> Optimizer:
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019)."""
+    groups = parameter_groups(net, weight_decay, decay_all=decay_all, bias_factor=bias_factor)
+    return AdamW(groups, lr=lr, betas=(beta1, beta2), fused=True)
+
+
+def muon(
+    net: nn.Module,
+    *,
+    lr: Positive = 0.1,
+    momentum: Decay = 0.6,
+    iterations: Count = 3,
+    renormalise: bool = True,
+    sgd_lr: Positive = 0.02,
+    sgd_momentum: Decay = 0.85,
+    weight_decay: NonNegative = 5e-4,
+    decay_all: bool = False,
+    bias_factor: Positive = 1.0,
+) -> Optimizer:
+    """Muon for filters and matrices, SGD with Nesterov's momentum for the last matrix and all vectors (see `Muon`).
+
+    `sgd_lr` is the peak of SGD's learning rate, `bias_factor` multiplies it for vectors.
+    """
+    matrices, *vectors = parameter_groups(net, weight_decay, decay_all=decay_all, bias_factor=bias_factor)
+    *hidden, last = matrices["params"]
+    by_sgd = [matrices | {"params": [last]}, *vectors]
+    groups = [group | {"factor": group["factor"] * sgd_lr / lr, "orthogonal": False} for group in by_sgd]
+    if hidden:
+        settings = {"momentum": momentum, "iterations": iterations, "renormalise": renormalise}
+        groups.insert(0, matrices | settings | {"params": hidden, "orthogonal": True})
+    return Muon(groups, lr=lr, momentum=sgd_momentum, nesterov=sgd_momentum > 0, fused=True)
+
+
+class Muon(SGD):
+    """SGD whose groups that are "orthogonal" step by the orthogonal matrix nearest to Nesterov's momentum.
+
+    A filter bank counts as a matrix of one row for each output. With "renormalise" the weights are brought to the norm
+    √outputs before each step, so that the learning rate is a share of them; else they decay, decoupled from the
+    gradient (Jordan et al. 2024, kellerjordan.github.io/posts/muon; torch's own takes two-dimensional weights alone).
+    A step ends with those groups' gradients released.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """Take a step; where the tensor `found_inf` of the optimizer is not zero, it changes nothing."""
+        for group in self.param_groups:
+            if group["orthogonal"]:
+                alike: dict[Any, list[Tensor]] = defaultdict(list)  # one batched product for all of a shape
+                for p in group["params"]:
+                    if p.grad is not None:
+                        alike[p.shape].append(p)
+                for parameters in alike.values():
+                    self.turn(parameters, group)
+        return super().step(closure)
+
+    def turn(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        """Step with parameters of one shape, and release their gradients so that SGD passes them by."""
+        states = [self.state[p] for p in parameters]
+        for p, state in zip(parameters, states, strict=True):
+            if not state:
+                state["momentum_buffer"] = torch.zeros_like(p)
+        last = [p.ndim == 4 and p.is_contiguous(memory_format=torch.channels_last) for p in parameters]
+        weights, gradients, buffers = (
+            [in_memory_order(t) if at_end else t for t, at_end in zip(tensors, last, strict=True)]
+            for tensors in (parameters, [p.grad for p in parameters], [state["momentum_buffer"] for state in states])
+        )
+        weight, gradient, buffer = (  # [parameters, outputs, inputs]
+            torch.stack([t.flatten(1) for t in tensors]) for tensors in (weights, gradients, buffers)
+        )
+        buffer = torch.add(gradient, buffer, alpha=group["momentum"])
+        step = orthogonalised(torch.add(gradient, buffer, alpha=group["momentum"]), group["iterations"])
+        rate = torch.as_tensor(group["lr"], device=weight.device)
+        if group["renormalise"]:
+            scale = weight.shape[1] ** 0.5 / weight.norm(dim=(1, 2), keepdim=True)
+        else:
+            scale = 1 - rate * group["weight_decay"]
+        weight.mul_(scale).addcmul_(step, rate, value=-1)
+        skip = getattr(self, "found_inf", torch.zeros((), device=weight.device)) > 0
+        for p, kept, changed, moved in zip(weights, buffers, weight, buffer, strict=True):
+            torch.where(skip, p, changed.view(p.shape), out=p)
+            torch.where(skip, kept, moved.view(p.shape), out=kept)
+        for p in parameters:
+            p.grad = None
+
+
+def in_memory_order(filters: Any) -> Tensor:
+    """Return filters [outputs, C, h, w] that lie in channels_last as [outputs, h, w, C], without moving a number.
+
+    The nearest orthogonal matrix does not depend on the order of the columns, but going through memory against its
+    order takes as long as the products.
+    """
+    found: Tensor = filters.permute(0, 2, 3, 1)
+    return found
+
+
+def orthogonalised(x: Tensor, iterations: int) -> Tensor:
+    """Return each matrix [..., rows, columns] with its singular values brought towards one, its singular vectors kept.
+
+    A Newton–Schulz iteration with the coefficients of Jordan et al. 2024, which lift small values fastest and end in
+    0.68 .. 1.14 rather than at one. Each iteration multiplies x from the left by a polynomial in x·xᵀ; the polynomials
+    are multiplied first, since they are smaller than x.
+    """
+    if x.shape[-2] > x.shape[-1]:
+        return orthogonalised(x.mT, iterations).mT
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)  # no singular value is above the Frobenius norm
+    one = torch.eye(x.shape[-2], dtype=x.dtype, device=x.device)
+
+    def polynomial(square: Tensor) -> Tensor:
+        return 3.4445 * one - 4.7750 * square + 2.0315 * (square @ square)
+
+    square = x @ x.mT
+    whole = factor = polynomial(square)
+    for _ in range(iterations - 1):
+        square = factor @ square @ factor
+        factor = polynomial(square)
+        whole = factor @ whole
+    return whole @ x
+
+
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"sgd": sgd, "adam": adam, "adamw": adamw, "muon": muon}
+
+
+# A schedule maps steps (an array from 0) and their total to factors of the peak learning rate.

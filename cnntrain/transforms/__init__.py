@@ -1,0 +1,1 @@
+"""What studies do to images: transformations with an amount, and attacks."""
