@@ -20,7 +20,7 @@ from torchvision.transforms import v2
 from cnntrain.data.augment.augmentations import AUGMENTATIONS, Plan
 from cnntrain.data.datasets.registry import Dataset, load
 from cnntrain.data.loading.batch import Batch
-from cnntrain.data.loading.loader import Feed, StreamedFeed, plan_epoch, sweep
+from cnntrain.data.loading.loader import Loader, StreamedLoader, eval_batches, plan_epoch
 from cnntrain.models import MODELS
 from cnntrain.runtime.devices import choose_device, choose_precision, prepare
 from cnntrain.runtime.tables import render
@@ -29,14 +29,14 @@ from cnntrain.training.evaluate import outputs, score
 from cnntrain.training.loop import Progress, train
 from cnntrain.training.lr_schedules import cosine
 from cnntrain.training.optimizers import sgd
-from cnntrain.training.step import Learner
+from cnntrain.training.step import TrainStep
 
 FILES, STORED = "files", ("37", "64")  # 8/7 of the network's size, as 256 is of 224, and twice
 SIDE, BATCH, EPOCHS, RATE, SEEDS = 32, 50, 4, 0.1, 7  # two comparisons need seven seeds
 
 
 class Files:
-    """A feed that reads each image from its file when its turn comes, as torchvision's reference does."""
+    """A loader that reads each image from its file when its turn comes, as torchvision's reference does."""
 
     def __init__(self, folder: Path, data: Dataset, size: int, batch_size: int, seed: int) -> None:
         self.files, self.labels = ImageFolder(folder), data.train.labels
@@ -46,12 +46,12 @@ class Files:
         self.change = v2.Compose(
             [
                 *(v2.RandomResizedCrop(size), v2.RandomHorizontalFlip()),
-                *(v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(data.card.mean, data.card.std)),
+                *(v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(data.info.mean, data.info.std)),
             ]
         )
 
     def planned(self, epoch: int) -> Plan:
-        """Return the order of an epoch, which is that of every feed."""
+        """Return the order of an epoch, which is that of every loader."""
         return plan_epoch(self.labels.numpy(), self.batch_size, self.seed, epoch, balanced=False)
 
     def seek(self, epoch: int, place: int) -> None:
@@ -78,27 +78,27 @@ def learn(way: str, seed: int, root: Path, packs: Path) -> float:
     device, precision = choose_device("cpu"), choose_precision("auto", torch.device("cpu"))
     shown = {"image_size": SIDE, "stored_size": round(SIDE * 8 / 7)}  # the centre of this is looked at
     tested = load("folder", root, shown, val_size=0, cache="pack", packs=packs)
-    feed: Feed
+    loader: Loader
     if way == FILES:
-        feed = Files(root / "train", tested, SIDE, BATCH, seed)
+        loader = Files(root / "train", tested, SIDE, BATCH, seed)
     else:
         data = load("folder", root, shown | {"stored_size": int(way)}, val_size=0, cache="pack", packs=packs)
         parts = {name: AUGMENTATIONS[name]() for name in ("flip", "resized_crop")}
-        card = tested.card  # one mean and deviation for all
-        feed = StreamedFeed(data.train, card, device=device, parts=parts, workers=0, batch_size=BATCH, seed=seed)
-    net = MODELS["resnet20"](tested.card.shape, len(tested.card.classes), seed=seed).to(
+        info = tested.info  # one mean and deviation for all
+        loader = StreamedLoader(data.train, info, device=device, parts=parts, workers=0, batch_size=BATCH, seed=seed)
+    net = MODELS["resnet20"](tested.info.shape, len(tested.info.classes), seed=seed).to(
         memory_format=torch.channels_last
     )
-    total = EPOCHS * feed.batches
+    total = EPOCHS * loader.batches
     rates = [RATE * float(factor) for factor in cosine(torch.arange(total).numpy(), total)]
     optimizer = sgd(net, lr=RATE, momentum=0.9, weight_decay=5e-4)
-    learner = Learner(net, optimizer, rates, precision=precision, seed=seed)
-    for record in train(learner, feed, None, at=Progress(), epochs=EPOCHS, save=lambda which: None):
+    train_step = TrainStep(net, optimizer, rates, precision=precision, seed=seed)
+    for record in train(train_step, loader, None, at=Progress(), epochs=EPOCHS, save=lambda which: None):
         if "seconds" in record:
             print(f"{way} {seed}: {record}", flush=True)
-    feed.close()
+    loader.close()
     assert tested.test
-    batches = sweep(tested.test, tested.card, batch_size=500, device=device)
+    batches = eval_batches(tested.test, tested.info, batch_size=500, device=device)
     return score(outputs(net, batches, precision=precision))["top1"]
 
 

@@ -125,15 +125,15 @@ def no_formulas(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def lenet_heads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let LeNet-5 train with an auxiliary head that has batch norm and dropout."""
-    from cnntrain.models import HEADS
-    from cnntrain.nn.auxiliary import Heads, attach
+    from cnntrain.models import AUXILIARY
+    from cnntrain.nn.auxiliary import AuxiliaryClassifiers, attach
     from cnntrain.nn.blocks import conv, dense, linear, sequence
 
-    def heads(net: Any, in_shape: Any, num_classes: int, **build: Any) -> Heads:
+    def heads(net: Any, in_shape: Any, num_classes: int, **build: Any) -> AuxiliaryClassifiers:
         head = sequence(conv=conv(2, 3, stride=2, norm=True), fc1=dense(8, dropout=0.5), fc2=linear(num_classes))
         return attach(net, in_shape, num_classes, ["conv1", "pool1"], {"head": ("pool1", head)}, 0.5, **build)
 
-    monkeypatch.setitem(HEADS, "lenet5", heads)
+    monkeypatch.setitem(AUXILIARY, "lenet5", heads)
 
 
 @pytest.fixture(scope="session")

@@ -66,7 +66,7 @@ def interrupt(patched: pytest.MonkeyPatch, owner: object, name: str, nth: int, n
 
 def cut(
     *words: str,
-    at: tuple[object, str] = (loop.Learner, "update"),
+    at: tuple[object, str] = (loop.TrainStep, "update"),
     nth: int = 1,
     number: signal.Signals = signal.SIGTERM,
 ) -> None:

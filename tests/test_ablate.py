@@ -244,15 +244,15 @@ def test_a_signal_stops_a_study_and_it_goes_on(
     cnntrain: Call, folder: Path, tiny: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = [*tiny, "remove=[[conv2]]", "seeds=1", *HERE]
-    update = cells.session.Learner.update
+    update = cells.session.TrainStep.update
 
-    def interrupted(self: Any, feed: Any, step: int) -> None:
-        update(self, feed, step)
+    def interrupted(self: Any, loader: Any, step: int) -> None:
+        update(self, loader, step)
         if step == 4:
             os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patched:
-        patched.setattr(cells.session.Learner, "update", interrupted)
+        patched.setattr(cells.session.TrainStep, "update", interrupted)
         assert main(["ablate", *words]) == 143
     assert cnntrain("ablate", *words)["complete"]
     assert json.loads((folder / "study/cells/full/0/results.json").read_text())["resumed_from"] == 5
@@ -317,9 +317,9 @@ def test_a_lesion_is_the_trained_network_without_a_stage(
         "full",
         *(f"no_block{b}" for b in ("1_1", "1_2", "2_2", "3_2")),
     ]
-    net, card, _ = load_run(folder / "run1", "last")
+    net, info, _ = load_run(folder / "run1", "last")
     lesion, _, _ = load_run(folder / "study/cells/no_block2_2/1", "last")
-    x = torch.randn(4, *card.shape)
+    x = torch.randn(4, *info.shape)
     expected = x
     for name, stage in net.named_children():
         expected = expected if name == "block2_2" else stage(expected)
@@ -334,9 +334,9 @@ def test_a_stage_is_put_back_to_its_initial_or_to_fresh_weights(
     cnntrain: Call, folder: Path, trained: list[str], mode: str
 ) -> None:
     cnntrain("ablate", f"mode={mode}", f"runs=[{','.join(trained)}]", "remove=[[conv1],[fc5]]", *HERE)
-    net, card, options = load_run(folder / "run1", "last")
+    net, info, options = load_run(folder / "run1", "last")
     changed, _, _ = load_run(folder / f"study/cells/{mode}_fc5/1", "last")
-    initial = build_model(options["model"], card, seed=1).state_dict()
+    initial = build_model(options["model"], info, seed=1).state_dict()
     before, after = net.state_dict(), changed.state_dict()
     for name in before:
         assert torch.equal(before[name], after[name]) == (not name.startswith("fc5")), name

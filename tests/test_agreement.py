@@ -7,7 +7,7 @@ import torch
 import torchvision.models as theirs
 from torch import nn
 
-from cnntrain.models import HEADS, MODELS
+from cnntrain.models import AUXILIARY, MODELS
 from cnntrain.nn.shapes import Shape
 
 SMALL, LARGE = (3, 64, 64), (3, 224, 224)
@@ -43,12 +43,12 @@ def test_torchvisions_weights_give_torchvisions_outputs(
 
 def test_both_auxiliary_heads_have_the_papers_size_and_places() -> None:
     net = MODELS["googlenet"](LARGE, 1000, device="meta")
-    companion = HEADS["googlenet"](net, LARGE, 1000, device="meta")
-    assert sum(p.numel() for p in companion.heads.parameters()) == 6_379_728
-    assert sum(p.numel() for p in companion.parameters()) == 13_378_280
-    assert (companion.at, companion.weight) == ({"head_4a": "inception_4a", "head_4d": "inception_4d"}, 0.3)
-    logits, found = companion(torch.empty(2, *LARGE, device="meta"))
-    assert {name: tuple(out.shape) for name, out in found.items()} == dict.fromkeys(companion.at, (2, 1000))
+    auxiliary = AUXILIARY["googlenet"](net, LARGE, 1000, device="meta")
+    assert sum(p.numel() for p in auxiliary.heads.parameters()) == 6_379_728
+    assert sum(p.numel() for p in auxiliary.parameters()) == 13_378_280
+    assert (auxiliary.at, auxiliary.weight) == ({"head_4a": "inception_4a", "head_4d": "inception_4d"}, 0.3)
+    logits, found = auxiliary(torch.empty(2, *LARGE, device="meta"))
+    assert {name: tuple(out.shape) for name, out in found.items()} == dict.fromkeys(auxiliary.at, (2, 1000))
     assert logits.shape == (2, 1000)
 
 
@@ -56,24 +56,24 @@ def test_a_companion_trains_network_and_heads_and_changes_nothing_of_the_network
     shape = (3, 32, 32)
     net = MODELS["googlenet"](shape, 10)
     before = {key: value.clone() for key, value in net.state_dict().items()}
-    companion = HEADS["googlenet"](net, shape, 10)
+    auxiliary = AUXILIARY["googlenet"](net, shape, 10)
     x = torch.randn(2, *shape)
-    logits, found = companion.eval()(x)
+    logits, found = auxiliary.eval()(x)
     assert torch.equal(logits, net.eval()(x))
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
-    companion.train()
-    logits, found = companion(x)
+    auxiliary.train()
+    logits, found = auxiliary(x)
     labels = torch.tensor([1, 2])
     losses = [nn.functional.cross_entropy(out, labels) for out in found.values()]
-    (nn.functional.cross_entropy(logits, labels) + companion.weight * sum(losses)).backward()  # type: ignore[union-attr]
-    assert all(p.grad is not None for p in companion.parameters())
+    (nn.functional.cross_entropy(logits, labels) + auxiliary.weight * sum(losses)).backward()  # type: ignore[union-attr]
+    assert all(p.grad is not None for p in auxiliary.parameters())
     assert not [key for key in net.state_dict() if "head" in key]
 
 
 def test_a_head_whose_stage_was_removed_reads_the_nearest_before_it() -> None:
     shape = (3, 32, 32)
     net = MODELS["googlenet"](shape, 10, remove=["inception_4a", "inception_4c", "inception_4d"])
-    companion = HEADS["googlenet"](net, shape, 10)
-    assert companion.at == {"head_4a": "pool3", "head_4d": "inception_4b"}
-    logits, found = companion(torch.randn(2, *shape))
+    auxiliary = AUXILIARY["googlenet"](net, shape, 10)
+    assert auxiliary.at == {"head_4a": "pool3", "head_4d": "inception_4b"}
+    logits, found = auxiliary(torch.randn(2, *shape))
     assert [tuple(out.shape) for out in (logits, *found.values())] == [(2, 10)] * 3

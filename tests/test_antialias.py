@@ -8,14 +8,14 @@ import torch
 from torch import nn
 
 from cnntrain.config.build import build_model
-from cnntrain.data.storage.images import Card
+from cnntrain.data.storage.images import DatasetInfo
 from cnntrain.models import MODELS
 from cnntrain.nn.antialias import antialiased
 from cnntrain.nn.composite import chain
 from cnntrain.nn.layers import BlurPool2d, StochasticPool2d
 
-CIFAR = Card("cifar10", tuple("0123456789"), (3, 32, 32), (0.5,) * 3, (0.25,) * 3)
-GREY = Card("mnist", tuple("0123456789"), (1, 28, 28), (0.1,), (0.3,))
+CIFAR = DatasetInfo("cifar10", tuple("0123456789"), (3, 32, 32), (0.5,) * 3, (0.25,) * 3)
+GREY = DatasetInfo("mnist", tuple("0123456789"), (1, 28, 28), (0.1,), (0.3,))
 # Networks without anything that strides, or whose striding layers are their own.
 WITHOUT = {"softmax", "mlp", "locally_connected", "lenet5_1998", "torchvision", "timm"}
 DEEPER = {"preact_resnet1001", "resnet152", "resnet101", "resnet110", "lm_resnet110"}  # the same blocks, more of them
@@ -25,10 +25,10 @@ DEEPER = {"preact_resnet1001", "resnet152", "resnet101", "resnet110", "lm_resnet
 def test_every_network_keeps_its_parameters_shapes_and_strides(name: str) -> None:
     from cnntrain.nn.geometry import geometry
 
-    card = GREY if name in ("lenet5", "maxout") else CIFAR
-    plain, blurred = (build_model({"name": name, "antialias": on}, card, device="meta") for on in (False, True))
+    info = GREY if name in ("lenet5", "maxout") else CIFAR
+    plain, blurred = (build_model({"name": name, "antialias": on}, info, device="meta") for on in (False, True))
     assert any(isinstance(module, BlurPool2d) for module in blurred.modules())
-    for one, other in zip(geometry(plain, card.shape), geometry(blurred, card.shape), strict=True):
+    for one, other in zip(geometry(plain, info.shape), geometry(blurred, info.shape), strict=True):
         assert (one.name, one.out_shape, one.params, one.stride) == (
             other.name,
             other.out_shape,

@@ -13,7 +13,7 @@ from cnntrain.cli.main import main
 from cnntrain.runtime.errors import InputError
 from cnntrain.transforms.attacks import BUDGETS as DEFAULT_BUDGETS
 from cnntrain.transforms.attacks import RANGE, Norm, fgsm, gradient, pgd, projected
-from cnntrain.transforms.families import WARPS
+from cnntrain.transforms.families import TRANSFORMS
 
 SHAPE = (1, 6, 6)
 BUDGETS = [0, 0.02, 0.03, 0.05, 0.07, 0.1]
@@ -37,8 +37,8 @@ def images() -> Tensor:
     return pixels
 
 
-def points(warp: Any, logits: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor) -> Tensor:
-    return torch.stack(list(warp.against(logits)(images, labels, np.arange(len(images)))))
+def points(transform: Any, logits: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor) -> Tensor:
+    return torch.stack(list(transform.against(logits)(images, labels, np.arange(len(images)))))
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -51,8 +51,8 @@ def test_accuracy_falls_from_clean_to_fgsm_to_pgd_and_with_the_budget(
     labels = torch.where(torch.arange(40) < 30, predicted, (predicted + 1) % 4)  # ten are wrong unchanged
     right = {}
     for name, options in (("fgsm", {}), ("pgd", {"steps": 3, "restarts": 2})):
-        warp = WARPS[name](SHAPE, amounts=budgets, norm=norm, target=target, **options)
-        x = points(warp, logits, images, labels)
+        transform = TRANSFORMS[name](SHAPE, amounts=budgets, norm=norm, target=target, **options)
+        x = points(transform, logits, images, labels)
         right[name] = torch.stack([logits(at).argmax(1) == labels for at in x])
         gap = (x.double() - images.double()).flatten(2)
         size = gap.abs().amax(2) if norm == "linf" else gap.norm(dim=2)
@@ -89,9 +89,9 @@ def test_a_target_is_what_images_are_taken_for(logits: Callable[[Tensor], Tensor
 
 
 def test_random_starts_belong_to_their_image(logits: Callable[[Tensor], Tensor], images: Tensor) -> None:
-    labels, warp = logits(images).argmax(1), pgd(SHAPE, amounts=[0.05], steps=2, restarts=3)
-    together = points(warp, logits, images, labels)[0]
-    part = next(warp.against(logits)(images[10:20], labels[10:20], np.arange(10, 20)))
+    labels, transform = logits(images).argmax(1), pgd(SHAPE, amounts=[0.05], steps=2, restarts=3)
+    together = points(transform, logits, images, labels)[0]
+    part = next(transform.against(logits)(images[10:20], labels[10:20], np.arange(10, 20)))
     assert torch.allclose(part, together[10:20], atol=1e-3)
 
 

@@ -14,7 +14,7 @@ from torchvision.transforms.v2 import functional as oracle
 
 from cnntrain.data.augment.augmentations import (
     AUGMENTATIONS,
-    Part,
+    Augmentation,
     Plan,
     affine,
     alternating_flip,
@@ -51,7 +51,7 @@ def plan(*, seed: int = 0, epoch: int = 0, steps: int = 3, batch: int = 8, size:
     return Plan(seed, epoch, size, index, SHAPE)
 
 
-def draw(part: Part, name: str, shown: Plan) -> Tensor:
+def draw(part: Augmentation, name: str, shown: Plan) -> Tensor:
     return part.draw(generator(shown.seed, name, shown.epoch), shown)
 
 
@@ -60,8 +60,8 @@ def images(batch: int = 8, channels: int = 3, height: int = 12, width: int = 16)
     return torch.from_numpy(values).float().contiguous(memory_format=torch.channels_last)
 
 
-def gather(x: Tensor, parts: Iterable[tuple[Part, Tensor]]) -> Tensor:
-    """The feed's gather, pixel by pixel: parts act on an image in order, so their positions are asked for backwards."""
+def gather(x: Tensor, parts: Iterable[tuple[Augmentation, Tensor]]) -> Tensor:
+    """The loader's gather, pixel by pixel: augmentations act in order, so their positions are asked for backwards."""
     batch, _, height, width = x.shape
     rows, cols = torch.arange(height).expand(batch, -1), torch.arange(width).expand(batch, -1)
     for part, drawn in reversed(list(parts)):
@@ -91,7 +91,7 @@ def is_channels_last(x: Tensor) -> bool:
     return x.is_contiguous(memory_format=torch.channels_last)
 
 
-def apply(part: Part, x: Tensor, target: Tensor, drawn: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+def apply(part: Augmentation, x: Tensor, target: Tensor, drawn: Tensor, classes: int) -> tuple[Tensor, Tensor]:
     """Everything the part does to a batch, its gather left out."""
     if part.place:
         rows = torch.arange(x.shape[2], device=x.device).expand(len(x), -1)

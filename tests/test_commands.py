@@ -21,7 +21,7 @@ from PIL import Image
 
 from cnntrain.cli.main import main
 from cnntrain.commands import predict
-from cnntrain.data.storage.images import Card, Dataset, Pixels, Split
+from cnntrain.data.storage.images import Dataset, DatasetInfo, Pixels, Split
 from cnntrain.runs import outcome
 from cnntrain.runs.folder import find_run, remember
 from cnntrain.runs.predictions import mean_and_contrast
@@ -50,7 +50,7 @@ def test_fit_says_where_top_1_alone_would_mislead(
     capfd: pytest.CaptureFixture[str], top1: float, images: tuple[int, int], lines: list[str], warned: list[str]
 ) -> None:
     split = Split(Pixels(torch.zeros(100, 1, 1, 1, dtype=torch.uint8)), torch.tensor([0] * images[0] + [1] * images[1]))
-    data = Dataset(Card("insects", ("ant", "bee"), (1, 1, 1), (0.5,), (0.5,)), split, split, None)
+    data = Dataset(DatasetInfo("insects", ("ant", "bee"), (1, 1, 1), (0.5,), (0.5,)), split, split, None)
     low, high = wilson(round(100 * top1), 100)
     best = {"n": 100, "loss": 1.0, "top1": top1, "top1_low": low, "top1_high": high, "epoch": 3}
     at = Progress(12, 12, best | {"balanced_accuracy": 0.7, "never_predicted": warned})

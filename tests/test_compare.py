@@ -14,12 +14,12 @@ from scipy import stats
 from cnntrain.cli.main import main
 from cnntrain.stats.paired_tests import (
     Images,
-    believable,
     conclude,
     disagreement,
     holm,
     image_interval,
     image_rows,
+    is_significant,
     mcnemar,
     seed_interval,
     seed_rows,
@@ -170,8 +170,12 @@ def test_few_seeds_conclude_nothing_however_equal_they_are() -> None:
 
 
 def test_p_and_interval_must_agree() -> None:
-    assert believable(0.1, 0.2, 0.05) and believable(-0.2, -0.1, 0.01)
-    assert not believable(-0.01, 0.2, 0.01) and not believable(0.1, 0.2, 0.06) and not believable(0.1, 0.2, None)
+    assert is_significant(0.1, 0.2, 0.05) and is_significant(-0.2, -0.1, 0.01)
+    assert (
+        not is_significant(-0.01, 0.2, 0.01)
+        and not is_significant(0.1, 0.2, 0.06)
+        and not is_significant(0.1, 0.2, None)
+    )
 
 
 # The command.

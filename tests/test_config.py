@@ -19,7 +19,7 @@ from cnntrain.config.compose import plain_config
 from cnntrain.config.read import read_config
 from cnntrain.config.schema import Fit
 from cnntrain.config.typed import as_typed
-from cnntrain.config.validate import conform, conform_options
+from cnntrain.config.validate import validated, validated_options
 from cnntrain.models import MODELS
 from cnntrain.runtime.errors import InputError
 from cnntrain.runtime.jsonfile import flat
@@ -151,13 +151,13 @@ def sample(
 
 
 def test_values_are_held_against_annotations() -> None:
-    assert conform_options("x", sample, {"whole": 3, "share": 1, "kind": "b", "sizes": [1, 2.5]}) == {
+    assert validated_options("x", sample, {"whole": 3, "share": 1, "kind": "b", "sizes": [1, 2.5]}) == {
         "whole": 3,
         "share": 1.0,
         "kind": "b",
         "sizes": [1.0, 2.5],
     }
-    assert conform_options("x", sample, {"sizes": None}) == {"sizes": None}
+    assert validated_options("x", sample, {"sizes": None}) == {"sizes": None}
     for given, text in [
         ({"whole": True}, "x.whole=True should be a whole number"),
         ({"share": 2}, "x.share=2 is out of range: it must be at least 0 and at most 1"),
@@ -167,22 +167,22 @@ def test_values_are_held_against_annotations() -> None:
         ({"other": 1}, "unknown key 'x.other'; choose from whole, share, kind, sizes"),
     ]:
         with pytest.raises(InputError, match=text):
-            conform_options("x", sample, given)
+            validated_options("x", sample, given)
 
 
 def test_annotated_without_bounds_passes() -> None:
-    assert conform(3, Annotated[int, "pixels"], "x") == 3
+    assert validated(3, Annotated[int, "pixels"], "x") == 3
 
 
 def test_null_takes_away_an_entry_of_a_mapping_or_all() -> None:
     """Hydra merges mappings, so that an experiment's entries stay when others are typed; typed names are text."""
     shares = dict[Count, Fraction]
-    assert conform({24: 0.5, "24": 0.3, "16": 0.1}, shares, "x") == {24: 0.3, 16: 0.1}
-    assert conform({24: 0.5, "24": None, 16: 0.1}, shares, "x") == {16: 0.1}
-    assert conform(None, shares, "x") == {}
-    assert conform({"flip": None}, dict[str, Any], "x") == {"flip": None}  # options may be null
+    assert validated({24: 0.5, "24": 0.3, "16": 0.1}, shares, "x") == {24: 0.3, 16: 0.1}
+    assert validated({24: 0.5, "24": None, 16: 0.1}, shares, "x") == {16: 0.1}
+    assert validated(None, shares, "x") == {}
+    assert validated({"flip": None}, dict[str, Any], "x") == {"flip": None}  # options may be null
     with pytest.raises(InputError, match=r"x\.24=2 is out of range"):
-        conform({24: 2}, shares, "x")
+        validated({24: 2}, shares, "x")
 
 
 def test_a_plugin_adds_a_model_and_is_never_imported_from_a_record(

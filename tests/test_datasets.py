@@ -15,7 +15,7 @@ from hydra import compose, initialize_config_dir
 from made import cifar_archive, md5, mnist_files, write_idx
 
 from cnntrain.data.datasets import downloads
-from cnntrain.data.datasets.registry import DATASETS, Card, Dataset, Split, check, describe, fingerprint, load
+from cnntrain.data.datasets.registry import DATASETS, Dataset, DatasetInfo, Split, check, describe, fingerprint, load
 from cnntrain.data.datasets.splits import allocate, carve, class_weights, counts_of, subset
 from cnntrain.data.storage.images import Pixels, resident, statistics
 from cnntrain.runtime.errors import InputError
@@ -30,8 +30,8 @@ def labelled(labels: list[int] | np.ndarray) -> Split:
     return Split(Pixels(images), torch.as_tensor(np.asarray(labels), dtype=torch.int64))
 
 
-def card_with(num_classes: int) -> Card:
-    return Card("toy", tuple(f"c{number}" for number in range(num_classes)), (1, 1, 1), (0.5,), (0.5,))
+def info_with(num_classes: int) -> DatasetInfo:
+    return DatasetInfo("toy", tuple(f"c{number}" for number in range(num_classes)), (1, 1, 1), (0.5,), (0.5,))
 
 
 def numbers(split: Split | None) -> list[int]:
@@ -57,31 +57,31 @@ def test_allocate_gives_exact_totals_within_one_of_the_quota() -> None:
 
 
 def test_carve_partitions_stratified_and_ignores_the_seed() -> None:
-    split, card = labelled([0] * 20 + [1] * 10 + [2] * 10), card_with(3)
-    rest, part = carve(split, card, 8, "validation", "dataset.val_size")
+    split, info = labelled([0] * 20 + [1] * 10 + [2] * 10), info_with(3)
+    rest, part = carve(split, info, 8, "validation", "dataset.val_size")
     assert sorted(numbers(rest) + numbers(part)) == list(range(40))
     assert counts_of(part.labels, 3).tolist() == [4, 2, 2]
-    again = carve(split, card, 8, "validation", "dataset.val_size")[1]
+    again = carve(split, info, 8, "validation", "dataset.val_size")[1]
     assert numbers(again) == numbers(part)
-    assert numbers(carve(split, card, 0.2, "validation", "dataset.val_size")[1]) == numbers(part)
-    assert numbers(carve(split, card, 8, "test", "the test set")[1]) != numbers(part)
+    assert numbers(carve(split, info, 0.2, "validation", "dataset.val_size")[1]) == numbers(part)
+    assert numbers(carve(split, info, 8, "test", "the test set")[1]) != numbers(part)
 
 
 def test_carving_a_class_does_not_depend_on_the_others() -> None:
-    card = card_with(3)
-    _, part = carve(labelled([0] * 20 + [1] * 20 + [2] * 20), card, 0.2, "validation", "dataset.val_size")
-    _, alone = carve(labelled([0] * 20 + [1] * 20), card_with(2), 0.2, "validation", "dataset.val_size")
+    info = info_with(3)
+    _, part = carve(labelled([0] * 20 + [1] * 20 + [2] * 20), info, 0.2, "validation", "dataset.val_size")
+    _, alone = carve(labelled([0] * 20 + [1] * 20), info_with(2), 0.2, "validation", "dataset.val_size")
     assert numbers(alone) == [number for number in numbers(part) if number < 40]
 
 
 def test_subset_is_stratified_seeded_and_nested() -> None:
-    split, card = labelled(np.arange(100) % 4), card_with(4)
-    small, large = subset(split, card, 20, seed=1), subset(split, card, 0.4, seed=1)
+    split, info = labelled(np.arange(100) % 4), info_with(4)
+    small, large = subset(split, info, 20, seed=1), subset(split, info, 0.4, seed=1)
     assert counts_of(small.labels, 4).tolist() == [5] * 4 and len(large) == 40
     assert set(numbers(small)) < set(numbers(large))
-    assert numbers(subset(split, card, 20, seed=2)) != numbers(small)
-    assert len(subset(split, card, 0.001, seed=1)) == 4  # at least one a class
-    assert numbers(subset(split, card, 1.0, seed=1)) == list(range(100))
+    assert numbers(subset(split, info, 20, seed=2)) != numbers(small)
+    assert len(subset(split, info, 0.001, seed=1)) == 4  # at least one a class
+    assert numbers(subset(split, info, 1.0, seed=1)) == list(range(100))
 
 
 @pytest.mark.parametrize(
@@ -89,14 +89,14 @@ def test_subset_is_stratified_seeded_and_nested() -> None:
 )
 def test_a_size_that_cannot_be_is_refused(size: float, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        subset(labelled(np.arange(100) % 4), card_with(4), size, seed=0)
+        subset(labelled(np.arange(100) % 4), info_with(4), size, seed=0)
 
 
 def test_carving_leaves_each_class_an_image_or_says_so() -> None:
     with pytest.raises(InputError, match="leaves a class without"):
-        carve(labelled([0, 0, 1, 1]), card_with(2), 3, "validation", "dataset.val_size")
+        carve(labelled([0, 0, 1, 1]), info_with(2), 3, "validation", "dataset.val_size")
     with pytest.raises(InputError, match=r"'c1' has 1 image.*val_size"):
-        carve(labelled([0, 0, 0, 1]), card_with(2), 2, "validation", "dataset.val_size")
+        carve(labelled([0, 0, 0, 1]), info_with(2), 2, "validation", "dataset.val_size")
 
 
 def test_class_weights_are_inverse_to_frequency_with_mean_one() -> None:
@@ -111,7 +111,7 @@ def test_class_weights_are_inverse_to_frequency_with_mean_one() -> None:
 
 
 def test_f27_what_training_would_stumble_over_is_refused() -> None:
-    card, good = card_with(2), labelled([0, 1, 0, 1])
+    info, good = info_with(2), labelled([0, 1, 0, 1])
     for train, test, message in [
         (labelled([0, 2]), None, "label 2"),
         (labelled([0, -1]), None, "label -1"),
@@ -121,48 +121,48 @@ def test_f27_what_training_would_stumble_over_is_refused() -> None:
         (Split(good.source, good.labels[:2]), None, "4 images but 2 labels"),
     ]:
         with pytest.raises(InputError, match=message):
-            check(Dataset(card, train, None, test), card)
+            check(Dataset(info, train, None, test), info)
 
 
 # --- load
 
 
-def test_every_card_and_reader_take_the_same_options() -> None:
+def test_every_info_and_reader_take_the_same_options() -> None:
     for name, entry in DATASETS.items():
-        assert inspect.signature(entry.card).parameters == inspect.signature(entry.read).parameters, name
+        assert inspect.signature(entry.info).parameters == inspect.signature(entry.read).parameters, name
 
 
 @pytest.mark.parametrize("name", [name for name in DATASETS if name != "folder"])
 def test_describe_needs_nothing_on_disk_and_agrees_with_options(name: str) -> None:
-    card = describe(name, NOWHERE, {"image_size": 20})
-    assert card.name == name and card.shape[1:] == (20, 20)
-    assert len(card.mean) == len(card.std) == card.shape[0]
+    info = describe(name, NOWHERE, {"image_size": 20})
+    assert info.name == name and info.shape[1:] == (20, 20)
+    assert len(info.mean) == len(info.std) == info.shape[0]
     assert (
-        len(set(card.classes))
-        == len(card.classes)
+        len(set(info.classes))
+        == len(info.classes)
         == {"cifar100": 100, "imagenet": 1000, "tiny_imagenet": 200}.get(name, 10)
     )
 
 
-def test_digits_has_its_numbers_and_its_card_is_true() -> None:
+def test_digits_has_its_numbers_and_its_info_is_true() -> None:
     data = load("digits", NOWHERE, {}, val_size=180)
     assert data.val is not None and data.test is not None
     assert (len(data.train), len(data.val), len(data.test)) == (1257, 180, 360)
     mean, std = statistics(data.train.source)
-    assert data.card.mean == pytest.approx(mean, abs=1e-4) and data.card.std == pytest.approx(std, abs=1e-4)
+    assert data.info.mean == pytest.approx(mean, abs=1e-4) and data.info.std == pytest.approx(std, abs=1e-4)
     assert data.train.source.shape == (28, 28, 1)
     native = load("digits", NOWHERE, {"image_size": 8}, val_size=180)
     assert resident(native.train.source).images.max() == 255
     torch.testing.assert_close(native.train.labels, data.train.labels)
 
 
-def test_synthetic_is_fixed_learnable_and_as_its_card_says() -> None:
+def test_synthetic_is_fixed_learnable_and_as_its_info_says() -> None:
     options = {"num_classes": 4, "image_size": 16, "channels": 3, "train_images": 200, "test_images": 80}
     data = load("synthetic", NOWHERE, options)
-    assert data.card == describe("synthetic", NOWHERE, options)
+    assert data.info == describe("synthetic", NOWHERE, options)
     assert fingerprint(data) == fingerprint(load("synthetic", NOWHERE, options, seed=5))
     mean, std = statistics(data.train.source)
-    assert mean == pytest.approx(data.card.mean, abs=0.01) and std == pytest.approx(data.card.std, abs=0.01)
+    assert mean == pytest.approx(data.info.mean, abs=0.01) and std == pytest.approx(data.info.std, abs=0.01)
     assert data.test is not None
     train, test = (resident(split.source).images.flatten(1).double() for split in (data.train, data.test))
     centres = torch.stack([train[data.train.labels == label].mean(dim=0) for label in range(4)])
@@ -174,7 +174,7 @@ def test_classes_are_kept_by_name_in_the_order_given() -> None:
     options = {"num_classes": 4, "image_size": 8}
     whole = load("synthetic", NOWHERE, options, val_size=0)
     data = load("synthetic", NOWHERE, options, val_size=0, classes=["grating2", "grating0"])
-    assert data.val is None and data.card.classes == ("grating2", "grating0")
+    assert data.val is None and data.info.classes == ("grating2", "grating0")
     twos = resident(whole.train.source).images[whole.train.labels == 2]
     torch.testing.assert_close(resident(data.train.source).images[data.train.labels == 0], twos)
 
@@ -284,7 +284,7 @@ def test_cifar10_is_unpacked_once_and_healed(tmp_path: Path, offline: None, monk
     data = load("cifar10", tmp_path, {}, val_size=0)
     np.testing.assert_array_equal(resident(data.train.source).images.numpy(), pixels.transpose(0, 2, 3, 1))
     assert data.train.labels.tolist() == [number % 10 for number in range(20)]
-    assert data.card.classes == downloads.CIFAR10_CLASSES
+    assert data.info.classes == downloads.CIFAR10_CLASSES
 
     file = tmp_path / "cifar-10-batches-py/data_batch_1"
     file.write_bytes(file.read_bytes()[:100])
@@ -310,7 +310,7 @@ def test_the_configuration_of_each_dataset_composes_to_its_options(name: str) ->
     common = {"name", "root", "train_size", "val_size", "classes", "balance", "workers", "cache"}
     options = {key: value for key, value in config.items() if key not in common}
     assert config["name"] == name
-    inspect.signature(DATASETS[name].card).bind(NOWHERE, **options)
+    inspect.signature(DATASETS[name].info).bind(NOWHERE, **options)
     if name != "folder":
         assert describe(name, NOWHERE, options).shape == describe(name, NOWHERE, {}).shape
 

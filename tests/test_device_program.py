@@ -1,4 +1,4 @@
-"""A step as a program of the device: its numbers in tables, its feed at fixed addresses, its recording, its saves.
+"""A step as a program of the device: its numbers in tables, its loader at fixed addresses, its recording, its saves.
 
 What a GPU alone can show is in `tests/gpu`.
 """
@@ -15,15 +15,15 @@ from typing import Any
 import pytest
 import torch
 from cuts import Call, agree, cut, fill, last
-from test_feeds import resident
-from test_loop import CARD, CPU, feed, learner, network, stripes
+from test_loader import resident
+from test_loop import CPU, INFO, loader, network, stripes, train_step
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from cnntrain.cli.main import main
 from cnntrain.commands import fit
 from cnntrain.data.augment.augmentations import AUGMENTATIONS
-from cnntrain.data.loading.loader import ResidentFeed
+from cnntrain.data.loading.loader import ResidentLoader
 from cnntrain.nn.blocks import conv, dense, linear
 from cnntrain.nn.stages import assemble
 from cnntrain.runtime.errors import CnntrainError
@@ -41,10 +41,10 @@ def test_numbers_read_from_tables_on_the_device_are_those_of_the_host(optimizer:
     rates = [0.05 / (1 + step) for step in range(20)]
     students = []
     for tabled in (False, True):
-        student = learner(network(), optimizer=optimizer, ema=0.9, clip=1.0)
+        student = train_step(network(), optimizer=optimizer, ema=0.9, clip=1.0)
         student.rates = rates
         student.tables = student.tabulated() if tabled else None
-        data = feed()
+        data = loader()
         for step in range(12):
             student.update(data, step)
         students.append(student)
@@ -77,9 +77,9 @@ def test_a_step_on_a_gpu_has_all_its_tensors_there_and_looks_at_none(
 ) -> None:
     """Tensors without memory say where they lie and what would need a value, in all of a step but the backward pass."""
     gpu, taken = "cuda:0", []
-    feed = resident(3, "everything")
-    feed.seek(0, 1)
-    assert feed.index is not None and feed.store.flat is not None
+    loader = resident(3, "everything")
+    loader.seek(0, 1)
+    assert loader.index is not None and loader.store.flat is not None
     makers = {"conv1": conv(4, 3, norm=True), "fc2": dense(8, dropout=0.3), "fc3": linear(3)}
     net = assemble(makers, (3, 12, 10), out_shape=(3,))
 
@@ -89,30 +89,30 @@ def test_a_step_on_a_gpu_has_all_its_tensors_there_and_looks_at_none(
     for name in ("sgd", "adam", "adamw"):  # which know no tensors without memory
         monkeypatch.setattr(torch, f"_fused_{name}_", fused)
     with FakeTensorMode(allow_non_fake_inputs=True):
-        lying_on(gpu, feed, ("labels", "at", "index"))
-        lying_on(gpu, feed.store, ("flat", "rows", "cols"))
-        lying_on(gpu, feed.render.normalise, ("scale", "shift"))
-        feed.drawn = {name: torch.empty_like(drawn, device=gpu) for name, drawn in feed.drawn.items()}
+        lying_on(gpu, loader, ("labels", "at", "index"))
+        lying_on(gpu, loader.store, ("flat", "rows", "cols"))
+        lying_on(gpu, loader.render.normalise, ("scale", "shift"))
+        loader.drawn = {name: torch.empty_like(drawn, device=gpu) for name, drawn in loader.drawn.items()}
         for module in net.modules():
             lying_on(gpu, module, [*module._parameters, *module._buffers])
-        student = learner(net, optimizer=optimizer, ema=0.9, clip=1.0, label_smoothing=0.1)
+        student = train_step(net, optimizer=optimizer, ema=0.9, clip=1.0, label_smoothing=0.1)
         monkeypatch.setattr(
             *(student, "backward"),
             lambda loss: [setattr(p, "grad", torch.empty_like(p).detach()) for p in student.parameters],
         )
         for step in range(2):
-            student.update(feed, step)
+            student.update(loader, step)
     groups = sum(not group.get("orthogonal", False) for group in student.optimizer.param_groups)
     assert taken[-1] == ("cuda", (), torch.float32, "cuda") and len(taken) >= 2 * groups
     assert all(group["lr"].is_cuda for group in student.optimizer.param_groups)
 
 
-# --- a feed at fixed addresses
+# --- a loader at fixed addresses
 
 
 def test_every_batch_goes_on_to_the_next_place_and_epochs_lie_where_the_first_lay() -> None:
     parts = {"crop": AUGMENTATIONS["crop"](padding=2), "mixup": AUGMENTATIONS["mixup"](alpha=0.4)}
-    one, other = (ResidentFeed(stripes(), CARD, batch_size=8, parts=parts, seed=0, device=CPU) for _ in range(2))
+    one, other = (ResidentLoader(stripes(), INFO, batch_size=8, parts=parts, seed=0, device=CPU) for _ in range(2))
     one.seek(0, 2)
     addresses = [tensor.data_ptr() for tensor in (one.index, *one.drawn.values(), one.at) if tensor is not None]
     for epoch in (0, 1):
@@ -207,7 +207,7 @@ def test_a_program_that_cannot_be_recorded_is_told_with_its_reason(
 
 
 def test_a_step_that_cannot_be_recorded_is_taken_all_the_same(capfd: pytest.CaptureFixture[str]) -> None:
-    plain, refused, data = learner(network()), learner(network()), feed()
+    plain, refused, data = train_step(network()), train_step(network()), loader()
     refused.recorder = lambda program, inputs: "since it is a test"  # type: ignore[assignment]
     for step in range(3):
         plain.update(data, step)
@@ -238,7 +238,7 @@ def merged(monkeypatch: pytest.MonkeyPatch, **backend: object) -> None:
     )
     found = []
     for compile in (False, True):
-        student, data = learner(network(dropout=0.0), compile=compile, label_smoothing=0.1, ema=0.9), feed()
+        student, data = train_step(network(dropout=0.0), compile=compile, label_smoothing=0.1, ema=0.9), loader()
         losses = []
         for step in range(5):
             student.update(data, step)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cnntrain.cli.main import main
 from cnntrain.commands import env, export
-from cnntrain.data.storage.images import Card
+from cnntrain.data.storage.images import DatasetInfo
 from cnntrain.models import MODELS
 from cnntrain.runs.export import FORMATS, TOLERANCE, largest_difference
 from cnntrain.runs.load import load_run
@@ -99,11 +99,11 @@ def test_connection_tables_and_shortcuts_can_be_exported(name: str, form: str, t
     if form == "onnx":
         pytest.importorskip("onnx")
         pytest.importorskip("onnxscript")
-    card = Card("drawn", tuple("0123456789"), (1, 28, 28), (0.3,), (0.3,))
-    net = MODELS[name](card.shape, 10).eval()
+    info = DatasetInfo("drawn", tuple("0123456789"), (1, 28, 28), (0.3,), (0.3,))
+    net = MODELS[name](info.shape, 10).eval()
     write, read = FORMATS[form]
-    (tmp_path / f"net.{form}").write_bytes(write(net, card, {"name": json.dumps(name)}))
-    difference = largest_difference(net, read(tmp_path / f"net.{form}"), card)
+    (tmp_path / f"net.{form}").write_bytes(write(net, info, {"name": json.dumps(name)}))
+    difference = largest_difference(net, read(tmp_path / f"net.{form}"), info)
     assert difference < TOLERANCE
 
 

@@ -56,13 +56,13 @@ def test_f25_a_dead_or_hung_worker_is_named_with_its_last_file(
                 DEATHS[death]()
         return decode(self, position)
 
-    read = loop.Learner.read
+    read = loop.TrainStep.read
 
-    def begun(self: loop.Learner, step: int) -> dict[str, float]:
+    def begun(self: loop.TrainStep, step: int) -> dict[str, float]:
         (folder / "second").touch()
         return read(self, step)
 
-    monkeypatch.setattr(loop.Learner, "read", begun)
+    monkeypatch.setattr(loop.TrainStep, "read", begun)
     monkeypatch.setattr(Files, "decode", deadly)
     assert main(["fit", *FOLDER, "dataset.val_size=0", "dataset.workers=2", "output_dir=run"]) == 1
     line = capfd.readouterr().err.splitlines()[-1].removeprefix("\0")  # a segmentation fault's report ends with it
@@ -91,15 +91,15 @@ def test_f26_a_file_that_goes_bad_after_the_first_step_ends_the_run_and_is_named
     folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tree(folder / "images")
-    update = loop.Learner.update
+    update = loop.TrainStep.update
 
-    def spoil(self: loop.Learner, *args: object) -> None:
+    def spoil(self: loop.TrainStep, *args: object) -> None:
         for path in (folder / "images").rglob("*.png"):
             BAD["flipped"](path)
-        monkeypatch.setattr(loop.Learner, "update", update)
+        monkeypatch.setattr(loop.TrainStep, "update", update)
         update(self, *args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(loop.Learner, "update", spoil)
+    monkeypatch.setattr(loop.TrainStep, "update", spoil)
     assert main(["fit", *FOLDER, "dataset.val_size=0", "dataset.workers=1", "output_dir=run"]) == 1
     line = capfd.readouterr().err.splitlines()[-1]
     assert line.startswith("cnntrain: cannot read images/") and ".png: " in line

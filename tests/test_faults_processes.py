@@ -161,13 +161,13 @@ def fit_here(folder: Path, pair: int, *words: str) -> None:
     log = os.open(f"{pair}.{os.getpid()}", os.O_WRONLY | os.O_CREAT)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    update = loop.Learner.update
+    update = loop.TrainStep.update
 
-    def slow(self: loop.Learner, *args: object) -> None:
+    def slow(self: loop.TrainStep, *args: object) -> None:
         time.sleep(0.1)  # the winner is still there when the other asks
         update(self, *args)  # type: ignore[arg-type]
 
-    loop.Learner.update = slow  # type: ignore[method-assign,assignment]
+    loop.TrainStep.update = slow  # type: ignore[method-assign,assignment]
     sys.exit(main(["fit", *words, f"output_dir=run{pair}"]))
 
 

@@ -365,7 +365,7 @@ def test_f13_a_disk_that_fills_while_a_checkpoint_is_written_keeps_the_one_befor
 def test_f14_a_log_that_cannot_be_written_does_not_end_the_training(
     cnntrain: Call, folder: Path, tiny: tuple[str, ...], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """For TensorBoard's files `tests/test_board.py` shows the same."""
+    """For TensorBoard's files `tests/test_tensorboard.py` shows the same."""
     whole = cnntrain("fit", *tiny, "output_dir=whole")
 
     def full(*args: Any) -> None:
@@ -530,7 +530,7 @@ def test_f13_a_signal_on_a_full_disk_is_no_stop_that_was_saved(
     folder: Path, tiny: tuple[str, ...], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(monkeypatch)
-    interrupt(monkeypatch, loop.Learner, "update", 3, signal.SIGTERM)
+    interrupt(monkeypatch, loop.TrainStep, "update", 3, signal.SIGTERM)
     assert main(["fit", *tiny, "output_dir=run"]) == 1
     line = capfd.readouterr().err.splitlines()[-1]
     assert line.startswith("cnntrain: stopped by SIGTERM and not saved at step 3: run/checkpoints/last.pt cannot")
@@ -542,7 +542,7 @@ def test_f13_a_save_that_was_asked_for_and_failed_is_not_said_to_be_done(
 ) -> None:
     with pytest.MonkeyPatch.context() as patched:
         fill(patched)
-        interrupt(patched, loop.Learner, "update", 3, signal.SIGUSR1)
+        interrupt(patched, loop.TrainStep, "update", 3, signal.SIGUSR1)
         main(["fit", *tiny, "output_dir=run"])
     err = capfd.readouterr().err
     assert "warning: not saved: run/checkpoints/last.pt" in err and "saved at step 3" not in err
@@ -606,16 +606,16 @@ def test_f38_after_a_power_cut_the_same_command_resumes_what_was_saved(
 ) -> None:
     """At any step of a run, with nothing on the disk but what was forced there."""
     words, platter = [*tiny, "trainer.checkpoint_seconds=0", "trainer.epochs=3"], Platter()
-    update = loop.Learner.update
+    update = loop.TrainStep.update
 
-    def cutting(self: loop.Learner, feed: Any, at: int) -> None:
+    def cutting(self: loop.TrainStep, loader: Any, at: int) -> None:
         if at == step:
             platter.restore(folder, folder / "after")
-        update(self, feed, at)
+        update(self, loader, at)
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", platter.fsync)
-        patched.setattr(loop.Learner, "update", cutting)
+        patched.setattr(loop.TrainStep, "update", cutting)
         cnntrain("fit", *words, "output_dir=whole")
     after = folder / "after" / "whole"
     assert read_json(after / CONFIG) == read_json(folder / "whole" / CONFIG)

@@ -14,21 +14,21 @@ from cnntrain import config
 from cnntrain.cli.main import main
 from cnntrain.commands import eval as evaluations
 from cnntrain.commands import export, predict
-from cnntrain.data.loading.loader import Feed, plan_epoch
+from cnntrain.data.loading.loader import Loader, plan_epoch
 from cnntrain.runs import setup
 from cnntrain.runtime.errors import InputError
 from cnntrain.training import checkpoints, loop
-from cnntrain.training import step as learner
+from cnntrain.training import step as train_step
 
 
 def scripted(scores: list[float], epochs: int, patience: int, cut: int | None = None) -> tuple[list[Any], list[str]]:
     """Run the loop on made-up validations, stopping once after `cut` epochs; return its records and its saves."""
 
-    class Learner:
+    class TrainStep:
         accumulate = 1
         evaluated = None
 
-        def update(self, feed: Feed, step: int) -> None:
+        def update(self, loader: Loader, step: int) -> None:
             pass
 
         def read(self, step: int) -> dict[str, float]:
@@ -40,7 +40,7 @@ def scripted(scores: list[float], epochs: int, patience: int, cut: int | None = 
     at, saves, records = loop.Progress(), list[str](), list[Any]()
     for limit in (cut, None) if cut else (None,):
         records += loop.train(
-            Learner(),  # type: ignore[arg-type]
+            TrainStep(),  # type: ignore[arg-type]
             Batches(),  # type: ignore[arg-type]
             lambda net: {"loss": 1.0, "top1": scores[at.step // 2 - 1]},
             at=at,
@@ -78,7 +78,7 @@ def test_f23_a_loss_or_gradient_that_is_no_number_stops_before_the_update(
     monkeypatch: pytest.MonkeyPatch,
     fault: str,
 ) -> None:
-    calls, entropy = [0], learner.F.cross_entropy
+    calls, entropy = [0], train_step.F.cross_entropy
     weights: list[dict[str, torch.Tensor]] = []
 
     def broken(logits: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -86,13 +86,13 @@ def test_f23_a_loss_or_gradient_that_is_no_number_stops_before_the_update(
         loss = entropy(logits, *args, **kwargs)
         return BROKEN[fault](logits, loss) if calls[0] == 7 else loss
 
-    def read(self: learner.Learner, step: int) -> dict[str, float]:
+    def read(self: train_step.TrainStep, step: int) -> dict[str, float]:
         weights.append({key: value.clone() for key, value in self.net.state_dict().items()})
         return looked(self, step)
 
-    looked = learner.Learner.read
-    monkeypatch.setattr(learner.Learner, "read", read)
-    monkeypatch.setattr(learner.F, "cross_entropy", broken)
+    looked = train_step.TrainStep.read
+    monkeypatch.setattr(train_step.TrainStep, "read", read)
+    monkeypatch.setattr(train_step.F, "cross_entropy", broken)
     words = [*tiny, "trainer.checkpoint_seconds=0", "dataset.val_size=0", "trainer.log_every=2"]
     assert main(["fit", *words, "output_dir=run"]) == 3
     assert "no number at step 7" in capfd.readouterr().err
@@ -125,7 +125,7 @@ def test_f24_out_of_memory_names_batch_precision_and_remedies_and_tries_once(
         calls.append(args)
         raise error
 
-    monkeypatch.setattr(loop.Learner, "update", full)
+    monkeypatch.setattr(loop.TrainStep, "update", full)
     assert main(["fit", *tiny, "trainer.precision=fp32"]) == 1
     line = capfd.readouterr().err.splitlines()[-1]
     for word in ("trainer.batch_size=16", "fp32", "trainer.accumulate", "trainer.precision=bf16", "dataset.image_size"):
@@ -145,7 +145,7 @@ EVAL = "out of memory with batch_size="
 MOMENTS: dict[str, tuple[object, str, list[str], str]] = {
     "images": (setup, "load_data", [], FIT),
     "the network": (config, "build_model", [], FIT),
-    "the first batch": (setup.ResidentFeed, "batch", [], FIT),
+    "the first batch": (setup.ResidentLoader, "batch", [], FIT),
     "a validation": (setup, "outputs", [], FIT),
     "eval": (evaluations, "outputs", ["eval", "run=run"], EVAL),
     "predict": (predict, "outputs", ["predict", "run=run", "images=image.png"], EVAL),

@@ -53,7 +53,7 @@ def pixels(split: Split | None) -> torch.Tensor:
 def test_class_folders_alone_are_divided_in_three(tmp_path: Path) -> None:
     data = load("folder", tree(tmp_path), {})
     assert sizes(data) == [14, 2, 4]
-    assert data.card.classes == ("ant", "bee") and data.card.shape == (3, 8, 8)
+    assert data.info.classes == ("ant", "bee") and data.info.shape == (3, 8, 8)
     shown = torch.cat([pixels(data.train), pixels(data.val), pixels(data.test)])
     assert len(torch.unique(shown.flatten(1), dim=0)) == 20
     for split in (data.train, data.val, data.test):
@@ -86,7 +86,7 @@ def test_splits_are_known_by_their_usual_names_in_whatever_case(
     for number, name in enumerate((train, val, test)):
         tree(tmp_path / name, each=4 - number)
     data = load("folder", tmp_path, {})
-    assert sizes(data) == [8, 6, 4] and data.card.classes == ("ant", "bee")
+    assert sizes(data) == [8, 6, 4] and data.info.classes == ("ant", "bee")
 
 
 def test_classes_that_are_called_like_splits_are_classes_beside_others(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_a_class_that_is_left_out_is_not_looked_at(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"val/cat holds no images; dataset.classes=\[...\] can leave it out"):
         load("folder", tmp_path, {})
     data = load("folder", tmp_path, {}, classes=["bee", "ant"])
-    assert data.card.classes == ("bee", "ant") and sizes(data) == [18, 2, 6]
+    assert data.info.classes == ("bee", "ant") and sizes(data) == [18, 2, 6]
     assert data.test is not None
     assert data.test.labels.tolist() == [1, 1, 1, 0, 0, 0]
     assert describe("folder", tmp_path, {}, classes=2).classes == ("ant", "bee")
@@ -144,7 +144,7 @@ def test_what_cnntrain_and_systems_write_is_neither_a_class_nor_an_image(tmp_pat
         picture(1).save(tmp_path / name / "image.png")
     (tmp_path / "downloads/.imagenette.lock").touch()
     data = load("folder", tmp_path, {})
-    assert data.card.classes == ("ant", "bee") and sum(sizes(data)) == 20 and data.remarks == ()
+    assert data.info.classes == ("ant", "bee") and sum(sizes(data)) == 20 and data.remarks == ()
 
 
 def test_images_count_at_any_depth_and_behind_links_but_never_twice_in_a_circle(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_images_count_at_any_depth_and_behind_links_but_never_twice_in_a_circle(
     (tmp_path / "photos/cat").symlink_to(tmp_path / "other/more")
     (tmp_path / "photos/all").symlink_to(tmp_path / "photos")
     data = load("folder", tmp_path / "photos", {})
-    assert data.card.classes == ("ant", "bee", "cat") and sum(sizes(data)) == 20 + 1 + 3 + 1 + 3 and not data.remarks
+    assert data.info.classes == ("ant", "bee", "cat") and sum(sizes(data)) == 20 + 1 + 3 + 1 + 3 and not data.remarks
 
 
 def test_what_is_no_image_is_left_out_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,14 +197,14 @@ def test_names_that_are_not_utf_8_are_read_and_written_as_text(tmp_path: Path) -
     for old, new in ((b"ant", b"caf\xe9"), (b"bee/00.png", b"bee/\xfc.png")):
         (tmp_path / os.fsdecode(old)).rename(tmp_path / os.fsdecode(new))
     held = load("folder", tmp_path, {})
-    assert held.card.classes == ("bee", r"caf\xe9") and sum(sizes(held)) == 20
+    assert held.info.classes == ("bee", r"caf\xe9") and sum(sizes(held)) == 20
     for cache in ("none", "pack"):
         data = load("folder", tmp_path, {}, cache=cache)  # type: ignore[arg-type]
         assert fingerprint(data) == fingerprint(load("folder", tmp_path, {}, cache="none"))
         assert torch.equal(data.train.source.read([0, 3]), held.train.source.read([0, 3]))
     (tmp_path / os.fsdecode(b"bee/\xfc.png")).write_bytes(b"")
     assert load("folder", tmp_path, {"on_error": "skip"}).skipped == (rf"{tmp_path}/bee/\xfc.png",)
-    assert load("folder", tmp_path, {"on_error": "skip"}, classes=["bee", r"caf\xe9"]).card.classes[1] == r"caf\xe9"
+    assert load("folder", tmp_path, {"on_error": "skip"}, classes=["bee", r"caf\xe9"]).info.classes[1] == r"caf\xe9"
 
 
 def test_one_name_in_two_spellings_is_one_class(tmp_path: Path) -> None:
@@ -267,7 +267,7 @@ def test_images_of_different_sizes_need_image_size(tmp_path: Path) -> None:
         describe("folder", tmp_path, {})
     with pytest.raises(InputError, match=r"dataset\.image_size"):
         load("folder", tmp_path, {})
-    assert load("folder", tmp_path, {"image_size": 6}).card.shape == (3, 6, 6)
+    assert load("folder", tmp_path, {"image_size": 6}).info.shape == (3, 6, 6)
 
 
 def test_resizing_covers_and_crops_the_centre_as_torchvision_does(tmp_path: Path) -> None:
@@ -383,7 +383,7 @@ def test_the_size_in_which_images_are_seen_is_that_of_the_dataset(tmp_path: Path
         (tmp_path / name).mkdir()
         for number in range(5):
             picture(number, 8, 16).save(tmp_path / name / f"{number}.png", exif=exif(6))
-    assert load("folder", tmp_path, {}).card.shape == (3, 16, 8)
+    assert load("folder", tmp_path, {}).info.shape == (3, 16, 8)
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
@@ -409,14 +409,14 @@ def test_only_regular_files_are_opened(tmp_path: Path) -> None:
             read(tmp_path / "pipe.png")
 
 
-def test_grey_images_and_the_statistics_of_the_card(tmp_path: Path) -> None:
+def test_grey_images_and_the_statistics_of_the_info(tmp_path: Path) -> None:
     tree(tmp_path)
     colour, grey = load("folder", tmp_path, {}), load("folder", tmp_path, {"channels": 1})
-    assert grey.card.shape == (1, 8, 8) and len(grey.card.mean) == 1
+    assert grey.info.shape == (1, 8, 8) and len(grey.info.mean) == 1
     values = pixels(colour.train).numpy() / 255
-    np.testing.assert_allclose(colour.card.mean, values.mean((0, 1, 2)))
-    np.testing.assert_allclose(colour.card.std, values.std((0, 1, 2)))
-    assert load("folder", tmp_path, {}, train_size=4).card == colour.card  # normalised alike whatever train_size is
+    np.testing.assert_allclose(colour.info.mean, values.mean((0, 1, 2)))
+    np.testing.assert_allclose(colour.info.std, values.std((0, 1, 2)))
+    assert load("folder", tmp_path, {}, train_size=4).info == colour.info  # normalised alike whatever train_size is
 
 
 # --- reading from the files
@@ -425,7 +425,7 @@ def test_grey_images_and_the_statistics_of_the_card(tmp_path: Path) -> None:
 def test_streamed_images_are_the_resident_ones(tmp_path: Path) -> None:
     tree(tmp_path)
     held, streamed = load("folder", tmp_path, {}), load("folder", tmp_path, {}, workers=2)
-    assert isinstance(streamed.train.source, Files) and streamed.card == held.card
+    assert isinstance(streamed.train.source, Files) and streamed.info == held.info
     index = [3, 0, 3, 9]
     torch.testing.assert_close(streamed.train.source.read(index), held.train.source.read(index))
     torch.testing.assert_close(streamed.train.labels, held.train.labels)

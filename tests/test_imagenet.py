@@ -110,11 +110,11 @@ def test_a_dataset_is_brought_once_and_read_from_its_files(tmp_path: Path, netwo
     data = load(name, root, {}, val_size=0, cache="none")
     assert labels(data) == ([each] * 3, [2] * 3)
     words = MAKERS[name][1]
-    assert data.card.classes == tuple(words[number] for number in sorted(words)[:3])
-    assert data.card.mean == imagenet.MEAN and data.card.shape[1] == imagenet.SIDES[name]
+    assert data.info.classes == tuple(words[number] for number in sorted(words)[:3])
+    assert data.info.mean == imagenet.MEAN and data.info.shape[1] == imagenet.SIDES[name]
     assert sorted(path.name for path in root.iterdir()) == [f".{name}.lock", imagenet.ARCHIVES[name].folder]
     again = load(name, root / imagenet.ARCHIVES[name].folder, {}, val_size=0, cache="none")
-    assert len(network.asked) == 1 and again.card == data.card
+    assert len(network.asked) == 1 and again.info == data.info
     assert image_counts(name, root, {}, val_size=0) == (3 * each, 0, 6)
 
 
@@ -138,14 +138,14 @@ def test_a_copy_of_imagenet_is_read_where_it_lies_and_any_part_of_it(tmp_path: P
     copy(tmp_path / "imagenet", NUMBERS)
     options = {"image_size": 8}
     data = load("imagenet", tmp_path, options, val_size=0, cache="none")
-    assert labels(data) == ([4] * 10, [2] * 10) and data.card.classes == tuple(NUMBERS)
+    assert labels(data) == ([4] * 10, [2] * 10) and data.info.classes == tuple(NUMBERS)
     assert labels(load("imagenet", tmp_path / "imagenet", options, val_size=0, cache="none")) == labels(data)
-    assert describe("imagenet", tmp_path, options) == data.card
+    assert describe("imagenet", tmp_path, options) == data.info
     named = load("imagenet", tmp_path, options, val_size=0, cache="none", classes=NUMBERS[2:5])
     assert labels(named) == ([4] * 3, [2] * 3)
     spaced = load("imagenet", tmp_path, options, val_size=0, cache="none", classes=5, train_size=0.5)
-    assert spaced.card.classes == tuple(NUMBERS[::2]) and labels(spaced) == ([2] * 5, [2] * 5)
-    assert describe("imagenet", tmp_path, options, classes=5).classes == spaced.card.classes
+    assert spaced.info.classes == tuple(NUMBERS[::2]) and labels(spaced) == ([2] * 5, [2] * 5)
+    assert describe("imagenet", tmp_path, options, classes=5).classes == spaced.info.classes
     assert image_counts("imagenet", tmp_path, options, classes=5, val_size=0) == (20, 0, 10)
 
 

@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from cnntrain.data.storage.images import Card, Pixels, Split
+from cnntrain.data.storage.images import DatasetInfo, Pixels, Split
 from cnntrain.nn.composite import chain
 from cnntrain.stats.bootstrap import Range, band, blocks, means, seed_band
 from cnntrain.stats.intervals import wilson
@@ -26,10 +26,10 @@ from cnntrain.studies.invariance.rows import (
     rows,
     worst_classes,
 )
-from cnntrain.transforms.families import WARPS
-from cnntrain.transforms.transform import Warp
+from cnntrain.transforms.families import TRANSFORMS
+from cnntrain.transforms.transform import Transform
 
-CARD = Card("drawn", ("a", "b", "c"), (1, 12, 12), (0.4,), (0.3,))
+INFO = DatasetInfo("drawn", ("a", "b", "c"), (1, 12, 12), (0.4,), (0.3,))
 CPU = torch.device("cpu")
 
 
@@ -58,21 +58,26 @@ def convolutions(stride: int, pool: nn.Module, mode: str = "circular") -> nn.Seq
 
 
 def follow(
-    net: nn.Sequential, warp: Warp, split: Split, *, stages: Sequence[str] | None = None, batch: int = 5
+    net: nn.Sequential, transform: Transform, split: Split, *, stages: Sequence[str] | None = None, batch: int = 5
 ) -> tuple[measure.Subject, measure.Clean, measure.Moved]:
-    subject = measure.subject(net, CARD, stages=stages)
+    subject = measure.subject(net, INFO, stages=stages)
     batches = measure.in_batches(split, np.arange(len(split)), batch, CPU)
     moved = measure.moves(
-        subject, batches, warp.against(subject.logits), warp.amounts, move=warp.move, crop=warp.margin
+        subject,
+        batches,
+        transform.against(subject.logits),
+        transform.amounts,
+        move=transform.move,
+        crop=transform.margin,
     )
-    return subject, measure.clean(subject, split, batch, warp), moved
+    return subject, measure.clean(subject, split, batch, transform), moved
 
 
-@pytest.mark.parametrize("name", list(WARPS))
+@pytest.mark.parametrize("name", list(TRANSFORMS))
 def test_the_neutral_amount_moves_no_feature_of_any_stage(name: str) -> None:
-    warp = WARPS[name](CARD.shape)
-    subject, clean, moved = follow(convolutions(2, nn.AdaptiveAvgPool2d(1), "zeros"), warp, drawn(7))
-    at = warp.amounts.index(warp.neutral)
+    transform = TRANSFORMS[name](INFO.shape)
+    subject, clean, moved = follow(convolutions(2, nn.AdaptiveAvgPool2d(1), "zeros"), transform, drawn(7))
+    at = transform.amounts.index(transform.neutral)
     assert subject.stages == ("input", "conv1", "conv2", "pool", "fc")
     assert not moved.euclidean[at].any() and not moved.cosine[at].any()
     assert np.array_equal(moved.predicted[at], clean.predicted) and np.array_equal(moved.p_first[at], clean.p_first)
@@ -81,14 +86,14 @@ def test_the_neutral_amount_moves_no_feature_of_any_stage(name: str) -> None:
 
 
 def test_circular_shifts_leave_a_globally_pooled_network_without_stride_where_it_is() -> None:
-    warp = WARPS["translate_x"](CARD.shape, border="circular")
+    transform = TRANSFORMS["translate_x"](INFO.shape, border="circular")
     split = drawn()
-    _, clean, most = follow(convolutions(1, nn.AdaptiveMaxPool2d(1)), warp, split)
+    _, clean, most = follow(convolutions(1, nn.AdaptiveMaxPool2d(1)), transform, split)
     assert not most.euclidean[:, 3:].any() and (most.predicted == clean.predicted).all()
-    _, _, mean = follow(convolutions(1, nn.AdaptiveAvgPool2d(1)), warp, split)
+    _, _, mean = follow(convolutions(1, nn.AdaptiveAvgPool2d(1)), transform, split)
     assert mean.euclidean[:, 3:].max() < 1e-6 < mean.euclidean[:, 1].max()
-    _, _, strided = follow(convolutions(2, nn.AdaptiveMaxPool2d(1)), warp, split)
-    by_amount = {amount[0]: strided.euclidean[a, 3] for a, amount in enumerate(warp.amounts)}
+    _, _, strided = follow(convolutions(2, nn.AdaptiveMaxPool2d(1)), transform, split)
+    by_amount = {amount[0]: strided.euclidean[a, 3] for a, amount in enumerate(transform.amounts)}
     assert not by_amount[2.0].any() and not by_amount[-4.0].any()  # multiples of the stride
     assert by_amount[1.0].min() > 1e-4 and by_amount[3.0].min() > 1e-4
 
@@ -97,17 +102,19 @@ def test_a_convolution_is_equivariant_away_from_the_border_up_to_its_stride() ->
     images = torch.zeros(6, 12, 12, 1, dtype=torch.uint8)
     images[:, 4:8, 4:8] = torch.from_numpy(np.random.default_rng(1).integers(1, 256, (6, 4, 4, 1), dtype=np.uint8))
     split = Split(Pixels(images), torch.arange(6) % 3)
-    card = Card("ink", CARD.classes, CARD.shape, (0.0,), (1.0,))  # black stays zero
-    warp = WARPS["translate"](CARD.shape, amounts=[-2, -1, 0, 1, 2])
+    info = DatasetInfo("ink", INFO.classes, INFO.shape, (0.0,), (1.0,))  # black stays zero
+    transform = TRANSFORMS["translate"](INFO.shape, amounts=[-2, -1, 0, 1, 2])
     for stride in (1, 2):
         net = network(
             ("conv", nn.Conv2d(1, 5, 3, stride, 1, bias=False)),
             ("fc", chain(f=nn.Flatten(), l=nn.Linear(5 * (12 // stride) ** 2, 3))),
         )
-        subject = measure.subject(net, card)
+        subject = measure.subject(net, info)
         batches = measure.in_batches(split, np.arange(6), 6, CPU)
-        moved = measure.moves(subject, batches, warp.against(subject.logits), warp.amounts, move=warp.move)
-        errors = {amount: moved.equivariance[a, 1].max() for a, amount in enumerate(warp.amounts)}
+        moved = measure.moves(
+            subject, batches, transform.against(subject.logits), transform.amounts, move=transform.move
+        )
+        errors = {amount: moved.equivariance[a, 1].max() for a, amount in enumerate(transform.amounts)}
         whole = {amount: error for amount, error in errors.items() if all(part % stride == 0 for part in amount)}
         assert max(whole.values()) < 1e-6
         assert len(whole) == (25 if stride == 1 else 9)
@@ -123,8 +130,8 @@ def test_a_quarter_turn_of_the_image_turns_what_a_symmetric_kernel_sees() -> Non
     )
     kernel = net.conv.weight.data
     kernel.copy_((kernel + kernel.rot90(1, (2, 3)) + kernel.rot90(2, (2, 3)) + kernel.rot90(3, (2, 3))) / 4)
-    warp = WARPS["rotate"](CARD.shape, amounts=[-90, 90, 180, 45])
-    _, _, moved = follow(net, warp, drawn(6))
+    transform = TRANSFORMS["rotate"](INFO.shape, amounts=[-90, 90, 180, 45])
+    _, _, moved = follow(net, transform, drawn(6))
     assert moved.equivariance[:3, 1].max() < 1e-5 < 1e-2 < moved.equivariance[3, 1].min()
     assert moved.euclidean[:3, 2].max() < 1e-5
 
@@ -142,10 +149,10 @@ def test_distances_are_what_numpy_says() -> None:
 
 
 def test_curves_are_ratios_of_means_to_the_distance_of_fixed_partners() -> None:
-    split, warp = drawn(15), WARPS["translate_y"](CARD.shape, amounts=[0, 2])
+    split, transform = drawn(15), TRANSFORMS["translate_y"](INFO.shape, amounts=[0, 2])
     net = convolutions(1, nn.AdaptiveAvgPool2d(1), "zeros")
-    subject, clean, moved = follow(net, warp, split, stages=["input", "conv1"])
-    found = curves("net", subject.stages, warp.amounts, clean, moved, None, blocks(15), 3)
+    subject, clean, moved = follow(net, transform, split, stages=["input", "conv1"])
+    found = curves("net", subject.stages, transform.amounts, clean, moved, None, blocks(15), 3)
     other, same = measure.partners(split.labels.numpy())
     labels = split.labels.numpy()
     assert (labels[other] != labels).all() and (labels[same] == labels).all() and (same != np.arange(15)).all()
@@ -300,7 +307,7 @@ def test_the_band_over_seeds_covers() -> None:
 @pytest.mark.parametrize(("accuracy", "n"), [(0.6, 300), (0.98, 100), (0.98, 1000)])
 def test_areas_lags_and_differences_are_covered(accuracy: float, n: int, trials: int) -> None:
     rng, amounts, stay = np.random.default_rng(n), [(float(a),) for a in range(4)], [1.0, 0.9, 0.5, 0.2]
-    warp, parts = WARPS["translate_y"](CARD.shape, amounts=range(4)), blocks(n)
+    transform, parts = TRANSFORMS["translate_y"](INFO.shape, amounts=range(4)), blocks(n)
     chance = accuracy**2 + (1 - accuracy) ** 2 / 9
     true = {"consistency": (0.5 + 0.9 + 0.5 + 0.1) / 3 * (1 - chance) + chance, "consistency_corrected": 2 / 3}
     true |= {"consistency_right": 2 / 3 * (1 - accuracy) + accuracy, "top1": accuracy}
@@ -312,13 +319,13 @@ def test_areas_lags_and_differences_are_covered(accuracy: float, n: int, trials:
             predicted = np.where(rng.random(n) < np.array(stay)[:, None], before[0], fresh)
             clean, moved = made(predicted, np.zeros(n, dtype=np.int64), before[0])
             nets.append(curves(name, ("input",), amounts, clean, moved, None, parts, 10))
-        line = aliasing.lags(warp, "b", moved, parts, 2)[0]
+        line = aliasing.lags(transform, "b", moved, parts, 2)[0]
         pairs = chance + (1 - chance) * np.mean(stay[1:])  # the less that stays, the more is drawn anew
         inside.setdefault("lag", []).append(line["low"] <= pairs <= line["high"])
-        for row in areas(warp, nets[0]):
+        for row in areas(transform, nets[0]):
             if row["curve"] in true:
                 inside.setdefault(row["curve"], []).append(row["area_low"] <= true[row["curve"]] <= row["area_high"])
-        for row in differences(warp, [nets[:1], nets[1:]], ["a", "b"], [[0], [0]]):
+        for row in differences(transform, [nets[:1], nets[1:]], ["a", "b"], [[0], [0]]):
             if row["curve"] in true:
                 inside.setdefault(f"{row['curve']} b - a", []).append(row["delta_low"] <= 0 <= row["delta_high"])
     coverage = {key: np.mean(values) for key, values in inside.items()}
@@ -327,7 +334,7 @@ def test_areas_lags_and_differences_are_covered(accuracy: float, n: int, trials:
 
 def test_nothing_has_no_width_where_all_images_agree() -> None:
     n, amounts = 200, [(float(a),) for a in range(4)]
-    warp, labels = WARPS["translate_y"](CARD.shape, amounts=range(4)), np.zeros(n, dtype=np.int64)
+    transform, labels = TRANSFORMS["translate_y"](INFO.shape, amounts=range(4)), np.zeros(n, dtype=np.int64)
     clean, moved = made(np.zeros((4, n), dtype=np.int64), labels, labels)
     net = curves("net", ("input",), amounts, clean, moved, None, blocks(n), 2)
     least = wilson(n, n)[0]
@@ -336,15 +343,18 @@ def test_nothing_has_no_width_where_all_images_agree() -> None:
         assert (low <= least).all() and (high == 1).all()
     low, high = bands(net)["consistency_corrected"]
     assert (low == 0).all() and (high == 1).all()  # no mistake: nothing is known
-    for row in areas(warp, net):
+    for row in areas(transform, net):
         if row["curve"] in ("top1", "consistency", "consistency_right"):
             assert row["area_low"] <= least and row["area_high"] == 1
     parts = blocks(n)
-    for row in [*aliasing.lags(warp, "net", moved, parts, 2), *aliasing.phases(warp, "net", clean, moved, parts, 2)]:
+    for row in [
+        *aliasing.lags(transform, "net", moved, parts, 2),
+        *aliasing.phases(transform, "net", clean, moved, parts, 2),
+    ]:
         assert row["low"] <= least and row["high"] == 1
-    (row,) = aliasing.aliasing(warp, "net", moved, parts, 2)
+    (row,) = aliasing.aliasing(transform, "net", moved, parts, 2)
     assert row["low"] <= least - 1 and row["high"] >= 1 - least
-    for row in differences(warp, [[net], [net]], ["a", "b"], [[0], [0]]):
+    for row in differences(transform, [[net], [net]], ["a", "b"], [[0], [0]]):
         if row["curve"] in ("top1", "consistency"):
             assert row["delta"] == 0 and row["delta_low"] <= least - 1 and row["delta_high"] >= 1 - least
 
@@ -354,27 +364,27 @@ def test_one_bad_image_spoils_neither_its_batch_nor_the_means() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return torch.where(x.flatten(1).amax(1).view(-1, 1, 1, 1) > 1.9, x * torch.nan, x)
 
-    split, warp = drawn(9), WARPS["translate_y"](CARD.shape, amounts=[0, 1])
+    split, transform = drawn(9), TRANSFORMS["translate_y"](INFO.shape, amounts=[0, 1])
     split.source.images.clamp_(max=200)
     good = network(("conv", nn.Conv2d(1, 2, 3)), ("fc", chain(f=nn.Flatten(), l=nn.Linear(200, 3))))
     net = chain(picky=Picky(), conv=good.conv, fc=good.fc)
-    _, _, well = follow(net, warp, split, batch=9)
+    _, _, well = follow(net, transform, split, batch=9)
     split.source.images[4, 6, 6] = 255
-    subject, clean, moved = follow(net, warp, split, batch=9)
+    subject, clean, moved = follow(net, transform, split, batch=9)
     others = np.delete(np.arange(9), 4)
     assert np.isnan(moved.euclidean[1, 1:, 4]).all()
     assert np.array_equal(moved.euclidean[..., others], well.euclidean[..., others])
-    found = curves("net", subject.stages, warp.amounts, clean, moved, None, blocks(9), 3)
+    found = curves("net", subject.stages, transform.amounts, clean, moved, None, blocks(9), 3)
     assert found.n[1].tolist() == [9, 8, 8, 8]
     assert np.isfinite(found.values["euclidean"]).all()
     assert found.values["euclidean"][0][1, 2] == pytest.approx(well.euclidean[1, 2, others].mean())
 
 
 def test_batches_of_any_size_give_the_same_rows_to_rounding() -> None:
-    split, warp = drawn(11), WARPS["rotate"](CARD.shape)
+    split, transform = drawn(11), TRANSFORMS["rotate"](INFO.shape)
     net = convolutions(2, nn.AdaptiveAvgPool2d(1))
-    _, one, all_at_once = follow(net, warp, split, batch=11)
-    _, two, in_parts = follow(net, warp, split, batch=3)
+    _, one, all_at_once = follow(net, transform, split, batch=11)
+    _, two, in_parts = follow(net, transform, split, batch=3)
     for first, second in ((one.to_other, two.to_other), (all_at_once.euclidean, in_parts.euclidean)):
         assert np.allclose(first, second, rtol=1e-4, atol=1e-6)
 
@@ -387,13 +397,13 @@ def curve_of(name: str, shares: Sequence[float], n: int = 400) -> Curves:
 
 
 def test_areas_differences_and_pools_are_means_of_what_they_join() -> None:
-    warp = WARPS["translate_y"](CARD.shape, amounts=[-1, 0, 3])
+    transform = TRANSFORMS["translate_y"](INFO.shape, amounts=[-1, 0, 3])
     a, b, c = curve_of("a", (0.5, 1, 0.75)), curve_of("b", (0.7, 1, 0.95)), curve_of("c", (0.8, 1, 0.9))
-    area = {row["curve"]: row["area"] for row in areas(warp, a)}
+    area = {row["curve"]: row["area"] for row in areas(transform, a)}
     assert area["consistency"] == pytest.approx((0.75 * 1 + 0.875 * 3) / 4)
     both = pooled("bc", [b, c])
     assert both.values["consistency"][0] == pytest.approx([0.75, 1, 0.925])
-    found = {row["curve"]: row for row in differences(warp, [[a, a], [b, c]], ["a", "bc"], [[0, 1], [0, 1]])}
+    found = {row["curve"]: row for row in differences(transform, [[a, a], [b, c]], ["a", "bc"], [[0, 1], [0, 1]])}
     expected = np.mean([(0.85 + 3 * 0.975) / 4, (0.9 + 3 * 0.95) / 4]) - area["consistency"]
     assert found["consistency"]["delta"] == pytest.approx(expected) and found["consistency"]["n_seeds"] == 2
     assert found["consistency"]["seed_delta"] == pytest.approx(expected)
@@ -403,19 +413,19 @@ def test_areas_differences_and_pools_are_means_of_what_they_join() -> None:
 
 
 def test_predictions_that_repeat_with_the_stride_show_as_aliasing() -> None:
-    warp = WARPS["translate_y"](CARD.shape, amounts=list(range(-5, 6)))
+    transform = TRANSFORMS["translate_y"](INFO.shape, amounts=list(range(-5, 6)))
     labels = np.zeros(30, dtype=np.int64)
     shifts = np.arange(-5, 6)[:, None]
     periodic = np.broadcast_to(shifts % 4, (11, 30)).copy()
     clean, moved = made(periodic, labels, labels)
     parts = blocks(30)
-    found = {row["lag"]: row["consistency"] for row in aliasing.lags(warp, "net", moved, parts, 4)}
+    found = {row["lag"]: row["consistency"] for row in aliasing.lags(transform, "net", moved, parts, 4)}
     assert found[4] == found[8] == 1 and found[1] == found[2] == found[3] == 0
-    assert aliasing.aliasing(warp, "net", moved, parts, 4)[0]["excess"] == 1
-    assert aliasing.aliasing(warp, "net", moved, parts, 1) == []
-    kept = {row["phase"][0]: row["consistency"] for row in aliasing.phases(warp, "net", clean, moved, parts, 4)}
+    assert aliasing.aliasing(transform, "net", moved, parts, 4)[0]["excess"] == 1
+    assert aliasing.aliasing(transform, "net", moved, parts, 1) == []
+    kept = {row["phase"][0]: row["consistency"] for row in aliasing.phases(transform, "net", clean, moved, parts, 4)}
     assert kept == {0: 1, 1: 0, 2: 0, 3: 0}
-    assert worst_classes(warp, "net", clean, moved, ("a", "b"))[0]["consistency"] == pytest.approx(3 / 11)
+    assert worst_classes(transform, "net", clean, moved, ("a", "b"))[0]["consistency"] == pytest.approx(3 / 11)
 
 
 def test_a_shifted_glyph_changes_as_many_pixels_to_white_as_to_black() -> None:
@@ -423,13 +433,13 @@ def test_a_shifted_glyph_changes_as_many_pixels_to_white_as_to_black() -> None:
     for row in range(38):  # strokes of at least two pixels give two each way
         glyph[0, 0, row, 5 : 8 + row % 3] = 255
     glyph[0, 0, 38, 9] = 255
-    warp = WARPS["translate_x"]((1, 40, 40), amounts=[-2, 0])
-    left = crossings.crossings(glyph, warp.change(glyph, (-2.0,), np.arange(1)))
+    transform = TRANSFORMS["translate_x"]((1, 40, 40), amounts=[-2, 0])
+    left = crossings.crossings(glyph, transform.change(glyph, (-2.0,), np.arange(1)))
     assert [int(count) for count in left] == [77, 77]  # the lectures' 154
     rng = np.random.default_rng(0)
     ink = torch.zeros(50, 1, 12, 12)
     ink[:, :, 3:9, 3:9] = torch.from_numpy(255.0 * (rng.random((50, 1, 6, 6)) < 0.5)).float()
-    shifts = WARPS["translate_y"](CARD.shape, amounts=[-3, -1, 0, 2, 5])
+    shifts = TRANSFORMS["translate_y"](INFO.shape, amounts=[-3, -1, 0, 2, 5])
     counts = crossings.count(shifts, ink, np.arange(50))
     for amount, (whitened, blackened) in zip((-3, -1, 0, 2, 5), counts, strict=True):
         moved = torch.roll(ink, amount, 2)
@@ -437,4 +447,4 @@ def test_a_shifted_glyph_changes_as_many_pixels_to_white_as_to_black() -> None:
         assert (whitened == blackened).all() == (amount < 5)  # at 5 ink leaves the frame
     table = {row["amount"]: row for row in crossings.rows(shifts, counts)}
     assert table[2.0]["equal"] == 1 and table[5.0]["equal"] < 1 and table[0.0]["changed"] == 0
-    assert crossings.counted(WARPS["rotate"](CARD.shape)) == []
+    assert crossings.counted(TRANSFORMS["rotate"](INFO.shape)) == []

@@ -125,8 +125,8 @@ def test_one_seed_gives_the_same_rows_and_untrained_networks_are_a_control(cnntr
 
 def test_a_targeted_attack_says_how_often_it_hits(cnntrain: Call, folder: Path, runs: Path) -> None:
     words = ("images=12", "figures=false", "output_dir=hits", "stages=[fc3]")
-    warp = ("warp=pgd", "warp.pgd.target=1", "warp.pgd.amounts=[0,1]")
-    found = cnntrain("invariance", f"run={runs / 'mlp'}", *warp, *words)
+    transform = ("warp=pgd", "warp.pgd.target=1", "warp.pgd.amounts=[0,1]")
+    found = cnntrain("invariance", f"run={runs / 'mlp'}", *transform, *words)
     with np.load(next((folder / "hits" / "raw").glob("*_pgd.npz"))) as raw:
         rates = (raw["predicted"] == raw["clean_goal"]).mean(axis=1)
         assert (raw["clean_goal"] != raw["clean_labels"]).all()

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
 from cnntrain.data.augment.augmentations import AUGMENTATIONS
-from cnntrain.data.loading.loader import ResidentFeed
-from cnntrain.data.storage.images import Card, Pixels, Split
+from cnntrain.data.loading.loader import ResidentLoader
+from cnntrain.data.storage.images import DatasetInfo, Pixels, Split
 from cnntrain.nn.blocks import conv, dense, global_average, linear
 from cnntrain.nn.stages import assemble
 from cnntrain.runtime.errors import InputError, NonFiniteError
@@ -23,10 +23,10 @@ from cnntrain.training.evaluate import Outputs, outputs, score
 from cnntrain.training.loop import Progress, train
 from cnntrain.training.optimizers import OPTIMIZERS, sgd
 from cnntrain.training.schedule_events import freezing
-from cnntrain.training.step import Learner, smoothed
+from cnntrain.training.step import TrainStep, smoothed
 
 CPU = torch.device("cpu")
-CARD = Card("stripes", ("flat", "upright"), (1, 8, 8), (0.5,), (0.5,))
+INFO = DatasetInfo("stripes", ("flat", "upright"), (1, 8, 8), (0.5,), (0.5,))
 
 
 def stripes(count: int = 64) -> Split:
@@ -44,17 +44,19 @@ def network(seed: int = 0, dropout: float = 0.3) -> nn.Sequential:
     return assemble(makers, (1, 8, 8), out_shape=(2,), seed=seed)
 
 
-def learner(net: nn.Sequential, steps: int = 100, optimizer: str = "sgd", **settings: Any) -> Learner:
+def train_step(net: nn.Sequential, steps: int = 100, optimizer: str = "sgd", **settings: Any) -> TrainStep:
     options = {"precision": "fp32", "seed": 0} | settings
-    return Learner(net, OPTIMIZERS[optimizer](net, lr=0.05), [0.05] * steps, **options)
+    return TrainStep(net, OPTIMIZERS[optimizer](net, lr=0.05), [0.05] * steps, **options)
 
 
-def feed(batch_size: int = 16, seed: int = 0) -> ResidentFeed:
-    return ResidentFeed(stripes(), CARD, batch_size=batch_size, parts={}, seed=seed, device=CPU)
+def loader(batch_size: int = 16, seed: int = 0) -> ResidentLoader:
+    return ResidentLoader(stripes(), INFO, batch_size=batch_size, parts={}, seed=seed, device=CPU)
 
 
 def run(net: nn.Sequential, epochs: int = 4, **settings: Any) -> list[dict[str, Any]]:
-    return list(train(learner(net, **settings), feed(), None, at=Progress(), epochs=epochs, save=lambda which: None))
+    return list(
+        train(train_step(net, **settings), loader(), None, at=Progress(), epochs=epochs, save=lambda which: None)
+    )
 
 
 def test_it_learns_stripes() -> None:
@@ -65,9 +67,9 @@ def test_it_learns_stripes() -> None:
 
 
 def _whole() -> list[tuple[Tensor, Tensor]]:
-    from cnntrain.data.loading.loader import sweep
+    from cnntrain.data.loading.loader import eval_batches
 
-    return list(sweep(stripes(), CARD, batch_size=20, device=CPU))
+    return list(eval_batches(stripes(), INFO, batch_size=20, device=CPU))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -84,7 +86,10 @@ def test_two_trainings_with_one_seed_are_equal_to_the_bit_and_another_seed_is_no
 @pytest.mark.parametrize("optimizer", ["sgd", "muon"])
 @pytest.mark.parametrize("weighted", [{}, {"accumulate": 2, "class_weights": torch.tensor([1.0, 3.0])}])
 def test_a_step_looks_at_no_value(optimizer: str, weighted: dict[str, Any]) -> None:
-    student, data = learner(network(), optimizer=optimizer, clip=1.0, ema=0.9, label_smoothing=0.1, **weighted), feed()
+    student, data = (
+        train_step(network(), optimizer=optimizer, clip=1.0, ema=0.9, label_smoothing=0.1, **weighted),
+        loader(),
+    )
     student.update(data, 0)
     with profile(activities=[ProfilerActivity.CPU]) as seen:
         for step in range(1, 21):
@@ -99,9 +104,9 @@ def test_accumulating_two_batches_is_one_step_on_both_without_batch_norm() -> No
         return assemble({"fc1": dense(6), "fc2": linear(2)}, (1, 8, 8), out_shape=(2,))
 
     halves, wholes = plain(), plain()
-    accumulating, at_once = learner(halves, accumulate=2), learner(wholes)
-    data = feed(batch_size=16)
-    joined = feed(batch_size=32)
+    accumulating, at_once = train_step(halves, accumulate=2), train_step(wholes)
+    data = loader(batch_size=16)
+    joined = loader(batch_size=32)
     for step in range(4):
         accumulating.update(data, step)
         at_once.update(joined, step)
@@ -128,10 +133,10 @@ def test_a_step_is_the_mean_over_all_of_its_images(
     net = assemble({"fc1": dense(6), "fc2": linear(2)}, (1, 8, 8), out_shape=(2,))
     reference, weighing = copy.deepcopy(net), torch.tensor(weights)
     parts = {"mixup": AUGMENTATIONS["mixup"](alpha=1.0)} if mixed else {}
-    data = ResidentFeed(stripes(), CARD, batch_size=batch, parts=parts, seed=0, device=CPU)
+    data = ResidentLoader(stripes(), INFO, batch_size=batch, parts=parts, seed=0, device=CPU)
     settings = {"accumulate": accumulate, "label_smoothing": smoothing, "precision": "fp32", "seed": 0}
     optimizer = OPTIMIZERS["sgd"](net, lr=0.5, momentum=0.0, weight_decay=0.0)
-    student = Learner(net, optimizer, [0.5], class_weights=weighing if max(weights) > 1 else None, **settings)
+    student = TrainStep(net, optimizer, [0.5], class_weights=weighing if max(weights) > 1 else None, **settings)
     student.update(data, 0)
     data.seek(0, 0)
     images, targets, _ = (torch.cat(part) for part in zip(*(data.batch() for _ in range(accumulate)), strict=True))
@@ -157,7 +162,7 @@ def test_smoothed_labels_with_class_weights_are_torchs_to_the_bit() -> None:
 def test_one_update_is_what_plain_torch_does() -> None:
     net = network(dropout=0.0)
     reference = copy.deepcopy(net)
-    student, data = learner(net, label_smoothing=0.1, clip=0.01, class_weights=torch.tensor([1.0, 3.0])), feed()
+    student, data = train_step(net, label_smoothing=0.1, clip=0.01, class_weights=torch.tensor([1.0, 3.0])), loader()
     student.update(data, 0)
     data.seek(0, 0)
     x, y, _ = data.batch()
@@ -176,7 +181,7 @@ def test_one_update_is_what_plain_torch_does() -> None:
 
 def test_the_moving_average_follows_its_formula_batch_norm_included() -> None:
     net = network()
-    student, data = learner(net, ema=0.5), feed()
+    student, data = train_step(net, ema=0.5), loader()
     expected = {k: v.clone() for k, v in net.state_dict().items()}
     for step in range(12):
         student.update(data, step)
@@ -191,7 +196,7 @@ def test_the_moving_average_follows_its_formula_batch_norm_included() -> None:
 def test_a_stage_rests_from_its_share_of_the_steps_on() -> None:
     """It changes until then, not after, and what lies before it has no gradient either."""
     net = network()
-    student, data = learner(net, steps=10, freeze={"fc2": 0.45, "conv1": 0.0}), feed()
+    student, data = train_step(net, steps=10, freeze={"fc2": 0.45, "conv1": 0.0}), loader()
     seen = [{key: value.clone() for key, value in net.named_parameters()}]
     for step in range(10):
         student.update(data, step)
@@ -201,7 +206,7 @@ def test_a_stage_rests_from_its_share_of_the_steps_on() -> None:
         share = {"conv1": 0, "fc2": 5, "fc3": 10}[key.partition(".")[0]]
         assert steps == [True] * share + [False] * (10 - share), key
     assert [p.requires_grad for p in net.parameters()] == [key.startswith("fc3") for key in moved]
-    learner(network(), freeze=dict.fromkeys(("conv1", "fc2", "fc3"), 1.0))  # to the end: all of them learn
+    train_step(network(), freeze=dict.fromkeys(("conv1", "fc2", "fc3"), 1.0))  # to the end: all of them learn
 
 
 @pytest.mark.parametrize("freeze", ["backbone", ["conv1", "fc2"], {"*": 0.0, "fc3": 1.0}])
@@ -210,7 +215,7 @@ def test_a_frozen_backbone_is_a_head_learning_on_its_features(freeze: Any) -> No
     net = network()
     head, features = copy.deepcopy(net[2]), copy.deepcopy(net[:2]).eval()
     frozen = copy.deepcopy(net[:2].state_dict())
-    student, data = learner(net, steps=8, freeze=freeze, ema=0.9), feed()
+    student, data = train_step(net, steps=8, freeze=freeze, ema=0.9), loader()
     list(train(student, data, lambda net: score(outputs(net, _whole(), precision="fp32")), at=Progress(), epochs=2,
                save=lambda which: None))  # fmt: skip
     optimizer = sgd(head, lr=0.05)
@@ -232,7 +237,7 @@ def test_a_frozen_backbone_is_a_head_learning_on_its_features(freeze: Any) -> No
 
 def test_a_stage_goes_on_normalising_by_its_batches_until_it_rests() -> None:
     net = network()
-    student, data, seen = learner(net, steps=8, freeze={"conv1": 0.5}), feed(), list[Tensor]()
+    student, data, seen = train_step(net, steps=8, freeze={"conv1": 0.5}), loader(), list[Tensor]()
     for step in range(8):
         student.update(data, step)
         seen.append(net.get_submodule("conv1.norm").running_mean.clone())  # type: ignore[operator]
@@ -248,10 +253,10 @@ def test_patterns_and_the_backbone_mean_stages_and_a_name_counts_before_a_patter
 
 
 def test_images_grow_at_their_shares_of_the_steps() -> None:
-    """What a network sees are the feed's images as Pillow scales them, and whole ones at last."""
+    """What a network sees are the loader's images as Pillow scales them, and whole ones at last."""
     makers = {"conv1": conv(4, 3, norm=True), "average": global_average(), "fc2": linear(2)}
     net = assemble(makers, (1, 8, 8), out_shape=(2,))
-    student, data, shown = learner(net, steps=10, resize={6: 0.45, 4: 0.2}), feed(), feed()
+    student, data, shown = train_step(net, steps=10, resize={6: 0.45, 4: 0.2}), loader(), loader()
     seen: list[Tensor] = []
     net.register_forward_pre_hook(lambda module, args: seen.append(args[0].detach().clone()))
     for step, side in enumerate((4, 4, 6, 6, 6, 8, 8, 8, 8, 8)):
@@ -276,7 +281,7 @@ def test_images_grow_at_their_shares_of_the_steps() -> None:
 )
 def test_what_cannot_be_frozen_is_refused(freeze: Any, says: str) -> None:
     with pytest.raises(InputError, match=says):
-        learner(network(), freeze=freeze)
+        train_step(network(), freeze=freeze)
 
 
 def test_records_come_at_their_steps_and_saves_after_them() -> None:
@@ -286,9 +291,9 @@ def test_records_come_at_their_steps_and_saves_after_them() -> None:
     def validate(net: nn.Module) -> dict[str, float]:
         return {"n": 10, "loss": 1.0, "top1": next(scores), "top1_low": 0.0, "top1_high": 1.0}
 
-    student = learner(network())
+    student = train_step(network())
     for record in train(
-        student, feed(), validate, at=Progress(), epochs=5, log_every=3, patience=2, save=happened.append
+        student, loader(), validate, at=Progress(), epochs=5, log_every=3, patience=2, save=happened.append
     ):
         happened.append((record["kind"], record["step"]))
     assert happened[:7] == [
@@ -306,21 +311,21 @@ def test_the_best_of_equal_accuracies_is_the_one_of_smaller_loss() -> None:
     def validate(net: nn.Module) -> dict[str, float]:
         return {"loss": next(losses), "top1": 0.5}
 
-    records = train(learner(network()), feed(), validate, at=Progress(), epochs=3, save=saved.append)
+    records = train(train_step(network()), loader(), validate, at=Progress(), epochs=3, save=saved.append)
     assert [record["best"] for record in records if record["kind"] == "val"] == [True, True, False]
 
 
 def test_without_validation_the_last_weights_are_the_best() -> None:
     saved: list[str] = []
-    list(train(learner(network()), feed(), None, at=Progress(), epochs=2, save=saved.append))
+    list(train(train_step(network()), loader(), None, at=Progress(), epochs=2, save=saved.append))
     assert saved == ["epoch", "epoch", "best"]
 
 
 def test_a_loss_that_is_no_number_ends_the_training() -> None:
     net = network()
-    student = Learner(net, sgd(net, lr=0.05), [1e30] * 100, precision="fp32", seed=0)
+    student = TrainStep(net, sgd(net, lr=0.05), [1e30] * 100, precision="fp32", seed=0)
     with pytest.raises(NonFiniteError, match="optimizer.lr"):
-        list(train(student, feed(), None, at=Progress(), epochs=9, save=lambda which: None))
+        list(train(student, loader(), None, at=Progress(), epochs=9, save=lambda which: None))
 
 
 def test_evaluation_leaves_the_network_as_it_was() -> None:

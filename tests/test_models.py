@@ -21,7 +21,7 @@ GOLDEN = json.loads((Path(__file__).parent / "golden" / "state_dicts.json").read
 GRAY, CIFAR, TINY, IMAGENET = (1, 28, 28), (3, 32, 32), (3, 64, 64), (3, 224, 224)
 DIGITS = ("softmax", "mlp", "lenet5", "lenet5_1998", "convnet", "locally_connected", "maxout")
 LARGE = ("alexnet", "zfnet", "vgg", "googlenet", "mobilenet", "resnet18", "resnet34", "resnet50", "resnet101")
-OWN = [name for name in MODELS if name not in ("torchvision", "timm")]  # tests/test_foreign.py has those
+OWN = [name for name in MODELS if name not in ("torchvision", "timm")]  # tests/test_external.py has those
 
 
 def canonical(name: str) -> tuple[Shape, int]:

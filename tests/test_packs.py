@@ -18,7 +18,7 @@ from PIL import Image
 
 from cnntrain.data.datasets.folder import read_folder
 from cnntrain.data.datasets.registry import Dataset, Split, fingerprint, load
-from cnntrain.data.loading.loader import ResidentFeed, StreamedFeed, sweep
+from cnntrain.data.loading.loader import ResidentLoader, StreamedLoader, eval_batches
 from cnntrain.data.storage import images as sources
 from cnntrain.data.storage import pack as packs
 from cnntrain.data.storage.images import Files, resident
@@ -81,7 +81,7 @@ def files_of(root: Path) -> Files:
 def test_packed_images_are_those_of_the_files_to_the_bit(root: Path, options: dict[str, Any]) -> None:
     plain, held = load("folder", root, SIZE, cache="none", **options), load("folder", root, SIZE, **options)
     data = load("folder", root, SIZE, cache="pack", **options)
-    assert data.card == plain.card == held.card and fingerprint(data) == fingerprint(plain)
+    assert data.info == plain.info == held.info and fingerprint(data) == fingerprint(plain)
     for one, other, third in zip(splits(data), splits(plain), splits(held), strict=True):
         assert isinstance(one.source, Packed) and isinstance(other.source, Files)
         assert torch.equal(one.labels, other.labels)
@@ -123,15 +123,15 @@ def test_a_pack_is_a_plain_array_that_processes_map_rather_than_copy(root: Path)
 def test_training_and_evaluation_see_the_same_batches(root: Path, workers: int) -> None:
     data, held = (load("folder", root, SIZE, cache=cache) for cache in ("pack", "ram"))
     settings = {"batch_size": 8, "parts": {}, "seed": 0, "device": torch.device("cpu")}
-    one = StreamedFeed(data.train, data.card, workers=workers, **settings)  # type: ignore[arg-type]
-    other = ResidentFeed(held.train, held.card, **settings)  # type: ignore[arg-type]
+    one = StreamedLoader(data.train, data.info, workers=workers, **settings)  # type: ignore[arg-type]
+    other = ResidentLoader(held.train, held.info, **settings)  # type: ignore[arg-type]
     for epoch, place in [(0, 0), (0, 1), (3, 1)]:
         one.seek(epoch, place)
         other.seek(epoch, place)
         assert torch.equal(one.batch().images, other.batch().images)
     one.close()
     seen = [
-        sweep(split, data.card, batch_size=5, device=torch.device("cpu"), workers=workers)
+        eval_batches(split, data.info, batch_size=5, device=torch.device("cpu"), workers=workers)
         for split in (data.train, held.train)
     ]
     for (images, labels), (others, other_labels) in zip(*seen, strict=True):

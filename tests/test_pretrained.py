@@ -22,7 +22,7 @@ from torchvision.transforms._presets import ImageClassification
 from cnntrain.cli.main import main
 from cnntrain.config import pretrained, schema
 from cnntrain.data.datasets.registry import DATASETS, DatasetEntry
-from cnntrain.data.storage.images import Card
+from cnntrain.data.storage.images import DatasetInfo
 from cnntrain.models import MODELS, PRETRAINED
 from cnntrain.models.external import Preprocessing, fill, remarks
 from cnntrain.runtime.errors import InputError
@@ -148,8 +148,8 @@ def test_a_size_that_was_typed_or_cannot_be_changed_stays(
     options = {"name": "torchvision", "arch": "tinynet", "weights": "default", "remove": []}
     cfg = schema.Describe("cpu", [], None, None, options, {"name": "fixed"}, "", "text")
     assert pretrained.follow(cfg).dataset == {"name": "fixed"}
-    card = pretrained.normalised(Card("fixed", ("a", "b"), (3, 9, 9), (0.0,) * 3, (1.0,) * 3), options)
-    assert card.mean == (0.1, 0.2, 0.3)
+    info = pretrained.normalised(DatasetInfo("fixed", ("a", "b"), (3, 9, 9), (0.0,) * 3, (1.0,) * 3), options)
+    assert info.mean == (0.1, 0.2, 0.3)
 
 
 def test_a_model_of_one_stage_says_why_and_refuses_removal(

@@ -8,28 +8,28 @@ from typing import Any
 import pytest
 import torch
 
-from cnntrain.data.loading.loader import ResidentFeed
-from cnntrain.data.storage.images import Card, Pixels, Split
+from cnntrain.data.loading.loader import ResidentLoader
+from cnntrain.data.storage.images import DatasetInfo, Pixels, Split
 from cnntrain.nn.blocks import conv, linear
 from cnntrain.nn.stages import assemble
 from cnntrain.runtime.jsonfile import read_json
 from cnntrain.training.optimizers import sgd
 from cnntrain.training.profiling import PARTS, TIMED, TRACED, WARM_UP, Profiler, Report, show
-from cnntrain.training.step import Learner
+from cnntrain.training.step import TrainStep
 
 CPU = torch.device("cpu")
-CARD = Card("noise", ("one", "other"), (1, 8, 8), (0.5,), (0.5,))
+INFO = DatasetInfo("noise", ("one", "other"), (1, 8, 8), (0.5,), (0.5,))
 WHOLE = WARM_UP + TIMED + TRACED
 
 
-def pair(accumulate: int = 1) -> tuple[Learner, ResidentFeed]:
-    """A learner with everything that a step can have, and its feed."""
+def pair(accumulate: int = 1) -> tuple[TrainStep, ResidentLoader]:
+    """A learner with everything that a step can have, and its loader."""
     images = torch.randint(256, (64, 8, 8, 1), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     split = Split(Pixels(images), torch.arange(64) % 2)
-    feed = ResidentFeed(split, CARD, batch_size=8, parts={}, seed=0, device=CPU)
+    loader = ResidentLoader(split, INFO, batch_size=8, parts={}, seed=0, device=CPU)
     net = assemble({"conv1": conv(4, 3, norm=True), "fc2": linear(2)}, (1, 8, 8), out_shape=(2,))
     settings: dict[str, Any] = {"precision": "fp32", "seed": 0, "clip": 0.5, "ema": 0.9, "accumulate": accumulate}
-    return Learner(net, sgd(net, lr=0.05), [0.05] * 100, **settings), feed
+    return TrainStep(net, sgd(net, lr=0.05), [0.05] * 100, **settings), loader
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
@@ -51,11 +51,11 @@ def test_a_profile_changes_no_bit_and_leaves_nothing_behind(accumulate: int, tmp
 
 
 def test_the_parts_are_a_whole_step_and_the_trace_names_them(tmp_path: Path) -> None:
-    student, feed = pair()
+    student, loader = pair()
     reports: list[Report] = []
-    Profiler(student, feed, tmp_path, reports.append)
+    Profiler(student, loader, tmp_path, reports.append)
     for step in range(WHOLE):
-        student.update(feed, step)
+        student.update(loader, step)
     (report,) = reports
     assert [row["part"] for row in report["parts"]] == [part for part in PARTS if part != "exchange"]
     assert all(row["ms"] > 0 for row in report["parts"])
@@ -72,11 +72,11 @@ def test_the_parts_are_a_whole_step_and_the_trace_names_them(tmp_path: Path) -> 
 
 def test_a_short_training_reports_what_there_was(tmp_path: Path) -> None:
     for steps in (WARM_UP, WARM_UP + 2):
-        student, feed = pair()
+        student, loader = pair()
         reports: list[Report] = []
-        profiler = Profiler(student, feed, tmp_path, reports.append)
+        profiler = Profiler(student, loader, tmp_path, reports.append)
         for step in range(steps):
-            student.update(feed, step)
+            student.update(loader, step)
         assert profiler.close() == (steps > WARM_UP)
         assert [report["steps"] for report in reports] == [2] * (steps > WARM_UP)
         assert not list(tmp_path.iterdir())

@@ -23,20 +23,21 @@ from cuts import FULL, agree, each_at_once, last, rows
 
 from cnntrain.cli.main import main
 from cnntrain.data.augment.augmentations import AUGMENTATIONS
-from cnntrain.data.loading.loader import ResidentFeed, StreamedFeed
-from cnntrain.data.storage.images import Card, Dataset, Pixels, Split
+from cnntrain.data.loading.loader import ResidentLoader, StreamedLoader
+from cnntrain.data.storage.images import Dataset, DatasetInfo, Pixels, Split
 from cnntrain.nn.blocks import linear
 from cnntrain.nn.stages import assemble
 from cnntrain.runs import setup
 from cnntrain.runs.setup import Session, until
 from cnntrain.runtime import distributed
+from cnntrain.runtime.distributed import all_or_none, broadcast, shard
 from cnntrain.runtime.errors import CnntrainError
 from cnntrain.runtime.seeding import generator
 from cnntrain.training import loop
 from cnntrain.training.optimizers import sgd
-from cnntrain.training.step import Learner
+from cnntrain.training.step import TrainStep
 
-CARD = Card("noise", ("one", "two", "three"), (1, 6, 6), (0.5,), (0.5,))
+INFO = DatasetInfo("noise", ("one", "two", "three"), (1, 6, 6), (0.5,), (0.5,))
 
 # What goes wrong, in which process, when optimizer step number 5 is taken.
 FAULTS: dict[str, Callable[[], None]] = {
@@ -79,16 +80,16 @@ LARGEST: list[distributed.Largest] = []  # all that this process has made
 
 def patch(fault: str, images: Path) -> None:
     """Note the images that each step looks at, and have something go wrong when the fifth is taken."""
-    update = loop.Learner.update
+    update = loop.TrainStep.update
 
-    def watched(self: loop.Learner, feed: Any, step: int) -> None:
+    def watched(self: loop.TrainStep, loader: Any, step: int) -> None:
         if step == 4 and fault:
             FAULTS[fault]()
-        update(self, feed, step)
+        update(self, loader, step)
         with images.open("a") as sink:
-            sink.write(f"{json.dumps([step, feed.index[int(feed.at) - 1].tolist()])}\n")
+            sink.write(f"{json.dumps([step, loader.index[int(loader.at) - 1].tolist()])}\n")
 
-    loop.Learner.update = watched  # type: ignore[method-assign]
+    loop.TrainStep.update = watched  # type: ignore[method-assign]
     init = distributed.Largest.__init__
 
     def noted(self: distributed.Largest) -> None:
@@ -148,12 +149,12 @@ def alone(monkeypatch: pytest.MonkeyPatch, rank: int, world: int) -> None:
 def test_shares_are_a_partition_in_order(monkeypatch: pytest.MonkeyPatch, world: int) -> None:
     monkeypatch.setattr(distributed, "WORLD", world)
     for size in range(40):
-        shares = [list(range(size))[distributed.share(size, rank)] for rank in range(world)]
+        shares = [list(range(size))[shard(size, rank)] for rank in range(world)]
         assert list(itertools.chain(*shares)) == list(range(size))
         assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
-@pytest.mark.parametrize("kind", [ResidentFeed, StreamedFeed])
+@pytest.mark.parametrize("kind", [ResidentLoader, StreamedLoader])
 def test_f21_all_shares_of_a_batch_are_the_batch(monkeypatch: pytest.MonkeyPatch, kind: type) -> None:
     """Every draw of every augmentation with them."""
     parts = {
@@ -162,15 +163,15 @@ def test_f21_all_shares_of_a_batch_are_the_batch(monkeypatch: pytest.MonkeyPatch
         "affine": AUGMENTATIONS["affine"](rotate=20, zoom=0.2),
         "cutout": AUGMENTATIONS["cutout"](size=2),
     }
-    more = {"workers": 0} if kind is StreamedFeed else {}
+    more = {"workers": 0} if kind is StreamedLoader else {}
 
     def batches(rank: int, world: int) -> list[Any]:
         alone(monkeypatch, rank, world)
-        feed = kind(noise(30), CARD, batch_size=12, parts=parts, seed=3, device=torch.device("cpu"), **more)
+        loader = kind(noise(30), INFO, batch_size=12, parts=parts, seed=3, device=torch.device("cpu"), **more)
         found = []
         for epoch, place in ((0, 0), (0, 1), (1, 1)):
-            feed.seek(epoch, place)
-            found.append(feed.batch())
+            loader.seek(epoch, place)
+            found.append(loader.batch())
         return found
 
     whole = batches(0, 1)
@@ -195,9 +196,9 @@ def score_here(rank: int, world: int, port: int, folder: Path) -> None:
 def validated(size: int, batch: int) -> Any:
     """Return what the processes together say of so many images."""
     cfg: Any = SimpleNamespace(trainer=SimpleNamespace(eval_batch_size=batch), dataset={"workers": 0})
-    data: Any = Dataset(CARD, noise(size), noise(size), None)
+    data: Any = Dataset(INFO, noise(size), noise(size), None)
     session = Session(cfg, torch.device("cpu"), "fp32", data, *[None] * 3)  # type: ignore[arg-type]
-    net = assemble({"fc1": linear(3)}, CARD.shape, out_shape=(3,), seed=0)
+    net = assemble({"fc1": linear(3)}, INFO.shape, out_shape=(3,), seed=0)
     stop = distributed.Largest()  # as a signal would be asked after
     return session.validate(net, lambda: bool(stop(0)[0]))
 
@@ -355,16 +356,16 @@ def combined(rank: int, weights: torch.Tensor | None) -> list[object]:
     """Return what becomes of a step whose loss is no number in the second process: whether it counts, its sums and
     gradient; and whether dropout draws what it draws alone.
     """
-    net = assemble({"fc1": linear(3)}, CARD.shape, out_shape=(3,), seed=0)
-    learner = Learner(net, sgd(net), [0.1], precision="fp32", seed=0, class_weights=weights)
+    net = assemble({"fc1": linear(3)}, INFO.shape, out_shape=(3,), seed=0)
+    train_step = TrainStep(net, sgd(net), [0.1], precision="fp32", seed=0, class_weights=weights)
     for parameter in net.parameters():
         parameter.grad = torch.full_like(parameter, 1.0 + rank)
     measured = (torch.tensor(0.5 + rank), torch.tensor(3 + rank), torch.tensor(rank == 0), torch.tensor(2.0 + rank))
-    sound = learner.combine(*measured, images=10)
+    sound = train_step.combine(*measured, images=10)
     gradients = {float(g) for p in net.parameters() if p.grad is not None for g in p.grad.flatten()}
-    learner.reseed(0, 0, 5)
+    train_step.reseed(0, 0, 5)
     alone = generator(0, "dropout", 0).integers(2**32, size=5).tolist()
-    return [bool(sound), float(learner.loss_sum), int(learner.right), gradients, learner.reseeds[1] == alone]
+    return [bool(sound), float(train_step.loss_sum), int(train_step.right), gradients, train_step.reseeds[1] == alone]
 
 
 def fail_here(rank: int, world: int, port: int, folder: Path) -> None:
@@ -373,14 +374,14 @@ def fail_here(rank: int, world: int, port: int, folder: Path) -> None:
     with distributed.joined():
         for failing in ((), (1,), (0, 1)):
             try:
-                with distributed.agreed():
+                with all_or_none():
                     if rank in failing:
                         raise CnntrainError(f"of {rank}")
                 told.append("")
             except CnntrainError as error:
                 told.append(f"{type(error).__name__}: {error.exit_code}")
         told.append(str(distributed.total(rank + 1, 2**40 + 1)))
-        told.append(distributed.told(f"of {rank}"))
+        told.append(broadcast(f"of {rank}"))
         told.append(str(combined(rank, None)))
         told.append(str(combined(rank, torch.ones(3))))
     (folder / str(rank)).write_text("\n".join(told))

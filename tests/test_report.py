@@ -24,7 +24,7 @@ from PIL import Image
 from cnntrain.cli.main import main
 from cnntrain.commands.eval import report as tell
 from cnntrain.config.build import build_rates
-from cnntrain.data.storage.images import Card
+from cnntrain.data.storage.images import DatasetInfo
 from cnntrain.models import MODELS
 from cnntrain.report import svg
 from cnntrain.report.page import epoch_means, facts, rates, stages, title
@@ -47,7 +47,7 @@ class Page(HTMLParser):
         super().__init__()
         self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.text = ""
-        self.feed(path.read_text(encoding="utf-8"))
+        self.loader(path.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, dict(attrs)))
@@ -203,7 +203,9 @@ def test_the_learning_rate_is_known_at_every_step_of_an_epoch_that_was_recorded_
 
 def test_a_page_is_named_after_the_network_and_its_images() -> None:
     def named(model: dict[str, Any], name: str, **dataset: Any) -> str:
-        return title({"model": model, "dataset": dataset}, Card(name, ("a", "b"), (3, 8, 8), (0.5,) * 3, (0.5,) * 3))
+        return title(
+            {"model": model, "dataset": dataset}, DatasetInfo(name, ("a", "b"), (3, 8, 8), (0.5,) * 3, (0.5,) * 3)
+        )
 
     assert named({"name": "lenet5", "remove": ["conv2", "fc3"]}, "digits") == "lenet5 without conv2, fc3 on digits"
     assert named({"name": "timm", "arch": "vgg11"}, "folder", root="/photos/ants bees/") == "timm vgg11 on ants bees"
@@ -224,8 +226,8 @@ def test_five_of_five_classes_are_no_top_five(classes: int, folder: Path, capsys
 @pytest.mark.parametrize("arch", ["squeezenet1_1", "resnet18"])
 def test_layers_of_another_library_are_listed(arch: str) -> None:
     """SqueezeNet is known to the last stage but its Fire modules; all parameters are in some row."""
-    card = Card("x", ("a", "b", "c"), (3, 64, 64), (0.5,) * 3, (0.5,) * 3)
-    table = stages({"model": {"name": "torchvision", "arch": arch, "weights": "default"}}, card)
+    info = DatasetInfo("x", ("a", "b", "c"), (3, 64, 64), (0.5,) * 3, (0.5,) * 3)
+    table = stages({"model": {"name": "torchvision", "arch": arch, "weights": "default"}}, info)
     assert table["columns"] == ["stage", "output", "parameters", "MACs", "FLOPs", "activations kB"]
     assert table["lacking"].startswith("without receptive fields and connections")
     expected = torchvision.models.get_model(arch, num_classes=3)

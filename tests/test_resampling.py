@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from cnntrain.cli.main import config_dir
 from cnntrain.config.validate import signature
 from cnntrain.runtime.errors import InputError
-from cnntrain.transforms.families import WARPS
+from cnntrain.transforms.families import TRANSFORMS
 from cnntrain.transforms.resampling import Motion, sample, sampling, turn
 from cnntrain.transforms.transform import floor_of, padding_of
 
@@ -25,15 +25,15 @@ def x() -> Tensor:
     return torch.rand(3, *SHAPE, generator=torch.Generator().manual_seed(0)) * 255
 
 
-@pytest.mark.parametrize("name", list(WARPS))
+@pytest.mark.parametrize("name", list(TRANSFORMS))
 def test_the_neutral_amount_returns_the_pixels_to_the_bit(name: str, x: Tensor) -> None:
-    warp = WARPS[name](SHAPE)
-    assert warp.neutral in warp.amounts
-    assert torch.equal(warp.change(x, warp.neutral, np.arange(3)), x)
-    if warp.attack is not None:  # nothing is changed without a network to ask
+    transform = TRANSFORMS[name](SHAPE)
+    assert transform.neutral in transform.amounts
+    assert torch.equal(transform.change(x, transform.neutral, np.arange(3)), x)
+    if transform.attack is not None:  # nothing is changed without a network to ask
         return
-    others = [a for a in warp.amounts if a != warp.neutral]
-    assert all(not torch.equal(warp.change(x, amount, np.arange(3)), x) for amount in (others[0], others[-1]))
+    others = [a for a in transform.amounts if a != transform.neutral]
+    assert all(not torch.equal(transform.change(x, amount, np.arange(3)), x) for amount in (others[0], others[-1]))
 
 
 @pytest.mark.parametrize("border", ["zero", "reflect", "edge", "circular"])
@@ -53,7 +53,7 @@ def test_quarter_turns_and_flips_are_permutations(quarters: int) -> None:
     how = sampling(Motion(turn(90.0 * quarters)), (8, 8))
     assert torch.equal(sample(x, how), x.rot90(-quarters, (2, 3)))
     for name, axis in (("flip_x", 3), ("flip_y", 2)):
-        assert torch.equal(WARPS[name]((1, 8, 8)).change(x, (1.0,), np.arange(2)), x.flip(axis))
+        assert torch.equal(TRANSFORMS[name]((1, 8, 8)).change(x, (1.0,), np.arange(2)), x.flip(axis))
 
 
 def test_bilinear_rotation_scale_and_shear_agree_with_torch(x: Tensor) -> None:
@@ -98,10 +98,10 @@ def test_motions_undo_themselves_and_say_what_room_they_need() -> None:
 
 
 def test_the_floor_is_nothing_for_exact_amounts_and_something_between(x: Tensor) -> None:
-    shift, rotate = WARPS["translate_y"](SHAPE, amounts=[3.0, 2.5]), WARPS["rotate"](SHAPE)
+    shift, rotate = TRANSFORMS["translate_y"](SHAPE, amounts=[3.0, 2.5]), TRANSFORMS["rotate"](SHAPE)
     for border in ("zero", "reflect", "edge", "circular"):
-        warp = WARPS["translate_y"](SHAPE, border=border)
-        assert torch.equal(floor_of(warp, (4.0,), CPU)(x), x)  # though the warp itself loses rows
+        transform = TRANSFORMS["translate_y"](SHAPE, border=border)
+        assert torch.equal(floor_of(transform, (4.0,), CPU)(x), x)  # though the warp itself loses rows
     assert not torch.equal(floor_of(shift, (2.5,), CPU)(x), x)
     assert torch.equal(floor_of(rotate, (180.0,), CPU)(x), x)
     blurred = floor_of(rotate, (18.0,), CPU)(x)
@@ -109,30 +109,30 @@ def test_the_floor_is_nothing_for_exact_amounts_and_something_between(x: Tensor)
 
 
 def test_padding_only_changes_what_the_border_covers(x: Tensor) -> None:
-    warp = WARPS["translate_y"](SHAPE)
-    control = padding_of(warp, (3.0,), CPU)(x)
+    transform = TRANSFORMS["translate_y"](SHAPE)
+    control = padding_of(transform, (3.0,), CPU)(x)
     assert torch.equal(control[:, :, 3:], x[:, :, 3:]) and not control[:, :, :3].any()
-    edge = padding_of(WARPS["translate_x"](SHAPE, border="edge"), (-2.0,), CPU)(x)
+    edge = padding_of(TRANSFORMS["translate_x"](SHAPE, border="edge"), (-2.0,), CPU)(x)
     assert torch.equal(edge[..., :-2], x[..., :-2]) and torch.equal(edge[..., -1], x[..., -1])
 
 
 def test_a_cropped_shift_shows_what_lies_beside_the_frame() -> None:
     larger = torch.rand(2, 1, 14, 14)
-    warp = WARPS["translate_x"]((1, 8, 8), amounts=[-3, 0, 2], border="crop")
-    assert warp.margin == 3
+    transform = TRANSFORMS["translate_x"]((1, 8, 8), amounts=[-3, 0, 2], border="crop")
+    assert transform.margin == 3
     for amount in (-3, 0, 2):
         expected = larger[:, :, 3:11, 3 - amount : 11 - amount]
-        assert torch.equal(warp.change(larger, (float(amount),), np.arange(2)), expected)
+        assert torch.equal(transform.change(larger, (float(amount),), np.arange(2)), expected)
 
 
 def test_blur_keeps_the_mean_and_noise_is_an_images_own(x: Tensor) -> None:
     flat = torch.full((1, 1, 9, 9), 100.0)
-    assert torch.allclose(WARPS["blur"]((1, 9, 9)).change(flat, (2.0,), np.arange(1)), flat)
-    noise = WARPS["noise"](SHAPE)
+    assert torch.allclose(TRANSFORMS["blur"]((1, 9, 9)).change(flat, (2.0,), np.arange(1)), flat)
+    noise = TRANSFORMS["noise"](SHAPE)
     together = noise.change(x, (0.1,), np.array([4, 7, 9]))
     alone = noise.change(x[1:2], (0.1,), np.array([7]))
     assert torch.equal(together[1:2], alone)
-    assert not torch.equal(together, WARPS["noise"](SHAPE, seed=1).change(x, (0.1,), np.array([4, 7, 9])))
+    assert not torch.equal(together, TRANSFORMS["noise"](SHAPE, seed=1).change(x, (0.1,), np.array([4, 7, 9])))
     added = noise.change(torch.full((1, *SHAPE), 127.0), (0.1,), np.array([0])) - 127
     assert added.std() == pytest.approx(25.5, rel=0.2)
 
@@ -153,13 +153,13 @@ def test_blur_keeps_the_mean_and_noise_is_an_images_own(x: Tensor) -> None:
 )
 def test_amounts_without_sense_are_refused(name: str, options: dict[str, object]) -> None:
     with pytest.raises(InputError, match=f"warp.{name}"):
-        WARPS[name](SHAPE, **options)
+        TRANSFORMS[name](SHAPE, **options)
 
 
 def test_every_warp_has_a_file_with_its_defaults() -> None:
     files = {path.stem: yaml.safe_load(path.read_text()) for path in (config_dir() / "warp").glob("*.yaml")}
     standard = files.pop("standard")
-    assert standard == {"defaults": ["translate_y", "scale", "rotate"]} and set(files) == set(WARPS)
+    assert standard == {"defaults": ["translate_y", "scale", "rotate"]} and set(files) == set(TRANSFORMS)
     for name, content in files.items():
-        own = {key: parameter.default for key, parameter in signature(WARPS[name]).items()}
+        own = {key: parameter.default for key, parameter in signature(TRANSFORMS[name]).items()}
         assert content[name] == {key: list(v) if isinstance(v, tuple) else v for key, v in own.items()}

@@ -14,7 +14,7 @@ from cuts import FULL, PROVENANCE, Call, agree, cut, last, rows
 from made import tree
 
 from cnntrain.cli.main import main
-from cnntrain.data.loading.loader import ResidentFeed
+from cnntrain.data.loading.loader import ResidentLoader
 from cnntrain.runs import resume, setup
 from cnntrain.runs.train import Training
 from cnntrain.runtime.errors import InputError
@@ -79,11 +79,11 @@ def test_f02_two_stops_in_a_row_are_like_none(cnntrain: Call, folder: Path, tiny
 
 MOMENTS = {  # the function that is interrupted, at which of its calls, and the step that is resumed from
     "before the first step": ((Training, "follow"), 1, 0),
-    "at an epoch's end": ((loop.Learner, "update"), 5, 5),
+    "at an epoch's end": ((loop.TrainStep, "update"), 5, 5),
     "in a validation": ((setup, "until"), 1, 5),
     "in the saving of the best weights": ((checkpoints, "verify"), 1, 5),
     "in the saving of the last state": ((checkpoints, "verify"), 2, 5),
-    "at the last step": ((loop.Learner, "update"), 10, 10),
+    "at the last step": ((loop.TrainStep, "update"), 10, 10),
     "in the last validation": ((setup, "until"), 2, 10),
 }
 
@@ -109,7 +109,7 @@ def test_f04_a_stop_within_an_accumulation_window_waits_for_its_end(
 ) -> None:
     words = [*tiny, "trainer.accumulate=4", "trainer.batch_size=4"]
     cnntrain("fit", *words, "output_dir=whole")
-    cut(*words, "output_dir=cut", at=(ResidentFeed, "batch"), nth=1 + batch)  # one is taken before the first step
+    cut(*words, "output_dir=cut", at=(ResidentLoader, "batch"), nth=1 + batch)  # one is taken before the first step
     assert cnntrain("fit", *words, "output_dir=cut")["resumed_from"] == 2
     agree(folder / "whole", folder / "cut")
 
@@ -136,7 +136,7 @@ def without(state: checkpoints.State, piece: str) -> checkpoints.State:
 # after it.
 NEEDED = {
     "progress.validated": ((loop.Progress, "note"), 1),
-    "the others": ((loop.Learner, "update"), 12),
+    "the others": ((loop.TrainStep, "update"), 12),
 }
 
 
@@ -307,11 +307,11 @@ def test_check_resume_proves_it_on_the_users_configuration(
     found = cnntrain("fit", *tiny, "check_resume=true", "trainer.ema=0.9", "augmentation=strong")
     assert found["check_resume"] == "same" and set(found["compared"]) == {"model", "ema", "optimizer", "sums"}
     assert list(folder.iterdir()) == []
-    load = loop.Learner.load_state
+    load = loop.TrainStep.load_state
 
-    def forgetful(self: loop.Learner, state: checkpoints.State) -> None:
+    def forgetful(self: loop.TrainStep, state: checkpoints.State) -> None:
         load(self, state | {"optimizer": {}})
 
-    monkeypatch.setattr(loop.Learner, "load_state", forgetful)
+    monkeypatch.setattr(loop.TrainStep, "load_state", forgetful)
     assert main(["fit", *tiny, "check_resume=true"]) == 1
     assert "differ at step 6" in capfd.readouterr().err

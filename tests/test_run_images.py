@@ -82,7 +82,7 @@ def test_a_list_of_files_divides_a_dataset_as_it_was(folder: Path) -> None:
         assert one is not None and other is not None
         index = np.arange(len(one))
         assert (one.labels == other.labels).all() and (one.source.read(index) == other.source.read(index)).all()
-    assert again.card.mean == first.card.mean and members(again) == listed
+    assert again.info.mean == first.info.mean and members(again) == listed
 
 
 def test_names_that_are_no_text_keep_their_bytes() -> None:

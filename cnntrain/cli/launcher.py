@@ -40,6 +40,7 @@ from cnntrain.cli.overrides import Line, read
 from cnntrain.config.files import explained, read_text, read_yaml, refuse_code
 from cnntrain.config.plugins import import_plugins
 from cnntrain.runtime import disk, distributed
+from cnntrain.runtime.distributed import all_or_none
 from cnntrain.runtime.errors import CnntrainError, EchoError, IncompleteError, InputError, StoppedError, unknown
 from cnntrain.runtime.jsonfile import flat
 from cnntrain.runtime.memory import spent
@@ -161,7 +162,7 @@ def _run(task: Task, cfg: DictConfig) -> dict[str, Any]:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it once, when torch is imported
     try:
         with distributed.joined():
-            with distributed.agreed():
+            with all_or_none():
                 import_plugins(task.plugins)
             settings = flat(OmegaConf.to_container(cfg))  # type: ignore[arg-type]
             with spent(settings):

@@ -6,7 +6,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from cnntrain.config import pretrained, schema
-from cnntrain.config.build import build_heads, build_model, dataset_card
+from cnntrain.config.build import build_auxiliary, build_model, dataset_info
 from cnntrain.config.read import read_config
 from cnntrain.models.external import remarks
 from cnntrain.nn.shapes import describe_shape
@@ -14,7 +14,7 @@ from cnntrain.nn.stages import StageError
 from cnntrain.report.stages import measured_stages, network, published, short, stage_json, stage_row, totals
 from cnntrain.runs import records
 from cnntrain.runs.folder import find_run
-from cnntrain.runs.load import read_card, rebuild
+from cnntrain.runs.load import read_info, rebuild
 from cnntrain.runtime.progress import say
 from cnntrain.runtime.tables import render
 
@@ -26,20 +26,20 @@ def run(composed: DictConfig) -> dict[str, Any]:
         return compare(cfg, cfg.models)
     if cfg.run:
         folder = find_run(cfg.run)
-        settings, card = records.settings(folder), read_card(records.record(folder))
+        settings, info = records.settings(folder), read_info(records.record(folder))
     else:
         settings = {"model": cfg.model}
-        card = pretrained.normalised(dataset_card(cfg.dataset, cfg.data_root), cfg.model)
-    net, options = rebuild(settings, card, device="meta"), settings["model"]
-    heads = build_heads(options, net, card, device="meta")
-    for remark in remarks(net, pretrained.expected(options), card.shape):
+        info = pretrained.normalised(dataset_info(cfg.dataset, cfg.data_root), cfg.model)
+    net, options = rebuild(settings, info, device="meta"), settings["model"]
+    heads = build_auxiliary(options, net, info, device="meta")
+    for remark in remarks(net, pretrained.expected(options), info.shape):
         say(remark)
-    stages, lacking = measured_stages(net, card.shape)
+    stages, lacking = measured_stages(net, info.shape)
     if lacking:
         say(lacking)
     total = totals(stages)
     if cfg.table == "text":
-        print(f"{network(options)} for {describe_shape(card.shape)} images of {len(card.classes)} classes\n")
+        print(f"{network(options)} for {describe_shape(info.shape)} images of {len(info.classes)} classes\n")
     bottom = {"stage": "total", "output": "", "receptive field": "", "stride": "", **short(total)}
     print(render([*(stage_row(stage) for stage in stages), bottom], cfg.table))
     if heads and cfg.table == "text":
@@ -52,7 +52,7 @@ def run(composed: DictConfig) -> dict[str, Any]:
         print(render(published()))
     return {
         "model": options["name"],
-        "in_shape": list(card.shape),
+        "in_shape": list(info.shape),
         **total,
         "stages": [stage_json(stage) for stage in stages],
         "heads": heads and {"params": heads.params, "weight": heads.weight, "at": heads.at},
@@ -64,20 +64,20 @@ check = partial(read_config, schema.Describe)  # of a sweep's jobs, before any o
 
 def compare(cfg: schema.Describe, names: list[str]) -> dict[str, Any]:
     """Print one line a network, each with its default options for the images of one dataset."""
-    card = dataset_card(cfg.dataset, cfg.data_root)
+    info = dataset_info(cfg.dataset, cfg.data_root)
     found = []
     for name in names:
         try:
-            net = build_model({"name": name}, card, device="meta")
+            net = build_model({"name": name}, info, device="meta")
         except StageError as error:
             raise StageError(f"{name}: {error}") from error
-        for remark in remarks(net, None, card.shape):
+        for remark in remarks(net, None, info.shape):
             say(f"{name}: {remark}")
-        stages, lacking = measured_stages(net, card.shape)
+        stages, lacking = measured_stages(net, info.shape)
         if lacking:
             say(f"{name}: {lacking}")
         found.append({"model": name, "stages": len(stages), **totals(stages)})
     if cfg.table == "text":
-        print(f"for {describe_shape(card.shape)} images of {len(card.classes)} classes\n")
+        print(f"for {describe_shape(info.shape)} images of {len(info.classes)} classes\n")
     print(render([{"model": one["model"], "stages": one["stages"], **short(one)} for one in found], cfg.table))
-    return {"in_shape": list(card.shape), "models": found}
+    return {"in_shape": list(info.shape), "models": found}

@@ -25,16 +25,16 @@ def run(composed: DictConfig) -> dict[str, Any]:
     if cfg.format == "onnx":
         require_onnx()
     prepare(deterministic=False)
-    net, card, settings = load_run(folder, cfg.weights)
+    net, info, settings = load_run(folder, cfg.weights)
     target = Path(cfg.output) if cfg.output else folder / "export" / f"{settings['model']['name']}.{cfg.format}"
     if target.suffix != f".{cfg.format}" or target.is_dir():
         raise InputError(f"output={target} should be the name of a file that ends in .{cfg.format}")
     need = sum(tensor.nbytes for tensor in net.state_dict().values())
     refuse_unwritable(target.parent, need, "output=" if cfg.output else "")
-    content = write(net, card, describe_file(folder, card, settings, cfg.weights))
+    content = write(net, info, describe_file(folder, info, settings, cfg.weights))
     with disk.replacing(target, len(content)) as partial:
         partial.write_bytes(content)
-        difference = largest_difference(net, read(partial), card)
+        difference = largest_difference(net, read(partial), info)
         if not difference <= TOLERANCE:
             raise CnntrainError(
                 f"the {cfg.format} file computes something else: its logits differ by {difference:.3g}, "

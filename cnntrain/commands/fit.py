@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from cnntrain.config import pretrained
-from cnntrain.config.build import build_model, dataset_card
+from cnntrain.config.build import build_model, dataset_info
 from cnntrain.config.compose import command_line, plain_config
 from cnntrain.config.read import read_config
 from cnntrain.config.schema import Fit
@@ -20,12 +20,13 @@ from cnntrain.runs.verify_resume import prove_resume
 from cnntrain.runs.worker import assist, refuse_other_images
 from cnntrain.runtime import distributed
 from cnntrain.runtime.devices import choose_device, prepare
+from cnntrain.runtime.distributed import all_or_none, broadcast, remembered
 from cnntrain.training import checkpoints
 
 
 def run(composed: DictConfig) -> dict[str, Any]:
     """Train as configured; return what `--json` prints."""
-    with distributed.agreed():
+    with all_or_none():
         cfg = pretrained.follow(read_config(Fit, composed))
         settings = plain_config(composed) | {"dataset": cfg.dataset}
         prepare(deterministic=cfg.deterministic)
@@ -33,11 +34,11 @@ def run(composed: DictConfig) -> dict[str, Any]:
         begun = bool(checkpoints.begun(folder / "checkpoints"))
         resumed = distributed.RANK == 0 and not finished and (folder / CONFIG).exists()
         files = noted(folder) if resumed else None
-    folder, finished, begun, files = distributed.told((folder, finished, begun, files))
+    folder, finished, begun, files = broadcast((folder, finished, begun, files))
     if finished:
         outcome.report(finished)
         return finished
-    with distributed.agreed():
+    with all_or_none():
         setup.check(cfg, begun=begun)
         dataset = setup.load_data(cfg, files)
         if resumed and files is None:
@@ -47,9 +48,9 @@ def run(composed: DictConfig) -> dict[str, Any]:
     if built is None:
         return prove_resume(cfg, dataset)
     with contextlib.ExitStack() as held:
-        with distributed.agreed():
+        with all_or_none():
             if distributed.RANK == 0:
-                refuse_unwritable(folder, 2 * checkpoints.size(built.learner.state()))  # best and last
+                refuse_unwritable(folder, 2 * checkpoints.size(built.train_step.state()))  # best and last
                 held.enter_context(lock_folder(create_folder(folder)))
         if distributed.RANK:
             return assist(built, folder)
@@ -63,7 +64,7 @@ def place(cfg: Fit, settings: dict[str, Any]) -> tuple[Path, dict[str, Any] | No
     fresh = new_folder("fit", f"{cfg.model['name']}-{cfg.dataset['name']}")
     wanted = resume.wanted_folder(cfg)
     refuse_unwritable(wanted or RUNS)
-    folder = wanted or Path(distributed.kept(str(fresh)))
+    folder = wanted or Path(remembered(str(fresh)))
     if not (folder / CONFIG).exists():
         return folder, None
     resume.refuse_changes(records.settings(folder), settings)
@@ -79,19 +80,19 @@ def preview(composed: DictConfig) -> dict[str, Any]:
     """Say what `fit` would do, without reading an image or making anything; return what `--json` prints."""
     cfg = pretrained.follow(read_config(Fit, composed))
     setup.check(cfg)
-    card = dataset_card(cfg.dataset, cfg.data_root)
-    net = build_model(cfg.model, card, device="meta")
+    info = dataset_info(cfg.dataset, cfg.data_root)
+    net = build_model(cfg.model, info, device="meta")
     parts = [name for name, options in cfg.augmentation.items() if options is not None]
     params = sum(parameter.numel() for parameter in net.parameters())
-    shape = describe_shape(card.shape)
+    shape = describe_shape(info.shape)
     print(
-        f"fit takes it: {cfg.model['name']} ({params:,} parameters) on {card.name} ({shape}, {len(card.classes)} "
+        f"fit takes it: {cfg.model['name']} ({params:,} parameters) on {info.name} ({shape}, {len(info.classes)} "
         f"classes), augmentation {', '.join(parts) or 'none'}, {cfg.optimizer['name']}, {cfg.schedule['name']}, "
         f"{cfg.trainer.epochs} epochs of batches of {cfg.trainer.batch_size}, {choose_device(cfg.device)}"
     )
     return {
         "model": cfg.model["name"],
         "params": params,
-        "dataset": card.name,
+        "dataset": info.name,
         "config": plain_config(composed) | {"dataset": cfg.dataset},
     }

@@ -41,20 +41,20 @@ def run(composed: DictConfig) -> dict[str, Any]:
     precision = choose_precision(cfg.precision, device)
     entries = networks(cfg)
     check_alike(entries)
-    warps = build_transforms(cfg.warp, entries[0].card)
-    if not warps:
+    transforms = build_transforms(cfg.warp, entries[0].info)
+    if not transforms:
         raise InputError("warp={} leaves nothing to measure; name one: warp=translate_y")
     subjects = [
-        measure.subject(entry.net, entry.card, stages=stages, precision=precision, device=device)
+        measure.subject(entry.net, entry.info, stages=stages, precision=precision, device=device)
         for entry, stages in zip(entries, stages_of(cfg.stages, entries), strict=True)
     ]
-    shown = [images(cfg, entries[0], warp) for warp in warps]
+    shown = [images(cfg, entries[0], transform) for transform in transforms]
     splits = [each.split for each in shown]
     for entry in entries[1:]:
         if entry.folder is not None:
             warn_of_seen(entry.folder, splits[0], "these")
     target = new_target(cfg, entries)
-    studies = follow(cfg, entries, subjects, warps, splits, target)
+    studies = follow(cfg, entries, subjects, transforms, splits, target)
     groups = grouped(
         [entry.name for entry in entries],
         [entry.settings["seed"] for entry in entries],
@@ -69,7 +69,7 @@ def run(composed: DictConfig) -> dict[str, Any]:
         "device": str(device),
         "precision": precision,
         "hardware": hardware(),
-        "warps": {warp.name: dict(warp.protocol) for warp in warps},
+        "warps": {transform.name: dict(transform.protocol) for transform in transforms},
     }
     weights = "the untrained network" if cfg.init == "random" else f"the {cfg.weights} weights"
     about = (
@@ -96,13 +96,13 @@ check = partial(read_config, schema.Invariance)  # of a sweep's jobs, before any
 def show(studies: Sequence[Study], groups: Sequence[Group], target: Path) -> None:
     """Print what was found, in sentences, and where everything lies."""
     for study in studies:
-        print(f"{study.warp.name} ({study.warp.unit})")
+        print(f"{study.transform.name} ({study.transform.unit})")
         for line in study.lines(groups):
             print(f"  {line.curves.name}")
-            for sentence in line_words(study.warp, line):
+            for sentence in line_words(study.transform, line):
                 print(f"    {sentence}")
         if (place := study.lecture_place()) is not None:
-            print(f"  {crossing_words(crossings.rows(study.warp, study.counts)[place])}")
+            print(f"  {crossing_words(crossings.rows(study.transform, study.counts)[place])}")
         print()
     print(f"report        {target / REPORT}")
     if (target / FIGURES).is_dir():

@@ -28,7 +28,7 @@ def run(composed: DictConfig) -> dict[str, Any]:
     prepare(deterministic=False)
     device = choose_device(cfg.device)
     folder = find_run(cfg.run)
-    net, card, settings = load_run(folder, cfg.weights)
+    net, info, settings = load_run(folder, cfg.weights)
     paths, others = find_images(cfg.images)
     target = Path(cfg.output_dir) if cfg.output_dir else new_folder("predict", folder.parent.name)
     refuse_unwritable(target)
@@ -38,19 +38,19 @@ def run(composed: DictConfig) -> dict[str, Any]:
 
     kept = settings["dataset"].get("stored_size")
     invert = settings["dataset"].get("invert", False) if cfg.invert is None else cfg.invert
-    size = (kept, kept) if kept else card.shape[1:]
-    files = Files(Path(), list(map(str, paths)), size, card.shape[0], resize=True, invert=invert)
+    size = (kept, kept) if kept else info.shape[1:]
+    files = Files(Path(), list(map(str, paths)), size, info.shape[0], resize=True, invert=invert)
     unreadable = dict[str, str]()
-    parts = classified(net.to(device), files, card, cfg, unreadable)
+    parts = classified(net.to(device), files, info, cfg, unreadable)
     first = next(parts, None)
     if first is None:
         raise InputError(f"none of the {len(unreadable)} files can be read: {next(iter(unreadable.values()))}")
     with disk.replacing(table) as partial:  # which comes last: where it lies, all is done
         shown, moments = write(partial, itertools.chain([first], parts))
-        warning = unlike(moments, card, inverted=invert)
+        warning = unlike(moments, info, inverted=invert)
         if cfg.report:
             images = [line | {"picture": as_png(seen)} for line, seen in shown]
-            about = {"run": str(folder), "total": len(moments), "size": card.shape[1:], "inverted": invert}
+            about = {"run": str(folder), "total": len(moments), "size": info.shape[1:], "inverted": invert}
             disk.write(page, html.render("predictions", about | {"warning": warning, "images": images}))
     for reason in unreadable.values():
         say(reason)

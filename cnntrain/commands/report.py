@@ -45,15 +45,15 @@ def run(composed: DictConfig) -> dict[str, Any]:
     if target.is_dir():
         raise InputError(f"output={cfg.output} is a folder; name a file")
     refuse_unwritable(target.parent, word="output=" if cfg.output else "")
-    net, card, settings = load_run(folder, cfg.weights)
+    net, info, settings = load_run(folder, cfg.weights)
     record = records.record(folder)
     measured = evaluation(folder, cfg, checked=True)
     data_root = cfg.data_root or settings["data_root"]
-    split = run_images(folder, settings, card, data_root, cfg.split, cache="none").split  # a few images are shown
+    split = run_images(folder, settings, info, data_root, cfg.split, cache="none").split  # a few images are shown
 
     found = measured.found
     page = {
-        "title": title(settings, card),
+        "title": title(settings, info),
         "folder": str(folder),
         "split": cfg.split,
         "weights": cfg.weights,
@@ -67,11 +67,11 @@ def run(composed: DictConfig) -> dict[str, Any]:
         "most_rows": MOST_ROWS,
         "ece": percent(found["ece"]),
         "classes": class_rows(found["per_class"]),
-        "confusion": confusion(found["confusion"], card.classes),
-        "mistakes": mistakes(measured, split, card),
-        "small": max(card.shape[1:]) < 100,  # pixels a side: shown enlarged
-        "filters": filters(net, card),
-        "stages": stages(settings, card),
+        "confusion": confusion(found["confusion"], info.classes),
+        "mistakes": mistakes(measured, split, info),
+        "small": max(info.shape[1:]) < 100,  # pixels a side: shown enlarged
+        "filters": filters(net, info),
+        "stages": stages(settings, info),
         "provenance": provenance(record, found["record"]),
         "typed": shlex.join(record["argv"]),
         "again": again(record, cfg),

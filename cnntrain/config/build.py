@@ -10,19 +10,15 @@ import numpy as np
 from torch import nn
 from torch.optim import Optimizer
 
-from cnntrain.config.read import heads_options, named_functions
+from cnntrain.config.read import auxiliary_options, named_functions
 from cnntrain.config.schema import Options, Selection, Split
-from cnntrain.config.validate import (
-    build_schema,
-    conform,
-    conform_options,
-)
-from cnntrain.data.augment.augmentations import AUGMENTATIONS, Part
+from cnntrain.config.validate import build_schema, validated, validated_options
+from cnntrain.data.augment.augmentations import AUGMENTATIONS, Augmentation
 from cnntrain.data.datasets.registry import describe, divide, image_counts, read_whole
 from cnntrain.data.datasets.splits import Member
-from cnntrain.data.storage.images import Card, Dataset
-from cnntrain.models import HEADS, MODELS
-from cnntrain.nn.auxiliary import Heads
+from cnntrain.data.storage.images import Dataset, DatasetInfo
+from cnntrain.models import AUXILIARY, MODELS
+from cnntrain.nn.auxiliary import AuxiliaryClassifiers
 from cnntrain.nn.layers import BlurPool2d
 from cnntrain.nn.stages import Build
 from cnntrain.runtime.disk import expanded
@@ -30,8 +26,8 @@ from cnntrain.runtime.errors import InputError, unknown
 from cnntrain.runtime.ranges import NonNegative, Positive
 from cnntrain.training.lr_schedules import SCHEDULES, learning_rates
 from cnntrain.training.optimizers import OPTIMIZERS
-from cnntrain.transforms.families import WARPS
-from cnntrain.transforms.transform import Warp
+from cnntrain.transforms.families import TRANSFORMS
+from cnntrain.transforms.transform import Transform
 
 
 def bind(
@@ -46,19 +42,19 @@ def bind(
         raise InputError(str(unknown(group, str(name), functions)))
     function = functions[str(name)]
     given = {key: value for key, value in options.items() if key not in ("name", *apart)}
-    return partial(function, **conform_options(group, function, given))
+    return partial(function, **validated_options(group, function, given))
 
 
-def build_model(options: Options, card: Card, **build: Any) -> nn.Sequential:
+def build_model(options: Options, info: DatasetInfo, **build: Any) -> nn.Sequential:
     """Build the network for the dataset's images and classes; `build` says seed and device."""
-    remove = conform(options.get("remove") or [], list[str], "model.remove")
+    remove = validated(options.get("remove") or [], list[str], "model.remove")
     if twice := next((name for name in remove if remove.count(name) > 1), None):
         raise InputError(f"model.remove names {twice} twice")
-    widen = conform(options.get("widen") or {}, dict[str, Positive], "model.widen")
-    blurred = conform(options.get("antialias", False), bool, "model.antialias")
-    function = bind("model", MODELS, options, apart=("remove", "widen", "antialias", *heads_options(options)))
+    widen = validated(options.get("widen") or {}, dict[str, Positive], "model.widen")
+    blurred = validated(options.get("antialias", False), bool, "model.antialias")
+    function = bind("model", MODELS, options, apart=("remove", "widen", "antialias", *auxiliary_options(options)))
     settings: Build = {"remove": remove, "widen": widen, "antialias": blurred, **build}  # type: ignore[typeddict-item]
-    net: nn.Sequential = function(card.shape, len(card.classes), **settings)
+    net: nn.Sequential = function(info.shape, len(info.classes), **settings)
     if not isinstance(net, nn.Sequential):
         raise InputError(
             f"model={options['name']} gives a plain {type(net).__name__}, and a network is a chain of named stages: "
@@ -69,14 +65,16 @@ def build_model(options: Options, card: Card, **build: Any) -> nn.Sequential:
     return net
 
 
-def build_heads(options: Options, net: nn.Sequential, card: Card, **build: Any) -> Heads | None:
+def build_auxiliary(
+    options: Options, net: nn.Sequential, info: DatasetInfo, **build: Any
+) -> AuxiliaryClassifiers | None:
     """Build the companion that trains a network with auxiliary heads; None where it has none or is to go without."""
-    if options["name"] not in HEADS:
+    if options["name"] not in AUXILIARY:
         return None
-    function = HEADS[options["name"]]
-    given = {key: options[key] for key in heads_options(options) if key in options}
-    companion = function(net, card.shape, len(card.classes), **conform_options("model", function, given), **build)
-    return companion if companion.at else None
+    function = AUXILIARY[options["name"]]
+    given = {key: options[key] for key in auxiliary_options(options) if key in options}
+    auxiliary = function(net, info.shape, len(info.classes), **validated_options("model", function, given), **build)
+    return auxiliary if auxiliary.at else None
 
 
 def selection(options: Options) -> Selection:
@@ -102,16 +100,16 @@ def dataset_root(options: Options, data_root: str) -> Path:
     return expanded(options.get("root") or data_root)
 
 
-def dataset_card(options: Options, data_root: str) -> Card:
+def dataset_info(options: Options, data_root: str) -> DatasetInfo:
     """Return what is known of the dataset without reading its images."""
     name, own = dataset_options(options)
     return describe(name, dataset_root(options, data_root), own, classes=selection(options).class_names)
 
 
-def fit_images(options: Options, card: Card) -> Options:
-    """Return a dataset's options with image size and channels set to those of `card`, where the dataset has them."""
+def fit_images(options: Options, info: DatasetInfo) -> Options:
+    """Return a dataset's options with image size and channels set to those of `info`, where the dataset has them."""
     _, own = dataset_options(options)
-    wanted = {"image_size": card.shape[1], "channels": card.shape[0]}
+    wanted = {"image_size": info.shape[1], "channels": info.shape[0]}
     return options | {key: value for key, value in wanted.items() if key in own}
 
 
@@ -163,20 +161,20 @@ def count_images(options: Options, data_root: str) -> tuple[int, int, int]:
     )
 
 
-def build_augmentations(options: Options) -> dict[str, Part]:
+def build_augmentations(options: Options) -> dict[str, Augmentation]:
     """Return the augmentations in the order of the configuration; a null one is left out."""
     parts = {}
     for name, given in options.items():
         if given is not None:
             maker = AUGMENTATIONS[name]
-            parts[name] = maker(**conform_options(f"augmentation.{name}", maker, given))
+            parts[name] = maker(**validated_options(f"augmentation.{name}", maker, given))
     return parts
 
 
-def build_transforms(options: Options, card: Card) -> list[Warp]:
+def build_transforms(options: Options, info: DatasetInfo) -> list[Transform]:
     """Return the families of transformations of the configuration for the dataset's images; a null one is left out."""
     return [
-        WARPS[name](card.shape, **conform_options(f"warp.{name}", WARPS[name], given))
+        TRANSFORMS[name](info.shape, **validated_options(f"warp.{name}", TRANSFORMS[name], given))
         for name, given in options.items()
         if given is not None
     ]
@@ -191,5 +189,5 @@ def build_optimizer(options: Options, net: nn.Module) -> Optimizer:
 def build_rates(options: Options, peak: float, epochs: int, per_epoch: int) -> list[float]:
     """Return the learning rate of every step of a run."""
     schedule: Callable[[np.ndarray, int], np.ndarray] = bind("schedule", SCHEDULES, options, apart=("warmup",))
-    warmup = conform(options.get("warmup", 0), NonNegative, "schedule.warmup")
+    warmup = validated(options.get("warmup", 0), NonNegative, "schedule.warmup")
     return learning_rates(peak, epochs * per_epoch, schedule, warmup=round(warmup * per_epoch))

@@ -6,9 +6,9 @@ from typing import TypeVar
 from cnntrain.config.build import dataset_options
 from cnntrain.config.compose import overrides
 from cnntrain.config.schema import Describe, Fit, Options
-from cnntrain.config.validate import conform_options, signature
+from cnntrain.config.validate import signature, validated_options
 from cnntrain.data.datasets.registry import DATASETS
-from cnntrain.data.storage.images import Card
+from cnntrain.data.storage.images import DatasetInfo
 from cnntrain.models import PRETRAINED
 from cnntrain.models.external import Preprocessing
 
@@ -21,16 +21,16 @@ def expected(options: Options) -> Preprocessing | None:
         return None
     function = PRETRAINED[options["name"]]
     given = {key: options[key] for key in signature(function) if key in options}
-    return function(**conform_options("model", function, given))
+    return function(**validated_options("model", function, given))
 
 
-def normalised(card: Card, options: Options) -> Card:
+def normalised(info: DatasetInfo, options: Options) -> DatasetInfo:
     """Return a dataset's card with the mean and deviation that a model's pretrained weights expect."""
     wanted = expected(options)
     if wanted is None:
-        return card
-    _, mean, std = wanted.for_channels(card.shape[0])
-    return replace(card, mean=mean, std=std)
+        return info
+    _, mean, std = wanted.for_channels(info.shape[0])
+    return replace(info, mean=mean, std=std)
 
 
 def follow(cfg: N) -> N:

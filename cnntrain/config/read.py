@@ -8,23 +8,16 @@ from omegaconf import DictConfig, OmegaConf
 from cnntrain.config.compose import overrides, plain_config
 from cnntrain.config.schema import Options, Selection
 from cnntrain.config.typed import restored, typed_values
-from cnntrain.config.validate import (
-    ANY,
-    build_schema,
-    conform,
-    option_hints,
-    reject_unknown,
-    signature,
-)
+from cnntrain.config.validate import ANY, build_schema, option_hints, reject_unknown, signature, validated
 from cnntrain.data.augment.augmentations import AUGMENTATIONS
 from cnntrain.data.datasets.registry import DATASETS
-from cnntrain.models import HEADS, MODELS
+from cnntrain.models import AUXILIARY, MODELS
 from cnntrain.runtime.errors import InputError
 from cnntrain.runtime.jsonfile import flat
 from cnntrain.runtime.ranges import NonNegative, Positive
 from cnntrain.training.lr_schedules import SCHEDULES
 from cnntrain.training.optimizers import OPTIMIZERS
-from cnntrain.transforms.families import WARPS
+from cnntrain.transforms.families import TRANSFORMS
 
 T = TypeVar("T")
 
@@ -81,7 +74,7 @@ def require_names(schema: type, values: Mapping[str, Any]) -> None:
         options = values.get(group)
         name = options.get("name") if isinstance(options, Mapping) else None
         if name is not None:
-            conform(name, str, f"{group}.name")
+            validated(name, str, f"{group}.name")
         elif hints.get(group) == Options:
             raise InputError(f"{group}=<name> is missing; choose from {', '.join(functions)}")
 
@@ -106,7 +99,7 @@ def reject_misplaced(values: Mapping[str, Any]) -> None:
 
 def model_keys(options: Mapping[str, Any]) -> dict[str, Any]:
     shared = {"name": str, "remove": list[str], "widen": dict[str, Positive], f"widen.{ANY}": Positive}
-    return {**shared, "antialias": bool, **own_options(MODELS, options), **heads_options(options)}
+    return {**shared, "antialias": bool, **own_options(MODELS, options), **auxiliary_options(options)}
 
 
 def dataset_keys(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -139,7 +132,7 @@ GROUPS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "model": model_keys,
     "dataset": dataset_keys,
     "augmentation": lambda _: part_keys(AUGMENTATIONS),
-    "warp": lambda _: part_keys(WARPS),
+    "warp": lambda _: part_keys(TRANSFORMS),
     "optimizer": optimizer_keys,
     "schedule": schedule_keys,
     "study": study_keys,
@@ -153,7 +146,7 @@ def own_options(functions: Mapping[str, Callable[..., Any]], options: Mapping[st
     return {option: hint for function in chosen for option, hint in option_hints(function).items()}
 
 
-def heads_options(options: Mapping[str, Any]) -> dict[str, Any]:
+def auxiliary_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of a model's auxiliary heads, with their annotations, where it has any."""
     name = options.get("name")
-    return option_hints(HEADS[name]) if isinstance(name, str) and name in HEADS else {}
+    return option_hints(AUXILIARY[name]) if isinstance(name, str) and name in AUXILIARY else {}

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from cnntrain.runtime.errors import InputError, nearest
-from cnntrain.runtime.ranges import Bounds
+from cnntrain.runtime.ranges import Range
 
 T = TypeVar("T")
 MOST = 3  # keys that are offered instead of an unknown one
@@ -23,11 +23,11 @@ def build_schema(schema: type[T], values: Mapping[str, Any], where: str = "") ->
     for field in fields(schema):  # type: ignore[arg-type]
         if field.name not in values:
             raise InputError(f"{where}{field.name} is missing")
-        filled[field.name] = conform(values[field.name], hints[field.name], f"{where}{field.name}")
+        filled[field.name] = validated(values[field.name], hints[field.name], f"{where}{field.name}")
     return schema(**filled)
 
 
-def conform(value: Any, hint: Any, key: str) -> Any:
+def validated(value: Any, hint: Any, key: str) -> Any:
     """Return `value` as the annotation wants it.
 
     Raises `InputError` naming `key` and what it may be.
@@ -38,8 +38,8 @@ def conform(value: Any, hint: Any, key: str) -> Any:
     if origin is dict and value is None and not accepts(None, args[1]):
         return {}  # as null takes one entry away, it takes away all
     if origin is Annotated:
-        number, bounds = conform(value, args[0], key), args[1]
-        if isinstance(bounds, Bounds) and number not in bounds:
+        number, bounds = validated(value, args[0], key), args[1]
+        if isinstance(bounds, Range) and number not in bounds:
             raise InputError(f"{key}={value} is out of range: it must be {bounds}")
         return number
     if origin is Literal:
@@ -51,16 +51,16 @@ def conform(value: Any, hint: Any, key: str) -> Any:
     if origin in (Union, types.UnionType):
         for arg in args:
             if accepts(value, arg):
-                return conform(value, arg, key)
+                return validated(value, arg, key)
         raise wrong_type(key, value, hint)
     if not accepts(value, hint):
         raise wrong_type(key, value, hint)
     if origin in (list, tuple, Sequence):
-        return origin_of(origin)(conform(item, args[0], f"{key}[{i}]") for i, item in enumerate(value))
+        return origin_of(origin)(validated(item, args[0], f"{key}[{i}]") for i, item in enumerate(value))
     if origin is dict:  # of two entries that mean one name the later counts; null takes an entry away
-        entries = {conform_name(name, args[0], key): (f"{key}.{name}", item) for name, item in value.items()}
+        entries = {validated_name(name, args[0], key): (f"{key}.{name}", item) for name, item in value.items()}
         kept = {name: entry for name, entry in entries.items() if entry[1] is not None or accepts(None, args[1])}
-        return {name: conform(item, args[1], where) for name, (where, item) in kept.items()}
+        return {name: validated(item, args[1], where) for name, (where, item) in kept.items()}
     return float(value) if hint is float else value
 
 
@@ -69,9 +69,9 @@ def kinds(hint: Any) -> tuple[Any, ...]:
     return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
 
 
-def conform_name(name: Any, hint: Any, key: str) -> Any:
+def validated_name(name: Any, hint: Any, key: str) -> Any:
     """Return what an entry of the mapping `key` is called as the annotation wants it; JSON keeps numbers as text."""
-    return name if hint is str else conform(int(name) if str(name).isdecimal() else name, hint, key)
+    return name if hint is str else validated(int(name) if str(name).isdecimal() else name, hint, key)
 
 
 def origin_of(origin: Any) -> type:
@@ -139,7 +139,7 @@ def option_hints(function: Callable[..., Any]) -> dict[str, Any]:
     return {name: hints.get(name, Any) for name in signature(function)}
 
 
-def conform_options(where: str, function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
+def validated_options(where: str, function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """Check values against the annotations of a function's options."""
     hints = option_hints(function)
     if not isinstance(given, Mapping):
@@ -147,7 +147,7 @@ def conform_options(where: str, function: Callable[..., Any], given: Mapping[str
     for key in given:
         if key not in hints:
             raise InputError(f"unknown key '{where}.{key}'; choose from {', '.join(hints)}")
-    return {key: conform(value, hints[key], f"{where}.{key}") for key, value in given.items()}
+    return {key: validated(value, hints[key], f"{where}.{key}") for key, value in given.items()}
 
 
 def reject_unknown(values: Mapping[str, Any], known: set[str], where: str = "") -> None:

@@ -24,7 +24,7 @@ from cnntrain.models.resnet_cifar import preact_resnet, resnet_cifar
 from cnntrain.models.vgg import vgg
 from cnntrain.models.wide_resnet import wide_resnet
 from cnntrain.models.zfnet import zfnet
-from cnntrain.nn.auxiliary import Heads
+from cnntrain.nn.auxiliary import AuxiliaryClassifiers
 
 MODELS: dict[str, Callable[..., nn.Sequential]] = {
     "softmax": softmax,
@@ -56,7 +56,7 @@ MODELS: dict[str, Callable[..., nn.Sequential]] = {
 
 # The companions that train a network with auxiliary classifiers, as functions of the network, its images' shape and the
 # number of classes; their options are the model's.
-HEADS: dict[str, Callable[..., Heads]] = {"googlenet": googlenet_heads}
+AUXILIARY: dict[str, Callable[..., AuxiliaryClassifiers]] = {"googlenet": googlenet_heads}
 
 # What the pretrained weights of a library's models expect of their images, from the model's own options.
 PRETRAINED: dict[str, Callable[..., Preprocessing | None]] = {"torchvision": torchvision_images, "timm": timm_images}

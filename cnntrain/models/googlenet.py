@@ -8,7 +8,7 @@ from typing import Literal, Unpack
 
 from torch import nn
 
-from cnntrain.nn.auxiliary import Heads, attach
+from cnntrain.nn.auxiliary import AuxiliaryClassifiers, attach
 from cnntrain.nn.blocks import (
     by_size,
     conv,
@@ -58,7 +58,7 @@ PUBLISHED = {
     "fc": (1000, 1),
 }
 
-HEADS = {"head_4a": "inception_4a", "head_4d": "inception_4d"}
+AUXILIARY = {"head_4a": "inception_4a", "head_4d": "inception_4d"}
 
 
 def googlenet(in_shape: Shape, num_classes: int, *, stem: Stem = "plain", **build: Unpack[Build]) -> nn.Sequential:
@@ -152,13 +152,13 @@ def naive_inception(one: int, three: int, five: int) -> Maker:
 
 def googlenet_heads(
     net: nn.Sequential, in_shape: Shape, num_classes: int, *, auxiliary: NonNegative = 0.3, **build: Unpack[Build]
-) -> Heads:
+) -> AuxiliaryClassifiers:
     """Return the companion that trains `net` with its two auxiliary classifiers, after 4a and 4d (section 5).
 
     `auxiliary` is the weight of each one's loss, 0 for none.
     """
     order = list(stages(in_shape, num_classes, "plain"))
-    places = {head: (stage, auxiliary_head(num_classes)) for head, stage in HEADS.items()}
+    places = {head: (stage, auxiliary_head(num_classes)) for head, stage in AUXILIARY.items()}
     return attach(net, in_shape, num_classes, order, places, auxiliary, init=he_normal_inputs, **build)
 
 

@@ -10,7 +10,7 @@ from cnntrain.nn.shapes import Shape
 from cnntrain.nn.stages import Build, Initialise, Maker, StageError, assemble, walk
 
 
-class Heads(nn.Module):
+class AuxiliaryClassifiers(nn.Module):
     """A network with classifiers on some of its stages: images to (logits, {head: logits}).
 
     Train with the cross-entropy of the logits plus `weight` times that of each head; evaluate, analyse and store the
@@ -48,14 +48,14 @@ def attach(
     *,
     init: Initialise | None = None,
     **build: Unpack[Build],
-) -> Heads:
+) -> AuxiliaryClassifiers:
     """Build the heads of `places`, {head: (stage, maker)}, on a network that may lack some stages of `order`.
 
     A head whose stage was removed reads the nearest stage before it that is left; with `weight` 0 there are no heads.
     Raises `StageError` where a head cannot take the shape there, or no stage before it is left.
     """
     if weight == 0:
-        return Heads(net, {}, {}, weight)
+        return AuxiliaryClassifiers(net, {}, {}, weight)
     shapes = shapes_of(net, in_shape)
     at, heads = {}, {}
     for head, (stage, maker) in places.items():
@@ -64,7 +64,7 @@ def attach(
             raise StageError(f"{head} needs {stage} or a stage before it, and none is left; train without heads")
         at[head] = left[-1]
         heads[head] = assemble({head: maker}, shapes[left[-1]], out_shape=(num_classes,), init=init, **build)[0]
-    return Heads(net, heads, at, weight)
+    return AuxiliaryClassifiers(net, heads, at, weight)
 
 
 def shapes_of(net: nn.Sequential, in_shape: Shape) -> dict[str, Shape]:

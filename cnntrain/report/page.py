@@ -14,7 +14,7 @@ from cnntrain.config import schema
 from cnntrain.config.build import build_rates
 from cnntrain.config.compose import compose, plain_config, usual_choices
 from cnntrain.data.datasets.registry import checksums
-from cnntrain.data.storage.images import Card, Split
+from cnntrain.data.storage.images import DatasetInfo, Split
 from cnntrain.report import svg
 from cnntrain.report.stages import measured_stages, network, short, stage_row, totals
 from cnntrain.runs.evaluation import Evaluation
@@ -35,10 +35,10 @@ MOST_ROWS = 30  # of a table that is shown whole; a longer one scrolls in a box
 Row = dict[str, Any]
 
 
-def title(settings: Mapping[str, Any], card: Card) -> str:
+def title(settings: Mapping[str, Any], info: DatasetInfo) -> str:
     """Return what the page is about: a network and its images, of a folder by that folder's name."""
-    root = settings["dataset"].get("root") if card.name == "folder" else None
-    return f"{network(settings['model'])} on {(root and Path(root).name) or card.name}"
+    root = settings["dataset"].get("root") if info.name == "folder" else None
+    return f"{network(settings['model'])} on {(root and Path(root).name) or info.name}"
 
 
 def facts(net: nn.Module, found: Mapping[str, Any], record: Mapping[str, Any]) -> Row:
@@ -148,7 +148,7 @@ def confusion(counts: list[list[int]], classes: Sequence[str]) -> Row:
     }
 
 
-def mistakes(measured: Evaluation, split: Split, card: Card) -> list[Row]:
+def mistakes(measured: Evaluation, split: Split, info: DatasetInfo) -> list[Row]:
     """Return the most confident wrong predictions with their pictures.
 
     Raises `InputError` for an image that is not the one that was evaluated.
@@ -160,8 +160,8 @@ def mistakes(measured: Evaluation, split: Split, card: Card) -> list[Row]:
         rows.append(
             {
                 "picture": pictures.as_png(image),
-                "true": card.classes[int(measured.labels[place])],
-                "predicted": card.classes[int(p.argmax())],
+                "true": info.classes[int(measured.labels[place])],
+                "predicted": info.classes[int(p.argmax())],
                 "probability": percent(float(p.max()), 1),
                 "file": name_of(measured, place),
             }
@@ -195,27 +195,27 @@ def name_of(measured: Evaluation, place: int) -> str:
     return f"image {place}" if measured.files is None else str(measured.files[place])
 
 
-def filters(net: nn.Sequential, card: Card) -> Row | None:
+def filters(net: nn.Sequential, info: DatasetInfo) -> Row | None:
     """Return the first stage's weights as pictures, or None where they are no pictures."""
-    found = pictures.first_filters(net, card.shape)
+    found = pictures.first_filters(net, info.shape)
     if found is None:
         return None
     stage, kind, weights = found
     shown = [pictures.as_png(pictures.weight_picture(weight)) for weight in weights[:MOST_FILTERS]]
-    labelled = kind == "templates" and len(weights) == len(card.classes)
+    labelled = kind == "templates" and len(weights) == len(info.classes)
     return {
         "kind": kind,
         "stage": stage,
         "count": len(weights),
-        "pictures": list(zip(shown, card.classes if labelled else [""] * len(shown), strict=False)),
-        "channels": card.shape[0],
+        "pictures": list(zip(shown, info.classes if labelled else [""] * len(shown), strict=False)),
+        "channels": info.shape[0],
     }
 
 
-def stages(settings: Mapping[str, Any], card: Card) -> Row:
+def stages(settings: Mapping[str, Any], info: DatasetInfo) -> Row:
     """Return the table of stages without the columns of which nothing is known, and what it lacks."""
-    net = rebuild(settings, card, device="meta")
-    found, lacking = measured_stages(net, card.shape)
+    net = rebuild(settings, info, device="meta")
+    found, lacking = measured_stages(net, info.shape)
     rows = [stage_row(stage) for stage in found]
     columns = [name for name in rows[0] if any(row[name] is not None for row in rows)]
     return {

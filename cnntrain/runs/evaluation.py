@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from cnntrain.config import schema
-from cnntrain.data.augment.tta import VIEWS
+from cnntrain.data.augment.tta import TTA
 from cnntrain.data.datasets.registry import checksums
-from cnntrain.data.loading.loader import sweep
-from cnntrain.data.storage.images import Card, Split, files_of
+from cnntrain.data.loading.loader import eval_batches
+from cnntrain.data.storage.images import DatasetInfo, Split, files_of
 from cnntrain.runs import records
 from cnntrain.runs.folder import RESULTS, provenance, refuse_unwritable
 from cnntrain.runs.images import run_images
@@ -69,17 +69,17 @@ def evaluate(
     refuse_unwritable(output or folder / "eval", word=typed)
     prepare(deterministic=False)
     device = choose_device(cfg.device)
-    net, card, settings = load_run(folder, cfg.weights)
+    net, info, settings = load_run(folder, cfg.weights)
     data_root = cfg.data_root or settings["data_root"]
-    images = run_images(folder, settings, card, data_root, cfg.split, other=dataset)
+    images = run_images(folder, settings, info, data_root, cfg.split, other=dataset)
     target = output or evaluation_folder(folder, images.name, cfg.weights, tta, images.other)
-    refuse_unwritable(target, 4 * len(images.split) * len(card.classes), typed)  # for its logits
+    refuse_unwritable(target, 4 * len(images.split) * len(info.classes), typed)  # for its logits
 
     net, precision = net.to(device), choose_precision(cfg.precision, device)
     measured = measure_split(
         net,
         images.split,
-        card,
+        info,
         batch_size=cfg.batch_size,
         workers=images.workers,
         device=device,
@@ -89,13 +89,13 @@ def evaluate(
     )
     words = {"split": images.name, "dataset": images.dataset, "weights": cfg.weights, "tta": tta}
     made = {"device": str(device), "precision": precision, "other_dataset": dataset if images.other else None}
-    return keep_evaluation(target, folder, measured, card, words, argv, made), target
+    return keep_evaluation(target, folder, measured, info, words, argv, made), target
 
 
 def measure_split(
     net: nn.Module,
     split: Split,
-    card: Card,
+    info: DatasetInfo,
     *,
     batch_size: int,
     workers: int,
@@ -106,10 +106,10 @@ def measure_split(
 ) -> Measured:
     """Show a network all images of a split under a bar with a title; each is told apart by a checksum as it passes."""
     seen: list[np.ndarray] = []
-    batches = sweep(
-        split, card, batch_size=batch_size, device=device, workers=workers, look=lambda x: seen.append(checksums(x))
+    batches = eval_batches(
+        split, info, batch_size=batch_size, device=device, workers=workers, look=lambda x: seen.append(checksums(x))
     )
-    result = outputs(net, track(batches, -(-len(split) // batch_size), title), precision=precision, views=VIEWS[tta])
+    result = outputs(net, track(batches, -(-len(split) // batch_size), title), precision=precision, views=TTA[tta])
     files = files_of(split.source)
     names = None if files is None else [as_text(files.path(position)) for position in range(len(split))]
     return Measured(result, np.concatenate(seen), names)
@@ -119,7 +119,7 @@ def keep_evaluation(
     target: Path,
     folder: Path,
     measured: Measured,
-    card: Card,
+    info: DatasetInfo,
     words: dict[str, str],
     argv: list[str],
     made: dict[str, Any],
@@ -129,21 +129,21 @@ def keep_evaluation(
     `words` say which split, dataset, weights and views; `made` on what it was measured.
     """
     result, labels = measured.outputs, measured.outputs.labels.numpy()
-    found = {"run_dir": str(folder), **words, **classification(result.logits, result.labels, card.classes)}
+    found = {"run_dir": str(folder), **words, **classification(result.logits, result.labels, info.classes)}
     probabilities = result.logits.softmax(dim=1)
     arrays = {
         "logits": result.logits.numpy(),
         "probabilities": probabilities.numpy(),
         "predicted": probabilities.numpy().argmax(axis=1),
         "labels": labels,
-        "classes": np.array(card.classes),
+        "classes": np.array(info.classes),
         "checksums": measured.checksums,
     }
     if measured.files is not None:
         arrays["files"] = np.array(measured.files)
     with disk.replacing(target / PREDICTIONS) as partial:
         np.savez_compressed(partial, **arrays)
-    disk.write(target / TABLE, render(table(measured, probabilities, card.classes), "csv") + "\n")
+    disk.write(target / TABLE, render(table(measured, probabilities, info.classes), "csv") + "\n")
     made |= {
         "hardware": hardware(),
         "weights": weights_digest(folder, words["weights"]),

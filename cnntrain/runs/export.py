@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from cnntrain.config import pretrained
 from cnntrain.config.build import build_model
 from cnntrain.data.loading.batch import Normalise
-from cnntrain.data.storage.images import Card
+from cnntrain.data.storage.images import DatasetInfo
 from cnntrain.runs import records
 from cnntrain.runtime.errors import InputError
 from cnntrain.runtime.jsonfile import as_plain
@@ -28,18 +28,18 @@ Metadata = dict[str, str]  # every value is JSON text
 Network = Callable[[Tensor], Tensor]
 
 
-def describe_file(folder: Path, card: Card, settings: dict[str, Any], weights: str) -> Metadata:
+def describe_file(folder: Path, info: DatasetInfo, settings: dict[str, Any], weights: str) -> Metadata:
     """Return what a program needs to feed the network and to read its answer, and where it comes from."""
     record = records.record(folder)
     facts = {
         "model": settings["model"],
-        "classes": card.classes,
-        "shape": card.shape,
-        "mean": card.mean,
-        "std": card.std,
+        "classes": info.classes,
+        "shape": info.shape,
+        "mean": info.mean,
+        "std": info.std,
         "input": "float32 [batch, channels, height, width], (pixel / 255 - mean) / std",
         "output": "float32 [batch, classes], logits",
-        "dataset": card.name,
+        "dataset": info.name,
         "weights": weights,
         "cnntrain": record["cnntrain"],
         "commit": record["commit"],
@@ -47,20 +47,20 @@ def describe_file(folder: Path, card: Card, settings: dict[str, Any], weights: s
     return {key: json.dumps(as_plain(value), ensure_ascii=False) for key, value in facts.items()}
 
 
-def largest_difference(net: nn.Module, other: Network, card: Card) -> float:
+def largest_difference(net: nn.Module, other: Network, info: DatasetInfo) -> float:
     """Return the largest difference between two networks' logits for random pixels; not a number counts as infinite."""
-    channels, height, width = card.shape
+    channels, height, width = info.shape
     largest = 0.0
     for size in BATCHES:
         pixels = generator(0, "export", size).integers(256, size=(size, height, width, channels))
-        x = Normalise(card, torch.device("cpu"))(torch.from_numpy(pixels)).contiguous()
+        x = Normalise(info, torch.device("cpu"))(torch.from_numpy(pixels)).contiguous()
         with torch.inference_mode():
             gap = float((net(x) - other(x)).abs().max())
         largest = max(largest, gap if gap == gap else float("inf"))
     return largest
 
 
-def write_safetensors(net: nn.Sequential, card: Card, metadata: Metadata) -> bytes:
+def write_safetensors(net: nn.Sequential, info: DatasetInfo, metadata: Metadata) -> bytes:
     from safetensors.torch import save
 
     return save(net.state_dict(), metadata={"format": "pt", **metadata})
@@ -73,20 +73,20 @@ def read_safetensors(path: Path) -> Network:
         metadata = {key: json.loads(text) for key, text in file.metadata().items() if key != "format"}
         weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is no mapping
     channels, height, width = metadata["shape"]
-    card = Card(
+    info = DatasetInfo(
         metadata["dataset"],
         tuple(metadata["classes"]),
         (channels, height, width),
         tuple(metadata["mean"]),
         tuple(metadata["std"]),
     )
-    net = build_model(pretrained.rebuilt(metadata["model"]), card)
+    net = build_model(pretrained.rebuilt(metadata["model"]), info)
     net.load_state_dict(weights)
     return net.eval()
 
 
-def write_pt2(net: nn.Sequential, card: Card, metadata: Metadata) -> bytes:
-    program = torch.export.export(net, (example(card),), dynamic_shapes=({0: torch.export.Dim("batch")},))
+def write_pt2(net: nn.Sequential, info: DatasetInfo, metadata: Metadata) -> bytes:
+    program = torch.export.export(net, (example(info),), dynamic_shapes=({0: torch.export.Dim("batch")},))
     sink = io.BytesIO()
     torch.export.save(program, sink, extra_files={"metadata.json": json.dumps(metadata, ensure_ascii=False)})
     return sink.getvalue()
@@ -103,10 +103,10 @@ def require_onnx() -> None:
             raise InputError(f"format=onnx needs the package {package}: pip install 'cnntrain[onnx]'")
 
 
-def write_onnx(net: nn.Sequential, card: Card, metadata: Metadata) -> bytes:
+def write_onnx(net: nn.Sequential, info: DatasetInfo, metadata: Metadata) -> bytes:
     program = torch.onnx.export(
         net,
-        (example(card),),
+        (example(info),),
         dynamo=True,
         dynamic_shapes=({0: torch.export.Dim("batch")},),
         input_names=["images"],
@@ -126,13 +126,13 @@ def read_onnx(path: Path) -> Network:
     return lambda x: torch.from_numpy(evaluator.run(["logits"], {"images": x.numpy()})[0])
 
 
-def example(card: Card) -> Tensor:
+def example(info: DatasetInfo) -> Tensor:
     """Return a batch to trace with; its size, two, becomes any size."""
-    return torch.zeros(2, *card.shape)
+    return torch.zeros(2, *info.shape)
 
 
 # Written into memory first: torch and onnx write files from C++, which ends the process when a disk is full.
-FORMATS: dict[str, tuple[Callable[[nn.Sequential, Card, Metadata], bytes], Callable[[Path], Network]]] = {
+FORMATS: dict[str, tuple[Callable[[nn.Sequential, DatasetInfo, Metadata], bytes], Callable[[Path], Network]]] = {
     "safetensors": (write_safetensors, read_safetensors),
     "pt2": (write_pt2, read_pt2),
     "onnx": (write_onnx, read_onnx),

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cnntrain.config import pretrained, schema
-from cnntrain.config.build import dataset_card, dataset_root, divide_dataset, fit_images, load_dataset, read_dataset
+from cnntrain.config.build import dataset_info, dataset_root, divide_dataset, fit_images, load_dataset, read_dataset
 from cnntrain.data.datasets.folder import lone_split
 from cnntrain.data.datasets.registry import fingerprint
 from cnntrain.data.datasets.splits import PARTS, UNUSED, Member, added, changes, members, read_members, write_members
-from cnntrain.data.storage.images import Card, Dataset, Split, files_of, splits_of
+from cnntrain.data.storage.images import Dataset, DatasetInfo, Split, files_of, splits_of
 from cnntrain.nn.shapes import describe_shape
 from cnntrain.runs import records
 from cnntrain.runs.folder import SPLITS
@@ -42,7 +42,7 @@ class Images(NamedTuple):
 def run_images(
     folder: Path | None,
     settings: Mapping[str, Any],
-    card: Card,
+    info: DatasetInfo,
     data_root: str,
     split: schema.Split,
     *,
@@ -59,12 +59,12 @@ def run_images(
     own, given = settings["dataset"], (other or {}) | ({"cache": cache} if cache else {})
     with naming_plugins(settings):
         renamed = given.get("name", own["name"]) != own["name"]
-        options = fit_images(given, card) if renamed else own | given
+        options = fit_images(given, info) if renamed else own | given
         if (meant(options), place_of(options, data_root)) == (meant(own), place_of(own, data_root)):
             name = label(options, data_root)
             name = "" if name == label(own, data_root) else name
-            return own_images(folder, settings, card, data_root, split, options, other=name)
-        return other_images(folder, settings, card, data_root, split, options)
+            return own_images(folder, settings, info, data_root, split, options, other=name)
+        return other_images(folder, settings, info, data_root, split, options)
 
 
 def meant(options: schema.Options) -> schema.Options:
@@ -88,7 +88,7 @@ def label(options: schema.Options, data_root: str) -> str:
 def own_images(
     folder: Path | None,
     settings: Mapping[str, Any],
-    card: Card,
+    info: DatasetInfo,
     data_root: str,
     split: schema.Split,
     options: schema.Options,
@@ -99,8 +99,8 @@ def own_images(
 
     Of a run that has noted no files the images are divided again, and held against its fingerprint.
     """
-    options = options | {"classes": list(card.classes)}  # there may be more of them now
-    refuse_unlike(dataset_card(options, data_root), card)
+    options = options | {"classes": list(info.classes)}  # there may be more of them now
+    refuse_unlike(dataset_info(options, data_root), info)
     whole = read_dataset(options, data_root)
     files = None if folder is None else noted(folder)
     advice = "name the folder of other images with dataset.root=…"
@@ -118,7 +118,7 @@ def own_images(
 def other_images(
     folder: Path | None,
     settings: Mapping[str, Any],
-    card: Card,
+    info: DatasetInfo,
     data_root: str,
     split: schema.Split,
     options: schema.Options,
@@ -134,13 +134,13 @@ def other_images(
         options = options | {"root": str(found[1])}
         if asked and split != lone:
             raise InputError(f"split={split}: {root} holds {lone} images only")
-    refuse_unlike(dataset_card(options, data_root), card)
-    options = options | {"classes": list(card.classes)}  # in the run's order
+    refuse_unlike(dataset_info(options, data_root), info)
+    options = options | {"classes": list(info.classes)}  # in the run's order
     whole = read_dataset(options, data_root)
     files = None if folder is None else noted(folder)
     if like and files is not None and not changes(whole, files):
         say(f"{root} holds the run's own images: its {split} images are measured")
-        return own_images(folder, settings, card, data_root, split, options, other=name)
+        return own_images(folder, settings, info, data_root, split, options, other=name)
     if whole.val is None and whole.test is None and (lone or not asked):
         whole, options = replace(whole, test=whole.train), options | {"val_size": 0}
         dataset = divide_dataset(whole, options, data_root, settings["seed"], only="test")
@@ -160,18 +160,18 @@ def chosen(dataset: Dataset, split: schema.Split, name: str, options: schema.Opt
     """
     images: Split | None = getattr(dataset, split)
     if images is None:
-        raise InputError(f"split={split}: {dataset.card.name} has no such images here")
-    return Images(images, name, dataset.card.name, options["workers"], other)
+        raise InputError(f"split={split}: {dataset.info.name} has no such images here")
+    return Images(images, name, dataset.info.name, options["workers"], other)
 
 
-def refuse_unlike(found: Card, card: Card) -> None:
+def refuse_unlike(found: DatasetInfo, info: DatasetInfo) -> None:
     """Raise `InputError` when classes or image shape are not those that a network knows."""
-    if set(found.classes) != set(card.classes):
-        lacking = sorted(set(card.classes) ^ set(found.classes))
+    if set(found.classes) != set(info.classes):
+        lacking = sorted(set(info.classes) ^ set(found.classes))
         raise InputError(f"{found.name} has other classes than the run: {listed(lacking)} differ")
-    if found.shape != card.shape:
+    if found.shape != info.shape:
         raise InputError(
-            f"{found.name} has {describe_shape(found.shape)} images, the network takes {describe_shape(card.shape)}"
+            f"{found.name} has {describe_shape(found.shape)} images, the network takes {describe_shape(info.shape)}"
         )
 
 
@@ -241,7 +241,7 @@ def refuse_unlike_record(
             f"the images are not those that {folder} was trained on, so that training images may be measured; put them "
             f"back as they were, or {advice}"
         )
-    if not same and dataset.card.shape == tuple(data["shape"]):
+    if not same and dataset.info.shape == tuple(data["shape"]):
         say(f"warning: the pixels of {data['name']} here are not to the bit those that {folder} was trained on")
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cnntrain.config import pretrained
 from cnntrain.config.build import build_model
-from cnntrain.data.storage.images import Card
+from cnntrain.data.storage.images import DatasetInfo
 from cnntrain.runs import records
 from cnntrain.runs.folder import find_run, read_metrics
 from cnntrain.runtime.errors import CheckpointError, InputError, listed
@@ -20,29 +20,29 @@ from cnntrain.runtime.progress import say
 from cnntrain.training import checkpoints
 
 
-def read_card(record: Mapping[str, Any]) -> Card:
+def read_info(record: Mapping[str, Any]) -> DatasetInfo:
     """Return the card of the dataset that a run was trained on."""
     data = record["data"]
     channels, height, width = data["shape"]
-    return Card(
+    return DatasetInfo(
         data["name"], tuple(data["classes"]), (channels, height, width), tuple(data["mean"]), tuple(data["std"])
     )
 
 
-def load_run(folder: Path, weights: str) -> tuple[nn.Sequential, Card, dict[str, Any]]:
+def load_run(folder: Path, weights: str) -> tuple[nn.Sequential, DatasetInfo, dict[str, Any]]:
     """Return a run's network with its best or last weights (the moving average's where one is kept), card, and config.
 
     Raises `CheckpointError` when the weights are missing, damaged or those of another network.
     """
     settings, record = records.settings(folder), records.record(folder)
-    card = read_card(record)
-    net = rebuild(settings, card, seed=settings["seed"])
+    info = read_info(record)
+    net = rebuild(settings, info, seed=settings["seed"])
     path = folder / "checkpoints" / f"{weights}.pt"
     state = checkpoints.load(path)
     load_weights(net, path, state)
     if weights == "last":
         say_if_stale(folder, path, state)
-    return net.eval(), card, settings
+    return net.eval(), info, settings
 
 
 def say_if_stale(folder: Path, path: Path, state: checkpoints.State) -> None:
@@ -53,10 +53,10 @@ def say_if_stale(folder: Path, path: Path, state: checkpoints.State) -> None:
         say(f"warning: {path} is of step {at:,}, and the run has come to step {end:,}")
 
 
-def rebuild(settings: Mapping[str, Any], card: Card, **build: Any) -> nn.Sequential:
+def rebuild(settings: Mapping[str, Any], info: DatasetInfo, **build: Any) -> nn.Sequential:
     """Build the network of a run's configuration; `build` says seed and device."""
     with naming_plugins(settings):
-        return build_model(pretrained.rebuilt(settings["model"]), card, **build)
+        return build_model(pretrained.rebuilt(settings["model"]), info, **build)
 
 
 @contextlib.contextmanager

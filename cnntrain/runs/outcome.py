@@ -47,7 +47,7 @@ def majority(dataset: Dataset) -> dict[str, Any] | None:
     if dataset.val is None:
         return None
     counts = np.bincount(dataset.val.labels.numpy())
-    name, share = dataset.card.classes[counts.argmax()], counts.max() / counts.sum()
+    name, share = dataset.info.classes[counts.argmax()], counts.max() / counts.sum()
     return {"class": name, "share": float(share), "even_share": 1 / np.count_nonzero(counts)}
 
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from cnntrain.config import schema
 from cnntrain.data.datasets.listing import IMAGE, image_files, is_seen, kind, left_out
-from cnntrain.data.loading.loader import sweep
-from cnntrain.data.storage.images import Card, Centre, Files, Pixels, Split, decode_all
+from cnntrain.data.loading.loader import eval_batches
+from cnntrain.data.storage.images import Centre, DatasetInfo, Files, Pixels, Split, decode_all
 from cnntrain.runtime.devices import choose_precision
 from cnntrain.runtime.disk import expanded
 from cnntrain.runtime.errors import InputError, as_text
@@ -78,7 +78,7 @@ def match(pattern: Path) -> tuple[list[Path], Counter[str]]:
 
 
 def classified(
-    net: nn.Module, files: Files, card: Card, cfg: schema.Predict, unreadable: dict[str, str]
+    net: nn.Module, files: Files, info: DatasetInfo, cfg: schema.Predict, unreadable: dict[str, str]
 ) -> Iterator[tuple[list[Line], Tensor]]:
     """Yield lines of the table with the pixels that the network saw, uint8 [N, H, W, C], some of the files at a time.
 
@@ -95,13 +95,13 @@ def classified(
                 for position, error in bad_files:
                     unreadable[as_text(some.path(position))], good[position] = str(error), False
             places = np.flatnonzero(good).tolist()
-            seen = Centre(Pixels(images), card.shape[1:]).read(places)
+            seen = Centre(Pixels(images), info.shape[1:]).read(places)
             split = Split(Pixels(seen), torch.zeros(len(seen), dtype=torch.int64))
-            batches = sweep(split, card, batch_size=cfg.batch_size, device=device)
+            batches = eval_batches(split, info, batch_size=cfg.batch_size, device=device)
             shares = outputs(net, batches, precision=precision).logits.softmax(dim=1)
             progress(len(some))
             if len(places):
-                yield [row(some.path(i), values, card.classes) for i, values in zip(places, shares, strict=True)], seen
+                yield [row(some.path(i), values, info.classes) for i, values in zip(places, shares, strict=True)], seen
 
 
 def write(table: Path, parts: Iterable[tuple[list[Line], Tensor]]) -> tuple[list[tuple[Line, np.ndarray]], Tensor]:
@@ -139,7 +139,7 @@ def mean_and_contrast(images: Tensor) -> Tensor:
     return torch.stack([pixels.mean(dim=(1, 2)), pixels.var(dim=1, correction=0).mean(dim=1).sqrt()], dim=1)
 
 
-def unlike(moments: Tensor, card: Card, *, inverted: bool) -> str | None:
+def unlike(moments: Tensor, info: DatasetInfo, *, inverted: bool) -> str | None:
     """Say how images of these means and contrasts [N, 2] differ from those of the training, where they differ far.
 
     It goes by the medians, which a few odd images do not move. Of photographs (CIFAR-10, Tiny ImageNet) one in 300 has
@@ -147,7 +147,7 @@ def unlike(moments: Tensor, card: Card, *, inverted: bool) -> str | None:
     200 times lies one standard deviation away; one in 200 has less than a quarter of their contrast.
     """
     mean, contrast = moments.median(dim=0).values.tolist()
-    usual, deviation = float(np.mean(card.mean)), float(np.sqrt(np.mean(np.square(card.std))))
+    usual, deviation = float(np.mean(info.mean)), float(np.sqrt(np.mean(np.square(info.std))))
     away = abs(mean - usual) / deviation
     if away <= (1.0 if len(moments) > 2 else 1.5) and deviation / 4 <= contrast <= 2 * deviation:
         return None

@@ -12,8 +12,8 @@ from typing import Any, NotRequired, TypedDict, get_args, get_origin, get_type_h
 
 from cnntrain.config.read import known_keys, named_functions, require_names
 from cnntrain.config.schema import Fit, Options
-from cnntrain.config.validate import ANY, conform, reject_unknown, signature, wrong_type
-from cnntrain.models import HEADS
+from cnntrain.config.validate import ANY, reject_unknown, signature, validated, wrong_type
+from cnntrain.models import AUXILIARY
 from cnntrain.runs.folder import CONFIG, RECORD, RESULTS
 from cnntrain.runtime.errors import InputError
 from cnntrain.runtime.jsonfile import as_plain, read_json
@@ -249,7 +249,7 @@ def hold(path: Path, value: Any, shape: Any, key: str = "") -> None:
         try:
             if value is None and get_origin(shape) is dict:  # which a configuration may have for an empty one
                 raise wrong_type(key, value, shape)
-            conform(value, shape, key)
+            validated(value, shape, key)
         except InputError as error:
             raise wrong(path, error) from error
 
@@ -271,8 +271,8 @@ def settings(folder: Path) -> Options:
         for group, functions in named_functions().items():
             if (name := found[group]["name"]) in functions:
                 found[group] = defaults(functions[name]) | found[group]
-        if found["model"]["name"] in HEADS:
-            found["model"] = defaults(HEADS[found["model"]["name"]]) | found["model"]
+        if found["model"]["name"] in AUXILIARY:
+            found["model"] = defaults(AUXILIARY[found["model"]["name"]]) | found["model"]
         found |= {"model": MODEL | found["model"], "dataset": DATASET | found["dataset"]}
         if isinstance(found.get("trainer"), Mapping):
             found["trainer"] = TRAINER | found["trainer"]
@@ -303,9 +303,9 @@ def refuse_wrong(found: Options) -> None:
     for key, hint in known.items():
         holder, (*groups, name) = found, key.split(".")
         for group in groups:
-            holder = {} if (inner := holder.get(group)) is None else conform(inner, Options, group)
+            holder = {} if (inner := holder.get(group)) is None else validated(inner, Options, group)
         if name in holder:
-            conform(holder[name], hint, key)
+            validated(holder[name], hint, key)
         elif not groups:
             raise InputError(f"{key} is missing")
     for group in {"model", "dataset"} - theirs:

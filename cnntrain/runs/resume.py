@@ -13,6 +13,7 @@ from cnntrain.runs.folder import RESULTS, find_run, refuse_existing
 from cnntrain.runs.load import refuse_other_network
 from cnntrain.runs.setup import Session
 from cnntrain.runtime import disk, distributed
+from cnntrain.runtime.distributed import all_or_none, broadcast
 from cnntrain.runtime.errors import CheckpointError, InputError, listed
 from cnntrain.runtime.jsonfile import as_plain, flat
 from cnntrain.runtime.progress import say
@@ -89,10 +90,10 @@ def snapshot(session: Session, at: Progress, records: int) -> checkpoints.State:
     where |= {"processes": distributed.WORLD, "compiled": session.cfg.trainer.compile}
     return {
         "format": FORMAT,
-        **session.learner.state(),
+        **session.train_step.state(),
         "progress": asdict(at),
         "records": records,
-        "classes": list(session.dataset.card.classes),
+        "classes": list(session.dataset.info.classes),
         "made": where | {"device": session.device.type},
     }
 
@@ -103,14 +104,14 @@ def restore(session: Session, folder: Path) -> tuple[Progress, int]:
     Of several processes the first reads it. Raises `CheckpointError` when every checkpoint is damaged or the newest is
     none of this training, and `InputError` when it has come further than the training is to go.
     """
-    with distributed.agreed():
+    with all_or_none():
         found = newest(folder / "checkpoints") if distributed.RANK == 0 else None
-    found = distributed.told(found)
+    found = broadcast(found)
     if found is None:
         if distributed.WORLD > 1:
-            session.learner.start_alike()
+            session.train_step.start_alike()
         return Progress(), 0
-    with distributed.agreed():
+    with all_or_none():
         return continue_from(found, session, folder)
 
 
@@ -129,14 +130,14 @@ def continue_from(found: checkpoints.Found, session: Session, folder: Path) -> t
     Return its place and its number of records. Nothing is loaded before all keys and shapes have been compared: a fused
     optimizer reads as many numbers of its state as its parameter has.
     """
-    path, state, learner = found.path, found.state, session.learner
+    path, state, train_step = found.path, found.state, session.train_step
     if state.get("format") not in range(1, FORMAT + 1):
         raise CheckpointError(f"{path} has format {state.get('format')}; this version reads formats up to {FORMAT}")
-    refuse_other_network(path, learner.net, state["model"])
+    refuse_other_network(path, train_step.net, state["model"])
     at = place(path, state)
     refuse_beyond(path, at, session, folder)
     if at.step:
-        learner.prime(session.dataset.card.shape)
+        train_step.prime(session.dataset.info.shape)
     now, made = snapshot(session, at, 0), state.get("made")
     wanted = {key: value for key, value in now.items() if key not in ("format", "progress")}
     wanted["made"] = made if isinstance(made, dict) else {}  # whatever it tells
@@ -148,7 +149,7 @@ def continue_from(found: checkpoints.Found, session: Session, folder: Path) -> t
     for key, value in state["made"].items():
         if now["made"].get(key, value) != value:
             say(f"warning: {key} was {value} and is {now['made'][key]}; the numbers will not repeat to the bit")
-    learner.load_state(state)
+    train_step.load_state(state)
     return at, state["records"]
 
 

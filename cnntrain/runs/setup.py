@@ -16,18 +16,18 @@ from torch import nn
 from cnntrain.config import pretrained
 from cnntrain.config.build import (
     build_augmentations,
-    build_heads,
+    build_auxiliary,
     build_model,
     build_optimizer,
     build_rates,
-    dataset_card,
+    dataset_info,
 )
 from cnntrain.config.schema import Fit, Trainer
-from cnntrain.data.augment.augmentations import Part
+from cnntrain.data.augment.augmentations import Augmentation
 from cnntrain.data.datasets.registry import fingerprint
 from cnntrain.data.datasets.splits import Member, class_weights, parts_of
-from cnntrain.data.loading.loader import Feed, ResidentFeed, StreamedFeed, sweep
-from cnntrain.data.storage.images import Card, Dataset, Pixels, Split, spread, stored
+from cnntrain.data.loading.loader import Loader, ResidentLoader, StreamedLoader, eval_batches
+from cnntrain.data.storage.images import Dataset, DatasetInfo, Pixels, Split, spread, stored
 from cnntrain.models.external import remarks
 from cnntrain.nn.shapes import ShapesOnly
 from cnntrain.nn.whitening import calibrate
@@ -35,6 +35,7 @@ from cnntrain.runs.images import read_noted, warn_of_seen
 from cnntrain.runs.load import start_from
 from cnntrain.runtime import distributed
 from cnntrain.runtime.devices import choose_device, choose_precision
+from cnntrain.runtime.distributed import shard
 from cnntrain.runtime.errors import CnntrainError, InputError
 from cnntrain.runtime.jsonfile import flat
 from cnntrain.runtime.memory import spent
@@ -42,7 +43,7 @@ from cnntrain.runtime.signals import Signals
 from cnntrain.training.evaluate import Outputs, by_class, outputs, score
 from cnntrain.training.loop import Progress, Record, Stop, train
 from cnntrain.training.schedule_events import freezing, scaled
-from cnntrain.training.step import Learner
+from cnntrain.training.step import TrainStep
 
 Batches = TypeVar("Batches")
 COMPILERS = ("g++", "clang++")
@@ -58,22 +59,22 @@ class Session:
     device: torch.device
     precision: Literal["fp32", "bf16"]
     dataset: Dataset
-    learner: Learner
-    feed: Feed
+    train_step: TrainStep
+    loader: Loader
     started_from: dict[str, Any] | None
 
     @property
     def per_epoch(self) -> int:
         """Optimizer steps an epoch."""
-        return self.feed.batches // self.cfg.trainer.accumulate
+        return self.loader.batches // self.cfg.trainer.accumulate
 
     def remarks(self) -> Iterator[str]:
         """Yield what a person should know of the network and its images before it is trained."""
-        net, companion = self.learner.net, self.learner.companion
+        net, auxiliary = self.train_step.net, self.train_step.auxiliary
         yield from self.dataset.remarks
-        yield from remarks(net, pretrained.expected(self.cfg.model), self.dataset.card.shape)
-        if companion:
-            yield companion.summary()
+        yield from remarks(net, pretrained.expected(self.cfg.model), self.dataset.info.shape)
+        if auxiliary:
+            yield auxiliary.summary()
         options = self.cfg.dataset
         size = options.get("image_size")  # images that are read at their own size have no more detail
         if "resized_crop" in self.cfg.augmentation and size and options.get("stored_size", 0) is None:
@@ -86,26 +87,26 @@ class Session:
         """Score a network on the validation images; None when `stop` said so on the way."""
         assert self.dataset.val is not None
         rounds = -(-len(self.dataset.val) // (distributed.WORLD * self.cfg.trainer.eval_batch_size))
-        batches = self.sweep(self.share) if len(self.share) else iter(())
+        batches = self.eval_batches(self.share) if len(self.share) else iter(())
         try:
             found = outputs(net, until(stop, batches, rounds), precision=self.precision)
         except ValidationStopped:
             return None
-        return score(found) | by_class(found, self.dataset.card.classes)
+        return score(found) | by_class(found, self.dataset.info.classes)
 
     @functools.cached_property
     def share(self) -> Split:
         """The validation images that this process looks at: all of them when it is alone."""
         assert self.dataset.val is not None
-        mine = distributed.share(len(self.dataset.val))
+        mine = shard(len(self.dataset.val))
         return self.dataset.val if distributed.WORLD == 1 else self.dataset.val.take(np.arange(mine.start, mine.stop))
 
     def train(self, at: Progress, signals: Signals, save: Callable[[str], None], stop: Stop) -> Iterator[Record]:
         """Train from `at` to the end, or until `stop` says so between two steps; yield the loop's records."""
         trainer = self.cfg.trainer
         return train(
-            self.learner,
-            self.feed,
+            self.train_step,
+            self.loader,
             (lambda net: self.validate(net, signals.stop)) if self.dataset.val else None,
             at=at,
             epochs=trainer.epochs,
@@ -116,14 +117,14 @@ class Session:
             stop=stop,
         )
 
-    def sweep(self, split: Split) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def eval_batches(self, split: Split) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield the images and labels of a split."""
         size, workers = self.cfg.trainer.eval_batch_size, self.cfg.dataset["workers"]
-        return sweep(split, self.dataset.card, batch_size=size, device=self.device, workers=workers)
+        return eval_batches(split, self.dataset.info, batch_size=size, device=self.device, workers=workers)
 
     def outputs(self, split: Split) -> Outputs:
         """Return what the network says of a split."""
-        return outputs(self.learner.evaluated, self.sweep(split), precision=self.precision)
+        return outputs(self.train_step.evaluated, self.eval_batches(split), precision=self.precision)
 
 
 class ValidationStopped(Exception):  # noqa: N818 - it is no error
@@ -145,17 +146,17 @@ def check(cfg: Fit, *, begun: bool = False) -> None:
     """Find what is wrong with a configuration before any image is read; a run that has `begun` holds its weights."""
     refuse_unrecordable(cfg.trainer, choose_device(cfg.device))
     refuse_unshared(cfg.trainer.batch_size, build_augmentations(cfg.augmentation))
-    card = dataset_card(cfg.dataset, cfg.data_root)
-    shapes = build_model(pretrained.rebuilt(cfg.model) if begun else cfg.model, card, device="meta")
-    companion = build_heads(cfg.model, shapes, card, device="meta")
-    refuse_sizes(cfg.trainer.resize, companion or shapes, card)
+    info = dataset_info(cfg.dataset, cfg.data_root)
+    shapes = build_model(pretrained.rebuilt(cfg.model) if begun else cfg.model, info, device="meta")
+    auxiliary = build_auxiliary(cfg.model, shapes, info, device="meta")
+    refuse_sizes(cfg.trainer.resize, auxiliary or shapes, info)
     build_rates(cfg.schedule, build_optimizer(cfg.optimizer, shapes).defaults["lr"], 1, 1)
     refuse_long_warmup(cfg)
     for step, change in freezing(shapes.train(), cfg.trainer.freeze, 1):
         if step == 0:
             change()
     if cfg.trainer.batch_size == distributed.WORLD:
-        refuse_lone_values(shapes, card)
+        refuse_lone_values(shapes, info)
 
 
 def refuse_long_warmup(cfg: Fit) -> None:
@@ -175,7 +176,7 @@ def refuse_unrecordable(trainer: Trainer, device: torch.device) -> None:
         raise InputError(f"trainer.compile=true needs a C++ compiler on a CPU ({', '.join(COMPILERS)}); take false")
 
 
-def refuse_unshared(batch_size: int, parts: Mapping[str, Part]) -> None:
+def refuse_unshared(batch_size: int, parts: Mapping[str, Augmentation]) -> None:
     """Raise `InputError` when several processes cannot each have their share of a batch."""
     if batch_size % distributed.WORLD:
         near = sorted(
@@ -196,15 +197,15 @@ def refuse_unshared(batch_size: int, parts: Mapping[str, Part]) -> None:
             )
 
 
-def refuse_sizes(resize: Mapping[int, float], shapes: nn.Module, card: Card) -> None:
+def refuse_sizes(resize: Mapping[int, float], shapes: nn.Module, info: DatasetInfo) -> None:
     """Raise `InputError` for images that would not be smaller, or that the network cannot take."""
-    side = min(card.shape[1:])
+    side = min(info.shape[1:])
     for pixels in resize:
         if pixels >= side:
             raise InputError(f"trainer.resize: {pixels} pixels are not fewer than the {side} of the images")
         try:
             with torch.no_grad(), ShapesOnly():
-                shapes(torch.empty(2, card.shape[0], *scaled(card.shape[1:], pixels), device="meta"))
+                shapes(torch.empty(2, info.shape[0], *scaled(info.shape[1:], pixels), device="meta"))
         except (RuntimeError, ValueError) as error:
             raise InputError(
                 f"trainer.resize: the network takes no images of {pixels} pixels ({str(error).splitlines()[0]}); one "
@@ -212,10 +213,10 @@ def refuse_sizes(resize: Mapping[int, float], shapes: nn.Module, card: Card) -> 
             ) from error
 
 
-def refuse_lone_values(shapes: nn.Sequential, card: Card) -> None:
+def refuse_lone_values(shapes: nn.Sequential, info: DatasetInfo) -> None:
     """Raise `InputError` when a batch of one image leaves batch normalisation one value of a channel to normalise."""
     try:
-        shapes(torch.empty(1, *card.shape, device="meta"))
+        shapes(torch.empty(1, *info.shape, device="meta"))
     except ValueError as error:
         alone = "1" if distributed.WORLD == 1 else f"{distributed.WORLD} in {distributed.WORLD} processes"
         raise InputError(f"trainer.batch_size={alone} is too small for this network: {error}") from error
@@ -231,9 +232,9 @@ def build(cfg: Fit, dataset: Dataset, *, begun: bool = False) -> Session:
 
     A run that has `begun` holds its weights: those that it started from are not asked for, they may have moved since.
     """
-    dataset = replace(dataset, card=pretrained.normalised(dataset.card, cfg.model))
+    dataset = replace(dataset, info=pretrained.normalised(dataset.info, cfg.model))
     trainer, device = cfg.trainer, choose_device(cfg.device)
-    net = build_model(pretrained.rebuilt(cfg.model) if begun else cfg.model, dataset.card, seed=cfg.seed)
+    net = build_model(pretrained.rebuilt(cfg.model) if begun else cfg.model, dataset.info, seed=cfg.seed)
     started_from = None
     if not begun:
         calibrate(net, lambda: some_images(dataset))
@@ -242,24 +243,24 @@ def build(cfg: Fit, dataset: Dataset, *, begun: bool = False) -> Session:
             for name, split in (("the validation set's", dataset.val), ("the test set's", dataset.test)):
                 if split is not None:
                     warn_of_seen(Path(started_from["run"]), split, name)
-    companion = build_heads(cfg.model, net, dataset.card, seed=cfg.seed)
-    trained = (companion or net).to(device).to(memory_format=torch.channels_last)
+    auxiliary = build_auxiliary(cfg.model, net, dataset.info, seed=cfg.seed)
+    trained = (auxiliary or net).to(device).to(memory_format=torch.channels_last)
     optimizer = build_optimizer(cfg.optimizer, trained)
-    feed = build_feed(dataset, cfg, build_augmentations(cfg.augmentation), device)
-    per_epoch = feed.batches // trainer.accumulate
+    loader = build_loader(dataset, cfg, build_augmentations(cfg.augmentation), device)
+    per_epoch = loader.batches // trainer.accumulate
     if per_epoch == 0:
         raise InputError(f"trainer.accumulate={trainer.accumulate} batches do not fit into one epoch")
-    feed.seek(0, 0)
-    feed.batch()  # what an augmentation or a file has against these images is said before anything is made
+    loader.seek(0, 0)
+    loader.batch()  # what an augmentation or a file has against these images is said before anything is made
     precision = choose_precision(trainer.precision, device)
-    weights = class_weights(dataset.train.labels, len(dataset.card.classes))
-    learner = Learner(
+    weights = class_weights(dataset.train.labels, len(dataset.info.classes))
+    train_step = TrainStep(
         net,
         optimizer,
         build_rates(cfg.schedule, optimizer.defaults["lr"], trainer.epochs, per_epoch),
         precision=precision,
         seed=cfg.seed,
-        companion=companion,
+        auxiliary=auxiliary,
         accumulate=trainer.accumulate,
         label_smoothing=trainer.label_smoothing,
         clip=trainer.clip,
@@ -270,16 +271,16 @@ def build(cfg: Fit, dataset: Dataset, *, begun: bool = False) -> Session:
         graph=trainer.graph if device.type == "cuda" and distributed.WORLD == 1 else False,
         compile=trainer.compile,
     )
-    return Session(cfg, device, precision, dataset, learner, feed, started_from)
+    return Session(cfg, device, precision, dataset, train_step, loader, started_from)
 
 
 def some_images(dataset: Dataset) -> torch.Tensor:
     """Return at most `LOOKED_AT` training images, evenly spaced and normalised."""
     some = dataset.train.take(spread(len(dataset.train), LOOKED_AT))
-    return torch.cat([x for x, _ in sweep(some, dataset.card, batch_size=500, device=torch.device("cpu"))])
+    return torch.cat([x for x, _ in eval_batches(some, dataset.info, batch_size=500, device=torch.device("cpu"))])
 
 
-def build_feed(dataset: Dataset, cfg: Fit, parts: dict[str, Part], device: torch.device) -> Feed:
+def build_loader(dataset: Dataset, cfg: Fit, parts: dict[str, Augmentation], device: torch.device) -> Loader:
     """Keep the images on the device, or have workers read them."""
     settings = {
         "batch_size": cfg.trainer.batch_size,
@@ -290,9 +291,9 @@ def build_feed(dataset: Dataset, cfg: Fit, parts: dict[str, Part], device: torch
     }
     workers = cfg.dataset["workers"]
     if workers == 0 and isinstance(stored(dataset.train.source), Pixels):
-        return ResidentFeed(dataset.train, dataset.card, **settings)
+        return ResidentLoader(dataset.train, dataset.info, **settings)
     together = cfg.trainer.accumulate
-    return StreamedFeed(dataset.train, dataset.card, workers=workers, together=together, **settings)
+    return StreamedLoader(dataset.train, dataset.info, workers=workers, together=together, **settings)
 
 
 @contextlib.contextmanager
@@ -307,14 +308,14 @@ def explained(built: Session) -> Iterator[None]:
 
 def describe_data(dataset: Dataset) -> dict[str, Any]:
     """Return what a run must remember of its dataset to be evaluated later."""
-    card = dataset.card
+    info = dataset.info
     counts = {name: len(split) for name in ("train", "val", "test") if (split := getattr(dataset, name)) is not None}
     return {
-        "name": card.name,
-        "shape": card.shape,
-        "classes": card.classes,
-        "mean": card.mean,
-        "std": card.std,
+        "name": info.name,
+        "shape": info.shape,
+        "classes": info.classes,
+        "mean": info.mean,
+        "std": info.std,
         "images": counts,
         "fingerprint": fingerprint(dataset),
         "folders": {part: files.root.resolve() for part, files in parts_of(dataset.whole)} if dataset.whole else {},

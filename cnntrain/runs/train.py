@@ -90,7 +90,7 @@ class Training:
                 ending = f"{type(error).__name__}: {error}"
             raise
         finally:
-            self.built.feed.close()
+            self.built.loader.close()
             self.saver.close()
             if ending != "done":
                 self.board.close()
@@ -127,14 +127,14 @@ class Training:
         """Log every record and keep the checkpoints, until the loop ends."""
         trainer, built = self.cfg.trainer, self.built
         epoch, turn = divmod(self.at.step, built.per_epoch)
-        built.feed.seek(epoch, turn * trainer.accumulate)
+        built.loader.seek(epoch, turn * trainer.accumulate)
         self.board.pictures(
-            self.at.step, lambda: {"batch": batch_picture(built.feed.batch().images, built.dataset.card)}
+            self.at.step, lambda: {"batch": batch_picture(built.loader.batch().images, built.dataset.info)}
         )
         records = built.train(self.at, signals, self.save, lambda: self.between_steps(signals))
         profiler = None
         if trainer.profile:
-            profiler = profiling.Profiler(built.learner, built.feed, self.folder / "profile", self.show)
+            profiler = profiling.Profiler(built.train_step, built.loader, self.folder / "profile", self.show)
         try:
             for record in self.shown(records):
                 self.log(record)
@@ -167,7 +167,7 @@ class Training:
         """Show what the last network says of the validation images, and the settings with the final numbers."""
         built, val = self.built, self.built.dataset.val
         if val:
-            self.board.pictures(self.at.step, lambda: evaluation_pictures(val, *built.outputs(val), built.dataset.card))
+            self.board.pictures(self.at.step, lambda: evaluation_pictures(val, *built.outputs(val), built.dataset.info))
         parts = {name: result[name] for name in ("train", "best") if result[name]}
         numbers = {f"{name}/{key}": part[key] for name, part in parts.items() for key in ("loss", "top1")}
         self.board.close(self.settings, numbers)
@@ -197,8 +197,8 @@ class Training:
         if "seconds" in record:
             self.say_if_slowed()
         if record["kind"] == "val":
-            net, card = self.built.learner.evaluated, self.built.dataset.card
-            self.board.pictures(record["step"], lambda: filter_pictures(net, card))
+            net, info = self.built.train_step.evaluated, self.built.dataset.info
+            self.board.pictures(record["step"], lambda: filter_pictures(net, info))
 
     def say_if_slowed(self) -> None:
         """Say once, after an epoch on a CPU, that other programs slow the training down."""
@@ -243,14 +243,14 @@ class Training:
         """Return where training broke: the step and the images of its batches."""
         epoch, turn = divmod(step, self.built.per_epoch)
         accumulate = self.cfg.trainer.accumulate
-        self.built.feed.seek(epoch, turn * accumulate)
-        images = self.built.feed.plan.index[turn * accumulate : (turn + 1) * accumulate]
+        self.built.loader.seek(epoch, turn * accumulate)
+        images = self.built.loader.plan.index[turn * accumulate : (turn + 1) * accumulate]
         return {"step": step + 1, "epoch": epoch + 1, "images": images.ravel().tolist()}
 
     def announce(self) -> None:
         """Say what is about to happen."""
         cfg, data = self.cfg, self.built.dataset
-        params = sum(parameter.numel() for parameter in self.built.learner.net.parameters())
+        params = sum(parameter.numel() for parameter in self.built.train_step.net.parameters())
         say(
             f"{cfg.model['name']} ({params:,} parameters) on {cfg.dataset['name']}: {len(data.train):,} training and "
             f"{len(data.val) if data.val else 0:,} validation images, {cfg.trainer.epochs} epochs of "

@@ -29,9 +29,9 @@ def prove_resume(cfg: Fit, dataset: Dataset) -> dict[str, Any]:
         second = setup.build(cfg, dataset)
         kept = checkpoints.load_newest(Path(scratch))
         assert kept is not None
-        second.learner.load_state(kept.state)
+        second.train_step.load_state(kept.state)
         advance(second, Progress(**kept.state["progress"]), steps)
-    expected, found = whole.learner.state(), second.learner.state()
+    expected, found = whole.train_step.state(), second.train_step.state()
     differing = [key for key in expected if not resume.same(expected[key], found[key])]
     if differing:
         raise CnntrainError(f"after a cut at step {cut} and a resume, {', '.join(differing)} differ at step {steps}")
@@ -42,8 +42,8 @@ def prove_resume(cfg: Fit, dataset: Dataset) -> dict[str, Any]:
 def advance(built: setup.Session, at: Progress, until: int) -> None:
     """Train from `at` until so many steps have been taken."""
     records = train(
-        built.learner,
-        built.feed,
+        built.train_step,
+        built.loader,
         None,
         at=at,
         epochs=built.cfg.trainer.epochs,

@@ -8,6 +8,7 @@ from cnntrain.data.storage.images import Dataset
 from cnntrain.runs import resume
 from cnntrain.runs.setup import Session, explained
 from cnntrain.runtime import distributed
+from cnntrain.runtime.distributed import all_or_none, broadcast
 from cnntrain.runtime.errors import EchoError, InputError, NonFiniteError
 from cnntrain.runtime.signals import Signals
 
@@ -23,7 +24,7 @@ def assist(built: Session, folder: Path) -> dict[str, Any]:
     except NonFiniteError as error:
         raise EchoError(error.exit_code) from error
     finally:
-        built.feed.close()
+        built.loader.close()
     if signals.stop(last=True) and signals.stopped_by:
         signals.pass_on(signals.stopped_by)
         raise EchoError(128 + signals.stopped_by)
@@ -43,7 +44,7 @@ def refuse_other_images(dataset: Dataset) -> None:
     """Raise `InputError` when a process has read other images than the first."""
     if distributed.WORLD > 1:
         mine = fingerprint(dataset)
-        first = distributed.told(mine)
-        with distributed.agreed():
+        first = broadcast(mine)
+        with all_or_none():
             if mine != first:
                 raise InputError("this process finds other images than the first; every machine needs the same")

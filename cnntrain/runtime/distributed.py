@@ -53,7 +53,7 @@ def joined() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def agreed() -> Iterator[None]:
+def all_or_none() -> Iterator[None]:
     """Have every process come out of a block, or none: the first that fails in it tells why, the others leave with it.
 
     The block itself must not wait for other processes.
@@ -84,7 +84,7 @@ def together() -> Iterator[None]:
         raise EchoError(1) if RANK else CnntrainError(reason) from error
 
 
-def share(size: int, rank: int | None = None) -> slice:
+def shard(size: int, rank: int | None = None) -> slice:
     """Return which of `size` things in order belong to a process (this one): every thing to one, shares of one length
     where that can be, else lengths that differ by one.
     """
@@ -92,7 +92,7 @@ def share(size: int, rank: int | None = None) -> slice:
     return slice(size * mine // WORLD, size * (mine + 1) // WORLD)
 
 
-def add_up(tensors: Sequence["Tensor"]) -> None:
+def all_reduce(tensors: Sequence["Tensor"]) -> None:
     """Replace tensors of one device by their sums over all processes, in float32 and one message."""
     import torch
     import torch.distributed as dist
@@ -124,7 +124,7 @@ def wait() -> None:
     total(0)
 
 
-def told(value: T) -> T:
+def broadcast(value: T) -> T:
     """Return the first process's value, in all of them; its tensors lie on the CPU."""
     if WORLD == 1:
         return value
@@ -165,7 +165,7 @@ class Largest:
         return found
 
 
-def kept(value: str) -> str:
+def remembered(value: str) -> str:
     """Return what was first kept in this launch: a process that torchrun has started again finds it there."""
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return value

@@ -6,7 +6,7 @@ from typing import Annotated
 
 
 @dataclass(frozen=True)
-class Bounds:
+class Range:
     """A closed interval, open at the bottom with `above=True`, at the top with `below=True`."""
 
     low: float = -math.inf
@@ -24,9 +24,9 @@ class Bounds:
         return " and ".join(part for part in (bottom, top) if part)
 
 
-Count = Annotated[int, Bounds(low=1)]
-Natural = Annotated[int, Bounds(low=0)]
-Positive = Annotated[float, Bounds(low=0, above=True)]
-NonNegative = Annotated[float, Bounds(low=0)]
-Fraction = Annotated[float, Bounds(low=0, high=1)]
-Decay = Annotated[float, Bounds(low=0, high=1, below=True)]  # what a moving average keeps of the past: never all of it
+Count = Annotated[int, Range(low=1)]
+Natural = Annotated[int, Range(low=0)]
+Positive = Annotated[float, Range(low=0, above=True)]
+NonNegative = Annotated[float, Range(low=0)]
+Fraction = Annotated[float, Range(low=0, high=1)]
+Decay = Annotated[float, Range(low=0, high=1, below=True)]  # what a moving average keeps of the past: never all of it

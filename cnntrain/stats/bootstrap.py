@@ -20,7 +20,7 @@ Z = 1.959963984540054
 FURTHER = 1.5  # times as far as the furthest image: with less, bands of long-tailed distances are too narrow
 
 
-class Range(NamedTuple):
+class Support(NamedTuple):
     """Between which values a number lies whatever the images, and how many images it is about."""
 
     low: np.ndarray | float
@@ -53,7 +53,7 @@ def means(blocks: np.ndarray, values: np.ndarray) -> np.ndarray:
     return np.asarray(found.T.reshape(-1, *values.shape[:-1]))
 
 
-def band(found: np.ndarray, kept: Range | None = None) -> tuple[np.ndarray, np.ndarray]:
+def band(found: np.ndarray, kept: Support | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Return the interval at 95 % of numbers [1 + blocks, ...].
 
     Of a number that is kept within a range it is the interval of Agresti and Coull (1998) for a share, with what images

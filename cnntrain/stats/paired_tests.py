@@ -137,7 +137,7 @@ def seeds_needed(rows: int, level: float = LEVEL) -> int | None:
     return None if level / rows < 1 / (DRAWS + 1) else 1 + math.ceil(math.log2(rows / level) - 1e-9)
 
 
-def believable(low: float, high: float, p: float | None, level: float = LEVEL) -> bool:
+def is_significant(low: float, high: float, p: float | None, level: float = LEVEL) -> bool:
     """Say whether a difference is significant: corrected p and interval agree that it is not zero."""
     return p is not None and p <= level + 1e-12 and not low <= 0 <= high
 
@@ -158,7 +158,7 @@ def image_rows(first: str, names: Sequence[str], held: Sequence[Images | str]) -
             low, high = image_interval(images)
             row |= {"n": images.n, "only_this": images.only_second, "only_other": images.only_first}
             row |= {"delta": images.delta, "delta_low": low, "delta_high": high, "p": p, "p_holm": corrected}
-            row |= {"believable": believable(low, high, corrected)}
+            row |= {"believable": is_significant(low, high, corrected)}
             row |= {"verdict": image_verdict(name, first, images, corrected)}
         else:
             empty = ("n", "only_this", "only_other", "delta", "delta_low", "delta_high", "p", "p_holm", "believable")
@@ -180,7 +180,7 @@ def seed_rows(first: str, names: Sequence[str], held: Sequence[Sequence[float] |
         if not isinstance(deltas, str) and corrected is not None:
             mean, low, high = seed_interval(deltas)
             row |= {"n_seeds": len(deltas), "delta": mean, "delta_low": low, "delta_high": high}
-            row |= {"p": p, "p_holm": corrected, "believable": believable(low, high, corrected)}
+            row |= {"p": p, "p_holm": corrected, "believable": is_significant(low, high, corrected)}
             row |= {"verdict": seed_verdict(name, first, deltas, corrected, tested)}
         else:
             empty = ("n_seeds", "delta", "delta_low", "delta_high", "p", "p_holm", "believable")
@@ -207,7 +207,7 @@ def image_verdict(name: str, first: str, images: Images, p: float) -> str:
     """Return the sentence about two networks on the same images, from the corrected p."""
     low, high = image_interval(images)
     measured = f"{images.only_second:,} images right only by {name}, {images.only_first:,} only by {first}; p = {p:.2g}"
-    if believable(low, high, p):
+    if is_significant(low, high, p):
         sentence = compared(name, first, images.delta, low, high)
         return f"{sentence} on images like these: significant for these two networks ({measured})."
     return (
@@ -220,7 +220,7 @@ def seed_verdict(name: str, first: str, differences: Sequence[float], p: float, 
     """Return the sentence about two ways of training over shared seeds, from the corrected p of one of `rows` rows."""
     mean, low, high = seed_interval(differences)
     n, needed = len(differences), seeds_needed(rows, level)
-    if believable(low, high, p, level):
+    if is_significant(low, high, p, level):
         after = " after Holm's correction" if rows > 1 else ""
         return f"{compared(name, first, mean, low, high)} over {n} shared seeds: significant (p = {p:.2g}{after})."
     measured = f"{points(mean)} points ({points(low)} … {points(high)}"

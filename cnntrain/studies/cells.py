@@ -162,14 +162,14 @@ def change(cell: Cell) -> None:
     """Write a trained network without some stages, or with other weights in them, as a run of its own."""
     assert cell.run is not None
     source = Path(cell.run)
-    net, card, settings = load_run(source, "last")
+    net, info, settings = load_run(source, "last")
     if cell.mode == "lesion":
         weights = {key: value for key, value in net.state_dict().items() if key.partition(".")[0] not in cell.stages}
     else:
         options, seed = settings["model"], settings["seed"]
         if cell.mode == "rerandomize":
             options, seed = pretrained.rebuilt(options), int(generator(seed, "rerandomize").integers(2**31))
-        fresh = build_model(options, card, seed=seed)
+        fresh = build_model(options, info, seed=seed)
         weights = put_back(net, fresh, cell.stages).state_dict()
     state = checkpoints.load(source / "checkpoints" / checkpoints.LAST)
     kept = {key: value for key, value in evaluated(state).items() if key not in ("model", "ema")}
@@ -197,7 +197,7 @@ def put_back(net: nn.Sequential, fresh: nn.Sequential, stages: Sequence[str]) ->
 
 def measure(cell: Cell, dataset: Dataset) -> dict[str, Any]:
     """Evaluate a cell's last weights on its training images, as they are, and once on the test images."""
-    net, card, _ = load_run(cell.folder, "last")
+    net, info, _ = load_run(cell.folder, "last")
     cfg = read_config(Fit, cell.settings)
     device = choose_device(cfg.device)
     net, precision = (
@@ -210,7 +210,7 @@ def measure(cell: Cell, dataset: Dataset) -> dict[str, Any]:
         measured = measure_split(
             net,
             getattr(dataset, name),
-            card,
+            info,
             batch_size=size,
             workers=workers,
             device=device,
@@ -219,9 +219,9 @@ def measure(cell: Cell, dataset: Dataset) -> dict[str, Any]:
         )
         right = measured.outputs.logits.argmax(dim=1) == measured.outputs.labels
         found |= {f"{name}_top1": int(right.sum()) / len(right), f"{name}_n": len(right)}
-    words = {"split": "test", "dataset": dataset.card.name, "weights": "last", "tta": "none"}
+    words = {"split": "test", "dataset": dataset.info.name, "weights": "last", "tta": "none"}
     made = {"device": str(device), "precision": precision, "other_dataset": None}
     argv = ["cnntrain", "eval", f"run={cell.folder}", "weights=last"]
     target = evaluation_folder(cell.folder, "test", "last")
-    keep_evaluation(target, cell.folder, measured, card, words, argv, made)
+    keep_evaluation(target, cell.folder, measured, info, words, argv, made)
     return found

@@ -11,7 +11,7 @@ from cnntrain.config import schema
 from cnntrain.nn.geometry import geometry
 from cnntrain.runs import records
 from cnntrain.runs.evaluation import Evaluation, evaluation
-from cnntrain.runs.load import read_card, rebuild
+from cnntrain.runs.load import read_info, rebuild
 from cnntrain.runs.select import SAME, by_experiment
 from cnntrain.runtime.jsonfile import flat
 from cnntrain.runtime.tables import percent, render
@@ -74,11 +74,11 @@ def group(entries: Sequence[Entry]) -> list[Group]:
 
 def size(folder: Path) -> tuple[int, int | None]:
     """Return the parameters and the multiplications of a run's network; None where a layer's cost is not known."""
-    settings, card = records.settings(folder), read_card(records.record(folder))
-    net = rebuild(settings, card, device="meta")
+    settings, info = records.settings(folder), read_info(records.record(folder))
+    net = rebuild(settings, info, device="meta")
     params = sum(parameter.numel() for parameter in net.parameters())
     try:
-        return params, sum(stage.macs for stage in geometry(net, card.shape))
+        return params, sum(stage.macs for stage in geometry(net, info.shape))
     except (TypeError, ValueError):
         return params, None
 

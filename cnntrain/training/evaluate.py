@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cnntrain.data.augment.tta import VIEWS, View
+from cnntrain.data.augment.tta import TTA, View
 from cnntrain.nn.conv_matmul import as_products, candidates
 from cnntrain.runtime import distributed
 from cnntrain.runtime.devices import autocast
@@ -40,7 +40,7 @@ def outputs(
     batches: Iterable[tuple[Tensor, Tensor]],
     *,
     precision: Literal["fp32", "bf16"],
-    views: Sequence[tuple[float, View]] = tuple(VIEWS["none"]),
+    views: Sequence[tuple[float, View]] = tuple(TTA["none"]),
 ) -> Outputs:
     """Return a network's logits for all batches of (images, labels), in evaluation mode.
 

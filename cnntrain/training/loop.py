@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from cnntrain.data.loading.loader import Feed
-from cnntrain.training.step import Learner
+from cnntrain.data.loading.loader import Loader
+from cnntrain.training.step import TrainStep
 
 Record = dict[str, Any]
 Stop = Callable[[], bool]
@@ -34,8 +34,8 @@ class Progress:
 
 
 def train(
-    learner: Learner,
-    feed: Feed,
+    train_step: TrainStep,
+    loader: Loader,
     validate: Callable[[nn.Sequential], Record | None] | None,
     *,
     at: Progress,
@@ -54,14 +54,14 @@ def train(
     after so many validations without a better one. `save` is called with "best" after the record that it belongs to
     (without validation at the end), and with "epoch" after each epoch.
     """
-    per_epoch = feed.batches // learner.accumulate
+    per_epoch = loader.batches // train_step.accumulate
     last = epochs * per_epoch
     began, since = time.perf_counter(), at.step
     while True:
         epoch, ended = -(-at.step // per_epoch), at.step % per_epoch == 0
         due = at.step >= last or (ended and epoch % validate_every == 0)
         if validate and due and at.validated < at.step:
-            scores = validate(learner.evaluated)
+            scores = validate(train_step.evaluated)
             if scores is None:
                 return
             better = at.note(epoch, scores)
@@ -75,14 +75,14 @@ def train(
             break
         if stop():
             return
-        learner.update(feed, at.step)
+        train_step.update(loader, at.step)
         at.step += 1
         ended = at.step % per_epoch == 0
         if ended or at.step % log_every == 0:
-            record = {"kind": "train", "step": at.step, "epoch": -(-at.step // per_epoch), **learner.read(at.step)}
+            record = {"kind": "train", "step": at.step, "epoch": -(-at.step // per_epoch), **train_step.read(at.step)}
             if ended:
                 seconds = time.perf_counter() - began
-                samples = (at.step - since) * learner.accumulate * feed.batch_size
+                samples = (at.step - since) * train_step.accumulate * loader.batch_size
                 record |= {"seconds": seconds, "samples_per_second": samples / seconds}
             yield record
     if not validate:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from cnntrain.data.storage.images import Card, Split
+from cnntrain.data.storage.images import DatasetInfo, Split
 from cnntrain.runtime.drawing import styled
 from cnntrain.stats.metrics import confusion_matrix
 
@@ -43,9 +43,9 @@ def enlarge(image: Tensor, least: int = 256) -> Tensor:
     return image.repeat_interleave(factor, dim=1).repeat_interleave(factor, dim=2)
 
 
-def batch_picture(images: Tensor, card: Card) -> Tensor:
+def batch_picture(images: Tensor, info: DatasetInfo) -> Tensor:
     """Show a batch as the network sees it, augmented: `images`, float [N, C, H, W], with normalisation undone."""
-    mean, std = (torch.tensor(numbers, device=images.device)[:, None, None] for numbers in (card.mean, card.std))
+    mean, std = (torch.tensor(numbers, device=images.device)[:, None, None] for numbers in (info.mean, info.std))
     values = images[:MOST].float() * std + mean
     return grid((values * 255).round().clamp(0, 255).to(torch.uint8).cpu())
 
@@ -85,9 +85,9 @@ def weight_picture(weight: np.ndarray) -> np.ndarray:
     return np.asarray((shown * 255).round(), dtype=np.uint8)
 
 
-def filter_pictures(net: nn.Sequential, card: Card) -> dict[str, Tensor]:
+def filter_pictures(net: nn.Sequential, info: DatasetInfo) -> dict[str, Tensor]:
     """Show the weights that first see the images, in one picture by name; of some networks there is none."""
-    found = first_filters(net, card.shape)
+    found = first_filters(net, info.shape)
     if found is None:
         return {}
     stage, _, weights = found
@@ -99,11 +99,11 @@ def filter_pictures(net: nn.Sequential, card: Card) -> dict[str, Tensor]:
 # What a network says of images.
 
 
-def evaluation_pictures(split: Split, logits: Tensor, labels: Tensor, card: Card) -> dict[str, Tensor]:
+def evaluation_pictures(split: Split, logits: Tensor, labels: Tensor, info: DatasetInfo) -> dict[str, Tensor]:
     """Show what a network says of a split: the confusion matrix, and its mistakes if there are any."""
-    confusion = confusion_matrix(logits.argmax(dim=1), labels, len(card.classes))
-    mistakes = mistakes_picture(split, logits, labels, card)
-    found = {"confusion": confusion_picture(confusion, card.classes)}
+    confusion = confusion_matrix(logits.argmax(dim=1), labels, len(info.classes))
+    mistakes = mistakes_picture(split, logits, labels, info)
+    found = {"confusion": confusion_picture(confusion, info.classes)}
     return found | ({} if mistakes is None else {"mistakes": mistakes})
 
 
@@ -113,12 +113,12 @@ def worst_mistakes(probabilities: np.ndarray, labels: np.ndarray, most: int = 24
     return [int(i) for i in wrong[np.argsort(-probabilities.max(axis=1)[wrong], kind="stable")][:most]]
 
 
-def mistakes_picture(split: Split, logits: Tensor, labels: Tensor, card: Card) -> Tensor | None:
+def mistakes_picture(split: Split, logits: Tensor, labels: Tensor, info: DatasetInfo) -> Tensor | None:
     """Show the images of `split` that were taken for another class, the surest mistakes first; None without any."""
     chosen = worst_mistakes(logits.softmax(dim=1).numpy(), labels.numpy(), MOST)
     if not chosen:
         return None
-    titles = [f"{card.classes[int(labels[i])]}→{card.classes[int(logits[i].argmax())]}" for i in chosen]
+    titles = [f"{info.classes[int(labels[i])]}→{info.classes[int(logits[i].argmax())]}" for i in chosen]
     return captioned(split.source.read(chosen), titles)
 
 

@@ -1,6 +1,6 @@
 """Where the time of a training's steps goes, on request: a table of a step's parts, and a trace of its operators.
 
-The parts are watched from outside, by wrappers that stand before the methods of one learner and its feed for a few
+The parts are watched from outside, by wrappers that stand before the methods of one learner and its loader for a few
 steps and are then taken away: a training that is not profiled has nothing of this in it, and one that is computes the
 same.
 """
@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from cnntrain.data.loading.loader import Feed
+from cnntrain.data.loading.loader import Loader
 from cnntrain.runtime import disk
 from cnntrain.runtime.errors import DiskError
 from cnntrain.runtime.progress import say
 from cnntrain.runtime.tables import percent, render
-from cnntrain.training.step import Learner
+from cnntrain.training.step import TrainStep
 
 WARM_UP = 5  # steps that find buffers, algorithms and workers unready
 TIMED = 20
@@ -39,26 +39,26 @@ class Profiler:
     step takes longer than without a profile.
     """
 
-    def __init__(self, learner: Learner, feed: Feed, folder: Path, done: Callable[[Report], None]) -> None:
-        self.device, self.samples = learner.device, feed.batch_size * learner.accumulate
+    def __init__(self, train_step: TrainStep, loader: Loader, folder: Path, done: Callable[[Report], None]) -> None:
+        self.device, self.samples = train_step.device, loader.batch_size * train_step.accumulate
         self.folder, self.done, self.seen = folder, done, 0
         self.parts: dict[str, float] = defaultdict(float)  # seconds of the step under way
         self.steps: list[dict[str, float]] = []
         self.tracer: profile | None = None
         self.watched: list[tuple[object, str]] = []
-        optimizer = learner.optimizer
+        optimizer = train_step.optimizer
         for part, owner, names in (
-            ("input", feed, ("seek", "batch")),
-            ("forward", learner, ("forward",)),
-            ("backward", learner, ("backward",)),
-            ("exchange", learner, ("combine",)),
-            ("optimizer", learner, ("norm", "guard", "set_rate")),
+            ("input", loader, ("seek", "batch")),
+            ("forward", train_step, ("forward",)),
+            ("backward", train_step, ("backward",)),
+            ("exchange", train_step, ("combine",)),
+            ("optimizer", train_step, ("norm", "guard", "set_rate")),
             ("optimizer", optimizer, ("step", "zero_grad")),
         ):
             for name in names:
                 self.put(owner, name, self.timed(part, getattr(owner, name)))
-        self.put(learner, "update", self.counted(learner.update))
-        self.put(learner, "run", learner.program)  # a recorded step has no parts to see
+        self.put(train_step, "update", self.counted(train_step.update))
+        self.put(train_step, "run", train_step.program)  # a recorded step has no parts to see
 
     def put(self, owner: object, name: str, wrapper: Callable[..., Any]) -> None:
         """Set a wrapper before a method, of this object only."""
@@ -83,10 +83,10 @@ class Profiler:
 
         return wrapper
 
-    def counted(self, update: Callable[[Feed, int], None]) -> Callable[[Feed, int], None]:
+    def counted(self, update: Callable[[Loader, int], None]) -> Callable[[Loader, int], None]:
         """Return a learner's `update` that knows which of the profile's steps it is."""
 
-        def wrapper(feed: Feed, step: int) -> None:
+        def wrapper(loader: Loader, step: int) -> None:
             if self.seen == WARM_UP + TIMED:
                 gpu = [ProfilerActivity.CUDA] if self.device.type == "cuda" else []
                 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the tracer's library talks about its own stages
@@ -94,7 +94,7 @@ class Profiler:
                 self.tracer.start()
             self.parts.clear()
             began = self.now()
-            update(feed, step)
+            update(loader, step)
             whole = self.now() - began
             self.seen += 1
             if WARM_UP < self.seen <= WARM_UP + TIMED:

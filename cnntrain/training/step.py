@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from cnntrain.data.loading.loader import Feed
-from cnntrain.nn.auxiliary import Heads
+from cnntrain.data.loading.loader import Loader
+from cnntrain.nn.auxiliary import AuxiliaryClassifiers
 from cnntrain.nn.conv_matmul import as_products, candidates
 from cnntrain.nn.shapes import Shape
 from cnntrain.runtime import distributed
 from cnntrain.runtime.devices import autocast
+from cnntrain.runtime.distributed import all_reduce, broadcast
 from cnntrain.runtime.errors import NonFiniteError
 from cnntrain.runtime.progress import say
 from cnntrain.runtime.seeding import generator
@@ -24,17 +25,17 @@ from cnntrain.training.evaluate import evaluating
 from cnntrain.training.schedule_events import Freeze, Scale, freezing, resizing
 
 
-class Learner:
+class TrainStep:
     """A network in training; `update` takes one optimizer step, and all sums stay on the device until `read`.
 
-    A step is what the host has to say (`prepare`: its number, dropout's seed, where the feed stands) and a `program` of
+    A step is what the host has to say (`prepare`: its number, dropout's seed, the loader's place) and a `program` of
     the device, which finds everything else in the device's memory. `graph` has a GPU record the program and repeat it,
     `compile` merges the operators of the forward pass, the loss and their gradients.
 
     `rates` holds the learning rate of every step. `ema` is the decay of the weights' moving average, 0 for none;
     `clip` the largest norm of the gradient, 0 for any; `class_weights` multiply each class's loss; `freeze` says which
     stages rest from which fraction of the steps on, `resize` until which one images have so few pixels a side. A
-    `companion` adds the losses of auxiliary heads on `net` to what is trained; the average, the evaluated network and
+    `auxiliary` adds the losses of auxiliary heads on `net` to what is trained; the average, the evaluated network and
     the loss that `read` returns are those of `net` alone.
 
     Of several processes each steps through its share of every batch; after a step all hold the same state.
@@ -48,7 +49,7 @@ class Learner:
         *,
         precision: Literal["fp32", "bf16"],
         seed: int,
-        companion: Heads | None = None,
+        auxiliary: AuxiliaryClassifiers | None = None,
         accumulate: int = 1,
         label_smoothing: float = 0.0,
         clip: float = 0.0,
@@ -60,7 +61,7 @@ class Learner:
         compile: bool = False,
     ) -> None:
         self.net, self.optimizer, self.rates, self.precision = net, optimizer, rates, precision
-        self.companion, self.weight = companion, companion.weight if companion else 0.0
+        self.auxiliary, self.weight = auxiliary, auxiliary.weight if auxiliary else 0.0
         self.seed, self.accumulate, self.label_smoothing, self.clip = seed, accumulate, label_smoothing, clip
         self.device = next(net.parameters()).device
         net.train()
@@ -68,8 +69,8 @@ class Learner:
         self.weighs = class_weights is not None and (
             accumulate > 1 or distributed.WORLD > 1
         )  # else a batch is the step
-        self.parameters = list((companion or net).parameters())
-        self.running = running(companion or net)
+        self.parameters = list((auxiliary or net).parameters())
+        self.running = running(auxiliary or net)
         self.scale, total = Scale(), len(rates)
         changes = [*freezing(net, freeze, total), *resizing(self.scale, resize or {}, total)]
         self.changes = sorted(changes, key=itemgetter(0))
@@ -89,7 +90,7 @@ class Learner:
         self.recorder = Recorder(self.device, required=graph is True) if graph else None
         mode = "max-autotune-no-cudagraphs" if self.device.type == "cuda" else None
         self.merged = torch.compile(self.losses, mode=mode, dynamic=False) if compile else None
-        self.products = [] if compile else candidates(companion or net)
+        self.products = [] if compile else candidates(auxiliary or net)
 
     @property
     def evaluated(self) -> nn.Sequential:
@@ -98,53 +99,53 @@ class Learner:
 
     def start_alike(self) -> None:
         """Give every process the weights of the first: made from images, they differ on another kind of processor."""
-        whole = self.companion or self.net
-        whole.load_state_dict(distributed.told({key: tensor.cpu() for key, tensor in whole.state_dict().items()}))
+        whole = self.auxiliary or self.net
+        whole.load_state_dict(broadcast({key: tensor.cpu() for key, tensor in whole.state_dict().items()}))
         if self.average:
             self.average.load_state_dict(self.net.state_dict())
 
-    def update(self, feed: Feed, step: int) -> None:
-        """Take optimizer step number `step` (from 0) on the next `accumulate` batches of the feed."""
-        self.prepare(feed, step)
-        self.run(feed)
+    def update(self, loader: Loader, step: int) -> None:
+        """Take optimizer step number `step` (from 0) on the next `accumulate` batches of the loader."""
+        self.prepare(loader, step)
+        self.run(loader)
 
-    def prepare(self, feed: Feed, step: int) -> None:
+    def prepare(self, loader: Loader, step: int) -> None:
         """Do the host's part of a step: nothing here depends on what the device has computed."""
-        per_epoch = feed.batches // self.accumulate
+        per_epoch = loader.batches // self.accumulate
         epoch, turn = divmod(step, per_epoch)
         self.reseed(epoch, turn, per_epoch)
         self.step = step
         self.at.fill_(step)
         self.change(step)
-        feed.seek(epoch, turn * self.accumulate)
-        self.count += self.accumulate * feed.batch_size
+        loader.seek(epoch, turn * self.accumulate)
+        self.count += self.accumulate * loader.batch_size
 
     def change(self, step: int) -> None:
         """Make the changes whose step has come."""
         while self.changes and self.changes[0][0] <= step:
             self.changes.pop(0)[1]()
-            self.running = running(self.companion or self.net)
+            self.running = running(self.auxiliary or self.net)
             if self.recorder:
                 self.recorder.forget()
 
-    def run(self, feed: Feed) -> None:
+    def run(self, loader: Loader) -> None:
         """Have the device do its part, by a recording of it where there is one."""
         if self.recorder is None:
-            self.program(feed)
-        elif reason := self.recorder(self.program, feed):
+            self.program(loader)
+        elif reason := self.recorder(self.program, loader):
             self.recorder = None
             self.optimizer.zero_grad(set_to_none=True)  # of the attempt, which has computed nothing
             say(f"trainer.graph=auto: steps are not recorded, {reason}")
-            self.program(feed)
+            self.program(loader)
 
-    def program(self, feed: Feed) -> None:
+    def program(self, loader: Loader) -> None:
         """Compute a step's update: a device program without a look at any value."""
         sound = torch.ones((), dtype=torch.bool, device=self.device)
         whole: Any = 0  # what the step's mean divides by
         apart = self.weighs or distributed.WORLD > 1
         loss_sum, right = (torch.zeros_like(t) if apart else t for t in (self.loss_sum, self.right))
         for _ in range(self.accumulate):
-            x, target, labels = feed.batch()
+            x, target, labels = loader.batch()
             loss, total, logits = self.forward(self.scale(x), target)
             weight = self.weight_of(target) if self.weighs else len(labels)
             if self.weighs or self.accumulate > 1:
@@ -155,7 +156,7 @@ class Learner:
             right += (logits.detach().argmax(dim=1) == labels).sum()
             whole = whole + weight
         if apart:
-            sound = self.combine(loss_sum, right, sound, whole, self.accumulate * feed.batch_size)
+            sound = self.combine(loss_sum, right, sound, whole, self.accumulate * loader.batch_size)
         self.guard(sound & self.norm().isfinite())
         self.set_rate()
         with autocast(self.precision, self.device):  # for the products of Muon; other optimizers have none
@@ -170,7 +171,7 @@ class Learner:
     def losses(self, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return what `forward` does, operator by operator."""
         with autocast(self.precision, self.device), as_products(self.products):
-            logits, heads = self.companion(x) if self.companion else (self.net(x), {})
+            logits, heads = self.auxiliary(x) if self.auxiliary else (self.net(x), {})
         loss = total = self.loss(logits, target)
         for answer in heads.values():
             total = total + self.weight * self.loss(answer, target)
@@ -209,7 +210,7 @@ class Learner:
         if distributed.WORLD > 1:
             shares = [*gradients, *self.running]
             torch._foreach_div_(shares, distributed.WORLD)
-            distributed.add_up([*shares, measured])
+            all_reduce([*shares, measured])
         if self.weighs:
             torch._foreach_mul_([*gradients, measured[0]], images / measured[3])
         self.loss_sum += measured[0]
@@ -304,8 +305,8 @@ class Learner:
             "optimizer": self.optimizer.state_dict()["state"],  # its settings are the configuration's
             "sums": {"loss": self.loss_sum, "right": self.right, "count": self.count},
         }
-        if self.companion:
-            kept["heads"] = self.companion.heads.state_dict()
+        if self.auxiliary:
+            kept["heads"] = self.auxiliary.heads.state_dict()
         return kept | {"ema": self.average.state_dict()} if self.average else kept
 
     def prime(self, shape: Shape) -> None:
@@ -316,8 +317,8 @@ class Learner:
         """
         self.change(0)
         x = torch.zeros(2, *shape, device=self.device)
-        with evaluating(self.companion or self.net):
-            logits, heads = self.companion(x) if self.companion else (self.net(x), {})
+        with evaluating(self.auxiliary or self.net):
+            logits, heads = self.auxiliary(x) if self.auxiliary else (self.net(x), {})
         for parameter in leaves([logits, *heads.values()]):
             parameter.grad = torch.zeros_like(parameter)
         self.optimizer.found_inf.fill_(1)  # type: ignore[attr-defined]
@@ -329,8 +330,8 @@ class Learner:
         if self.recorder:
             self.recorder.forget()  # the optimizer's tensors will lie elsewhere
         self.net.load_state_dict(state["model"])
-        if self.companion:
-            self.companion.heads.load_state_dict(state["heads"])
+        if self.auxiliary:
+            self.auxiliary.heads.load_state_dict(state["heads"])
         if self.average:
             self.average.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": state["optimizer"]})

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from cnntrain.runtime.errors import InputError
 from cnntrain.runtime.ranges import Count, Natural
 from cnntrain.runtime.seeding import generator
-from cnntrain.transforms.transform import Amount, Logits, Shape, Warp
+from cnntrain.transforms.transform import Amount, Logits, Shape, Transform
 
 Norm = Literal["linf", "l2"]
 Target = int | Literal["least_likely"] | None
@@ -33,7 +33,9 @@ class Worst(NamedTuple):
     loss: Tensor
 
 
-def fgsm(shape: Shape, *, amounts: Sequence[float] | None = None, norm: Norm = "linf", target: Target = None) -> Warp:
+def fgsm(
+    shape: Shape, *, amounts: Sequence[float] | None = None, norm: Norm = "linf", target: Target = None
+) -> Transform:
     """One step along the sign of the gradient, or along the gradient in L2 (Goodfellow et al. 2015)."""
     return attack("fgsm", shape, amounts, norm, target, steps=0, restarts=0, seed=0)
 
@@ -47,7 +49,7 @@ def pgd(
     steps: Count = 10,
     restarts: Count = 1,
     seed: Natural = 0,
-) -> Warp:
+) -> Transform:
     """Steps of 2.5 budgets in all, projected, from the image and then from random points (Madry et al. 2018)."""
     return attack("pgd", shape, amounts, norm, target, steps=steps, restarts=restarts, seed=seed)
 
@@ -62,7 +64,7 @@ def attack(
     steps: int,
     restarts: int,
     seed: int,
-) -> Warp:
+) -> Transform:
     """Return the family of one attack, its budgets in ascending order."""
     budgets = sorted(float(budget) for budget in (BUDGETS if amounts is None else amounts))
     if not budgets or budgets[0] < 0 or (norm == "linf" and budgets[-1] > 1):
@@ -84,7 +86,7 @@ def attack(
 
     protocol: dict[str, object] = {"norm": norm, "target": target}
     protocol |= {"steps": steps, "restarts": restarts, "seed": seed} if steps else {}
-    return Warp(
+    return Transform(
         name,
         "of the range",
         (0.0,),

@@ -17,7 +17,7 @@ from cnntrain.runtime.errors import InputError
 from cnntrain.runtime.seeding import generator
 from cnntrain.transforms.attacks import fgsm, pgd
 from cnntrain.transforms.resampling import Border, Interpolation, Motion, turn
-from cnntrain.transforms.transform import Amount, Frame, Shape, Warp, moved
+from cnntrain.transforms.transform import Amount, Frame, Shape, Transform, moved
 
 Steps = Sequence[float]
 POINTS = 21  # amounts of a curve unless they are given
@@ -64,7 +64,7 @@ def translation(
     move: Callable[[Amount], Motion],
     border: Frame,
     interpolation: Interpolation,
-) -> Warp:
+) -> Transform:
     """Return a warp that shifts images, by less than the image."""
     side = min(shape[1:])
     rule = f"a shift must be smaller than the image ({shape[1]}×{shape[2]} pixels)"
@@ -74,7 +74,7 @@ def translation(
 
 def translate_y(
     shape: Shape, *, amounts: Steps | None = None, border: Frame = "zero", interpolation: Interpolation = "bilinear"
-) -> Warp:
+) -> Transform:
     """Shifts down (up when negative), in pixels."""
     steps = single(amounts, shifts(min(shape[1:])))
     return translation(
@@ -84,7 +84,7 @@ def translate_y(
 
 def translate_x(
     shape: Shape, *, amounts: Steps | None = None, border: Frame = "zero", interpolation: Interpolation = "bilinear"
-) -> Warp:
+) -> Transform:
     """Shifts to the right (left when negative), in pixels."""
     steps = single(amounts, shifts(min(shape[1:])))
     return translation(
@@ -94,7 +94,7 @@ def translate_x(
 
 def translate(
     shape: Shape, *, amounts: Steps | None = None, border: Frame = "zero", interpolation: Interpolation = "bilinear"
-) -> Warp:
+) -> Transform:
     """Shifts by every pair (dx, dy) of the amounts, in pixels."""
     steps = [float(value) for value in (range(-4, 5) if amounts is None else amounts)]
     grid: list[Amount] = [(dx, dy) for dy in steps for dx in steps]
@@ -110,7 +110,7 @@ def scale(
     border: Border = "zero",
     interpolation: Interpolation = "bilinear",
     centre: Sequence[float] = (0.5, 0.5),
-) -> Warp:
+) -> Transform:
     """Enlargement by a factor about `centre` (x, y), in parts of the sides; below 1 it is reduction."""
     steps = single(amounts, [2.0 ** (place / 10) for place in range(-10, 11)])
     check("scale", steps, lambda amount: amount[0] > 0, "a scale is a factor above 0")
@@ -129,7 +129,7 @@ def rotate(
     border: Border = "zero",
     interpolation: Interpolation = "bilinear",
     centre: Sequence[float] = (0.5, 0.5),
-) -> Warp:
+) -> Transform:
     """Clockwise rotation about `centre` (x, y), in degrees."""
     steps = single(amounts, evenly(-180, 180))
     check("rotate", steps, lambda amount: abs(amount[0]) <= 360, "a rotation lies in -360 … 360 degrees")
@@ -154,7 +154,7 @@ def shear(
     border: Border = "zero",
     interpolation: Interpolation = "bilinear",
     centre: Sequence[float] = (0.5, 0.5),
-) -> Warp:
+) -> Transform:
     """Shear along x about `centre` (x, y): the bottom goes to the right, in degrees."""
     steps = single(amounts, evenly(-40, 40))
     check("shear", steps, lambda amount: abs(amount[0]) < 90, "a shear lies between -90 and 90 degrees")
@@ -173,7 +173,7 @@ def middle(centre: Sequence[float], shape: Shape, name: str) -> tuple[float, flo
     return (centre[0] - 0.5) * (shape[2] - 1), (centre[1] - 0.5) * (shape[1] - 1)
 
 
-def flip_x(shape: Shape) -> Warp:
+def flip_x(shape: Shape) -> Transform:
     """The image from left to right, or not."""
     return moved(
         "flip_x",
@@ -187,7 +187,7 @@ def flip_x(shape: Shape) -> Warp:
     )
 
 
-def flip_y(shape: Shape) -> Warp:
+def flip_y(shape: Shape) -> Transform:
     """The image upside down, or not."""
     return moved(
         "flip_y",
@@ -201,11 +201,11 @@ def flip_y(shape: Shape) -> Warp:
     )
 
 
-def brightness(shape: Shape, *, amounts: Steps | None = None) -> Warp:
+def brightness(shape: Shape, *, amounts: Steps | None = None) -> Transform:
     """Pixels times a factor, cut off at white."""
     steps = single(amounts, evenly(0, 2))
     check("brightness", steps, lambda amount: amount[0] >= 0, "a factor is at least 0")
-    return Warp(
+    return Transform(
         "brightness",
         "factor",
         (1.0,),
@@ -215,11 +215,11 @@ def brightness(shape: Shape, *, amounts: Steps | None = None) -> Warp:
     )
 
 
-def contrast(shape: Shape, *, amounts: Steps | None = None) -> Warp:
+def contrast(shape: Shape, *, amounts: Steps | None = None) -> Transform:
     """Distance of pixels from the image's mean luma times a factor, cut off at black and white."""
     steps = single(amounts, evenly(0, 2))
     check("contrast", steps, lambda amount: amount[0] >= 0, "a factor is at least 0")
-    return Warp(
+    return Transform(
         "contrast",
         "factor",
         (1.0,),
@@ -229,7 +229,7 @@ def contrast(shape: Shape, *, amounts: Steps | None = None) -> Warp:
     )
 
 
-def blur(shape: Shape, *, amounts: Steps | None = None) -> Warp:
+def blur(shape: Shape, *, amounts: Steps | None = None) -> Transform:
     """Gaussian blur, by its standard deviation in pixels; borders are repeated."""
     steps = single(amounts, evenly(0, 4))
     check("blur", steps, lambda amount: amount[0] >= 0, "a standard deviation is at least 0")
@@ -244,10 +244,10 @@ def blur(shape: Shape, *, amounts: Steps | None = None) -> Warp:
         maps = F.conv2d(F.pad(maps, (0, 0, reach, reach), mode="replicate"), kernel.view(1, 1, -1, 1))
         return maps.view_as(pixels)
 
-    return Warp("blur", "pixels", (0.0,), tuple(steps), (shape[1], shape[2]), change, protocol={"border": "edge"})
+    return Transform("blur", "pixels", (0.0,), tuple(steps), (shape[1], shape[2]), change, protocol={"border": "edge"})
 
 
-def noise(shape: Shape, *, amounts: Steps | None = None, seed: int = 0) -> Warp:
+def noise(shape: Shape, *, amounts: Steps | None = None, seed: int = 0) -> Transform:
     """Normal noise by its standard deviation in 0..1, one drawing an image, cut off at black and white."""
     steps = single(amounts, evenly(0, 0.5))
     check("noise", steps, lambda amount: amount[0] >= 0, "a standard deviation is at least 0")
@@ -259,10 +259,12 @@ def noise(shape: Shape, *, amounts: Steps | None = None, seed: int = 0) -> Warp:
     def drawing(place: int) -> np.ndarray:
         return generator(seed, "noise", place).standard_normal(shape, dtype=np.float32)
 
-    return Warp("noise", "of the range", (0.0,), tuple(steps), (shape[1], shape[2]), change, protocol={"seed": seed})
+    return Transform(
+        "noise", "of the range", (0.0,), tuple(steps), (shape[1], shape[2]), change, protocol={"seed": seed}
+    )
 
 
-WARPS: dict[str, Callable[..., Warp]] = {
+TRANSFORMS: dict[str, Callable[..., Transform]] = {
     "translate_y": translate_y,
     "translate_x": translate_x,
     "translate": translate,

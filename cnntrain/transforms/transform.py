@@ -20,7 +20,7 @@ Logits = Callable[[Tensor], Tensor]  # of pixels [B, C, H, W] in 0..255
 
 
 @dataclass(frozen=True)
-class Warp:
+class Transform:
     """A family of transformations of images of `size`: `amounts` of it in `unit`, of which `neutral` does nothing.
 
     `change(pixels, amount, places)` takes float32 [B, C, H, W], larger by `margin` on every side, and the places of the
@@ -67,7 +67,7 @@ def moved(
     border: Frame,
     interpolation: Interpolation,
     **protocol: object,
-) -> Warp:
+) -> Transform:
     """Return a warp that moves positions; with `border="crop"` the frame moves over images that are larger."""
     size = (shape[1], shape[2])
     margin = max(math.ceil(max(map(abs, amount))) for amount in amounts) if border == "crop" else 0
@@ -78,7 +78,7 @@ def moved(
         source = (size[0] + 2 * margin, size[1] + 2 * margin)
         return sampling(move(amount), source, size, border=outside, interpolation=interpolation, device=device)
 
-    return Warp(
+    return Transform(
         name,
         unit,
         neutral,
@@ -93,21 +93,29 @@ def moved(
     )
 
 
-def floor_of(warp: Warp, amount: Amount, device: torch.device) -> Callable[[Tensor], Tensor]:
+def floor_of(transform: Transform, amount: Amount, device: torch.device) -> Callable[[Tensor], Tensor]:
     """Return what warps pixels and undoes it on a canvas that loses nothing: what interpolation alone changes."""
-    assert warp.move is not None
-    motion = warp.move(amount)
-    reach = max(motion.reach(warp.size), motion.back().reach(warp.size)) + 2  # room for the taps of interpolation
-    canvas = (warp.size[0] + 2 * reach, warp.size[1] + 2 * reach)
-    options = {"border": warp.border, "interpolation": warp.interpolation, "device": device}
-    there = sampling(motion, warp.size, canvas, **options)  # type: ignore[arg-type]
-    back = sampling(motion.back(), canvas, warp.size, **options)  # type: ignore[arg-type]
+    assert transform.move is not None
+    motion = transform.move(amount)
+    reach = (
+        max(motion.reach(transform.size), motion.back().reach(transform.size)) + 2
+    )  # room for the taps of interpolation
+    canvas = (transform.size[0] + 2 * reach, transform.size[1] + 2 * reach)
+    options = {"border": transform.border, "interpolation": transform.interpolation, "device": device}
+    there = sampling(motion, transform.size, canvas, **options)  # type: ignore[arg-type]
+    back = sampling(motion.back(), canvas, transform.size, **options)  # type: ignore[arg-type]
     return lambda pixels: sample(sample(pixels, there), back)
 
 
-def padding_of(warp: Warp, amount: Amount, device: torch.device) -> Callable[[Tensor], Tensor]:
+def padding_of(transform: Transform, amount: Amount, device: torch.device) -> Callable[[Tensor], Tensor]:
     """Return what leaves pixels where they are and puts the border where the warped image shows it."""
-    assert warp.move is not None
-    how = sampling(warp.move(amount), warp.size, border=warp.border, interpolation=warp.interpolation, device=device)
-    inside = how.inside.view(warp.size)
+    assert transform.move is not None
+    how = sampling(
+        transform.move(amount),
+        transform.size,
+        border=transform.border,
+        interpolation=transform.interpolation,
+        device=device,
+    )
+    inside = how.inside.view(transform.size)
     return lambda pixels: torch.where(inside, pixels, sample(pixels, how))

@@ -34,9 +34,9 @@ def evaluate(task: Task, clock: Clock, views: str) -> None:
     """Evaluate images in memory, as `cnntrain eval` does."""
     import torch
 
-    from cnntrain.data.augment.tta import VIEWS
-    from cnntrain.data.loading.loader import sweep
-    from cnntrain.data.storage.images import Card, Pixels, Split
+    from cnntrain.data.augment.tta import TTA
+    from cnntrain.data.loading.loader import eval_batches
+    from cnntrain.data.storage.images import DatasetInfo, Pixels, Split
     from cnntrain.training.evaluate import outputs
 
     device, precision, net = made(task)
@@ -44,11 +44,11 @@ def evaluate(task: Task, clock: Clock, views: str) -> None:
     channels, height, width = data.shape
     images = torch.randint(256, (task.images, height, width, channels), dtype=torch.uint8)
     split = Split(Pixels(images), torch.arange(task.images) % data.classes)
-    card = Card("random", tuple(map(str, range(data.classes))), data.shape, data.mean, data.std)
+    info = DatasetInfo("random", tuple(map(str, range(data.classes))), data.shape, data.mean, data.std)
 
     def once() -> None:
-        batches = sweep(split, card, batch_size=task.batch_size, device=device)
-        outputs(net, batches, precision=precision, views=VIEWS[views])
+        batches = eval_batches(split, info, batch_size=task.batch_size, device=device)
+        outputs(net, batches, precision=precision, views=TTA[views])
 
     repeat(task, clock, once, parameters(net))
 
@@ -57,7 +57,7 @@ def forward(task: Task, clock: Clock, views: str) -> None:
     """Do the same forward passes on one batch that lies ready."""
     import torch
 
-    from cnntrain.data.augment.tta import VIEWS
+    from cnntrain.data.augment.tta import TTA
     from cnntrain.runtime.devices import autocast
 
     device, precision, net = made(task)
@@ -65,7 +65,7 @@ def forward(task: Task, clock: Clock, views: str) -> None:
 
     @torch.inference_mode()
     def once() -> None:
-        for _ in range(task.steps * len(VIEWS[views])):
+        for _ in range(task.steps * len(TTA[views])):
             with autocast(precision, device):
                 net(x)
         if device.type == "cuda":
@@ -102,25 +102,25 @@ def synchronisations(task: Task, clock: Clock) -> None:
     from torch.profiler import ProfilerActivity, profile
 
     from cnntrain.data.augment.augmentations import AUGMENTATIONS
-    from cnntrain.data.loading.loader import ResidentFeed
-    from cnntrain.data.storage.images import Card, Pixels, Split
-    from scripts.bench.limit import learner
+    from cnntrain.data.loading.loader import ResidentLoader
+    from cnntrain.data.storage.images import DatasetInfo, Pixels, Split
+    from scripts.bench.limit import train_step
 
     device, _, _ = made(task)
     data = DATA[task.data]
     channels, height, width = data.shape
     images = torch.randint(256, (22 * task.batch_size, height, width, channels), dtype=torch.uint8)
     split = Split(Pixels(images), torch.arange(len(images)) % data.classes)
-    card = Card("random", tuple(map(str, range(data.classes))), data.shape, data.mean, data.std)
+    info = DatasetInfo("random", tuple(map(str, range(data.classes))), data.shape, data.mean, data.std)
     parts = {"flip": AUGMENTATIONS["flip"](), "crop": AUGMENTATIONS["crop"](padding=4)}
-    feed = ResidentFeed(split, card, batch_size=task.batch_size, parts=parts, seed=0, device=device)
-    student = learner(task, device)
+    loader = ResidentLoader(split, info, batch_size=task.batch_size, parts=parts, seed=0, device=device)
+    student = train_step(task, device)
     student.rates = [task.lr] * 22
-    student.update(feed, 0)
-    student.update(feed, 1)
+    student.update(loader, 0)
+    student.update(loader, 1)
     with profile(activities=[ProfilerActivity.CPU]) as seen:
         for step in range(2, 22):
-            student.update(feed, step)
+            student.update(loader, step)
     looks = {event.key: event.count for event in seen.key_averages()}
     clock.note(value=looks.get("aten::_local_scalar_dense", 0) / 20)
 

@@ -10,12 +10,12 @@ from cnntrain.data.loading.loader import plan_epoch
 from cnntrain.runtime.devices import autocast, choose_device, choose_precision, prepare
 from cnntrain.training.loop import Progress, train
 from cnntrain.training.optimizers import sgd
-from cnntrain.training.step import Learner
+from cnntrain.training.step import TrainStep
 from scripts.bench.work import DATA, Clock, Task, network, parameters
 
 
 class Fixed:
-    """A feed of one batch that lies ready."""
+    """A loader of one batch that lies ready."""
 
     plan: Plan
 
@@ -38,11 +38,11 @@ class Fixed:
         """Nothing to let go of."""
 
 
-def learner(task: Task, device: torch.device) -> Learner:
+def train_step(task: Task, device: torch.device) -> TrainStep:
     """Return the learner that `cnntrain fit` would train."""
     net: nn.Sequential = network(task).to(device).to(memory_format=torch.channels_last)
     rates = [task.lr] * (task.steps * (1 + task.epochs))
-    return Learner(net, sgd(net, lr=task.lr), rates, precision=choose_precision("auto", device), seed=0)
+    return TrainStep(net, sgd(net, lr=task.lr), rates, precision=choose_precision("auto", device), seed=0)
 
 
 def wait(device: torch.device) -> None:
@@ -55,14 +55,14 @@ def steps(task: Task, clock: Clock, deterministic: bool = False, products: bool 
     """Take the learner's steps, nothing around them; without `products` small maps are left to torch's kernels."""
     prepare(deterministic=deterministic)
     device = choose_device("auto")
-    student, feed = learner(task, device), Fixed(task, device)
+    student, loader = train_step(task, device), Fixed(task, device)
     if not products:
         student.products = []
     clock.note(parameters=parameters(student.net))
     for epoch in range(1 + task.epochs):
         clock.begin()
         for step in range(task.steps):
-            student.update(feed, epoch * task.steps + step)
+            student.update(loader, epoch * task.steps + step)
         wait(device)
         clock.end(task.steps * task.batch_size)
 
@@ -71,10 +71,10 @@ def loop(task: Task, clock: Clock) -> None:
     """Take the same steps in the training loop, which counts, reads sums and yields records."""
     prepare(deterministic=False)
     device = choose_device("auto")
-    student, feed = learner(task, device), Fixed(task, device)
+    student, loader = train_step(task, device), Fixed(task, device)
     clock.note(parameters=parameters(student.net))
     clock.begin()
-    for record in train(student, feed, None, at=Progress(), epochs=1 + task.epochs, save=lambda which: None):
+    for record in train(student, loader, None, at=Progress(), epochs=1 + task.epochs, save=lambda which: None):
         if "seconds" in record:
             clock.end(task.steps * task.batch_size)
             clock.begin()

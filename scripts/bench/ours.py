@@ -38,7 +38,7 @@ def images(task: Task, clock: Clock) -> None:
     """Go through a folder's images without a network: decode them into a pack, read it, cut on the device."""
     from cnntrain.data.augment.augmentations import AUGMENTATIONS
     from cnntrain.data.datasets.registry import load
-    from cnntrain.data.loading.loader import StreamedFeed
+    from cnntrain.data.loading.loader import StreamedLoader
     from cnntrain.runtime.devices import choose_device, prepare
 
     prepare(deterministic=False)
@@ -53,14 +53,14 @@ def images(task: Task, clock: Clock) -> None:
             "folder", folder, sizes, train_size=task.images, val_size=0, cache="pack", packs=packs, only="train"
         )
         settings: dict[str, Any] = {"batch_size": task.batch_size, "parts": parts, "seed": 0}
-        feed = StreamedFeed(data.train, data.card, device=device, workers=0, **settings)
+        loader = StreamedLoader(data.train, data.info, device=device, workers=0, **settings)
         for epoch in range(1 + task.epochs):
-            for place in range(feed.batches):
-                feed.seek(epoch, place)
-                feed.batch()
-            clock.end(feed.batches * task.batch_size)
+            for place in range(loader.batches):
+                loader.seek(epoch, place)
+                loader.batch()
+            clock.end(loader.batches * task.batch_size)
             clock.begin()
-        feed.close()
+        loader.close()
 
 
 def repeat(source: Path, folder: Path, images: int) -> None:

@@ -17,16 +17,16 @@ import torch
 import yaml
 
 from cnntrain.data.augment.augmentations import AUGMENTATIONS
-from cnntrain.data.augment.tta import VIEWS
+from cnntrain.data.augment.tta import TTA
 from cnntrain.data.datasets.registry import load
-from cnntrain.data.loading.loader import ResidentFeed, sweep
+from cnntrain.data.loading.loader import ResidentLoader, eval_batches
 from cnntrain.data.storage.images import Dataset
 from cnntrain.models import MODELS
 from cnntrain.nn.whitening import calibrate
 from cnntrain.training.evaluate import outputs, score
 from cnntrain.training.lr_schedules import SCHEDULES, learning_rates
 from cnntrain.training.optimizers import OPTIMIZERS
-from cnntrain.training.step import Learner
+from cnntrain.training.step import TrainStep
 from scripts.gpu.steps import GPU, ROOT, Row, now, row
 
 RUNS = 5
@@ -41,24 +41,24 @@ def cifar10(args: argparse.Namespace) -> Dataset:
 def trained(data: Dataset, recipe: dict[str, Any], epochs: int, seed: int) -> tuple[float, float]:
     """Train by the recipe; return the seconds and the top-1 over six views."""
     began = now()
-    net = MODELS["airbench"](data.card.shape, len(data.card.classes), seed=seed)
+    net = MODELS["airbench"](data.info.shape, len(data.info.classes), seed=seed)
     some = data.train.take(torch.arange(0, len(data.train), len(data.train) // 2000).numpy())
-    calibrate(net, lambda: next(sweep(some, data.card, batch_size=2000, device=torch.device("cpu")))[0])
+    calibrate(net, lambda: next(eval_batches(some, data.info, batch_size=2000, device=torch.device("cpu")))[0])
     net = net.to(GPU).to(memory_format=torch.channels_last)
     optimizer = OPTIMIZERS["muon"](net, **recipe["optimizer"])
     parts = {name: AUGMENTATIONS[name](**(options or {})) for name, options in recipe["augmentation"].items()}
     size, smoothing = recipe["trainer"]["batch_size"], recipe["trainer"]["label_smoothing"]
-    feed = ResidentFeed(data.train, data.card, batch_size=size, parts=parts, seed=seed, device=GPU)
-    last = epochs * feed.batches
+    loader = ResidentLoader(data.train, data.info, batch_size=size, parts=parts, seed=seed, device=GPU)
+    last = epochs * loader.batches
     rates = learning_rates(optimizer.defaults["lr"], last, partial(SCHEDULES["triangular"], **recipe["schedule"]))
-    learner = Learner(net, optimizer, rates, precision="bf16", seed=seed, label_smoothing=smoothing, graph=True)
+    train_step = TrainStep(net, optimizer, rates, precision="bf16", seed=seed, label_smoothing=smoothing, graph=True)
     for step in range(last):
-        learner.update(feed, step)
+        train_step.update(loader, step)
     seconds = now() - began
-    learner.read(last)
+    train_step.read(last)
     assert data.test is not None
-    shown = sweep(data.test, data.card, batch_size=2000, device=GPU)
-    return seconds, score(outputs(net, shown, precision="bf16", views=VIEWS["flip_shift"]))["top1"]
+    shown = eval_batches(data.test, data.info, batch_size=2000, device=GPU)
+    return seconds, score(outputs(net, shown, precision="bf16", views=TTA["flip_shift"]))["top1"]
 
 
 def record(args: argparse.Namespace, left: float) -> list[Row]:
@@ -107,7 +107,7 @@ def reference(path: str, data: Dataset, ends: float) -> tuple[list[float], list[
         Path("cifar10").mkdir()
         for name, split in (("train", data.train), ("test", data.test)):
             images = split.source.read(range(len(split)))
-            kept = {"images": images, "labels": split.labels, "classes": list(data.card.classes)}
+            kept = {"images": images, "labels": split.labels, "classes": list(data.info.classes)}
             torch.save(kept, f"cifar10/{name}.pt")
         with arguments(str(script)):
             parts = runpy.run_path(str(script))

@@ -15,13 +15,13 @@ from torch import Tensor
 from cnntrain.data.augment.augmentations import AUGMENTATIONS
 from cnntrain.data.augment.resize import resized_at_once
 from cnntrain.data.loading.batch import Store
-from cnntrain.data.loading.loader import ResidentFeed
-from cnntrain.data.storage.images import Card, Pixels, Split
+from cnntrain.data.loading.loader import ResidentLoader
+from cnntrain.data.storage.images import DatasetInfo, Pixels, Split
 from cnntrain.models import MODELS
 from cnntrain.runtime.devices import prepare
 from cnntrain.training.cuda_graph import waits
 from cnntrain.training.optimizers import sgd
-from cnntrain.training.step import Learner
+from cnntrain.training.step import TrainStep
 
 ROOT = Path(__file__).resolve().parents[2]
 GPU = torch.device("cuda")
@@ -41,20 +41,20 @@ def row(what: str, value: float, unit: str, note: str = "") -> Row:
     return {"what": what, "value": value, "unit": unit, "note": note}
 
 
-def noise(shape: tuple[int, int, int], count: int, batch_size: int) -> ResidentFeed:
-    """Return a feed of random images [C, H, W], cropped and mirrored."""
+def noise(shape: tuple[int, int, int], count: int, batch_size: int) -> ResidentLoader:
+    """Return a loader of random images [C, H, W], cropped and mirrored."""
     channels, height, width = shape
     images = torch.randint(256, (count, height, width, channels), dtype=torch.uint8)
-    card = Card("noise", tuple("0123456789"), shape, (0.5,) * channels, (0.25,) * channels)
+    info = DatasetInfo("noise", tuple("0123456789"), shape, (0.5,) * channels, (0.25,) * channels)
     parts = {"flip": AUGMENTATIONS["flip"](), "crop": AUGMENTATIONS["crop"](padding=2)}
     split = Split(Pixels(images), torch.arange(count) % 10)
-    return ResidentFeed(split, card, batch_size=batch_size, parts=parts, seed=0, device=GPU)
+    return ResidentLoader(split, info, batch_size=batch_size, parts=parts, seed=0, device=GPU)
 
 
-def student(network: str, shape: tuple[int, int, int], **settings: Any) -> Learner:
+def student(network: str, shape: tuple[int, int, int], **settings: Any) -> TrainStep:
     """Return a learner in bf16 with SGD."""
     net = MODELS[network](shape, 10).to(GPU).to(memory_format=torch.channels_last)
-    return Learner(net, sgd(net, lr=1e-3), [1e-3] * 1000, precision="bf16", seed=0, **settings)
+    return TrainStep(net, sgd(net, lr=1e-3), [1e-3] * 1000, precision="bf16", seed=0, **settings)
 
 
 def seconds_of(calls: Callable[[int], object]) -> float:
@@ -82,12 +82,12 @@ def steps(cases: list[tuple[str, int]], modes: list[str]) -> Check:
         found, ends = list[Row](), time.monotonic() + left
         for network, batch_size in cases:
             shape = (1, 28, 28) if network == "lenet5" else (3, 32, 32)
-            feed = noise(shape, 20000, batch_size)
+            loader = noise(shape, 20000, batch_size)
             for mode in modes:
                 if time.monotonic() > ends:
                     return found
-                learner = student(network, shape, graph="graph" in mode, compile="compile" in mode)
-                seconds = seconds_of(partial(learner.update, feed))
+                train_step = student(network, shape, graph="graph" in mode, compile="compile" in mode)
+                seconds = seconds_of(partial(train_step.update, loader))
                 found.append(
                     row(f"{network} {batch_size} {mode}", 1000 * seconds, "ms", f"{batch_size / seconds:,.0f}/s")
                 )
@@ -110,11 +110,11 @@ def masked_crop(images: Tensor, padding: int) -> Tensor:
 
 def crops(args: argparse.Namespace, left: float) -> list[Row]:
     """Time one gather beside masked copies, and windows of larger images."""
-    feed = noise((3, 32, 32), 20000, 2000)
+    loader = noise((3, 32, 32), 20000, 2000)
 
     def batch(number: int) -> None:
-        feed.seek(number // feed.batches, number % feed.batches)
-        feed.batch()
+        loader.seek(number // loader.batches, number % loader.batches)
+        loader.batch()
 
     images = torch.rand(2000, 3, 32, 32, device=GPU).to(memory_format=torch.channels_last)
     store = Store(torch.randint(256, (512, 256, 256, 3), dtype=torch.uint8), GPU)
@@ -132,9 +132,9 @@ def determinism(args: argparse.Namespace, left: float) -> list[Row]:
     found = []
     for deterministic in (False, True):
         prepare(deterministic=deterministic)
-        learner, feed = student("resnet18", (3, 64, 64), graph=True), noise((3, 64, 64), 4096, 256)
+        train_step, loader = student("resnet18", (3, 64, 64), graph=True), noise((3, 64, 64), 4096, 256)
         name = f"resnet18 256 at 64×64 graph{' deterministic' if deterministic else ''}"
-        found.append(row(name, 1000 * seconds_of(partial(learner.update, feed)), "ms"))
+        found.append(row(name, 1000 * seconds_of(partial(train_step.update, loader)), "ms"))
     prepare(deterministic=False)
     return found
 
@@ -143,11 +143,11 @@ def waiting(args: argparse.Namespace, left: float) -> list[Row]:
     """Count how often twenty steps wait for the device."""
     found = []
     for graph in (False, True):
-        learner, feed = student("resnet20", (3, 32, 32), graph=graph), noise((3, 32, 32), 4096, 128)
+        train_step, loader = student("resnet20", (3, 32, 32), graph=graph), noise((3, 32, 32), 4096, 128)
         for number in range(WARM):
-            learner.update(feed, number)
+            train_step.update(loader, number)
         with waits() as seen:
             for number in range(WARM, WARM + 20):
-                learner.update(feed, number)
+                train_step.update(loader, number)
         found.append(row(f"host waits in 20 steps, {'graph' if graph else 'eager'}", len(seen), "times"))
     return found

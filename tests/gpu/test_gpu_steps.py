@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cnntrain.data.augment.augmentations import AUGMENTATIONS, Part
-from cnntrain.data.loading.loader import Feed, ResidentFeed, StreamedFeed, sweep
-from cnntrain.data.storage.images import Card, Pixels, Split
+from cnntrain.data.augment.augmentations import AUGMENTATIONS, Augmentation
+from cnntrain.data.loading.loader import Loader, ResidentLoader, StreamedLoader, eval_batches
+from cnntrain.data.storage.images import DatasetInfo, Pixels, Split
 from cnntrain.models import MODELS
 from cnntrain.nn.blocks import conv, dense, linear, pooling
 from cnntrain.nn.stages import assemble
@@ -18,10 +18,10 @@ from cnntrain.runtime.devices import prepare
 from cnntrain.training.cuda_graph import WARM_UP
 from cnntrain.training.evaluate import outputs, score
 from cnntrain.training.optimizers import OPTIMIZERS
-from cnntrain.training.step import Learner
+from cnntrain.training.step import TrainStep
 
 GPU, CPU = torch.device("cuda"), torch.device("cpu")
-CARD = Card("noise", ("a", "b", "c"), (3, 16, 16), (0.4, 0.5, 0.6), (0.2, 0.3, 0.1))
+INFO = DatasetInfo("noise", ("a", "b", "c"), (3, 16, 16), (0.4, 0.5, 0.6), (0.2, 0.3, 0.1))
 STEPS, PLANNED = 20, 200
 HALFWAY = STEPS / PLANNED / 2
 
@@ -42,7 +42,7 @@ def noise(count: int = 96) -> Split:
     return Split(Pixels(images), torch.randint(3, (count,), generator=generator))
 
 
-def everything() -> dict[str, Part]:
+def everything() -> dict[str, Augmentation]:
     return {
         "flip": AUGMENTATIONS["flip"](),
         "crop": AUGMENTATIONS["crop"](padding=2),
@@ -53,9 +53,13 @@ def everything() -> dict[str, Part]:
     }
 
 
-def feed(device: torch.device = GPU, parts: dict[str, Part] | None = None, streamed: bool = False, **more: Any) -> Any:
+def loader(
+    device: torch.device = GPU, parts: dict[str, Augmentation] | None = None, streamed: bool = False, **more: Any
+) -> Any:
     settings = {"batch_size": 8, "seed": 0, "device": device, "parts": everything() if parts is None else parts} | more
-    return StreamedFeed(noise(), CARD, workers=2, **settings) if streamed else ResidentFeed(noise(), CARD, **settings)
+    return (
+        StreamedLoader(noise(), INFO, workers=2, **settings) if streamed else ResidentLoader(noise(), INFO, **settings)
+    )
 
 
 def network(device: torch.device = GPU, dropout: float = 0.3) -> nn.Sequential:
@@ -65,25 +69,25 @@ def network(device: torch.device = GPU, dropout: float = 0.3) -> nn.Sequential:
     return net.to(device).to(memory_format=torch.channels_last)
 
 
-def learner(optimizer: str = "sgd", device: torch.device = GPU, **settings: Any) -> Learner:
+def train_step(optimizer: str = "sgd", device: torch.device = GPU, **settings: Any) -> TrainStep:
     net = network(device, settings.pop("dropout", 0.3))
     rates = [0.05 / (1 + step / 10) for step in range(PLANNED)]
     options = {"precision": "fp32", "seed": 0, "ema": 0.9, "clip": 1.0, "label_smoothing": 0.1, "accumulate": 2}
-    return Learner(net, OPTIMIZERS[optimizer](net, lr=0.05), rates, **options | settings)
+    return TrainStep(net, OPTIMIZERS[optimizer](net, lr=0.05), rates, **options | settings)
 
 
-def take(student: Learner, data: Feed, steps: int = STEPS, first: int = 0) -> Learner:
+def take(student: TrainStep, data: Loader, steps: int = STEPS, first: int = 0) -> TrainStep:
     for step in range(first, steps):
         student.update(data, step)
     return student
 
 
-def state(student: Learner) -> list[Tensor]:
+def state(student: TrainStep) -> list[Tensor]:
     kept = [*student.net.state_dict().values(), *student.averaged, student.loss_sum, student.right]
     return [t.cpu() for t in (*kept, *(t for kept in student.optimizer.state.values() for t in kept.values()))]
 
 
-def equal(one: Learner, other: Learner) -> bool:
+def equal(one: TrainStep, other: TrainStep) -> bool:
     return all(torch.equal(a, b) for a, b in zip(state(one), state(other), strict=True))
 
 
@@ -96,8 +100,8 @@ def test_recorded_steps_are_the_plain_ones_to_the_bit(
 ) -> None:
     found = []
     for graph in (False, True):
-        data = feed(streamed=streamed, **({"together": 2} if streamed else {}))
-        found.append(take(learner(optimizer, precision=precision, graph=graph, **changing), data))
+        data = loader(streamed=streamed, **({"together": 2} if streamed else {}))
+        found.append(take(train_step(optimizer, precision=precision, graph=graph, **changing), data))
         data.close()
     plain, recorded = found
     assert recorded.recorder is not None and recorded.recorder.graph is not None
@@ -106,7 +110,7 @@ def test_recorded_steps_are_the_plain_ones_to_the_bit(
 
 def test_streamed_batches_are_the_resident_ones_to_the_bit_with_one_and_several_a_step() -> None:
     for together in (1, 2, 5):
-        resident, streamed = feed(), feed(streamed=True, together=together)
+        resident, streamed = loader(), loader(streamed=True, together=together)
         for epoch, place in ((0, 0), (0, together), (1, 3), (0, 5)):
             resident.seek(epoch, place)
             streamed.seek(epoch, place)
@@ -118,7 +122,7 @@ def test_streamed_batches_are_the_resident_ones_to_the_bit_with_one_and_several_
 
 def test_a_fast_host_overtakes_no_slot() -> None:
     """Many batches are sent before the device, busy with products, has seen the first."""
-    data, plain = feed(streamed=True, parts={}), feed(CPU, parts={})
+    data, plain = loader(streamed=True, parts={}), loader(CPU, parts={})
     busy, seen = torch.randn(2048, 2048, device=GPU), []
     for place in range(data.batches):
         data.seek(0, place)
@@ -146,8 +150,8 @@ def no_waiting() -> Iterator[None]:
 @pytest.mark.parametrize("graph", [False, True])
 @pytest.mark.parametrize("streamed", [False, True])
 def test_no_step_waits_for_the_device(optimizer: str, graph: bool, streamed: bool) -> None:
-    data = feed(streamed=streamed, **({"together": 2} if streamed else {}))
-    student = take(learner(optimizer, graph=graph), data, WARM_UP + 2)
+    data = loader(streamed=streamed, **({"together": 2} if streamed else {}))
+    student = take(train_step(optimizer, graph=graph), data, WARM_UP + 2)
     with no_waiting():
         take(student, data, WARM_UP + 2 + STEPS, WARM_UP + 2)  # over the ends of epochs
     assert student.read(STEPS)["loss"] > 0
@@ -158,11 +162,13 @@ def test_no_step_waits_for_the_device(optimizer: str, graph: bool, streamed: boo
 @pytest.mark.parametrize("model", ["lenet5", "lenet5_1998", "resnet20", "nin", "airbench", "googlenet"])
 def test_networks_are_recorded(model: str) -> None:
     net = MODELS[model]((3, 32, 32), 10).to(GPU).to(memory_format=torch.channels_last)
-    card = Card("noise", tuple("abcdefghij"), (3, 32, 32), (0.4, 0.5, 0.6), (0.2, 0.3, 0.1))
+    info = DatasetInfo("noise", tuple("abcdefghij"), (3, 32, 32), (0.4, 0.5, 0.6), (0.2, 0.3, 0.1))
     images = torch.randint(256, (32, 32, 32, 3), dtype=torch.uint8)
-    data = ResidentFeed(Split(Pixels(images), torch.arange(32) % 10), card, batch_size=8, seed=0, device=GPU, parts={})
+    data = ResidentLoader(
+        Split(Pixels(images), torch.arange(32) % 10), info, batch_size=8, seed=0, device=GPU, parts={}
+    )
     prepare(deterministic=False)
-    student = Learner(net, OPTIMIZERS["sgd"](net, lr=0.01), [0.01] * 99, precision="bf16", seed=0, graph=True)
+    student = TrainStep(net, OPTIMIZERS["sgd"](net, lr=0.01), [0.01] * 99, precision="bf16", seed=0, graph=True)
     take(student, data, WARM_UP + 1)
     with no_waiting():
         take(student, data, STEPS, WARM_UP + 1)
@@ -177,41 +183,41 @@ class Waits(nn.Module):
 def test_a_network_that_looks_at_a_value_is_trained_without_a_recording(capfd: pytest.CaptureFixture[str]) -> None:
     students = []
     for graph in (False, "auto"):
-        student = learner(graph=graph)
+        student = train_step(graph=graph)
         student.net.append(Waits())
-        students.append(take(student, feed()))
+        students.append(take(student, loader()))
     assert students[1].recorder is None and "something in them waits" in capfd.readouterr().err
     assert equal(*students)
 
 
 def test_a_cut_and_resumed_recording_goes_on_to_the_bit() -> None:
-    whole = take(learner(graph=True), feed())
-    kept = torch.utils._pytree.tree_map_only(Tensor, torch.clone, take(learner(graph=True), feed(), 11).state())
-    resumed = learner(graph=True)
+    whole = take(train_step(graph=True), loader())
+    kept = torch.utils._pytree.tree_map_only(Tensor, torch.clone, take(train_step(graph=True), loader(), 11).state())
+    resumed = train_step(graph=True)
     resumed.load_state(kept)
-    assert equal(whole, take(resumed, feed(), first=11))
+    assert equal(whole, take(resumed, loader(), first=11))
 
 
 def test_loading_a_state_begins_a_new_recording() -> None:
-    whole = take(learner(graph=True), feed())
-    student = take(learner(graph=True), feed(), 11)
+    whole = take(train_step(graph=True), loader())
+    student = take(train_step(graph=True), loader(), 11)
     kept = torch.utils._pytree.tree_map_only(Tensor, torch.clone, student.state())
-    take(student, feed(), 17, 11)
+    take(student, loader(), 17, 11)
     student.load_state(kept)
-    assert equal(whole, take(student, feed(), first=11))
+    assert equal(whole, take(student, loader(), first=11))
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_compiled_steps_learn_the_same() -> None:
     losses = []
     for settings in ({}, {"compile": True}, {"compile": True, "graph": True}):
-        student = take(learner(dropout=0.0, **settings), feed(), 10)
+        student = take(train_step(dropout=0.0, **settings), loader(), 10)
         losses.append(student.read(10)["loss"])
     assert losses[1:] == pytest.approx([losses[0]] * 2, rel=1e-3)
 
 
 def test_the_gpu_sees_the_crops_and_draws_of_the_cpu() -> None:
-    one, other = feed(), feed(CPU)
+    one, other = loader(), loader(CPU)
     for epoch, place in ((0, 0), (2, 3)):
         for data in (one, other):
             data.seek(epoch, place)
@@ -224,29 +230,29 @@ def test_the_gpu_sees_the_crops_and_draws_of_the_cpu() -> None:
 def test_steps_on_the_gpu_are_those_on_the_cpu_but_for_rounding() -> None:
     parts = {"crop": AUGMENTATIONS["crop"](padding=2)}
     one, other = (
-        take(learner(device=device, dropout=0.0), feed(device, parts), 5).net.state_dict() for device in (GPU, CPU)
+        take(train_step(device=device, dropout=0.0), loader(device, parts), 5).net.state_dict() for device in (GPU, CPU)
     )
     for key, tensor in other.items():
         torch.testing.assert_close(one[key].cpu(), tensor, rtol=1e-3, atol=1e-4)
 
 
 def test_bf16_stays_finite_and_learns() -> None:
-    student = learner(precision="bf16", graph=True, dropout=0.0)
-    data = feed(parts={})
+    student = train_step(precision="bf16", graph=True, dropout=0.0)
+    data = loader(parts={})
     first = take(student, data, 6).read(6)["loss"]
     assert take(student, data, 120, 6).read(120)["loss"] < first
 
 
 def test_an_evaluation_counts_every_image_once() -> None:
     net, device = network(), GPU
-    found = outputs(net, sweep(noise(50), CARD, batch_size=16, device=device), precision="fp32")
-    again = outputs(network(CPU), sweep(noise(50), CARD, batch_size=50, device=CPU), precision="fp32")
+    found = outputs(net, eval_batches(noise(50), INFO, batch_size=16, device=device), precision="fp32")
+    again = outputs(network(CPU), eval_batches(noise(50), INFO, batch_size=50, device=CPU), precision="fp32")
     assert score(found)["n"] == 50 and torch.equal(found.labels, again.labels)
     torch.testing.assert_close(found.logits, again.logits, rtol=1e-3, atol=1e-3)
 
 
 def test_a_bad_step_is_noted_by_its_number_in_a_recording() -> None:
-    student, data = learner(graph=True), feed(parts={})
+    student, data = train_step(graph=True), loader(parts={})
     take(student, data, WARM_UP + 2)
     before = [p.detach().clone() for p in student.parameters]
     with torch.no_grad():

@@ -1,7 +1,7 @@
 """Augmentations: what each draws for an epoch, and what it does to a batch with what was drawn.
 
-Every sample has its own draws. A part acts at one of three places: on the positions that the feed gathers pixels from,
-on the pixels, or on the normalised batch. Nothing here looks at a value: every step runs on any device without waiting.
+Every sample has its own draws. An augmentation acts at one of three places: on the positions that pixels come from,
+on the pixels, or on the normalised batch. Nothing here synchronises with the device.
 """
 
 import math
@@ -22,7 +22,7 @@ from cnntrain.data.augment.ops import (
     resample,
 )
 from cnntrain.runtime.errors import InputError, unknown
-from cnntrain.runtime.ranges import Bounds, Count, Fraction, Natural, NonNegative, Positive
+from cnntrain.runtime.ranges import Count, Fraction, Natural, NonNegative, Positive, Range
 from cnntrain.runtime.seeding import generator
 
 Border = Literal["reflect", "zero"]
@@ -38,7 +38,7 @@ class Plan(NamedTuple):
     shape: tuple[int, int] = (1, 1)  # height and width of the images as they are stored
 
 
-class Part(NamedTuple):
+class Augmentation(NamedTuple):
     """One augmentation: its draws for an epoch and what it does with them; whatever is None it does not do.
 
     `draw` gets the generator that belongs to (seed, epoch, name) and returns a CPU tensor [steps, batch, ...], of which
@@ -58,23 +58,23 @@ class Part(NamedTuple):
     window: bool = False  # whether what is drawn are windows
 
 
-def flip(p: Fraction = 0.5) -> Part:
+def flip(p: Fraction = 0.5) -> Augmentation:
     """Mirror an image left to right with probability `p`."""
 
     def draw(rng: np.random.Generator, plan: Plan) -> Tensor:
         return torch.from_numpy(rng.random(plan.index.shape) < p)
 
-    return Part(draw, place=mirror_columns)
+    return Augmentation(draw, place=mirror_columns)
 
 
-def alternating_flip() -> Part:
+def alternating_flip() -> Augmentation:
     """Mirror each image in every second epoch, a random half of them in the first (arXiv:2404.00498, section 3.6)."""
 
     def draw(rng: np.random.Generator, plan: Plan) -> Tensor:
         first = generator(plan.seed, "alternating_flip").random(plan.size) < 0.5  # of the run, not of an epoch
         return torch.from_numpy(first[plan.index] ^ (plan.epoch % 2 == 1))
 
-    return Part(draw, place=mirror_columns)
+    return Augmentation(draw, place=mirror_columns)
 
 
 def mirror_columns(rows: Tensor, cols: Tensor, height: int, width: int, flipped: Tensor) -> tuple[Tensor, Tensor]:
@@ -82,7 +82,7 @@ def mirror_columns(rows: Tensor, cols: Tensor, height: int, width: int, flipped:
     return rows, torch.where(flipped.unsqueeze(1), width - 1 - cols, cols)
 
 
-def crop(padding: Natural = 4, border: Border = "reflect") -> Part:
+def crop(padding: Natural = 4, border: Border = "reflect") -> Augmentation:
     """Pad all sides by `padding` pixels and cut a window of the image's size at random.
 
     The border is the image's reflection without its edge (torch's "reflect") or black. Raises InputError for another
@@ -109,12 +109,12 @@ def crop(padding: Natural = 4, border: Border = "reflect") -> Part:
             )
         return move(rows, drawn[:, 0], height), move(cols, drawn[:, 1], width)
 
-    return Part(draw, place=place, outside=border == "zero" and padding > 0)
+    return Augmentation(draw, place=place, outside=border == "zero" and padding > 0)
 
 
 def resized_crop(
     scale: tuple[Fraction, Fraction] = (0.08, 1.0), ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
-) -> Part:
+) -> Augmentation:
     """Scale a window of the stored image to the network's size, bilinear with antialiasing, in whole grey values.
 
     The window's part of the area is uniform in `scale`, its width over its height log-uniform in `ratio`; where ten
@@ -144,21 +144,21 @@ def resized_crop(
             left = left[~fits]
         return torch.from_numpy(windows.reshape(*plan.index.shape, 4))
 
-    return Part(draw, window=True)
+    return Augmentation(draw, window=True)
 
 
 def affine(
     shift: Fraction = 0.0,
     rotate: NonNegative = 0.0,
     zoom: NonNegative = 0.0,
-    shear: Annotated[float, Bounds(low=0, high=89)] = 0.0,
+    shear: Annotated[float, Range(low=0, high=89)] = 0.0,
     interpolation: Interpolation = "bilinear",
-) -> Part:
+) -> Augmentation:
     """Shift, turn, zoom and shear an image about its centre in one resampling; black comes in from outside.
 
     `shift` is a part of the shorter side, for each direction; `rotate` and `shear` (along x) are in degrees; each is
     drawn uniformly up to it on both sides of zero. The scale is log-uniform in 1 / (1 + zoom) .. 1 + zoom. What is
-    drawn is the inverse map of `warps.inverse_affine` in units of the shorter side. Raises InputError for another
+    drawn is the inverse map of `transforms.inverse_affine` in units of the shorter side. Raises InputError for another
     interpolation than bilinear or nearest.
     """
     if interpolation not in (interpolations := ("bilinear", "nearest")):
@@ -174,15 +174,15 @@ def affine(
         inverse = torch.cat((drawn[:, :, :2], drawn[:, :, 2:] * min(x.shape[2:])), 2)
         return resample(x, inverse, interpolation)
 
-    return Part(draw, pixels=pixels)
+    return Augmentation(draw, pixels=pixels)
 
 
 def colour(
     brightness: NonNegative = 0.0,
     contrast: NonNegative = 0.0,
     saturation: NonNegative = 0.0,
-    hue: Annotated[float, Bounds(low=0, high=0.5)] = 0.0,
-) -> Part:
+    hue: Annotated[float, Range(low=0, high=0.5)] = 0.0,
+) -> Augmentation:
     """Change brightness, contrast, saturation and hue, in this order, clamping to 0..255 after each.
 
     The first three draw a factor uniformly in 1 - amount (at least 0) .. 1 + amount; `hue` draws a turn of the colour
@@ -209,10 +209,10 @@ def colour(
             x = adjust_hue(x, by[3])
         return x.contiguous(memory_format=torch.channels_last)
 
-    return Part(draw, pixels=pixels)
+    return Augmentation(draw, pixels=pixels)
 
 
-def cutout(size: Count = 8) -> Part:
+def cutout(size: Count = 8) -> Augmentation:
     """Hide a square of `size` pixels a side behind the mean (DeVries and Taylor 2017, arXiv:1708.04552).
 
     Its centre is drawn uniformly over the image, so that part of it may lie outside.
@@ -231,10 +231,10 @@ def cutout(size: Count = 8) -> Part:
         hidden = rows[:, None, :, None] & cols[:, None, None, :]
         return (x * ~hidden).contiguous(memory_format=torch.channels_last), target
 
-    return Part(draw, batch=batch)
+    return Augmentation(draw, batch=batch)
 
 
-def mixup(alpha: Positive = 0.2) -> Part:
+def mixup(alpha: Positive = 0.2) -> Augmentation:
     """Blend each image and its target with those of a partner in the batch (Zhang et al. 2018, arXiv:1710.09412).
 
     The weight of the image itself is drawn for each sample from Beta(alpha, alpha); the partners are a permutation.
@@ -255,10 +255,10 @@ def mixup(alpha: Positive = 0.2) -> Part:
         target = torch.lerp(target.index_select(0, partner), target, weight.unsqueeze(1))
         return x.contiguous(memory_format=torch.channels_last), target
 
-    return Part(draw, batch=batch, mixes=True)
+    return Augmentation(draw, batch=batch, mixes=True)
 
 
-AUGMENTATIONS: dict[str, Callable[..., Part]] = {
+AUGMENTATIONS: dict[str, Callable[..., Augmentation]] = {
     "flip": flip,
     "alternating_flip": alternating_flip,
     "crop": crop,

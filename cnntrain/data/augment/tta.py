@@ -36,7 +36,7 @@ down, up = partial(shifted, pixels=1), partial(shifted, pixels=-1)
 down_mirrored, up_mirrored = partial(shifted_mirrored, pixels=1), partial(shifted_mirrored, pixels=-1)
 
 # Weights of the six views as in airbench (Jordan 2024, section 3.5).
-VIEWS: dict[str, list[tuple[float, View]]] = {
+TTA: dict[str, list[tuple[float, View]]] = {
     "none": [(1.0, unchanged)],
     "flip": [(0.5, unchanged), (0.5, mirrored)],
     "shift": [(0.5, unchanged), (0.25, down), (0.25, up)],

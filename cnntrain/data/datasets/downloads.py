@@ -12,7 +12,7 @@ import torch
 from filelock import FileLock
 
 from cnntrain.data.storage.decode import resized
-from cnntrain.data.storage.images import Card, Dataset, Pixels, Split
+from cnntrain.data.storage.images import Dataset, DatasetInfo, Pixels, Split
 from cnntrain.runtime.errors import InputError
 from cnntrain.runtime.ranges import Count
 from cnntrain.runtime.third_party import quiet
@@ -56,39 +56,41 @@ CIFAR100_CLASSES = (
 
 # Mean and standard deviation of all training pixels at their own size.
 CARDS = {
-    "mnist": Card("mnist", tuple("0123456789"), (1, 28, 28), (0.1307,), (0.3081,)),
-    "fashion_mnist": Card("fashion_mnist", FASHION_CLASSES, (1, 28, 28), (0.2860,), (0.3530,)),
-    "cifar10": Card("cifar10", CIFAR10_CLASSES, (3, 32, 32), (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
-    "cifar100": Card("cifar100", CIFAR100_CLASSES, (3, 32, 32), (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "mnist": DatasetInfo("mnist", tuple("0123456789"), (1, 28, 28), (0.1307,), (0.3081,)),
+    "fashion_mnist": DatasetInfo("fashion_mnist", FASHION_CLASSES, (1, 28, 28), (0.2860,), (0.3530,)),
+    "cifar10": DatasetInfo("cifar10", CIFAR10_CLASSES, (3, 32, 32), (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "cifar100": DatasetInfo(
+        "cifar100", CIFAR100_CLASSES, (3, 32, 32), (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
+    ),
 }
 
 
-def card_of(name: str) -> Callable[..., Card]:
+def info_of(name: str) -> Callable[..., DatasetInfo]:
     """Return the function that gives the card of the downloadable dataset `name`."""
 
-    def card(root: Path, *, image_size: Count | None = None) -> Card:
+    def info(root: Path, *, image_size: Count | None = None) -> DatasetInfo:
         known = CARDS[name]
         return replace(known, shape=(known.shape[0], image_size, image_size)) if image_size else known
 
-    return card
+    return info
 
 
 def reader_of(name: str) -> Callable[..., Dataset]:
     """Return the function that reads the downloadable dataset `name`, train and test, into memory."""
 
     def read(root: Path, *, image_size: Count | None = None) -> Dataset:
-        card = card_of(name)(root, image_size=image_size)
-        train, test = (split_of(part, card) for part in parts(name, root))
-        return Dataset(card, train, None, test)
+        info = info_of(name)(root, image_size=image_size)
+        train, test = (split_of(part, info) for part in parts(name, root))
+        return Dataset(info, train, None, test)
 
     return read
 
 
-def split_of(part: Any, card: Card) -> Split:
+def split_of(part: Any, info: DatasetInfo) -> Split:
     """Return a torchvision dataset's `data`, [N, H, W] or [N, H, W, C], and `targets` as a split of the card's size."""
     images = torch.as_tensor(part.data)
     images = images if images.ndim == 4 else images.unsqueeze(3)
-    return Split(Pixels(resized(images.contiguous(), card.shape[1])), torch.as_tensor(part.targets, dtype=torch.int64))
+    return Split(Pixels(resized(images.contiguous(), info.shape[1])), torch.as_tensor(part.targets, dtype=torch.int64))
 
 
 def parts(name: str, root: Path) -> tuple[Any, Any]:

@@ -23,7 +23,7 @@ from cnntrain.data.datasets.listing import (
 )
 from cnntrain.data.datasets.splits import chosen, class_numbers
 from cnntrain.data.storage.decode import pillow_rules, upright_size
-from cnntrain.data.storage.images import Card, Dataset, Files, Split, decode_all
+from cnntrain.data.storage.images import Dataset, DatasetInfo, Files, Split, decode_all
 from cnntrain.runtime.errors import InputError, as_text, listed, nearest
 from cnntrain.runtime.ranges import Count, Natural
 
@@ -38,7 +38,7 @@ LARGE = 0.1  # files that are left out to images, from which on it is a warning
 PROBED = 256  # headers that are compared before a common image size is believed; decoding compares all
 
 
-def folder_card(
+def folder_info(
     root: Path,
     *,
     image_size: Count | None = None,
@@ -48,7 +48,7 @@ def folder_card(
     max_skipped: Natural = 10,
     invert: bool = False,
     classes: Sequence[str] | int | None = None,
-) -> Card:
+) -> DatasetInfo:
     """Return the card of the folder dataset at `root`: its classes are the sorted names of the class folders.
 
     Without `image_size` the shape is that of the images, which must agree. Images are kept at `stored_size`, of which
@@ -60,7 +60,7 @@ def folder_card(
     names = class_names(root, splits, classes)
     check_stored(image_size, stored_size)
     size = (image_size, image_size) if image_size else common_size(splits["train"], names, skip=on_error == "skip")
-    return Card("folder", names, (channels, *size), (0.0,) * channels, (1.0,) * channels)
+    return DatasetInfo("folder", names, (channels, *size), (0.0,) * channels, (1.0,) * channels)
 
 
 def read_folder(
@@ -79,7 +79,7 @@ def read_folder(
     `invert` takes every value from 255. `on_error="skip"` decodes every file once and leaves out at most `max_skipped`
     bad ones; with "stop" a bad file is an InputError when it is read.
     """
-    card = folder_card(
+    info = folder_info(
         root,
         image_size=image_size,
         stored_size=stored_size,
@@ -88,19 +88,19 @@ def read_folder(
         max_skipped=max_skipped,
         classes=classes,
     )
-    size = (stored_size, stored_size) if stored_size else card.shape[1:]
+    size = (stored_size, stored_size) if stored_size else info.shape[1:]
     splits, skipped, left, images = {}, list[str](), Left(), Counter[str]()
     for part, folder in find_splits(root).items():
-        paths, labels, others = class_files(folder, card.classes)
+        paths, labels, others = class_files(folder, info.classes)
         left += others
-        images.update(card.classes[label] for label in labels)
+        images.update(info.classes[label] for label in labels)
         files = Files(folder, paths, size, channels, resize=image_size is not None, invert=invert)
         split = Split(files, torch.tensor(labels))
         if on_error == "skip":
             good, bad = readable(files, max_skipped - len(skipped))
             split, skipped = split.take(good), skipped + bad
         splits[part] = split
-    return Dataset(card, splits["train"], splits.get("val"), splits.get("test"), tuple(skipped), remarks(left, images))
+    return Dataset(info, splits["train"], splits.get("val"), splits.get("test"), tuple(skipped), remarks(left, images))
 
 
 def check_stored(image_size: int | None, stored_size: int | None) -> None:

@@ -10,7 +10,7 @@ import torch
 from cnntrain.data.datasets.archives import Archive, bring
 from cnntrain.data.datasets.downloads import absent, once
 from cnntrain.data.datasets.folder import check_stored, class_files, class_names, subfolders
-from cnntrain.data.storage.images import Card, Dataset, Files, Split
+from cnntrain.data.storage.images import Dataset, DatasetInfo, Files, Split
 from cnntrain.runtime.errors import InputError
 from cnntrain.runtime.ranges import Count
 
@@ -109,7 +109,7 @@ def located(name: str, root: Path) -> Path | None:
     return None
 
 
-def card_of(name: str, root: Path, image_size: int, stored_size: int | None) -> Card:
+def info_of(name: str, root: Path, image_size: int, stored_size: int | None) -> DatasetInfo:
     """Return the card of `name`, with ImageNet's mean and deviation: the classes of the copy, or all that there are."""
     check_stored(image_size, stored_size)
     words, folder = WORDS[name], located(name, root)
@@ -117,7 +117,7 @@ def card_of(name: str, root: Path, image_size: int, stored_size: int | None) -> 
         classes = tuple(words.get(found, found) for found in subfolders(folder / "train"))
     else:
         classes = tuple(words.values()) or tuple(str(number) for number in range(1000))
-    return Card(name, classes, (3, image_size, image_size), MEAN, STD)
+    return DatasetInfo(name, classes, (3, image_size, image_size), MEAN, STD)
 
 
 def read(name: str, root: Path, image_size: int, stored_size: int | None) -> Dataset:
@@ -128,7 +128,7 @@ def read(name: str, root: Path, image_size: int, stored_size: int | None) -> Dat
     check_stored(image_size, stored_size)
     side = stored_size or image_size
     folder = located(name, root) or fetched(name, root)
-    card = card_of(name, root, image_size, stored_size)
+    info = info_of(name, root, image_size, stored_size)
     train, val = folder / "train", folder / "val"
     annotated = (val / ANNOTATIONS).is_file() and (val / "images").is_dir()
     numbers = class_names(folder, {"train": train, "val": val} if val.is_dir() and not annotated else {"train": train})
@@ -141,7 +141,7 @@ def read(name: str, root: Path, image_size: int, stored_size: int | None) -> Dat
         test = split(val / "images", *annotations(val / ANNOTATIONS, numbers))
     elif val.is_dir():
         test = split(val, *class_files(val, numbers))
-    return Dataset(card, split(train, *class_files(train, numbers)), None, test)
+    return Dataset(info, split(train, *class_files(train, numbers)), None, test)
 
 
 def annotations(file: Path, classes: tuple[str, ...]) -> tuple[list[str], list[int]]:
@@ -171,13 +171,13 @@ def fetched(name: str, root: Path) -> Path:
     return folder
 
 
-def imagenet_card(name: str) -> Callable[..., Card]:
+def imagenet_info(name: str) -> Callable[..., DatasetInfo]:
     """Return the function that gives the card of `name`."""
 
-    def card(root: Path, *, image_size: Count = SIDES[name], stored_size: Count | None = None) -> Card:
-        return card_of(name, root, image_size, stored_size)
+    def info(root: Path, *, image_size: Count = SIDES[name], stored_size: Count | None = None) -> DatasetInfo:
+        return info_of(name, root, image_size, stored_size)
 
-    return card
+    return info
 
 
 def imagenet_reader(name: str) -> Callable[..., Dataset]:

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cnntrain.data.datasets.downloads import DOWNLOADS, card_of, reader_of
-from cnntrain.data.datasets.folder import folder_card, read_folder
-from cnntrain.data.datasets.imagenet import SIDES, imagenet_card, imagenet_reader, located
+from cnntrain.data.datasets.downloads import DOWNLOADS, info_of, reader_of
+from cnntrain.data.datasets.folder import folder_info, read_folder
+from cnntrain.data.datasets.imagenet import SIDES, imagenet_info, imagenet_reader, located
 from cnntrain.data.datasets.splits import (
     Member,
     carve,
@@ -23,15 +23,15 @@ from cnntrain.data.datasets.splits import (
     class_weights,
     counts_of,
     divided,
-    keep_card,
     keep_classes,
+    keep_info,
     subset,
 )
 from cnntrain.data.storage.cache import Cache, centred, in_memory, in_pack
 from cnntrain.data.storage.decode import resized
 from cnntrain.data.storage.images import (
-    Card,
     Dataset,
+    DatasetInfo,
     Files,
     Pixels,
     Progress,
@@ -46,7 +46,17 @@ from cnntrain.runtime.errors import InputError, unknown
 from cnntrain.runtime.ranges import Count, NonNegative, Positive
 from cnntrain.runtime.seeding import generator
 
-__all__ = ["DATASETS", "Card", "Dataset", "DatasetEntry", "Split", "class_weights", "describe", "fingerprint", "load"]
+__all__ = [
+    "DATASETS",
+    "Dataset",
+    "DatasetEntry",
+    "DatasetInfo",
+    "Split",
+    "class_weights",
+    "describe",
+    "fingerprint",
+    "load",
+]
 
 SIZES = {  # training and test images of datasets whose number never changes
     "digits": (1_437, 360),
@@ -67,13 +77,13 @@ class DatasetEntry(NamedTuple):
     Where they take `classes`, they are given those that are kept, and need not look at others.
     """
 
-    card: Callable[..., Card]
+    info: Callable[..., DatasetInfo]
     read: Callable[..., Dataset]
 
 
-def digits_card(root: Path, *, image_size: Count = 28) -> Card:
+def digits_info(root: Path, *, image_size: Count = 28) -> DatasetInfo:
     """Return the card of scikit-learn's handwritten digits, enlarged from 8 to `image_size` pixels a side."""
-    return Card("digits", tuple("0123456789"), (1, image_size, image_size), (0.3055,), (0.3251,))
+    return DatasetInfo("digits", tuple("0123456789"), (1, image_size, image_size), (0.3055,), (0.3251,))
 
 
 def read_digits(root: Path, *, image_size: Count = 28) -> Dataset:
@@ -83,12 +93,12 @@ def read_digits(root: Path, *, image_size: Count = 28) -> Dataset:
     images, labels = load_digits(return_X_y=True)
     pixels = torch.from_numpy(images).float().reshape(-1, 8, 8, 1) * (255 / 16)
     everything = Split(Pixels(resized(pixels, image_size)), torch.from_numpy(labels).long())
-    card = digits_card(root, image_size=image_size)
-    train, test = carve(everything, card, 360, "test", "the test set")
-    return Dataset(card, train, None, test)
+    info = digits_info(root, image_size=image_size)
+    train, test = carve(everything, info, 360, "test", "the test set")
+    return Dataset(info, train, None, test)
 
 
-def synthetic_card(
+def synthetic_info(
     root: Path,
     *,
     image_size: Count = 28,
@@ -96,11 +106,11 @@ def synthetic_card(
     num_classes: Count = 10,
     train_images: Count = 512,
     test_images: Count = 256,
-) -> Card:
+) -> DatasetInfo:
     """Return the card of the drawn gratings, whose mean and standard deviation follow from how they are drawn."""
     classes = tuple(f"grating{number}" for number in range(num_classes))
     shape = (channels, image_size, image_size)
-    return Card("synthetic", classes, shape, (0.5,) * channels, (math.sqrt(0.25**2 / 2 + 0.1**2),) * channels)
+    return DatasetInfo("synthetic", classes, shape, (0.5,) * channels, (math.sqrt(0.25**2 / 2 + 0.1**2),) * channels)
 
 
 def read_synthetic(
@@ -113,16 +123,16 @@ def read_synthetic(
     test_images: Count = 256,
 ) -> Dataset:
     """Return gratings in noise whose direction and frequency tell the class: the same images on every call."""
-    card = synthetic_card(root, image_size=image_size, channels=channels, num_classes=num_classes)
-    return Dataset(card, gratings(card, train_images, "train"), None, gratings(card, test_images, "test"))
+    info = synthetic_info(root, image_size=image_size, channels=channels, num_classes=num_classes)
+    return Dataset(info, gratings(info, train_images, "train"), None, gratings(info, test_images, "test"))
 
 
-def gratings(card: Card, number: int, part: str) -> Split:
+def gratings(info: DatasetInfo, number: int, part: str) -> Split:
     """Draw `number` images 0.5 + 0.25 sin(wave + phase) + 0.1 noise, the classes in turn."""
-    channels, size, _ = card.shape
-    rng = generator(0, card.name, part)
-    labels = np.arange(number) % len(card.classes)
-    angle, cycles = np.pi * labels / len(card.classes), 2 + labels % 3
+    channels, size, _ = info.shape
+    rng = generator(0, info.name, part)
+    labels = np.arange(number) % len(info.classes)
+    angle, cycles = np.pi * labels / len(info.classes), 2 + labels % 3
     y, x = np.mgrid[:size, :size] / size
     along = np.cos(angle)[:, None, None] * x + np.sin(angle)[:, None, None] * y
     # The phase varies by an eighth of a wave only: with all phases each class would average to grey.
@@ -134,11 +144,11 @@ def gratings(card: Card, number: int, part: str) -> Split:
 
 
 DATASETS: dict[str, DatasetEntry] = {
-    "digits": DatasetEntry(digits_card, read_digits),
-    **{name: DatasetEntry(card_of(name), reader_of(name)) for name in DOWNLOADS},
-    "folder": DatasetEntry(folder_card, read_folder),
-    **{name: DatasetEntry(imagenet_card(name), imagenet_reader(name)) for name in SIDES},
-    "synthetic": DatasetEntry(synthetic_card, read_synthetic),
+    "digits": DatasetEntry(digits_info, read_digits),
+    **{name: DatasetEntry(info_of(name), reader_of(name)) for name in DOWNLOADS},
+    "folder": DatasetEntry(folder_info, read_folder),
+    **{name: DatasetEntry(imagenet_info(name), imagenet_reader(name)) for name in SIDES},
+    "synthetic": DatasetEntry(synthetic_info, read_synthetic),
 }
 
 
@@ -157,15 +167,17 @@ def narrowed(
     return {**options, "classes": classes} if takes else dict(options)
 
 
-def describe(name: str, root: Path, options: Mapping[str, Any], *, classes: Sequence[str] | int | None = None) -> Card:
+def describe(
+    name: str, root: Path, options: Mapping[str, Any], *, classes: Sequence[str] | int | None = None
+) -> DatasetInfo:
     """Return the card of a dataset without reading its pixels; only `folder` needs its files for that.
 
     `options` are the keyword options of the dataset's card function. For `folder`, mean and standard deviation are 0
     and 1 until it is loaded. InputError for an unknown dataset or class, or a folder that cannot be one.
     """
-    function = entry_of(name).card
-    card: Card = function(Path(root), **narrowed(function, options, classes))
-    return checked_classes(keep_card(card, chosen(card.classes, classes)))
+    function = entry_of(name).info
+    info: DatasetInfo = function(Path(root), **narrowed(function, options, classes))
+    return checked_classes(keep_info(info, chosen(info.classes, classes)))
 
 
 def load(
@@ -194,12 +206,12 @@ def read_whole(
     """
     function = entry_of(name).read
     whole = centred(function(Path(root), **narrowed(function, options, classes)))
-    kept = chosen(whole.card.classes, classes)
-    card = checked_classes(keep_card(whole.card, kept))
+    kept = chosen(whole.info.classes, classes)
+    info = checked_classes(keep_info(whole.info, kept))
     if kept is not None:
         whole = filtered(whole, kept)
-    check(whole, card)
-    return replace(whole, card=card)
+    check(whole, info)
+    return replace(whole, info=info)
 
 
 def divide(
@@ -230,38 +242,38 @@ def divide(
     if cache == "auto":
         cache = "none" if workers else "ram"
     found = whole if listed is None else divided(whole, listed)
-    whole, card = found.whole or whole, whole.card
+    whole, info = found.whole or whole, whole.info
     train, val, test = splits_of(found)
     if listed is None:
         if test is None:
             test, val = val, None
         if test is None:
-            train, test = carve(train, card, TEST_SIZE, "test", "the test set")
+            train, test = carve(train, info, TEST_SIZE, "test", "the test set")
         if val is None and val_size:
-            train, val = carve(train, card, val_size, "validation", "dataset.val_size")
+            train, val = carve(train, info, val_size, "validation", "dataset.val_size")
     if cache == "pack":
         train = in_pack(train, whole, packs, make=only in (None, "train"))
         val = val and in_pack(val, whole, packs, make=only in (None, "val"))
         test = test and in_pack(test, whole, packs, make=only in (None, "test"))
     pool = train  # before train_size, so that the images are normalised alike whatever it is
     if train_size is not None and (listed is None or only in (None, "train")):
-        train = subset(train, card, train_size, seed)
+        train = subset(train, info, train_size, seed)
     if cache == "ram":
         train = in_memory(train, on_progress) if only in (None, "train") else train
         val = in_memory(val, on_progress) if val and only in (None, "val") else val
         test = in_memory(test, on_progress) if test and only in (None, "test") else test
-    if not any(card.mean) and (only is None or listed is None):  # of a folder: known by its pixels alone
+    if not any(info.mean) and (only is None or listed is None):  # of a folder: known by its pixels alone
         mean, std = statistics((train if train_size is None else pool).source)
-        card = replace(card, mean=mean, std=std)
+        info = replace(info, mean=mean, std=std)
     kept = whole if files_of(whole.train.source) is not None else None
-    return replace(whole, card=card, train=train, val=val, test=test, whole=kept)
+    return replace(whole, info=info, train=train, val=val, test=test, whole=kept)
 
 
 def limited(dataset: Dataset, train_size: Positive | None, seed: int) -> Dataset:
     """Return a dataset that was loaded whole with `train_size` of its training images, those that `load` draws."""
     if train_size is None:
         return dataset
-    return replace(dataset, train=subset(dataset.train, dataset.card, train_size, seed))
+    return replace(dataset, train=subset(dataset.train, dataset.info, train_size, seed))
 
 
 def image_counts(
@@ -279,7 +291,7 @@ def image_counts(
     """
     if name in SIZES and not (name in SIDES and located(name, root)):
         train, test = SIZES[name]
-        known = entry_of(name).card(root, **options).classes
+        known = entry_of(name).info(root, **options).classes
         val, share = 0, len(chosen(known, classes) or ()) / len(known) or 1.0
         train, test = round(train * share), round(test * share)
     else:
@@ -299,39 +311,39 @@ def filtered(whole: Dataset, classes: Sequence[str]) -> Dataset:
     """Return the images of these classes only."""
 
     def kept(split: Split) -> Split:
-        return keep_classes(split, whole.card.classes, classes)
+        return keep_classes(split, whole.info.classes, classes)
 
     return replace(
         whole, train=kept(whole.train), val=whole.val and kept(whole.val), test=whole.test and kept(whole.test)
     )
 
 
-def checked_classes(card: Card) -> Card:
-    """Return `card`, or raise an InputError when there is nothing to tell apart."""
-    if len(card.classes) < 2:
-        raise InputError(f"a classifier needs at least two classes; {card.name} is left with {len(card.classes)}")
-    return card
+def checked_classes(info: DatasetInfo) -> DatasetInfo:
+    """Return `info`, or raise an InputError when there is nothing to tell apart."""
+    if len(info.classes) < 2:
+        raise InputError(f"a classifier needs at least two classes; {info.name} is left with {len(info.classes)}")
+    return info
 
 
-def check(dataset: Dataset, card: Card) -> None:
+def check(dataset: Dataset, info: DatasetInfo) -> None:
     """Raise an InputError for a split without images, a label without a class, or a class without training images."""
     for name, split in zip(("training", "validation", "test"), splits_of(dataset), strict=True):
         if split is None:
             continue
         if len(split) == 0:
-            raise InputError(f"the {name} set of {card.name} holds no images")
+            raise InputError(f"the {name} set of {info.name} holds no images")
         if len(split) != len(split.source):
-            raise InputError(f"the {name} set of {card.name} has {len(split.source)} images but {len(split)} labels")
+            raise InputError(f"the {name} set of {info.name} has {len(split.source)} images but {len(split)} labels")
         low, high = int(split.labels.min()), int(split.labels.max())
-        if low < 0 or high >= len(card.classes):
+        if low < 0 or high >= len(info.classes):
             wrong = low if low < 0 else high
             raise InputError(
-                f"the {name} set of {card.name} has the label {wrong}; its {len(card.classes)} classes are numbered "
-                f"0 to {len(card.classes) - 1}"
+                f"the {name} set of {info.name} has the label {wrong}; its {len(info.classes)} classes are numbered "
+                f"0 to {len(info.classes) - 1}"
             )
-    counts = counts_of(dataset.train.labels, len(card.classes))
+    counts = counts_of(dataset.train.labels, len(info.classes))
     if counts.min() == 0:
-        raise InputError(f"class {card.classes[int(counts.argmin())]!r} of {card.name} has no training images")
+        raise InputError(f"class {info.classes[int(counts.argmin())]!r} of {info.name} has no training images")
 
 
 def fingerprint(dataset: Dataset) -> str:

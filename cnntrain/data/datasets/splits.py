@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from cnntrain.data.datasets.listing import composed
-from cnntrain.data.storage.images import Card, Dataset, Files, Split, files_of, splits_of
+from cnntrain.data.storage.images import Dataset, DatasetInfo, Files, Split, files_of, splits_of
 from cnntrain.runtime.errors import InputError, as_text, unknown
 from cnntrain.runtime.seeding import generator
 
@@ -39,11 +39,11 @@ def chosen(classes: Sequence[str], wanted: Sequence[str] | int | None) -> Sequen
     return [classes[place * len(classes) // wanted] for place in range(wanted)]
 
 
-def keep_card(card: Card, classes: Sequence[str] | None) -> Card:
+def keep_info(info: DatasetInfo, classes: Sequence[str] | None) -> DatasetInfo:
     """Return the card of these classes only, in this order; None keeps all."""
     if classes is None:
-        return card
-    return replace(card, classes=tuple(card.classes[label] for label in class_numbers(card.classes, classes)))
+        return info
+    return replace(info, classes=tuple(info.classes[label] for label in class_numbers(info.classes, classes)))
 
 
 def keep_classes(split: Split, classes: Sequence[str], wanted: Sequence[str]) -> Split:
@@ -105,28 +105,28 @@ def counts_of(labels: Tensor, num_classes: int) -> np.ndarray:
     return counts
 
 
-def carve(split: Split, card: Card, size: float, part: str, key: str) -> tuple[Split, Split]:
+def carve(split: Split, info: DatasetInfo, size: float, part: str, key: str) -> tuple[Split, Split]:
     """Divide `split` into the rest and the carved `part`, the same for a dataset whatever the seed.
 
     Stratified, with at least one image a class on both sides; InputError where that cannot be.
     """
-    counts = counts_of(split.labels, len(card.classes))
+    counts = counts_of(split.labels, len(info.classes))
     if counts.min() < 2:
-        name = card.classes[int(counts.argmin())]
+        name = info.classes[int(counts.argmin())]
         raise InputError(f"class {name!r} has {counts.min()} image(s), too few to carve a {part} set ({key}={size})")
     total = images_meant(size, len(split), key, len(counts))
     if total > len(split) - len(counts):
         raise InputError(f"{key}={size} leaves a class without training images: there are {len(split)} images in all")
-    index = stratified(split.labels, card.classes, allocate(counts, total, spare=1), 0, card.name, part)
+    index = stratified(split.labels, info.classes, allocate(counts, total, spare=1), 0, info.name, part)
     rest = np.setdiff1d(np.arange(len(split)), index, assume_unique=True)
     return split.take(rest), split.take(index)
 
 
-def subset(split: Split, card: Card, size: float, seed: int) -> Split:
+def subset(split: Split, info: DatasetInfo, size: float, seed: int) -> Split:
     """Return `size` images of `split`, stratified, drawn by `seed`; a smaller subset lies in a larger one's classes."""
-    counts = counts_of(split.labels, len(card.classes))
+    counts = counts_of(split.labels, len(info.classes))
     total = images_meant(size, len(split), "dataset.train_size", len(counts))
-    return split.take(stratified(split.labels, card.classes, allocate(counts, total), seed, card.name, "train"))
+    return split.take(stratified(split.labels, info.classes, allocate(counts, total), seed, info.name, "train"))
 
 
 # The list of which file is in which split: what a training was shown must stay known when its folder changes.

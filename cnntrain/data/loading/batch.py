@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from cnntrain.data.augment.augmentations import Part
+from cnntrain.data.augment.augmentations import Augmentation
 from cnntrain.data.augment.resize import resized_at_once, resized_one_by_one, runs_of
-from cnntrain.data.storage.images import Card, central
+from cnntrain.data.storage.images import DatasetInfo, central
 
 IN_CACHE = 1 << 18  # numbers that a CPU changes in three passes before it goes on to the next
 
@@ -25,11 +25,11 @@ class Batch(NamedTuple):
 class Normalise:
     """uint8 [B, H, W, C] to float32, with the dataset's mean and standard deviation: [B, C, H, W], channels_last."""
 
-    def __init__(self, card: Card, device: torch.device) -> None:
-        channels = card.shape[0]
-        if not len(card.mean) == len(card.std) == channels:  # one channel would broadcast silently against three
-            raise ValueError(f"{channels} channels, but {len(card.mean)} means and {len(card.std)} deviations")
-        mean, std = torch.tensor(card.mean), torch.tensor(card.std)
+    def __init__(self, info: DatasetInfo, device: torch.device) -> None:
+        channels = info.shape[0]
+        if not len(info.mean) == len(info.std) == channels:  # one channel would broadcast silently against three
+            raise ValueError(f"{channels} channels, but {len(info.mean)} means and {len(info.std)} deviations")
+        mean, std = torch.tensor(info.mean), torch.tensor(info.std)
         self.scale = (1 / (255 * std)).to(device)
         self.shift = (-mean / std).to(device)
 
@@ -110,12 +110,12 @@ def wholes(index: Tensor, size: tuple[int, int]) -> Tensor:
     return torch.stack([torch.full_like(index, value) for value in (0, 0, *size)], 1)
 
 
-class Render:
+class Collate:
     """Stored pixels to a normalised, augmented batch; parts act in the order of their mapping."""
 
-    def __init__(self, card: Card, parts: Mapping[str, Part], device: torch.device) -> None:
-        self.normalise, self.classes = Normalise(card, device), len(card.classes)
-        self.size = card.shape[1:]
+    def __init__(self, info: DatasetInfo, parts: Mapping[str, Augmentation], device: torch.device) -> None:
+        self.normalise, self.classes = Normalise(info, device), len(info.classes)
+        self.size = info.shape[1:]
         # Output positions are traced back to the image, so the part that acts last maps them first.
         self.places = [(name, part.place) for name, part in reversed(list(parts.items())) if part.place]
         self.outside = any(part.outside for part in parts.values())

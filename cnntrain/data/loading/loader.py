@@ -15,17 +15,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cnntrain.data.augment.augmentations import Part, Plan
-from cnntrain.data.loading.batch import Batch, Normalise, Render, Store
+from cnntrain.data.augment.augmentations import Augmentation, Plan
+from cnntrain.data.loading.batch import Batch, Collate, Normalise, Store
 from cnntrain.data.loading.prefetch import Slots
-from cnntrain.data.loading.workers import end_workers, loader, read_batches
-from cnntrain.data.storage.images import Card, Pixels, Split, stored
-from cnntrain.runtime import distributed
+from cnntrain.data.loading.workers import end_workers, read_batches, torch_loader
+from cnntrain.data.storage.images import DatasetInfo, Pixels, Split, stored
+from cnntrain.runtime.distributed import shard
 from cnntrain.runtime.errors import InputError
 from cnntrain.runtime.seeding import generator
 
 
-class Feed(Protocol):
+class Loader(Protocol):
     """Batches by their place: an epoch and a number within it. Every `batch` goes on to the next place."""
 
     batches: int  # full batches an epoch
@@ -62,10 +62,10 @@ class Planned:
     def __init__(
         self,
         split: Split,
-        card: Card,
+        info: DatasetInfo,
         *,
         batch_size: int,
-        parts: Mapping[str, Part],
+        parts: Mapping[str, Augmentation],
         seed: int,
         device: torch.device,
         balanced: bool = False,
@@ -79,7 +79,7 @@ class Planned:
         self.batch_size, self.batches = batch_size, len(split.labels) // batch_size
         self.balanced, self.host_labels = balanced, split.labels.numpy()
         self.labels = split.labels.to(device)
-        self.render = Render(card, parts, device)
+        self.render = Collate(info, parts, device)
         self.epoch = -1
         self.at = torch.zeros(1, dtype=torch.int64, device=device)  # the place of the batch that comes next
         self.index: Tensor | None = None  # [steps, batch], and what is drawn for them; at one address for good
@@ -89,7 +89,7 @@ class Planned:
         """Draw everything that `epoch` needs, on the host, so that every device sees the same."""
         plan = plan_epoch(self.host_labels, self.batch_size, self.seed, epoch, balanced=self.balanced)
         plan = plan._replace(shape=self.source.shape[:2])
-        mine = distributed.share(self.batch_size)
+        mine = shard(self.batch_size)
         self.epoch, self.plan, self.shown = epoch, plan, plan.index[:, mine]
         self.index = self.laid(torch.from_numpy(self.shown), self.index)
         for name, part in self.parts.items():
@@ -109,7 +109,7 @@ class Planned:
         self.at.fill_(place)
 
     def close(self) -> None:
-        """Let go of what the feed holds besides memory."""
+        """Let go of what the loader holds besides memory."""
 
     def planned(self) -> tuple[Tensor, dict[str, Tensor]]:
         """Return which images this batch shows and what each part has drawn for them, and go on to the next place."""
@@ -120,11 +120,11 @@ class Planned:
         return index, drawn
 
 
-class ResidentFeed(Planned):
+class ResidentLoader(Planned):
     """All pixels on the device: a batch is one gather."""
 
-    def __init__(self, split: Split, card: Card, *, device: torch.device, **settings: object) -> None:
-        super().__init__(split, card, device=device, **settings)  # type: ignore[arg-type]
+    def __init__(self, split: Split, info: DatasetInfo, *, device: torch.device, **settings: object) -> None:
+        super().__init__(split, info, device=device, **settings)  # type: ignore[arg-type]
         if not isinstance(self.source, Pixels):
             raise TypeError("a resident feed needs the pixels in memory")
         self.store = Store(self.source.images, device)
@@ -145,7 +145,7 @@ class Places:
         return iter(self.rows)
 
 
-class StreamedFeed(Planned):
+class StreamedLoader(Planned):
     """Workers read the images of the batches to come; draws and augmentation stay with the device.
 
     On a GPU `seek` sends the `together` batches that one step takes to the device, where they lie at one address for
@@ -153,12 +153,19 @@ class StreamedFeed(Planned):
     """
 
     def __init__(
-        self, split: Split, card: Card, *, device: torch.device, workers: int, together: int = 1, **settings: object
+        self,
+        split: Split,
+        info: DatasetInfo,
+        *,
+        device: torch.device,
+        workers: int,
+        together: int = 1,
+        **settings: object,
     ) -> None:
-        super().__init__(split, card, device=device, **settings)  # type: ignore[arg-type]
+        super().__init__(split, info, device=device, **settings)  # type: ignore[arg-type]
         self.together, self.slots = together, Slots(device) if device.type == "cuda" else None
         self.places = Places()
-        self.loader = loader(self.source, self.places, workers, persistent=True, pin=device.type == "cuda")
+        self.torch_loader = torch_loader(self.source, self.places, workers, persistent=True, pin=device.type == "cuda")
         self.ahead: Iterator[Tensor] = iter(())
         self.images: Iterator[Tensor] = iter(())
         self.due = (-1, 0)  # what `ahead` reads next
@@ -166,7 +173,7 @@ class StreamedFeed(Planned):
     def close(self) -> None:
         """End the workers."""
         self.ahead = self.images = iter(())
-        del self.loader
+        del self.torch_loader
         end_workers()
 
     def seek(self, epoch: int, place: int) -> None:
@@ -174,7 +181,7 @@ class StreamedFeed(Planned):
         super().seek(epoch, place)
         if (epoch, place) != self.due:
             self.places.rows = self.shown[place:].tolist()
-            self.ahead = read_batches(self.loader)
+            self.ahead = read_batches(self.torch_loader)
             self.due = epoch, place
         self.images = self.read()
         if self.slots:
@@ -195,9 +202,9 @@ class StreamedFeed(Planned):
         return self.render(Store(images, self.device), index, self.labels.index_select(0, shown), drawn)
 
 
-def sweep(
+def eval_batches(
     split: Split,
-    card: Card,
+    info: DatasetInfo,
     *,
     batch_size: int,
     device: torch.device,
@@ -208,7 +215,7 @@ def sweep(
 
     `look` sees the pixels of every batch as they are read, uint8 [B, H, W, C].
     """
-    normalise = Normalise(card, device)
+    normalise = Normalise(info, device)
     for images, labels in zip(read_in_order(split, batch_size, workers), split.labels.split(batch_size), strict=True):
         look(images)
         yield normalise(images.to(device, non_blocking=True)), labels.to(device, non_blocking=True)
@@ -220,4 +227,4 @@ def read_in_order(split: Split, batch_size: int, workers: int) -> Iterator[Tenso
         yield from split.source.images.split(batch_size)
         return
     rows = [list(range(i, min(i + batch_size, len(split.labels)))) for i in range(0, len(split.labels), batch_size)]
-    yield from read_batches(loader(split.source, rows, workers))
+    yield from read_batches(torch_loader(split.source, rows, workers))

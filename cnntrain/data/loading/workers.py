@@ -63,14 +63,14 @@ def ignore_signals(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def read_batches(loader: DataLoader) -> Iterator[Tensor]:
+def read_batches(torch_loader: DataLoader) -> Iterator[Tensor]:
     """Yield what the workers read; raise what they could not.
 
     Raises `CnntrainError` naming the image at which a worker died or hung.
     """
-    assert isinstance(loader.dataset, Reading)
+    assert isinstance(torch_loader.dataset, Reading)
     try:
-        for batch in loader:
+        for batch in torch_loader:
             if isinstance(batch, InputError):
                 raise batch
             yield batch
@@ -78,9 +78,9 @@ def read_batches(loader: DataLoader) -> Iterator[Tensor]:
         if "DataLoader" not in str(error):
             raise
         complaint = str(error).splitlines()[0]
-        raise CnntrainError(f"{complaint}; {loader.dataset.suspects(complaint)}") from error
+        raise CnntrainError(f"{complaint}; {torch_loader.dataset.suspects(complaint)}") from error
     finally:
-        del loader  # an error's traceback keeps this frame, and with it the workers would live
+        del torch_loader  # an error's traceback keeps this frame, and with it the workers would live
 
 
 def end_workers(seconds: float = 5.0) -> None:
@@ -100,7 +100,7 @@ def end_workers(seconds: float = 5.0) -> None:
 atexit.register(end_workers, 0.0)
 
 
-def loader(source: Source, rows: Any, workers: int, *, persistent: bool = False, pin: bool = False) -> DataLoader:
+def torch_loader(source: Source, rows: Any, workers: int, *, persistent: bool = False, pin: bool = False) -> DataLoader:
     """Return the loader whose workers read the batches of `rows`, lists of image numbers."""
     return DataLoader(
         Reading(source, workers),

@@ -46,7 +46,7 @@ def centred(whole: Dataset) -> Dataset:
     """Return a dataset whose images are the centres of those that are stored larger than its card says."""
 
     def cut(split: Split) -> Split:
-        size = whole.card.shape[1:]
+        size = whole.info.shape[1:]
         return split if split.source.shape[:2] == size else Split(Centre(split.source, size), split.labels)
 
     return replace(whole, train=cut(whole.train), val=whole.val and cut(whole.val), test=whole.test and cut(whole.test))

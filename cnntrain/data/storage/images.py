@@ -187,7 +187,7 @@ class Split:
 
 
 @dataclass(frozen=True)
-class Card:
+class DatasetInfo:
     """What is known of a dataset before its pixels are read.
 
     `shape` is (channels, height, width); `mean` and `std` are those of the training pixels in 0..1, one a channel.
@@ -207,7 +207,7 @@ class Dataset:
     `whole` is the dataset as it lies, before it was divided, where its images are files.
     """
 
-    card: Card
+    info: DatasetInfo
     train: Split
     val: Split | None
     test: Split | None

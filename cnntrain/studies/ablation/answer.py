@@ -15,11 +15,11 @@ import numpy as np
 from cnntrain.stats.intervals import wilson
 from cnntrain.stats.paired_tests import (
     LEVEL,
-    believable,
     compared,
     conclude,
     disagreement,
     holm,
+    is_significant,
     mcnemar,
     points,
     seed_interval,
@@ -247,7 +247,7 @@ def seed_tests(held: Sequence[Held], level: float, again: float, known: Collecti
         else:
             mean, low, high = seed_interval(deltas)
             test |= {"delta_mean": mean, "delta_low": low, "delta_high": high, "p": p, "p_holm": corrected}
-            test["believable"] = believable(low, high, corrected, level)
+            test["believable"] = is_significant(low, high, corrected, level)
             sentence = seed_verdict(name, against, deltas, corrected, len(held), level)
             if not test["believable"] and label(name, against) in known:
                 test["believable"] = True

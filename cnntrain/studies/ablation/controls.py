@@ -7,15 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from torch import nn
 
 from cnntrain.config.build import build_model
-from cnntrain.data.storage.images import Card
+from cnntrain.data.storage.images import DatasetInfo
 from cnntrain.nn.stages import StageError
 from cnntrain.runtime.errors import InputError
 from cnntrain.studies.ablation import variants as study
 from cnntrain.studies.ablation.plan import count, network, rows_of
-from cnntrain.studies.ablation.variants import card_of
+from cnntrain.studies.ablation.variants import info_of
 
 EXACT, NEAR = 0.002, 0.05  # relative: good enough to stop searching; too far to be called equal
-Size = Callable[[nn.Sequential, Card], int]
+Size = Callable[[nn.Sequential, DatasetInfo], int]
 
 
 def controls(variants: Sequence[study.Variant], control: str) -> list[study.Variant]:
@@ -26,7 +26,7 @@ def controls(variants: Sequence[study.Variant], control: str) -> list[study.Vari
     if control == "none":
         return list(variants)
     size = parameters if control == "params" else multiplications
-    target = size(network(variants[0]), card_of(variants[0].settings))
+    target = size(network(variants[0]), info_of(variants[0].settings))
     found = []
     for variant in variants:
         found.append(variant)
@@ -35,14 +35,14 @@ def controls(variants: Sequence[study.Variant], control: str) -> list[study.Vari
     return found
 
 
-def parameters(net: nn.Sequential, card: Card) -> int:
+def parameters(net: nn.Sequential, info: DatasetInfo) -> int:
     """Return the number of parameters."""
     return count(net)
 
 
-def multiplications(net: nn.Sequential, card: Card) -> int:
+def multiplications(net: nn.Sequential, info: DatasetInfo) -> int:
     """Return the multiplications of one image; an `InputError` where they are not known."""
-    found = rows_of(net, card.shape)[1]
+    found = rows_of(net, info.shape)[1]
     if found is None:
         raise InputError("control=macs: the multiplications of this network are not known; use control=params")
     return found
@@ -54,12 +54,12 @@ def widths(full: study.Variant, variant: study.Variant, size: Size, target: int)
     They are the nearest stages with a width on both sides of what is removed, together or one of them; where what
     follows could not take wider maps (blocks with shortcuts), stages as wide as those.
     """
-    card = card_of(variant.settings)
+    info = info_of(variant.settings)
 
     def sized(stages: Sequence[str], fixed: Mapping[str, float], factor: float) -> int | None:
         widen = {**fixed, **dict.fromkeys(stages, factor)}
         try:
-            return size(build_model(variant.settings["model"] | {"widen": widen}, card, device="meta"), card)
+            return size(build_model(variant.settings["model"] | {"widen": widen}, info, device="meta"), info)
         except StageError:
             return None
 
@@ -67,7 +67,7 @@ def widths(full: study.Variant, variant: study.Variant, size: Size, target: int)
     left = [name for name, _ in plain.named_children()]
     wide = [name for name in left if sized([name], {}, 1.0) is not None]
     near = neighbours(names, variant.stages, wide)
-    out = {name: row.out_shape[0] for name, row in zip(left, rows_of(plain, card.shape)[0], strict=True)}
+    out = {name: row.out_shape[0] for name, row in zip(left, rows_of(plain, info.shape)[0], strict=True)}
     family = [name for name in wide if out[name] in {out[other] for other in near}]
     best: tuple[float, dict[str, float]] = (math.inf, {})
     for stages in (near, family, *([name] for name in (*near, *family))):

@@ -11,7 +11,7 @@ from torch import nn
 from cnntrain.config.build import build_model, count_images
 from cnntrain.config.read import read_config
 from cnntrain.config.schema import Fit
-from cnntrain.data.storage.images import Card, Dataset, Pixels, Split
+from cnntrain.data.storage.images import Dataset, DatasetInfo, Pixels, Split
 from cnntrain.nn.geometry import StageGeometry as Row
 from cnntrain.nn.geometry import geometry, outline
 from cnntrain.nn.shapes import Shape, describe_shape
@@ -22,7 +22,7 @@ from cnntrain.stats.looks import Look
 from cnntrain.stats.paired_tests import LEVEL, seeds_needed
 from cnntrain.stats.power import detectable
 from cnntrain.studies.ablation import variants as study
-from cnntrain.studies.ablation.variants import card_of
+from cnntrain.studies.ablation.variants import info_of
 
 LARGE = 5e9  # multiplications of a step beyond which a smaller batch is timed
 STEPS = 3
@@ -42,7 +42,7 @@ class Planned:
 
 def network(variant: study.Variant) -> nn.Sequential:
     """Build a variant's network without memory."""
-    return build_model(variant.settings["model"], card_of(variant.settings), device="meta")
+    return build_model(variant.settings["model"], info_of(variant.settings), device="meta")
 
 
 def plan(variants: Sequence[study.Variant]) -> list[Planned]:
@@ -51,7 +51,7 @@ def plan(variants: Sequence[study.Variant]) -> list[Planned]:
     Raises `InputError` for a stage that is too large to be trained.
     """
     full, found = network(variants[0]), list[Planned]()
-    shape = card_of(variants[0].settings).shape
+    shape = info_of(variants[0].settings).shape
     whole, full_rows = count(full), rows_of(full, shape)[0]
     for variant in variants:
         net = network(variant)
@@ -118,7 +118,7 @@ def arriving(rows: Sequence[Row], shape: Shape) -> dict[str, str]:
 def seconds_of(planned: Planned, threads: int) -> float:
     """Return about how long one run of a variant takes on one job, from a few steps on noise."""
     cfg = read_config(Fit, planned.variant.settings)
-    card, trainer = card_of(planned.variant.settings), cfg.trainer
+    info, trainer = info_of(planned.variant.settings), cfg.trainer
     train, val, test = count_images(cfg.dataset, cfg.data_root)
     before, batch = torch.get_num_threads(), trainer.batch_size
     torch.set_num_threads(threads)
@@ -126,11 +126,11 @@ def seconds_of(planned: Planned, threads: int) -> float:
         work = 3 * (planned.macs or planned.params)
         if work * batch > LARGE and batch > 8:
             few = max(2, min(batch // 2, int(LARGE / work) // 2))
-            one, two = (step_seconds(cfg, card, size) for size in (few, 2 * few))
+            one, two = (step_seconds(cfg, info, size) for size in (few, 2 * few))
             step = one + max(two - one, 0) / few * (batch - few)
             image = max(two - one, 0) / few
         else:
-            step = step_seconds(cfg, card, batch)
+            step = step_seconds(cfg, info, batch)
             image = step / batch
     finally:
         torch.set_num_threads(before)
@@ -139,10 +139,10 @@ def seconds_of(planned: Planned, threads: int) -> float:
     return training + evaluating
 
 
-def step_seconds(cfg: Fit, card: Card, batch: int) -> float:
+def step_seconds(cfg: Fit, info: DatasetInfo, batch: int) -> float:
     """Return how long a step on so many images of noise takes, the shortest of a few."""
-    images = torch.randint(256, (2 * batch, card.shape[1], card.shape[2], card.shape[0]), dtype=torch.uint8)
-    noise = Dataset(card, Split(Pixels(images), torch.arange(2 * batch) % len(card.classes)), None, None)
+    images = torch.randint(256, (2 * batch, info.shape[1], info.shape[2], info.shape[0]), dtype=torch.uint8)
+    noise = Dataset(info, Split(Pixels(images), torch.arange(2 * batch) % len(info.classes)), None, None)
     small = replace(
         cfg,
         init_from=None,
@@ -153,8 +153,8 @@ def step_seconds(cfg: Fit, card: Card, batch: int) -> float:
     found = []
     for step in range(STEPS):
         began = time.perf_counter()
-        built.learner.update(built.feed, step)
-        float(built.learner.loss_sum)  # waits for the device
+        built.train_step.update(built.loader, step)
+        float(built.train_step.loss_sum)  # waits for the device
         found.append(time.perf_counter() - began)
     return min(found[1:])
 

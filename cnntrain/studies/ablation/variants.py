@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from cnntrain.config import pretrained
-from cnntrain.config.build import build_model, dataset_card
+from cnntrain.config.build import build_model, dataset_info
 from cnntrain.config.compose import compose, key_of, overrides
 from cnntrain.config.files import refuse_word
 from cnntrain.config.read import keep_text, read_config
 from cnntrain.config.schema import Ablate, Fit, Options
-from cnntrain.data.storage.images import Card
+from cnntrain.data.storage.images import DatasetInfo
 from cnntrain.nn.auxiliary import shapes_of
 from cnntrain.nn.shapes import Shape
 from cnntrain.nn.stages import StageError
@@ -144,13 +144,13 @@ def named(full: Variant, words: Sequence[str], name: str, changes: Any, mode: st
 
 def stage_names(variant: Variant) -> list[str]:
     """Return the stages of a variant's network."""
-    net = build_model(variant.settings["model"], card_of(variant.settings), device="meta")
+    net = build_model(variant.settings["model"], info_of(variant.settings), device="meta")
     return [name for name, _ in net.named_children()]
 
 
-def card_of(settings: Options) -> Card:
+def info_of(settings: Options) -> DatasetInfo:
     """Return the card of the images that a configuration learns from."""
-    return dataset_card(settings["dataset"], settings["data_root"])
+    return dataset_info(settings["dataset"], settings["data_root"])
 
 
 def check_stages(full: Variant, stages: Sequence[str], *, last: bool) -> None:
@@ -192,8 +192,8 @@ def generated(
 ) -> Iterator[Variant]:
     """Yield the variants of a generator that can be had, and say of the others why not."""
     settings, names = full.settings, stage_names(full)
-    card = card_of(settings)
-    net = build_model(settings["model"], card, device="meta")
+    info = info_of(settings)
+    net = build_model(settings["model"], info, device="meta")
     for stages in generator(names):
         variant = without(full, stages, mode)
         try:
@@ -203,7 +203,7 @@ def generated(
             elif mode == "lesion":
                 check_lesion(variant)
             else:
-                build_model(variant.settings["model"], card, device="meta")
+                build_model(variant.settings["model"], info, device="meta")
         except StageError as error:
             say(f"left out: {variant.name}: {error}")
             continue
@@ -215,10 +215,10 @@ def check_lesion(variant: Variant) -> None:
 
     Each must give the shape that it takes, as in Veit, Wilber and Belongie, NIPS 2016.
     """
-    options, card = variant.settings["model"], card_of(variant.settings)
+    options, info = variant.settings["model"], info_of(variant.settings)
     whole = options | {"remove": [name for name in options["remove"] if name not in variant.stages]}
-    net = build_model(whole, card, device="meta")
-    shape: Shape = card.shape
+    net = build_model(whole, info, device="meta")
+    shape: Shape = info.shape
     for name, after in shapes_of(net, shape).items():
         if name in variant.stages and after != shape:
             raise StageError(f"stage {name!r} changes the shape, so that a trained network cannot do without it")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cnntrain.data.augment.ops import grey
-from cnntrain.transforms.transform import Amount, Warp
+from cnntrain.transforms.transform import Amount, Transform
 
 THRESHOLD = 127.5  # half of the range
 
@@ -22,19 +22,19 @@ def crossings(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
     return (~one & two).sum(dim=1), (one & ~two).sum(dim=1)
 
 
-def counted(warp: Warp) -> list[Amount]:
+def counted(transform: Transform) -> list[Amount]:
     """Return the amounts of a warp whose pixels are counted: whole shifts along one axis."""
-    shifts = warp.axes == 1 and warp.unit == "pixels" and warp.move is not None
-    return [amount for amount in warp.amounts if shifts and amount[0] % 1 == 0]
+    shifts = transform.axes == 1 and transform.unit == "pixels" and transform.move is not None
+    return [amount for amount in transform.amounts if shifts and amount[0] % 1 == 0]
 
 
-def rows(warp: Warp, counts: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[dict[str, Any]]:
+def rows(transform: Transform, counts: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[dict[str, Any]]:
     """Return one row a counted amount from (black to white, white to black) [N] each, with their distribution."""
     lines = []
-    for amount, (whitened, blackened) in zip(counted(warp), counts, strict=True):
+    for amount, (whitened, blackened) in zip(counted(transform), counts, strict=True):
         changed = whitened + blackened
         low, median, high = np.quantile(changed, (0.05, 0.5, 0.95))
-        line: dict[str, Any] = {"warp": warp.name, "amount": amount[0], "n": len(changed)}
+        line: dict[str, Any] = {"warp": transform.name, "amount": amount[0], "n": len(changed)}
         line |= {"black_to_white": float(whitened.mean()), "white_to_black": float(blackened.mean())}
         line |= {"changed": float(changed.mean()), "changed_5": float(low), "changed_50": float(median)}
         line |= {"changed_95": float(high), "equal": float((whitened == blackened).mean())}
@@ -42,11 +42,11 @@ def rows(warp: Warp, counts: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[di
     return lines
 
 
-def count(warp: Warp, pixels: Tensor, places: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+def count(transform: Transform, pixels: Tensor, places: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return the counts of a batch for each counted amount."""
     found = []
-    base = warp.change(pixels, warp.neutral, places)
-    for amount in counted(warp):
-        pair = torch.stack(crossings(base, warp.change(pixels, amount, places))).cpu().numpy()
+    base = transform.change(pixels, transform.neutral, places)
+    for amount in counted(transform):
+        pair = torch.stack(crossings(base, transform.change(pixels, amount, places))).cpu().numpy()
         found.append((pair[0], pair[1]))
     return found

@@ -25,10 +25,12 @@ def distances(x: Tensor, y: Tensor, norm: Tensor | None = None) -> tuple[Tensor,
 
 # Features that are warped themselves.
 
-FeatureWarps = Callable[[str, Amount, Tensor], Sampling | None]
+FeatureTransforms = Callable[[str, Amount, Tensor], Sampling | None]
 
 
-def feature_warps(spans: Mapping[str, Spans], image: Size, move: Callable[[Amount], Motion] | None) -> FeatureWarps:
+def feature_transforms(
+    spans: Mapping[str, Spans], image: Size, move: Callable[[Amount], Motion] | None
+) -> FeatureTransforms:
     """Return what says how a stage's maps would move under an amount, or None where that has no meaning."""
     known: dict[tuple[str, Amount], Sampling | None] = {}
 

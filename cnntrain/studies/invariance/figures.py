@@ -14,7 +14,7 @@ import numpy as np
 
 from cnntrain.runtime.drawing import styled
 from cnntrain.studies.invariance.rows import Curves, bands, seed_bands
-from cnntrain.transforms.transform import Amount, Warp
+from cnntrain.transforms.transform import Amount, Transform
 
 if TYPE_CHECKING:  # matplotlib takes half a second to import
     from matplotlib.axes import Axes
@@ -90,27 +90,27 @@ def figure_of(width: float, height: float) -> "Figure":
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def overview(warp: Warp, lines: Sequence[Line], samples: Samples) -> "Figure":
+def overview(transform: Transform, lines: Sequence[Line], samples: Samples) -> "Figure":
     """Draw sample images under the warp, and against the amount the early distance, the late one and p of the truth."""
     from matplotlib.lines import Line2D
 
     figure = figure_of(7.2, 4.4)
     parts: Any = figure.subfigures(2, 1, height_ratios=(0.8, 1.5))
     top, bottom = parts
-    show_samples(top, warp, samples)
+    show_samples(top, transform, samples)
     panels = bottom.subplots(1, 3)
     for axes, (title, key) in zip(panels, (("early", "distance"), ("late", "distance"), ("", "p_true")), strict=True):
         for number, line in enumerate(lines):
             stage = {"early": line.early, "late": line.late}.get(title)
-            draw_line(axes, warp, line, key, stage, number)
-            draw_controls(axes, warp, line, key, stage, COLOURS[number % len(COLOURS)] if len(lines) > 1 else GREY)
+            draw_line(axes, transform, line, key, stage, number)
+            draw_controls(axes, transform, line, key, stage, COLOURS[number % len(COLOURS)] if len(lines) > 1 else GREY)
         names = {getattr(line, title) for line in lines} if title else set()
         axes.set_title(
             f"{title} features: {', '.join(sorted(names)) if len(names) < 3 else 'each its own'}"
             if title
             else "probability of the true class"
         )
-        dress(axes, warp, "distance (1: another class)" if title else "probability")
+        dress(axes, transform, "distance (1: another class)" if title else "probability")
         axes.set_ylim(bottom=0, top=None if title else 1.02)
     handles, labels = panels[0].get_legend_handles_labels()
     if lines[0].curves.floor:
@@ -120,9 +120,9 @@ def overview(warp: Warp, lines: Sequence[Line], samples: Samples) -> "Figure":
     return figure
 
 
-def draw_line(axes: "Axes", warp: Warp, line: Line, key: str, stage: str | None, number: int) -> None:
+def draw_line(axes: "Axes", transform: Transform, line: Line, key: str, stage: str | None, number: int) -> None:
     """Draw one curve with its band over images, and the wider, lighter one over seeds where there are several."""
-    x, at = along(warp, line, stage)
+    x, at = along(transform, line, stage)
     colour, dashes = COLOURS[number % len(COLOURS)], DASHES[number % len(DASHES)]
     ends = [(bands(line.curves)[key], 0.3)]
     if len(line.members) > 1:
@@ -134,35 +134,35 @@ def draw_line(axes: "Axes", warp: Warp, line: Line, key: str, stage: str | None,
     axes.plot(x, y, color=colour, linestyle=dashes, label=line.curves.name, marker=mark, markersize=3)
 
 
-def along(warp: Warp, line: Line, stage: str | None) -> tuple[np.ndarray, Any]:
+def along(transform: Transform, line: Line, stage: str | None) -> tuple[np.ndarray, Any]:
     """Return the amounts in ascending order, and the index that takes a curve's values in that order."""
-    x = np.array([amount[0] for amount in warp.amounts])
+    x = np.array([amount[0] for amount in transform.amounts])
     order = np.argsort(x)
     return x[order], (order, line.curves.stages.index(stage)) if stage else order
 
 
-def draw_controls(axes: "Axes", warp: Warp, line: Line, key: str, stage: str | None, colour: str) -> None:
+def draw_controls(axes: "Axes", transform: Transform, line: Line, key: str, stage: str | None, colour: str) -> None:
     """Draw what interpolation alone does, and the border alone, as thin lines."""
-    x, at = along(warp, line, stage)
+    x, at = along(transform, line, stage)
     for control, dash in zip((line.curves.floor, line.curves.padding), CONTROLS.values(), strict=True):
         if control:
             axes.plot(x, control[key][at], color=colour, linestyle=dash, linewidth=1)
 
 
-def dress(axes: "Axes", warp: Warp, what: str) -> None:
+def dress(axes: "Axes", transform: Transform, what: str) -> None:
     """Name the axes, and mark the neutral amount."""
     axes.grid(visible=True, axis="y")
-    axes.axvline(warp.neutral[0], color="#999999", linewidth=0.6)
-    axes.set_xlabel(f"{warp.name} ({warp.unit})")
+    axes.axvline(transform.neutral[0], color="#999999", linewidth=0.6)
+    axes.set_xlabel(f"{transform.name} ({transform.unit})")
     axes.set_ylabel(what)
-    if warp.name == "scale":
+    if transform.name == "scale":
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter(lambda value, place: f"{value:g}")
-    if len(warp.amounts) < 6:
-        axes.set_xticks([amount[0] for amount in warp.amounts])
+    if len(transform.amounts) < 6:
+        axes.set_xticks([amount[0] for amount in transform.amounts])
 
 
-def show_samples(parent: Any, warp: Warp, samples: Samples) -> None:
+def show_samples(parent: Any, transform: Transform, samples: Samples) -> None:
     """Draw the sample images as one sheet, an image a row and an amount a column."""
     rows, columns, height, width, channels = samples.pixels.shape
     gap = max(1, width // 12)
@@ -179,21 +179,21 @@ def show_samples(parent: Any, warp: Warp, samples: Samples) -> None:
     axes.set_yticks([row * (height + gap) + height / 2 - 0.5 for row in range(rows)], samples.classes)
 
 
-def heat(warp: Warp, lines: Sequence[Line]) -> "Figure":
+def heat(transform: Transform, lines: Sequence[Line]) -> "Figure":
     """Draw each network's distance by stage and amount."""
     columns = min(len(lines), 3)
     rows = math.ceil(len(lines) / columns)
     most = max(len(line.curves.stages) for line in lines)
     figure = figure_of(2.2 + 2.5 * columns, rows * (1.0 + 0.2 * most))
     for axes, line in zip(figure.subplots(rows, columns, squeeze=False).flat, lines, strict=False):
-        x = np.array([amount[0] for amount in warp.amounts])
+        x = np.array([amount[0] for amount in transform.amounts])
         order = np.argsort(x)
         values = line.curves.values["distance"][0][order].T
         picture = axes.imshow(values, aspect="auto", cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
         axes.set_yticks(range(len(line.curves.stages)), line.curves.stages)
         shown = np.unique(np.linspace(0, len(x) - 1, min(len(x), 5)).round().astype(int))
         axes.set_xticks(shown, [f"{x[order][i]:.3g}" for i in shown])
-        axes.set_xlabel(f"{warp.name} ({warp.unit})")
+        axes.set_xlabel(f"{transform.name} ({transform.unit})")
         axes.set_title(line.curves.name)
         axes.spines[:].set_visible(False)
         figure.colorbar(picture, ax=axes, label="distance", extend="max")
@@ -203,7 +203,7 @@ def heat(warp: Warp, lines: Sequence[Line]) -> "Figure":
     return figure
 
 
-def overlay(warp: Warp, lines: Sequence[Line]) -> "Figure":
+def overlay(transform: Transform, lines: Sequence[Line]) -> "Figure":
     """Draw consistency, accuracy and how features move along, of several networks."""
     figure = figure_of(7.2, 2.9)
     panels = figure.subplots(1, 3)
@@ -214,19 +214,19 @@ def overlay(warp: Warp, lines: Sequence[Line]) -> "Figure":
         strict=True,
     ):
         for number, line in enumerate(lines):
-            draw_line(axes, warp, line, key, None, number)
-        dress(axes, warp, "share of images" if key != "consistency_corrected" else "0: chance, 1: always")
+            draw_line(axes, transform, line, key, None, number)
+        dress(axes, transform, "share of images" if key != "consistency_corrected" else "0: chance, 1: always")
         axes.set_title(title)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 5))
     return figure
 
 
-def sensitivity(warp: Warp, lines: Sequence[Line]) -> "Figure":
+def sensitivity(transform: Transform, lines: Sequence[Line]) -> "Figure":
     """Draw maps over (dx, dy) of each network: its consistency, p of the truth, and late distance."""
     figure = figure_of(7.2, 0.4 + 2.1 * len(lines))
     grid = figure.subplots(len(lines), 3, squeeze=False)
-    across, down = (sorted({amount[axis] for amount in warp.amounts}) for axis in (0, 1))
+    across, down = (sorted({amount[axis] for amount in transform.amounts}) for axis in (0, 1))
     for row, line in zip(grid, lines, strict=True):
         late = line.curves.stages.index(line.late)
         found = line.curves.values
@@ -236,7 +236,7 @@ def sensitivity(warp: Warp, lines: Sequence[Line]) -> "Figure":
             (f"distance at {line.late}", found["distance"][0][:, late], 0.0),
         )
         for axes, (title, values, low) in zip(row, maps, strict=True):
-            place = dict(zip(warp.amounts, values, strict=True))
+            place = dict(zip(transform.amounts, values, strict=True))
             picture = np.array([[place[dx, dy] for dx in across] for dy in down])
             extent = (across[0] - 0.5, across[-1] + 0.5, down[-1] + 0.5, down[0] - 0.5)
             shown = axes.imshow(picture, cmap="viridis", vmin=low, vmax=1, extent=extent, interpolation="nearest")
@@ -250,14 +250,16 @@ def sensitivity(warp: Warp, lines: Sequence[Line]) -> "Figure":
     return figure
 
 
-def crossings(counts: np.ndarray, kept: Mapping[str, np.ndarray], amount: float, warp: Warp, bins: int = 5) -> "Figure":
+def crossings(
+    counts: np.ndarray, kept: Mapping[str, np.ndarray], amount: float, transform: Transform, bins: int = 5
+) -> "Figure":
     """Draw how many pixels [N] cross the threshold under one shift, and how often each network keeps its prediction
     for images in which few or many do; `kept` holds truth values [N].
     """
     figure = figure_of(7.2, 2.6)
     left, right = figure.subplots(1, 2)
     left.hist(counts, bins=40, color="#999999")
-    left.set_xlabel(f"pixels that change, {warp.name} {amount:g}")
+    left.set_xlabel(f"pixels that change, {transform.name} {amount:g}")
     left.set_ylabel("images")
     left.set_xlim(left=0)
     edges = np.quantile(counts, np.linspace(0, 1, bins + 1))
@@ -275,7 +277,7 @@ def crossings(counts: np.ndarray, kept: Mapping[str, np.ndarray], amount: float,
     return figure
 
 
-def aliasing(warp: Warp, rows: Sequence[Mapping[str, Any]], stride: int) -> "Figure":
+def aliasing(transform: Transform, rows: Sequence[Mapping[str, Any]], stride: int) -> "Figure":
     """Draw how often predictions agree at two shifts, against how far they lie apart; the stride's multiples marked."""
     figure = figure_of(4.8, 2.8)
     axes = figure.subplots()
@@ -286,15 +288,15 @@ def aliasing(warp: Warp, rows: Sequence[Mapping[str, Any]], stride: int) -> "Fig
         low, high = ([row[end] for row in own] for end in ("low", "high"))
         axes.fill_between(x, low, high, color=colour, alpha=0.25, linewidth=0)
         axes.plot(x, [row["consistency"] for row in own], color=colour, linestyle=dashes, label=name, marker=".")
-    axes.set_xticks(range(stride, len(warp.amounts), stride))
+    axes.set_xticks(range(stride, len(transform.amounts), stride))
     axes.grid(visible=True, axis="x")
-    axes.set_xlabel(f"{warp.name}: pixels between two shifts (marks: multiples of the stride)")
+    axes.set_xlabel(f"{transform.name}: pixels between two shifts (marks: multiples of the stride)")
     axes.set_ylabel("same prediction")
     axes.legend()
     return figure
 
 
-def adversarial(warp: Warp, found: Sequence[Attacked]) -> "Figure":
+def adversarial(transform: Transform, found: Sequence[Attacked]) -> "Figure":
     """Draw each image, its perturbation amplified to the whole range about grey, and their sum, with the answers."""
     figure = figure_of(5.4, 1.9 * len(found))
     for row, case in zip(figure.subplots(len(found), 3, squeeze=False), found, strict=True):

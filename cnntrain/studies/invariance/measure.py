@@ -12,15 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cnntrain.data.storage.images import Card, Split
+from cnntrain.data.storage.images import DatasetInfo, Split
 from cnntrain.nn.geometry import Span, Spans, stage_spans
 from cnntrain.nn.stages import StageError, walk
 from cnntrain.runtime.devices import autocast
 from cnntrain.runtime.errors import unknown_stage
 from cnntrain.runtime.seeding import generator
-from cnntrain.studies.invariance.distance import FeatureWarps, distances, feature_warps, misfit
+from cnntrain.studies.invariance.distance import FeatureTransforms, distances, feature_transforms, misfit
 from cnntrain.transforms.resampling import Motion
-from cnntrain.transforms.transform import Amount, Changes, Warp, floor_of, padding_of
+from cnntrain.transforms.transform import Amount, Changes, Transform, floor_of, padding_of
 
 INPUT = "input"  # the stage that is the image itself
 AT_ONCE = 21  # amounts that pass side by side
@@ -40,7 +40,7 @@ class Subject:
     """
 
     net: nn.Sequential
-    card: Card
+    info: DatasetInfo
     stages: tuple[str, ...]
     spans: Mapping[str, Spans]
     precision: Literal["fp32", "bf16"]
@@ -48,8 +48,8 @@ class Subject:
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Return pixels [B, C, H, W] in 0..255 as the network takes them."""
-        std = torch.tensor(self.card.std, device=pixels.device)
-        mean = torch.tensor(self.card.mean, device=pixels.device)
+        std = torch.tensor(self.info.std, device=pixels.device)
+        mean = torch.tensor(self.info.mean, device=pixels.device)
         return pixels * (1 / (255 * std)).view(1, -1, 1, 1) + (-mean / std).view(1, -1, 1, 1)
 
     def logits(self, pixels: Tensor) -> Tensor:
@@ -108,7 +108,7 @@ class Controls(NamedTuple):
 
 def subject(
     net: nn.Sequential,
-    card: Card,
+    info: DatasetInfo,
     *,
     stages: Sequence[str] | None = None,
     precision: Literal["fp32", "bf16"] = "fp32",
@@ -123,9 +123,9 @@ def subject(
         if name not in names:
             raise StageError(str(unknown_stage(name, names)))
     chosen = tuple(name for name in names if stages is None or name in stages)
-    spans = {INPUT: (Span(), Span()), **stage_spans(net, card.shape)}
+    spans = {INPUT: (Span(), Span()), **stage_spans(net, info.shape)}
     where = device or torch.device("cpu")
-    return Subject(net.eval().requires_grad_(False).to(where), card, chosen, spans, precision, where)
+    return Subject(net.eval().requires_grad_(False).to(where), info, chosen, spans, precision, where)
 
 
 def pixels_of(split: Split, places: np.ndarray, device: torch.device) -> Tensor:
@@ -163,8 +163,10 @@ def partners(labels: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]
 # Measuring.
 
 
-def clean(subject: Subject, split: Split, batch_size: int, warp: Warp, *, progress: Progress = unseen) -> Clean:
-    """Pass unchanged images and their partners, without the margin that `warp` has them read with."""
+def clean(
+    subject: Subject, split: Split, batch_size: int, transform: Transform, *, progress: Progress = unseen
+) -> Clean:
+    """Pass unchanged images and their partners, without the margin that `transform` has them read with."""
     labels = split.labels.numpy()
     other, same = partners(labels)
     batches = []
@@ -172,9 +174,9 @@ def clean(subject: Subject, split: Split, batch_size: int, warp: Warp, *, progre
         places = np.arange(start, min(start + batch_size, len(labels)))
         # An image without a partner passes beside itself, and its distance is left out.
         at = [places, *(np.where(found[places] < 0, places, found[places]) for found in (other, same))]
-        views = [framed(pixels_of(split, index, subject.device), warp.margin) for index in at]
+        views = [framed(pixels_of(split, index, subject.device), transform.margin) for index in at]
         here = split.labels[places].to(subject.device)
-        wanted = warp.goals(subject.logits, views[0], here) if warp.goals else torch.full_like(here, -1)
+        wanted = transform.goals(subject.logits, views[0], here) if transform.goals else torch.full_like(here, -1)
         batches.append([*beside_partners(subject, views, here), wanted.cpu().numpy()])
         progress(len(places))
     predicted, p_true, p_first, to_other, cosine, to_same, goal = (
@@ -213,7 +215,7 @@ def moves(
     With `move` the features of spatial stages are warped too, and compared with those of the warped image.
     """
     parts: list[Moved] = []
-    warped = feature_warps(subject.spans, subject.card.shape[1:], move)
+    warped = feature_transforms(subject.spans, subject.info.shape[1:], move)
     with torch.no_grad():
         for pixels, labels, places in batches():
             base, rest = framed(pixels, crop), changed(pixels, labels, places)
@@ -228,7 +230,7 @@ def moves(
 
 
 def one_batch(
-    subject: Subject, views: Sequence[Tensor], labels: Tensor, amounts: Sequence[Amount], warped: FeatureWarps
+    subject: Subject, views: Sequence[Tensor], labels: Tensor, amounts: Sequence[Amount], warped: FeatureTransforms
 ) -> Moved:
     """Measure one batch `views[0]` against its changed copies, the others."""
     rows: list[list[Tensor]] = []  # [stages * amounts][3][B]
@@ -252,21 +254,21 @@ def one_batch(
 
 
 def controls(
-    subject: Subject, split: Split, places: np.ndarray, size: int, warp: Warp, *, progress: Progress = unseen
+    subject: Subject, split: Split, places: np.ndarray, size: int, transform: Transform, *, progress: Progress = unseen
 ) -> Controls | None:
     """Measure what interpolation alone moves, and what the border alone does; None where no position moves."""
-    if warp.move is None:
+    if transform.move is None:
         return None
     batches = in_batches(split, places, size, subject.device)
 
     def moved_by(changes: Sequence[Callable[[Tensor], Tensor]]) -> Moved:
         def changed(pixels: Tensor, labels: Tensor, places: np.ndarray) -> Iterator[Tensor]:
-            return (change(framed(pixels, warp.margin)) for change in changes)
+            return (change(framed(pixels, transform.margin)) for change in changes)
 
-        return moves(subject, batches, changed, warp.amounts, crop=warp.margin, progress=progress)
+        return moves(subject, batches, changed, transform.amounts, crop=transform.margin, progress=progress)
 
-    floors = [floor_of(warp, amount, subject.device) for amount in warp.amounts]
-    borders = [padding_of(warp, amount, subject.device) for amount in warp.amounts]
+    floors = [floor_of(transform, amount, subject.device) for amount in transform.amounts]
+    borders = [padding_of(transform, amount, subject.device) for amount in transform.amounts]
     return Controls(places, moved_by(floors), moved_by(borders))
 
 

@@ -42,7 +42,7 @@ def write(
     found = {**head, **results(studies, groups)}
     disk.write(target / ROWS, render(found["rows"], "csv") + "\n")
     names = draw(target, studies, groups, tensorboard=tensorboard) if figures else {}
-    parts = [section(study, groups, found, names.get(study.warp.name, [])) for study in studies]
+    parts = [section(study, groups, found, names.get(study.transform.name, [])) for study in studies]
     text = "\n\n".join(["# What stays invariant", about, *parts])
     disk.write(target / REPORT, text + "\n")
     write_json(target / RESULTS, found | {"record": record})
@@ -51,26 +51,26 @@ def write(
 
 def drawings(study: Study, groups: Sequence[Group]) -> Iterator[tuple[str, Callable[[], "Figure"]]]:
     """Yield the name of each figure with what draws it."""
-    warp, lines = study.warp, study.lines(groups)[:MOST_LINES]
-    if warp.axes == 2:
-        yield f"{warp.name}_map", partial(panels.sensitivity, warp, lines)
+    transform, lines = study.transform, study.lines(groups)[:MOST_LINES]
+    if transform.axes == 2:
+        yield f"{transform.name}_map", partial(panels.sensitivity, transform, lines)
         return
-    yield warp.name, partial(panels.overview, warp, lines, study.samples())
-    yield f"{warp.name}_stages", partial(panels.heat, warp, lines)
-    yield f"{warp.name}_consistency", partial(panels.overlay, warp, lines)
-    if warp.attack is not None and (turned := study.attacked()):
-        yield f"{warp.name}_images", partial(panels.adversarial, warp, turned)
+    yield transform.name, partial(panels.overview, transform, lines, study.samples())
+    yield f"{transform.name}_stages", partial(panels.heat, transform, lines)
+    yield f"{transform.name}_consistency", partial(panels.overlay, transform, lines)
+    if transform.attack is not None and (turned := study.attacked()):
+        yield f"{transform.name}_images", partial(panels.adversarial, transform, turned)
     if study.tables["lags"] and study.stride > 1:
         table = [row for row in study.tables["lags"] if row["run"] in firsts(study, groups[:MOST_LINES])]
-        yield f"{warp.name}_lags", partial(panels.aliasing, warp, table, study.stride)
+        yield f"{transform.name}_lags", partial(panels.aliasing, transform, table, study.stride)
     if (place := study.lecture_place()) is not None:
         whitened, blackened = study.counts[place]
         kept = {
             group.name: np.mean([study.kept[study.curves[i].name] for i in group.members], axis=0)
             for group in groups[:MOST_LINES]
         }
-        amount = crossings.counted(warp)[place][0]
-        yield f"{warp.name}_pixels", partial(panels.crossings, whitened + blackened, kept, amount, warp)
+        amount = crossings.counted(transform)[place][0]
+        yield f"{transform.name}_pixels", partial(panels.crossings, whitened + blackened, kept, amount, transform)
 
 
 def firsts(study: Study, groups: Sequence[Group]) -> set[str]:
@@ -80,7 +80,7 @@ def firsts(study: Study, groups: Sequence[Group]) -> set[str]:
 
 def draw(target: Path, studies: Sequence[Study], groups: Sequence[Group], *, tensorboard: bool) -> dict[str, list[str]]:
     """Write every figure as PNG and SVG, and to TensorBoard; return their names by warp."""
-    names: dict[str, list[str]] = {study.warp.name: [] for study in studies}
+    names: dict[str, list[str]] = {study.transform.name: [] for study in studies}
 
     def pixels(name: str, figure: "Figure") -> dict[str, Tensor]:
         return {f"invariance/{name}": drawn(figure)}
@@ -95,17 +95,19 @@ def draw(target: Path, studies: Sequence[Study], groups: Sequence[Group], *, ten
                 with disk.replacing(target / FIGURES / f"{name}.svg") as partial_svg:
                     figure.savefig(partial_svg, metadata={"Date": None})
                 board.pictures(0, partial(pixels, name, figure))
-                names[study.warp.name].append(name)
+                names[study.transform.name].append(name)
     return names
 
 
 def section(study: Study, groups: Sequence[Group], found: Mapping[str, Any], pictures: Sequence[str]) -> str:
     """Return what the report says of one warp."""
-    warp, sentences = study.warp, []
-    of = {key: [row for row in table if row["warp"] == warp.name] for key, table in found.items() if is_table(table)}
+    transform, sentences = study.transform, []
+    of = {
+        key: [row for row in table if row["warp"] == transform.name] for key, table in found.items() if is_table(table)
+    }
     for line in study.lines(groups):
         named = f"**{line.curves.name}.** " if len(groups) > 1 else ""
-        sentences += [named + sentence for sentence in invariance_words.line_words(warp, line)]
+        sentences += [named + sentence for sentence in invariance_words.line_words(transform, line)]
     shown = firsts(study, groups)
     sentences += invariance_words.difference_words(of.get("differences", []))
     sentences += invariance_words.aliasing_words([row for row in of.get("aliasing", []) if row["run"] in shown])
@@ -123,8 +125,10 @@ def section(study: Study, groups: Sequence[Group], found: Mapping[str, Any], pic
         for row in of["areas"]
         if row["curve"] in ("distance", "p_true", "consistency")
     ]
-    protocol = [f"{key} {value}" for key, value in warp.protocol.items()]
-    return invariance_words.section(f"{warp.name} ({'; '.join([warp.unit, *protocol])})", sentences, table, pictures)
+    protocol = [f"{key} {value}" for key, value in transform.protocol.items()]
+    return invariance_words.section(
+        f"{transform.name} ({'; '.join([transform.unit, *protocol])})", sentences, table, pictures
+    )
 
 
 def is_table(value: object) -> bool:

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from cnntrain.stats.bootstrap import Range, band, means, seed_band
+from cnntrain.stats.bootstrap import Support, band, means, seed_band
 from cnntrain.studies.invariance.measure import Clean, Controls, Moved
-from cnntrain.transforms.transform import Amount, Warp
+from cnntrain.transforms.transform import Amount, Transform
 
 Row = dict[str, Any]
 BY_STAGE = ("distance", "distance_same_class", "distance_cosine", "equivariance", "euclidean", "cosine")
@@ -29,7 +29,7 @@ class Curves:
     amounts: tuple[Amount, ...]
     values: dict[str, np.ndarray]
     n: np.ndarray
-    kept: dict[str, Range]
+    kept: dict[str, Support]
     floor: dict[str, np.ndarray] = field(default_factory=dict)
     padding: dict[str, np.ndarray] = field(default_factory=dict)
 
@@ -72,9 +72,9 @@ def curves(
         values["target_rate"] = means(blocks, moved.predicted == clean.goal)
     images = np.full(len(amounts), float(len(clean.labels)))
     kept_within = {
-        key: Range(0 * images, 0 * images + 1, images) for key in (*BY_AMOUNT, "target_rate") if key in values
+        key: Support(0 * images, 0 * images + 1, images) for key in (*BY_AMOUNT, "target_rate") if key in values
     }
-    kept_within["consistency_right"] = Range(0 * images, 0 * images + 1, images * before[0])
+    kept_within["consistency_right"] = Support(0 * images, 0 * images + 1, images * before[0])
     kept_within["consistency_corrected"] = corrected_range(before[0], top1[0], images, num_classes)
     held: list[dict[str, np.ndarray]] = []
     if controls is not None:
@@ -95,7 +95,7 @@ def agreement_by_chance(before: np.ndarray, after: np.ndarray, num_classes: int)
     return np.asarray(before * after + (1 - before) * (1 - after) / max(num_classes - 1, 1))
 
 
-def corrected_range(before: np.ndarray, after: np.ndarray, images: np.ndarray, num_classes: int) -> Range:
+def corrected_range(before: np.ndarray, after: np.ndarray, images: np.ndarray, num_classes: int) -> Support:
     """Return the range of the corrected consistency, 1 - flips / (1 - chance), of networks of these accuracies.
 
     It is a ratio to 1 - chance, and so about as many images as make that up if each counts as the image that counts
@@ -112,7 +112,7 @@ def corrected_range(before: np.ndarray, after: np.ndarray, images: np.ndarray, n
     n = images * apart / (apart + np.maximum(wrong, right))
     with np.errstate(invalid="ignore", divide="ignore"):
         low = (np.maximum(before + after - 1, 0) - chance) / apart
-    return Range(np.nan_to_num(np.minimum(low, 0)), 0 * images + 1, n)
+    return Support(np.nan_to_num(np.minimum(low, 0)), 0 * images + 1, n)
 
 
 def ratio(distances: np.ndarray, to_other: np.ndarray) -> np.ndarray:
@@ -134,10 +134,10 @@ def pooled(name: str, members: Sequence[Curves]) -> Curves:
     return Curves(name, first.stages, first.amounts, values, n, kept, *controls)
 
 
-def pooled_range(members: Sequence[Range]) -> Range:
+def pooled_range(members: Sequence[Support]) -> Support:
     """Return the range of a mean over networks."""
     lows, highs, counts = (np.array(parts) for parts in zip(*members, strict=True))
-    return Range(lows.mean(axis=0), highs.mean(axis=0), counts.min(axis=0))
+    return Support(lows.mean(axis=0), highs.mean(axis=0), counts.min(axis=0))
 
 
 def bands(found: Curves) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -150,13 +150,19 @@ def seed_bands(members: Sequence[Curves]) -> dict[str, tuple[np.ndarray, np.ndar
     return {key: seed_band([member.values[key][0] for member in members]) for key in members[0].values}
 
 
-def rows(warp: str, found: Curves, members: Sequence[Curves] = ()) -> list[Row]:
+def rows(transform: str, found: Curves, members: Sequence[Curves] = ()) -> list[Row]:
     """Return one row an amount and stage, with bands over images, and over seeds where `members` were pooled."""
     ends = {"": bands(found)} | ({"seed_": seed_bands(members)} if len(members) > 1 else {})
     lines = []
     for a, amount in enumerate(found.amounts):
         for s, stage in enumerate(found.stages):
-            line: Row = {"run": found.name, "warp": warp, **spelled(amount), "stage": stage, "n": int(found.n[a, s])}
+            line: Row = {
+                "run": found.name,
+                "warp": transform,
+                **spelled(amount),
+                "stage": stage,
+                "n": int(found.n[a, s]),
+            }
             for key, values in found.values.items():
                 at = (a, s) if values.ndim == 3 else (a,)
                 line[key] = float(values[0][at])
@@ -179,7 +185,7 @@ def spelled(amount: Amount) -> Row:
 # Whole curves in one number.
 
 
-def areas(warp: Warp, found: Curves) -> list[Row]:
+def areas(transform: Transform, found: Curves) -> list[Row]:
     """Return the mean height of each curve over the range of amounts, or over a grid, with its band."""
     lines = []
     for key in ("distance", "distance_cosine", "equivariance", *BY_AMOUNT):
@@ -187,7 +193,7 @@ def areas(warp: Warp, found: Curves) -> list[Row]:
         low, high = band(heights, range_of_height(found, key) if key in found.kept else None)
         for s, stage in enumerate(found.stages if heights.ndim == 2 else ("",)):
             at = (s,) if heights.ndim == 2 else ()
-            line = {"run": found.name, "warp": warp.name, "curve": key, "stage": stage}
+            line = {"run": found.name, "warp": transform.name, "curve": key, "stage": stage}
             lines.append(
                 line | {"area": float(heights[0][at]), "area_low": float(low[at]), "area_high": float(high[at])}
             )
@@ -205,15 +211,15 @@ def mean_height(values: np.ndarray, amounts: Sequence[Amount]) -> np.ndarray:
     return np.asarray(area / (x[-1] - x[0]))
 
 
-def range_of_height(found: Curves, key: str) -> Range:
+def range_of_height(found: Curves, key: str) -> Support:
     """Return the range of the mean height of a curve that is kept within one."""
     low, high, n = found.kept[key]
     parts = np.stack([low, high, 1 / np.maximum(n, 1e-9)])
     low, high, share = mean_height(parts, found.amounts)
-    return Range(low, high, 1 / share)
+    return Support(low, high, 1 / share)
 
 
-def worst_classes(warp: Warp, name: str, clean: Clean, moved: Moved, classes: Sequence[str]) -> list[Row]:
+def worst_classes(transform: Transform, name: str, clean: Clean, moved: Moved, classes: Sequence[str]) -> list[Row]:
     """Return each class with its mean consistency and accuracy over the amounts, and its worst amount; worst first."""
     lines = []
     for label, word in enumerate(classes):
@@ -223,9 +229,9 @@ def worst_classes(warp: Warp, name: str, clean: Clean, moved: Moved, classes: Se
         right = (moved.predicted[:, members] == label).mean(axis=1)
         kept = (moved.predicted[:, members] == clean.predicted[members]).mean(axis=1)
         worst = int(right.argmin())
-        line = {"run": name, "warp": warp.name, "class": word, "n": int(members.sum())}
+        line = {"run": name, "warp": transform.name, "class": word, "n": int(members.sum())}
         line |= {"consistency": float(kept.mean()), "top1": float(right.mean())}
-        line |= {f"worst_{key}": value for key, value in spelled(warp.amounts[worst]).items() if value is not None}
+        line |= {f"worst_{key}": value for key, value in spelled(transform.amounts[worst]).items() if value is not None}
         lines.append(line | {"worst_top1": float(right[worst])})
     return sorted(lines, key=lambda line: line["consistency"])
 
@@ -234,7 +240,7 @@ def worst_classes(warp: Warp, name: str, clean: Clean, moved: Moved, classes: Se
 
 
 def differences(
-    warp: Warp, groups: Sequence[Sequence[Curves]], names: Sequence[str], seeds: Sequence[Sequence[int]]
+    transform: Transform, groups: Sequence[Sequence[Curves]], names: Sequence[str], seeds: Sequence[Sequence[int]]
 ) -> list[Row]:
     """Return how the areas under the curves of each group of networks differ from the first's.
 
@@ -253,9 +259,9 @@ def differences(
             first, second = (
                 pooled_range([range_of_height(member, key) for member in groups[place]]) for place in (0, other)
             )
-            kept = Range(second.low - first.high, second.high - first.low, np.minimum(first.n, second.n))
+            kept = Support(second.low - first.high, second.high - first.low, np.minimum(first.n, second.n))
             low, high = band(over_images, kept)
-            line: Row = {"warp": warp.name, "curve": key, "name": names[other], "against": names[0]}
+            line: Row = {"warp": transform.name, "curve": key, "name": names[other], "against": names[0]}
             line |= {"delta": float(over_images[0]), "delta_low": float(low), "delta_high": float(high)}
             line |= {"n_seeds": len(shared), "seed_delta": None, "seed_low": None, "seed_high": None}
             if len(shared) > 1:

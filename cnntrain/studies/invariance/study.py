@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from cnntrain.config import pretrained, schema
 from cnntrain.config.build import build_model, fit_images, load_dataset
-from cnntrain.data.storage.images import Card, Split, spread
+from cnntrain.data.storage.images import DatasetInfo, Split, spread
 from cnntrain.nn.shapes import describe_shape
 from cnntrain.nn.stages import StageError
 from cnntrain.runs.folder import RESULTS, create_folder, find_run, new_folder, refuse_existing, refuse_unwritable
@@ -30,7 +30,7 @@ from cnntrain.studies.invariance.aliasing import total_stride
 from cnntrain.studies.invariance.figures import Attacked, Line, Samples, line_of
 from cnntrain.studies.invariance.measure import Clean, Moved, Subject, pixels_of
 from cnntrain.studies.invariance.rows import Curves, Row, areas, curves, differences, pooled, rows, worst_classes
-from cnntrain.transforms.transform import Warp
+from cnntrain.transforms.transform import Transform
 
 SHOWN_IMAGES, SHOWN_AMOUNTS = 3, 9
 LECTURE_SHIFT = 2.0  # pixels, as in the lectures' example
@@ -49,8 +49,8 @@ class Group:
 class Study:
     """What was measured under one warp, network by network in their order."""
 
-    def __init__(self, warp: Warp, split: Split, card: Card, blocks: np.ndarray) -> None:
-        self.warp, self.split, self.card, self.blocks = warp, split, card, blocks
+    def __init__(self, transform: Transform, split: Split, info: DatasetInfo, blocks: np.ndarray) -> None:
+        self.transform, self.split, self.info, self.blocks = transform, split, info, blocks
         self.curves: list[Curves] = []
         self.tables: dict[str, list[Row]] = {"classes": [], "lags": [], "phases": [], "aliasing": []}
         self.kept: dict[str, np.ndarray] = {}  # at the lecture's shift: truth values [N]
@@ -61,10 +61,10 @@ class Study:
     def count(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """Count the pixels that each whole shift turns white and black, in all images."""
         places = np.arange(len(self.split))
-        if not crossings.counted(self.warp):
+        if not crossings.counted(self.transform):
             return []
         batches = np.split(places, range(500, len(places), 500))
-        found = [crossings.count(self.warp, pixels_of(self.split, at, torch.device("cpu")), at) for at in batches]
+        found = [crossings.count(self.transform, pixels_of(self.split, at, torch.device("cpu")), at) for at in batches]
         return [
             (np.concatenate([pair[0] for pair in pairs]), np.concatenate([pair[1] for pair in pairs]))
             for pairs in zip(*found, strict=True)
@@ -75,17 +75,17 @@ class Study:
         self.first = self.first or subject
         self.curves.append(curves)
         name, self.stride = curves.name, max(self.stride, stride)
-        self.tables["classes"] += worst_classes(self.warp, name, clean, moved, self.card.classes)
-        self.tables["lags"] += aliasing.lags(self.warp, name, moved, self.blocks, stride)
-        self.tables["phases"] += aliasing.phases(self.warp, name, clean, moved, self.blocks, stride)
-        self.tables["aliasing"] += aliasing.aliasing(self.warp, name, moved, self.blocks, stride)
+        self.tables["classes"] += worst_classes(self.transform, name, clean, moved, self.info.classes)
+        self.tables["lags"] += aliasing.lags(self.transform, name, moved, self.blocks, stride)
+        self.tables["phases"] += aliasing.phases(self.transform, name, clean, moved, self.blocks, stride)
+        self.tables["aliasing"] += aliasing.aliasing(self.transform, name, moved, self.blocks, stride)
         if (place := self.lecture_place()) is not None:
-            at = self.warp.amounts.index(crossings.counted(self.warp)[place])
+            at = self.transform.amounts.index(crossings.counted(self.transform)[place])
             self.kept[name] = moved.predicted[at] == clean.predicted
 
     def lecture_place(self) -> int | None:
         """Return the place among the counted amounts of the shift of the lectures' example, if it is there."""
-        shifts = [amount[0] for amount in crossings.counted(self.warp)]
+        shifts = [amount[0] for amount in crossings.counted(self.transform)]
         return next((shifts.index(shift) for shift in (LECTURE_SHIFT, -LECTURE_SHIFT) if shift in shifts), None)
 
     def lines(self, groups: Sequence[Group]) -> list[Line]:
@@ -100,15 +100,15 @@ class Study:
         """Return a few images, of other classes each where there are so many, under a few amounts."""
         labels, first = np.unique(self.split.labels.numpy(), return_index=True)
         places = first[spread(len(labels), SHOWN_IMAGES)]
-        shown = spread(len(self.warp.amounts), SHOWN_AMOUNTS)
+        shown = spread(len(self.transform.amounts), SHOWN_AMOUNTS)
         pixels = pixels_of(self.split, places, torch.device("cpu"))
         assert self.first is not None
         labels_here = self.split.labels[places].to(self.first.device)
-        changed = list(self.warp.against(self.first.logits)(pixels.to(self.first.device), labels_here, places))
+        changed = list(self.transform.against(self.first.logits)(pixels.to(self.first.device), labels_here, places))
         stack = torch.stack([changed[i] for i in shown], dim=1).permute(0, 1, 3, 4, 2).cpu()
-        classes = [self.card.classes[int(label)] for label in self.split.labels[places]]
+        classes = [self.info.classes[int(label)] for label in self.split.labels[places]]
         as_bytes = stack.round().clamp(0, 255).to(torch.uint8).numpy()
-        return Samples(as_bytes, [self.warp.amounts[i] for i in shown], classes)
+        return Samples(as_bytes, [self.transform.amounts[i] for i in shown], classes)
 
     def attacked(self) -> list[Attacked]:
         """Return a few images that the first network has right and an attack turns, each within its smallest budget."""
@@ -122,14 +122,14 @@ class Study:
         left = (before.argmax(dim=1) == labels).cpu()
         found = []
         for amount, changed in zip(
-            self.warp.amounts, self.warp.against(subject.logits)(pixels, labels, places), strict=True
+            self.transform.amounts, self.transform.against(subject.logits)(pixels, labels, places), strict=True
         ):
             with torch.no_grad():
                 after = subject.logits(changed).float().softmax(dim=1)
             turned = left & (after.argmax(dim=1) != labels).cpu()
             for i in torch.nonzero(turned).flatten().tolist():
                 old, new = int(labels[i]), int(after[i].argmax())
-                names = self.card.classes[old], self.card.classes[new]
+                names = self.info.classes[old], self.info.classes[new]
                 shares = tuple(float(p[i, at]) for p in (before, after) for at in (old, new))
                 found.append(Attacked(to_picture(pixels[i]), to_picture(changed[i]), amount[0], *names, shares))
             left &= ~turned
@@ -160,18 +160,18 @@ def results(studies: Sequence[Study], groups: Sequence[Group]) -> dict[str, list
     """Return all rows of a study: of each network, of networks pooled over seeds, of areas, differences, counts."""
     found: dict[str, list[Row]] = {key: [] for key in ("rows", "pooled", "areas", "differences", "pixels")}
     for study in studies:
-        name = study.warp.name
+        name = study.transform.name
         for part in study.curves:
             found["rows"] += rows(name, part)
         lines = study.lines(groups)
         for line in lines:
             found["pooled"] += rows(name, line.curves, line.members) if len(line.members) > 1 else []
-            found["areas"] += areas(study.warp, line.curves)
+            found["areas"] += areas(study.transform, line.curves)
         members = [line.members for line in lines]
         found["differences"] += differences(
-            study.warp, members, [group.name for group in groups], [group.seeds for group in groups]
+            study.transform, members, [group.name for group in groups], [group.seeds for group in groups]
         )
-        found["pixels"] += crossings.rows(study.warp, study.counts)
+        found["pixels"] += crossings.rows(study.transform, study.counts)
         for key, table in study.tables.items():
             found.setdefault(key, []).extend(table)
     return found
@@ -187,7 +187,7 @@ class Entry:
     name: str
     folder: Path | None  # None: an untrained network that belongs to no run
     net: nn.Sequential
-    card: Card
+    info: DatasetInfo
     settings: dict[str, Any]
 
 
@@ -203,19 +203,19 @@ def networks(cfg: schema.Invariance) -> list[Entry]:
             raise InputError("model= names an untrained network: it needs init=random and dataset=<name>")
         root = cfg.data_root or os.environ.get("CNNTRAIN_DATA", "data")
         settings: dict[str, Any] = {"model": cfg.model, "dataset": cfg.dataset, "seed": cfg.seed, "data_root": root}
-        card = load_dataset(cfg.dataset, root, cfg.seed, only=cfg.split).card  # a folder's is known by its images
-        net = build_model(pretrained.rebuilt(cfg.model), card, seed=cfg.seed)
-        return [Entry(f"{cfg.model['name']} untrained", None, net, card, settings)]
+        info = load_dataset(cfg.dataset, root, cfg.seed, only=cfg.split).info  # a folder's is known by its images
+        net = build_model(pretrained.rebuilt(cfg.model), info, seed=cfg.seed)
+        return [Entry(f"{cfg.model['name']} untrained", None, net, info, settings)]
     folders = find_runs(cfg.runs, least=1) if cfg.runs is not None else [find_run(str(cfg.run))]
     entries = []
     for folder, name in zip(folders, names_of(folders), strict=True):
-        net, card, settings = load_run(folder, cfg.weights)
+        net, info, settings = load_run(folder, cfg.weights)
         if cfg.init == "random":
             net, name = (
-                build_model(pretrained.rebuilt(settings["model"]), card, seed=cfg.seed),
+                build_model(pretrained.rebuilt(settings["model"]), info, seed=cfg.seed),
                 f"{name} untrained",
             )
-        entries.append(Entry(name, folder, net, card, settings))
+        entries.append(Entry(name, folder, net, info, settings))
     return entries
 
 
@@ -231,11 +231,11 @@ def check_alike(entries: Sequence[Entry]) -> None:
     """Raise `InputError` naming the first network that takes other images or knows other classes than the first."""
     first = entries[0]
     for entry in entries[1:]:
-        if entry.card.shape != first.card.shape:
-            one, other = (describe_shape(found.card.shape) for found in (first, entry))
+        if entry.info.shape != first.info.shape:
+            one, other = (describe_shape(found.info.shape) for found in (first, entry))
             raise InputError(f"{entry.name} takes {other} images, {first.name} {one}: they cannot see the same")
-        if entry.card.classes != first.card.classes:
-            lacking = sorted(set(entry.card.classes) ^ set(first.card.classes))
+        if entry.info.classes != first.info.classes:
+            lacking = sorted(set(entry.info.classes) ^ set(first.info.classes))
             why = f"{', '.join(lacking[:5])} differ" if lacking else "their order differs"
             raise InputError(f"{entry.name} knows other classes than {first.name}: {why}")
 
@@ -259,16 +259,16 @@ def stages_of(wanted: Sequence[str] | None, entries: Sequence[Entry]) -> list[li
     return chosen
 
 
-def images(cfg: schema.Invariance, entry: Entry, warp: Warp) -> Images:
+def images(cfg: schema.Invariance, entry: Entry, transform: Transform) -> Images:
     """Return the images of a warp, larger than the network's by its margin."""
-    channels, height, width = entry.card.shape
-    card = replace(entry.card, shape=(channels, height + 2 * warp.margin, width + 2 * warp.margin))
+    channels, height, width = entry.info.shape
+    info = replace(entry.info, shape=(channels, height + 2 * transform.margin, width + 2 * transform.margin))
     root = cfg.data_root or entry.settings["data_root"]
     other = cfg.dataset if entry.folder else None
-    if warp.margin:
+    if transform.margin:
         own, given = entry.settings["dataset"], other or {}
-        other = fit_images(given if given.get("name", own["name"]) != own["name"] else own | given, card)
-    found = run_images(entry.folder, entry.settings, card, root, cfg.split, other=other)
+        other = fit_images(given if given.get("name", own["name"]) != own["name"] else own | given, info)
+    found = run_images(entry.folder, entry.settings, info, root, cfg.split, other=other)
     if cfg.images is None:
         return found
     return found._replace(split=found.split.take(spread(len(found.split), cfg.images)))
@@ -292,39 +292,51 @@ def follow(
     cfg: schema.Invariance,
     entries: Sequence[Entry],
     subjects: Sequence[measure.Subject],
-    warps: Sequence[Warp],
+    transforms: Sequence[Transform],
     splits: Sequence[Split],
     target: Path,
 ) -> list[Study]:
     """Pass all images through all networks under all warps; the raw rows go to the study's folder."""
-    parts, classes = blocks(len(splits[0])), entries[0].card.classes
-    studies = [Study(warp, split, entries[0].card, parts) for warp, split in zip(warps, splits, strict=True)]
+    parts, classes = blocks(len(splits[0])), entries[0].info.classes
+    studies = [
+        Study(transform, split, entries[0].info, parts) for transform, split in zip(transforms, splits, strict=True)
+    ]
     few = spread(len(splits[0]), cfg.control_images)
-    total = sum(len(parts) * (1 + len(warp.amounts)) + 2 * len(few) * len(warp.amounts) for warp in warps)
+    total = sum(
+        len(parts) * (1 + len(transform.amounts)) + 2 * len(few) * len(transform.amounts) for transform in transforms
+    )
     with counting(total * len(entries), "invariance", "image") as progress:
         for entry, subject in zip(entries, subjects, strict=True):
             stride = total_stride([spans[0].jump for spans in subject.spans.values()])
             for study in studies:
-                warp, split = study.warp, study.split
+                transform, split = study.transform, study.split
                 batches = measure.in_batches(split, np.arange(len(split)), cfg.batch_size, subject.device)
-                clean = measure.clean(subject, split, cfg.batch_size, warp, progress=progress)
-                changed = warp.against(subject.logits)
+                clean = measure.clean(subject, split, cfg.batch_size, transform, progress=progress)
+                changed = transform.against(subject.logits)
                 moved = measure.moves(
-                    subject, batches, changed, warp.amounts, move=warp.move, crop=warp.margin, progress=progress
+                    subject,
+                    batches,
+                    changed,
+                    transform.amounts,
+                    move=transform.move,
+                    crop=transform.margin,
+                    progress=progress,
                 )
-                held = measure.controls(subject, split, few, cfg.batch_size, warp, progress=progress)
-                keep_raw(target / RAW / f"{safe(entry.name)}_{warp.name}.npz", subject, warp, clean, moved)
+                held = measure.controls(subject, split, few, cfg.batch_size, transform, progress=progress)
+                keep_raw(target / RAW / f"{safe(entry.name)}_{transform.name}.npz", subject, transform, clean, moved)
                 stages = subject.stages
-                found = curves(entry.name, stages, warp.amounts, clean, moved, held, parts, len(classes))
+                found = curves(entry.name, stages, transform.amounts, clean, moved, held, parts, len(classes))
                 study.add(found, clean, moved, stride, subject)
     return studies
 
 
-def keep_raw(path: Path, subject: measure.Subject, warp: Warp, clean: measure.Clean, moved: measure.Moved) -> None:
+def keep_raw(
+    path: Path, subject: measure.Subject, transform: Transform, clean: measure.Clean, moved: measure.Moved
+) -> None:
     """Write what was measured of each image."""
     arrays = {f"clean_{key}": value for key, value in clean._asdict().items()} | moved._asdict()
     with disk.replacing(path) as partial:
-        np.savez(partial, stages=np.array(subject.stages), amounts=np.array(warp.amounts), **arrays)
+        np.savez(partial, stages=np.array(subject.stages), amounts=np.array(transform.amounts), **arrays)
 
 
 def safe(name: str) -> str:

@@ -10,16 +10,18 @@ from cnntrain.runtime.tables import percent, render
 from cnntrain.stats.bootstrap import band
 from cnntrain.studies.invariance.figures import Line
 from cnntrain.studies.invariance.rows import bands, seed_bands
-from cnntrain.transforms.transform import Warp
+from cnntrain.transforms.transform import Transform
 
 Row = Mapping[str, Any]
 FLOOR = 0.05  # a control is worth a sentence from this part of the way on
 
 
-def telling(warp: Warp) -> int:
+def telling(transform: Transform) -> int:
     """Return the place of the amount that sentences speak of: above neutral, a fifth of the way to the largest."""
-    distances = np.array([math.dist(amount, warp.neutral) for amount in warp.amounts])
-    above = np.array([amount[-1] >= warp.neutral[-1] and amount != warp.neutral for amount in warp.amounts])
+    distances = np.array([math.dist(amount, transform.neutral) for amount in transform.amounts])
+    above = np.array(
+        [amount[-1] >= transform.neutral[-1] and amount != transform.neutral for amount in transform.amounts]
+    )
     if not above.any():
         above = distances > 0
     if not above.any():
@@ -28,10 +30,10 @@ def telling(warp: Warp) -> int:
     return int(np.where(above, np.abs(distances - wanted), np.inf).argmin())
 
 
-def amount_words(warp: Warp, place: int) -> str:
+def amount_words(transform: Transform, place: int) -> str:
     """Return an amount in words: translate_y of 2 pixels."""
-    shown = ", ".join(f"{part:.3g}" for part in warp.amounts[place])
-    return f"{warp.name} {shown if warp.axes == 1 else f'({shown})'} {warp.unit}"
+    shown = ", ".join(f"{part:.3g}" for part in transform.amounts[place])
+    return f"{transform.name} {shown if transform.axes == 1 else f'({shown})'} {transform.unit}"
 
 
 def ranged(value: float, low: float, high: float) -> str:
@@ -39,11 +41,11 @@ def ranged(value: float, low: float, high: float) -> str:
     return f"{value:.2f} ({low:.2f} … {high:.2f})"
 
 
-def line_words(warp: Warp, line: Line) -> list[str]:
+def line_words(transform: Transform, line: Line) -> list[str]:
     """Return the sentences about one network, or about several that differ in their seed."""
-    at, found, ends = telling(warp), line.curves, bands(line.curves)
+    at, found, ends = telling(transform), line.curves, bands(line.curves)
     early, late = found.stages.index(line.early), found.stages.index(line.late)
-    where = amount_words(warp, at)
+    where = amount_words(transform, at)
 
     def distance(stage: int) -> str:
         return ranged(found.values["distance"][0][at, stage], *(end[at, stage] for end in ends["distance"]))
@@ -64,7 +66,7 @@ def line_words(warp: Warp, line: Line) -> list[str]:
     p = ranged(found.values["p_true"][0][at], *(end[at] for end in ends["p_true"]))
     sentences.append(
         f"There {kept} % of the predictions stay{chance_words(line, ends, at)}, and the true class has the probability "
-        f"{p}{unchanged_words(warp, line)}."
+        f"{p}{unchanged_words(transform, line)}."
     )
     if "target_rate" in found.values:
         hit = ranged(100 * found.values["target_rate"][0][at], *(100 * end[at] for end in ends["target_rate"]))
@@ -109,11 +111,11 @@ def control_words(line: Line, at: int, stage: int) -> list[str]:
     return words
 
 
-def unchanged_words(warp: Warp, line: Line) -> str:
+def unchanged_words(transform: Transform, line: Line) -> str:
     """Return the probability of the true class on unchanged images, where these were measured."""
-    if warp.neutral not in warp.amounts:
+    if transform.neutral not in transform.amounts:
         return ""
-    return f", against {line.curves.values['p_true'][0][warp.amounts.index(warp.neutral)]:.2f} unchanged"
+    return f", against {line.curves.values['p_true'][0][transform.amounts.index(transform.neutral)]:.2f} unchanged"
 
 
 def difference_words(rows: Sequence[Row]) -> list[str]:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from cnntrain.data.storage.images import Card, Pixels, Split
+from cnntrain.data.storage.images import DatasetInfo, Pixels, Split
 from cnntrain.models import MODELS
 from cnntrain.runtime.jsonfile import flat
 from cnntrain.stats.metrics import confusion_matrix
@@ -23,7 +23,7 @@ NAMES = {
     *("train/loss", "train/top1", "val/loss", "val/top1", "val/top5", "lr/group0"),
     *("throughput/img_s", "time/step_ms", "epoch"),
 }
-CARD = Card("drawn", ("a", "b", "c"), (3, 4, 4), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+INFO = DatasetInfo("drawn", ("a", "b", "c"), (3, 4, 4), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
 
 
 def records(first: int = 1, last: int = 8) -> Iterator[dict[str, Any]]:
@@ -188,12 +188,12 @@ def test_the_batch_is_shown_as_its_pixels_were() -> None:
     from cnntrain.data.loading.batch import Normalise
 
     pixels = torch.randint(256, (4, 4, 4, 3), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
-    shown = pictures.batch_picture(Normalise(CARD, torch.device("cpu"))(pixels), CARD)
+    shown = pictures.batch_picture(Normalise(INFO, torch.device("cpu"))(pixels), INFO)
     assert torch.equal(shown, pictures.grid(pixels.permute(0, 3, 1, 2)))
 
 
 def test_filters_of_convolutions_and_of_linear_layers_are_shown_and_others_left_out() -> None:
-    mnist = Card("drawn", CARD.classes, (1, 28, 28), (0.5,), (0.5,))
+    mnist = DatasetInfo("drawn", INFO.classes, (1, 28, 28), (0.5,), (0.5,))
     for name in ("lenet5", "softmax"):
         net = MODELS[name](mnist.shape, 3)
         ((tag, shown),) = pictures.filter_pictures(net, mnist).items()
@@ -213,12 +213,12 @@ def test_filters_of_convolutions_and_of_linear_layers_are_shown_and_others_left_
 def test_mistakes_and_confusions_are_drawn() -> None:
     labels, logits = torch.tensor([0, 1, 2, 2]), torch.eye(3)[[0, 2, 1, 2]] * 5
     split = Split(Pixels(torch.zeros(4, 4, 4, 3, dtype=torch.uint8)), labels)
-    shown = pictures.mistakes_picture(split, logits, labels, CARD)
+    shown = pictures.mistakes_picture(split, logits, labels, INFO)
     assert shown is not None and shown.dtype == torch.uint8 and shown.shape[0] == 3
-    assert pictures.mistakes_picture(split, torch.eye(3)[labels], labels, CARD) is None
+    assert pictures.mistakes_picture(split, torch.eye(3)[labels], labels, INFO) is None
     confusion = confusion_matrix(logits.argmax(dim=1), labels, 3)
-    assert pictures.confusion_picture(confusion, CARD.classes).shape[0] == 3
-    assert set(pictures.evaluation_pictures(split, logits, labels, CARD)) == {"confusion", "mistakes"}
+    assert pictures.confusion_picture(confusion, INFO.classes).shape[0] == 3
+    assert set(pictures.evaluation_pictures(split, logits, labels, INFO)) == {"confusion", "mistakes"}
     assert pictures.confusion_picture(np.eye(50, dtype=int), [str(i) for i in range(50)]).float().std() > 0
 
 

@@ -21,7 +21,7 @@ from cnntrain.data.augment.augmentations import Plan, flip, resized_crop
 from cnntrain.data.augment.resize import resized_at_once, resized_one_by_one
 from cnntrain.data.datasets.registry import fingerprint, load
 from cnntrain.data.loading.batch import Normalise, Store
-from cnntrain.data.loading.loader import ResidentFeed, StreamedFeed, sweep
+from cnntrain.data.loading.loader import ResidentLoader, StreamedLoader, eval_batches
 from cnntrain.data.storage.images import resident, stored
 from cnntrain.runtime.errors import InputError
 from cnntrain.runtime.seeding import generator
@@ -151,16 +151,16 @@ def test_a_range_that_is_none_is_refused(options: dict[str, Any]) -> None:
 def test_what_is_evaluated_is_torchvisions_centre_crop_of_the_stored_image(root: Path, cache: Any) -> None:
     data = load("folder", root, {"image_size": 28, "stored_size": 32}, cache=cache)
     plain = load("folder", root, {"image_size": 28, "stored_size": 32}, cache="none")
-    assert data.card.shape == (3, 28, 28) and data.card == plain.card and data.test is not None
+    assert data.info.shape == (3, 28, 28) and data.info == plain.info and data.test is not None
     # Cut twice, by a multiple of four pixels as from 256 to 224, is cut once; else halves may round to the next pixel.
     reference = v2.Compose([v2.PILToTensor(), v2.Resize(32), v2.CenterCrop(28)])
     source = stored(plain.train.source)
     for position, ours in enumerate(resident(data.train.source).images.numpy()):
         with Image.open(source.path(position)) as image:  # type: ignore[attr-defined]
             np.testing.assert_array_equal(ours, reference(image.convert("RGB")).permute(1, 2, 0).numpy())
-    images = torch.cat([images for images, _ in sweep(data.test, data.card, batch_size=3, device=CPU)])
+    images = torch.cat([images for images, _ in eval_batches(data.test, data.info, batch_size=3, device=CPU)])
     expected = resident(data.test.source).images
-    assert torch.equal(images, Normalise(data.card, CPU)(expected))
+    assert torch.equal(images, Normalise(data.info, CPU)(expected))
     assert stored(data.train.source).shape == (32, 32, 3)
     if cache == "pack":
         assert fingerprint(data) == fingerprint(plain)
@@ -188,8 +188,8 @@ def test_training_sees_windows_or_the_centre_whichever_way_the_images_come(
     for cache in ("ram", "pack", "none"):
         data = load("folder", root, options, cache=cache)  # type: ignore[arg-type]
         settings = {"batch_size": 5, "parts": parts, "seed": 0, "device": CPU}
-        feed: Any = ResidentFeed if cache == "ram" else StreamedFeed
-        built = feed(data.train, data.card, **settings, **({} if cache == "ram" else {"workers": 0}))
+        loader: Any = ResidentLoader if cache == "ram" else StreamedLoader
+        built = loader(data.train, data.info, **settings, **({} if cache == "ram" else {"workers": 0}))
         built.seek(1, 1)
         seen.append(built.batch().images)
         index, drawn = built.plan.index[1], built.drawn.get("resized_crop")
@@ -202,7 +202,7 @@ def test_training_sees_windows_or_the_centre_whichever_way_the_images_come(
         expected = torch.stack(
             [oracle.resized_crop(x, *box.tolist(), [14, 14]) for x, box in zip(images, drawn[1], strict=True)]
         ).permute(0, 2, 3, 1)
-    torch.testing.assert_close(seen[0], Normalise(data.card, CPU)(expected.contiguous()), rtol=0, atol=1e-4)
+    torch.testing.assert_close(seen[0], Normalise(data.info, CPU)(expected.contiguous()), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def test_windows_of_files_come_in_the_order_of_those_from_packs(tmp_path: Path) 
         shade = 20 * number + 10 * (label == "bee")
         Image.new("RGB", (40, 33), (shade, 255 - shade, shade)).save(tmp_path / split / label / f"{number}.png")
     data = load("folder", tmp_path, {"image_size": 14}, val_size=0, cache="ram")
-    packed = StreamedFeed(data.train, data.card, device=CPU, parts={}, workers=0, batch_size=4, seed=3)
+    packed = StreamedLoader(data.train, data.info, device=CPU, parts={}, workers=0, batch_size=4, seed=3)
     files = Files(tmp_path / "train", data, 14, 4, 3)
     for epoch, place in ((0, 0), (0, 1), (1, 0)):
         packed.seek(epoch, place)

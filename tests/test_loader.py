@@ -8,18 +8,20 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cnntrain.data.augment.augmentations import AUGMENTATIONS, Part
+from cnntrain.data.augment.augmentations import AUGMENTATIONS, Augmentation
 from cnntrain.data.loading.batch import Batch, Normalise
-from cnntrain.data.loading.loader import ResidentFeed, StreamedFeed, plan_epoch, sweep
-from cnntrain.data.storage.images import Card, Pixels, Split
+from cnntrain.data.loading.loader import ResidentLoader, StreamedLoader, eval_batches, plan_epoch
+from cnntrain.data.storage.images import DatasetInfo, Pixels, Split
 from cnntrain.runtime.errors import InputError
 
 CPU = torch.device("cpu")
-Recipe = Callable[[], dict[str, Part]]
+Recipe = Callable[[], dict[str, Augmentation]]
 
 
-def card(channels: int) -> Card:
-    return Card("drawn", ("a", "b", "c"), (channels, 12, 10), (0.4, 0.5, 0.6)[:channels], (0.2, 0.3, 0.1)[:channels])
+def info(channels: int) -> DatasetInfo:
+    return DatasetInfo(
+        "drawn", ("a", "b", "c"), (channels, 12, 10), (0.4, 0.5, 0.6)[:channels], (0.2, 0.3, 0.1)[:channels]
+    )
 
 
 def split(channels: int, count: int = 50) -> Split:
@@ -28,7 +30,7 @@ def split(channels: int, count: int = 50) -> Split:
     return Split(Pixels(images), torch.randint(3, (count,), generator=generator))
 
 
-def everything() -> dict[str, Part]:
+def everything() -> dict[str, Augmentation]:
     return {
         "flip": AUGMENTATIONS["flip"](),
         "crop": AUGMENTATIONS["crop"](padding=2, border="zero"),
@@ -39,16 +41,16 @@ def everything() -> dict[str, Part]:
     }
 
 
-def crop_flip() -> dict[str, Part]:
+def crop_flip() -> dict[str, Augmentation]:
     return {"flip": AUGMENTATIONS["flip"](), "crop": AUGMENTATIONS["crop"](padding=2)}
 
 
 RECIPES: dict[str, Recipe] = {"none": dict, "crop_flip": crop_flip, "everything": everything}
 
 
-def resident(channels: int, recipe: str, **settings: object) -> ResidentFeed:
+def resident(channels: int, recipe: str, **settings: object) -> ResidentLoader:
     options = {"batch_size": 8, "seed": 1, **settings}
-    return ResidentFeed(split(channels), card(channels), device=CPU, parts=RECIPES[recipe](), **options)
+    return ResidentLoader(split(channels), info(channels), device=CPU, parts=RECIPES[recipe](), **options)
 
 
 def same(a: Batch, b: Batch) -> bool:
@@ -57,25 +59,25 @@ def same(a: Batch, b: Batch) -> bool:
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_without_augmentation_a_batch_is_the_planned_images_normalised(channels: int) -> None:
-    feed, data = resident(channels, "none"), split(channels)
-    feed.seek(2, 3)
-    x, target, labels = feed.batch()
+    loader, data = resident(channels, "none"), split(channels)
+    loader.seek(2, 3)
+    x, target, labels = loader.batch()
     index = torch.from_numpy(plan_epoch(data.labels.numpy(), 8, 1, 2, balanced=False).index[3])
     expected = data.source.read(index.numpy()).permute(0, 3, 1, 2) / 255
-    mean, std = (torch.tensor(values)[:, None, None] for values in (card(channels).mean, card(channels).std))
+    mean, std = (torch.tensor(values)[:, None, None] for values in (info(channels).mean, info(channels).std))
     torch.testing.assert_close(x, (expected - mean) / std, rtol=1e-5, atol=1e-5)
     assert torch.equal(labels, data.labels[index]) and target is labels
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_flip_and_crop_in_one_gather_equal_padding_flipping_and_slicing(channels: int) -> None:
-    feed, data = resident(channels, "crop_flip"), split(channels)
-    feed.seek(0, 0)
-    x = feed.batch().images
-    images = data.source.read(feed.plan.index[0]).permute(0, 3, 1, 2).float()
-    normalise = Normalise(card(channels), CPU)
+    loader, data = resident(channels, "crop_flip"), split(channels)
+    loader.seek(0, 0)
+    x = loader.batch().images
+    images = data.source.read(loader.plan.index[0]).permute(0, 3, 1, 2).float()
+    normalise = Normalise(info(channels), CPU)
     for row in range(8):
-        image = images[row].flip(2) if feed.drawn["flip"][0, row] else images[row]
+        image = images[row].flip(2) if loader.drawn["flip"][0, row] else images[row]
         padded = torch.nn.functional.pad(image[None], (2, 2, 2, 2), mode="reflect")[0]
         candidates = [padded[:, i : i + 12, j : j + 10] for i in range(5) for j in range(5)]
         assert any(
@@ -87,12 +89,12 @@ def test_flip_and_crop_in_one_gather_equal_padding_flipping_and_slicing(channels
 @pytest.mark.parametrize("recipe", list(RECIPES))
 def test_streamed_equals_resident_to_the_bit_and_can_start_anywhere(channels: int, recipe: str) -> None:
     settings = {"batch_size": 8, "seed": 1, "device": CPU, "parts": RECIPES[recipe]()}
-    feed = resident(channels, recipe)
-    with closing(StreamedFeed(split(channels), card(channels), workers=1, **settings)) as streamed:
+    loader = resident(channels, recipe)
+    with closing(StreamedLoader(split(channels), info(channels), workers=1, **settings)) as streamed:
         for epoch, place in [(0, 0), (0, 1), (0, 4), (1, 2), (1, 3), (0, 5)]:
-            feed.seek(epoch, place)
+            loader.seek(epoch, place)
             streamed.seek(epoch, place)
-            assert same(feed.batch(), streamed.batch()), (epoch, place)
+            assert same(loader.batch(), streamed.batch()), (epoch, place)
 
 
 @pytest.mark.parametrize("recipe", list(RECIPES))
@@ -100,23 +102,23 @@ def test_a_batch_is_a_function_of_seed_epoch_and_place(recipe: str) -> None:
     one, other, unlike = resident(3, recipe), resident(3, recipe), resident(3, recipe, seed=1 + 2**32)
     one.seek(0, 0)
     one.batch()
-    for feed in (one, other, unlike):
-        feed.seek(3, 2)
+    for loader in (one, other, unlike):
+        loader.seek(3, 2)
     assert same(one.batch(), other.batch())
     assert not torch.equal(one.batch().images, unlike.batch().images)
 
 
 def test_images_come_in_channels_last() -> None:
     for recipe in RECIPES:
-        feed = resident(3, recipe)
-        feed.seek(0, 0)
-        assert feed.batch().images.is_contiguous(memory_format=torch.channels_last)
+        loader = resident(3, recipe)
+        loader.seek(0, 0)
+        assert loader.batch().images.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_mixing_keeps_the_hard_labels_for_scoring() -> None:
-    feed = resident(3, "everything")
-    feed.seek(0, 0)
-    _, target, labels = feed.batch()
+    loader = resident(3, "everything")
+    loader.seek(0, 0)
+    _, target, labels = loader.batch()
     assert target.shape == (8, 3) and labels.dtype == torch.int64
     torch.testing.assert_close(target.sum(1), torch.ones(8))
 
@@ -142,7 +144,7 @@ def test_a_batch_larger_than_the_dataset_is_refused() -> None:
 
 
 def test_statistics_for_other_channels_are_refused() -> None:
-    wrong = Card("wrong", ("a",), (3, 4, 4), (0.5,), (0.2,))
+    wrong = DatasetInfo("wrong", ("a",), (3, 4, 4), (0.5,), (0.2,))
     with pytest.raises(ValueError, match="3 channels, but 1 means"):
         Normalise(wrong, CPU)
 
@@ -150,10 +152,10 @@ def test_statistics_for_other_channels_are_refused() -> None:
 def test_a_sweep_shows_a_split_in_order_to_its_last_image() -> None:
     data = split(3)
     for count in (0, 1):
-        batches = list(sweep(data, card(3), batch_size=16, device=CPU, workers=count))
+        batches = list(eval_batches(data, info(3), batch_size=16, device=CPU, workers=count))
         assert [len(y) for _, y in batches] == [16, 16, 16, 2]
         assert torch.equal(torch.cat([y for _, y in batches]), data.labels)
-        expected = Normalise(card(3), CPU)(data.source.images)  # type: ignore[attr-defined]
+        expected = Normalise(info(3), CPU)(data.source.images)  # type: ignore[attr-defined]
         assert torch.equal(torch.cat([x for x, _ in batches]), expected)
 
 
@@ -173,11 +175,11 @@ class Unreadable:
 
 def test_a_bad_file_is_named_in_one_line_though_a_worker_found_it() -> None:
     data = Split(Unreadable(), torch.zeros(16, dtype=torch.int64))  # type: ignore[arg-type]
-    feed = StreamedFeed(data, card(1), workers=1, batch_size=8, seed=0, device=CPU, parts={})
-    with closing(feed), pytest.raises(InputError) as caught:
+    loader = StreamedLoader(data, info(1), workers=1, batch_size=8, seed=0, device=CPU, parts={})
+    with closing(loader), pytest.raises(InputError) as caught:
         for place in (0, 1):
-            feed.seek(0, place)
-            feed.batch()
+            loader.seek(0, place)
+            loader.batch()
     assert str(caught.value) == "cannot read bad.png"
 
 
@@ -195,8 +197,8 @@ class Reads(TorchDispatchMode):
 
 @pytest.mark.parametrize("recipe", list(RECIPES))
 def test_a_batch_looks_at_no_value(recipe: str) -> None:
-    feed = resident(3, recipe)
-    feed.seek(0, 0)
+    loader = resident(3, recipe)
+    loader.seek(0, 0)
     with Reads() as reads:
-        feed.batch()
+        loader.batch()
     assert reads.count == 0

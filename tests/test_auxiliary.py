@@ -14,17 +14,17 @@ from torch.nn import functional as F
 
 from cnntrain.cli.main import main
 from cnntrain.data.augment.augmentations import AUGMENTATIONS
-from cnntrain.data.loading.loader import ResidentFeed
-from cnntrain.data.storage.images import Card, Pixels, Split
-from cnntrain.nn.auxiliary import Heads, attach
+from cnntrain.data.loading.loader import ResidentLoader
+from cnntrain.data.storage.images import DatasetInfo, Pixels, Split
+from cnntrain.nn.auxiliary import AuxiliaryClassifiers, attach
 from cnntrain.nn.blocks import conv, dense, linear
 from cnntrain.nn.stages import assemble
 from cnntrain.training import checkpoints
 from cnntrain.training.optimizers import sgd
-from cnntrain.training.step import Learner
+from cnntrain.training.step import TrainStep
 
 Call = Callable[..., dict[str, Any]]
-CARD = Card("noise", ("one", "two"), (1, 8, 8), (0.5,), (0.5,))
+INFO = DatasetInfo("noise", ("one", "two"), (1, 8, 8), (0.5,), (0.5,))
 GOOGLENET = (
     *("model=googlenet", "dataset=synthetic", "dataset.image_size=8", "dataset.train_images=48", "device=cpu"),
     *("dataset.test_images=20", "dataset.num_classes=2", "augmentation=none", "trainer.epochs=1"),
@@ -33,30 +33,30 @@ GOOGLENET = (
 )
 
 
-def companion() -> Heads:
+def auxiliary() -> AuxiliaryClassifiers:
     """A small network with a head on its first stage."""
     makers = {"conv1": conv(4, 3), "fc2": dense(8), "fc3": linear(2)}
     net = assemble(makers, (1, 8, 8), out_shape=(2,))
     return attach(net, (1, 8, 8), 2, list(makers), {"head": ("conv1", linear(2))}, 0.3)
 
 
-def feed(**parts: Any) -> ResidentFeed:
+def loader(**parts: Any) -> ResidentLoader:
     images = torch.randint(256, (32, 8, 8, 1), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     split = Split(Pixels(images), torch.arange(32) % 2)
-    return ResidentFeed(split, CARD, batch_size=16, parts=parts, seed=0, device=torch.device("cpu"))
+    return ResidentLoader(split, INFO, batch_size=16, parts=parts, seed=0, device=torch.device("cpu"))
 
 
-def learner(both: Heads, **settings: Any) -> Learner:
+def train_step(both: AuxiliaryClassifiers, **settings: Any) -> TrainStep:
     options = {"precision": "fp32", "seed": 0, "companion": both} | settings
-    return Learner(both.net, sgd(both, lr=0.05), [0.05] * 10, **options)
+    return TrainStep(both.net, sgd(both, lr=0.05), [0.05] * 10, **options)
 
 
 @pytest.mark.parametrize("parts", [{}, {"mixup": AUGMENTATIONS["mixup"](alpha=0.5)}])
 def test_the_weighted_losses_of_all_logits_are_trained_and_the_networks_own_is_reported(parts: Any) -> None:
-    both = companion()
+    both = auxiliary()
     net, head = copy.deepcopy((both.net, both.heads["head"]))
-    weights, data = torch.tensor([1.0, 3.0]), feed(**parts)
-    student = learner(both, label_smoothing=0.1, clip=0.01, class_weights=weights)
+    weights, data = torch.tensor([1.0, 3.0]), loader(**parts)
+    student = train_step(both, label_smoothing=0.1, clip=0.01, class_weights=weights)
     student.update(data, 0)
     data.seek(0, 0)
     x, y, _ = data.batch()
@@ -81,23 +81,23 @@ def test_the_weighted_losses_of_all_logits_are_trained_and_the_networks_own_is_r
 
 
 def test_a_head_that_overflows_stops_the_training_before_the_update() -> None:
-    both = companion()
+    both = auxiliary()
     with torch.no_grad():
         next(both.heads.parameters()).fill_(float("inf"))
     before = copy.deepcopy(both.net.state_dict())
-    student = learner(both)
-    student.update(feed(), 0)
+    student = train_step(both)
+    student.update(loader(), 0)
     assert int(student.bad_step) == 0
     assert all(torch.equal(before[key], value) for key, value in both.net.state_dict().items())
 
 
 def test_the_moving_average_and_what_is_evaluated_are_the_network_alone() -> None:
-    both = companion()
-    student = learner(both, ema=0.9)
-    student.update(feed(), 0)
+    both = auxiliary()
+    student = train_step(both, ema=0.9)
+    student.update(loader(), 0)
     assert student.average is not None and student.evaluated.state_dict().keys() == both.net.state_dict().keys()
     assert set(student.state()) == {"model", "heads", "ema", "optimizer", "sums"}
-    assert learner(both).evaluated is both.net
+    assert train_step(both).evaluated is both.net
 
 
 def test_googlenet_is_trained_with_its_heads_and_used_without(
@@ -132,12 +132,12 @@ def test_the_proof_of_an_exact_resume_covers_the_heads(
 ) -> None:
     found = cnntrain("fit", *tiny, "check_resume=true")
     assert set(found["compared"]) == {"model", "heads", "optimizer", "sums"}
-    load = Learner.load_state
+    load = TrainStep.load_state
 
-    def forgetful(self: Learner, state: Any) -> None:
-        load(self, state | {"heads": self.companion.heads.state_dict()})  # type: ignore[union-attr]
+    def forgetful(self: TrainStep, state: Any) -> None:
+        load(self, state | {"heads": self.auxiliary.heads.state_dict()})  # type: ignore[union-attr]
 
-    monkeypatch.setattr(Learner, "load_state", forgetful)
+    monkeypatch.setattr(TrainStep, "load_state", forgetful)
     assert main(["fit", *tiny, "check_resume=true"]) == 1
 
 

@@ -1,0 +1,59 @@
+"""Names of earlier versions: a plugin that imports them works, and hears where they are now."""
+
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+
+from cnntrain.config import moved
+from cnntrain.config.plugins import import_plugins
+
+PLUGIN = """
+from cnntrain.models import HEADS
+from cnntrain.models.blocks import chain, conv
+from cnntrain.data.datasets import DATASETS
+from cnntrain.data.sources import Card
+"""
+
+
+@pytest.fixture
+def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.chdir(tmp_path)
+    Path("old_names.py").write_text(PLUGIN)
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    monkeypatch.delitem(sys.modules, "old_names", raising=False)
+    return "old_names"
+
+
+def test_a_plugin_with_old_names_gets_the_new_things(plugin: str, capsys: pytest.CaptureFixture[str]) -> None:
+    import_plugins([plugin])
+    module, said = sys.modules[plugin], capsys.readouterr().err
+    for name, place in {
+        "HEADS": "models.AUXILIARY",
+        "chain": "nn.composite.chain",
+        "conv": "nn.blocks.conv",
+        "DATASETS": "data.datasets.registry.DATASETS",
+        "Card": "data.storage.images.DatasetInfo",
+    }.items():
+        home, _, attribute = place.rpartition(".")
+        assert getattr(module, name) is getattr(importlib.import_module(f"cnntrain.{home}"), attribute)
+        assert f".{name} is now cnntrain.{place}; the old name goes with version 0.2\n" in said
+
+
+def test_every_old_name_leads_somewhere() -> None:
+    for old, new in moved.MODULES.items():
+        importlib.import_module(f"cnntrain.{new}")
+        assert old not in moved.NAMES or moved.NAMES[old]
+    for names in moved.NAMES.values():
+        for place in names.values():
+            module, _, name = place.rpartition(".")
+            assert hasattr(importlib.import_module(f"cnntrain.{module}"), name), place
+
+
+def test_a_name_that_never_was_is_an_error(plugin: str) -> None:
+    moved.install()
+    with pytest.raises(ImportError, match="nothing_such"):
+        exec("from cnntrain.models.blocks import nothing_such", {})
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("cnntrain.models.nothing_such")
