@@ -2,6 +2,7 @@
 
     python -m scripts.unchanged keep before.json        # before the change
     python -m scripts.unchanged check before.json       # after it: exit code 1, and the names of what differs
+    python -m scripts.unchanged check before.json --only 'describe|weights of lenet5'
 
 Both on the same machine with the same torch; a few minutes. Everything goes through the command line, so that whatever
 moves behind it is held against the same file.
@@ -13,6 +14,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -23,6 +25,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # sums in one order; read when torch is imported
 
 import torch
+import yaml
 from PIL import Image
 
 from cnntrain.cli.main import COMMANDS, config_dir, main
@@ -64,6 +67,7 @@ STUDIES: dict[str, tuple[str, ...]] = {
     "compare": ("compare", "runs=[lenet5,accumulate]", "device=cpu"),
     "eval": ("eval", "run=lenet5", "tta=flip_shift", "device=cpu"),
 }
+NEEDED = ("weights of lenet5", "weights of accumulate")  # runs that studies read
 PASSING = {  # keys of results that differ from one run to the next, or with the folder
     *(
         "seconds",
@@ -140,8 +144,8 @@ def described(model: str) -> str:
 
 
 def composed(command: str, *words: str) -> str:
-    """Return a digest of the configuration of a command."""
-    return digest(output(command, *words, "--cfg", "job"))
+    """Return a digest of the configuration of a command, whatever the order of its keys."""
+    return digest(yaml.safe_load(output(command, *words, "--cfg", "job")))
 
 
 def checks() -> Iterator[tuple[str, Check]]:
@@ -173,12 +177,14 @@ def draw_images(root: Path) -> None:
             Image.fromarray(pixels.numpy()).save(root / name / f"{place:03}.png")
 
 
-def found() -> dict[str, str]:
-    """Return the digest of every check."""
+def found(only: str) -> dict[str, str]:
+    """Return the digest of every check whose name matches `only`, and of those that it needs."""
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         draw_images(Path("images"))
         digests = {}
         for name, check in checks():
+            if not re.search(only, name) and not (name in NEEDED and "result of" in only):
+                continue
             digests[name] = check()
             print(f"{digests[name]}  {name}", flush=True)
     return digests
@@ -189,15 +195,17 @@ def run() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("keep", "check"))
     parser.add_argument("file", type=Path)
+    parser.add_argument("--only", default="", help="a regular expression: the checks whose names it matches")
     typed = parser.parse_args()
     file = typed.file.absolute()
     before = json.loads(file.read_text()) if typed.what == "check" else {}
-    now = found()
+    now = found(typed.only)
     if typed.what == "keep":
         file.write_text(json.dumps(now, indent=1) + "\n")
         return 0
-    differing = [name for name in before.keys() | now.keys() if before.get(name) != now.get(name)]
-    print(f"{len(before.keys() | now.keys())} checks, {len(differing)} differ", *sorted(differing), sep="\n  ")
+    names = {name for name in before.keys() | now.keys() if name in now or re.search(typed.only, name)}
+    differing = [name for name in names if before.get(name) != now.get(name)]
+    print(f"{len(names)} checks, {len(differing)} differ", *sorted(differing), sep="\n  ")
     return int(bool(differing))
 
 

@@ -19,11 +19,10 @@ from made import picture, tree
 from cnntrain.cli.main import config_dir, main
 from cnntrain.config.build import build_model
 from cnntrain.nn.stages import walk
-from cnntrain.runs import resume
+from cnntrain.runs import resume, setup
 from cnntrain.runs.folder import create_folder, lock_folder
 from cnntrain.runs.images import noted
 from cnntrain.runs.load import load_run
-from cnntrain.studies import cells
 from cnntrain.studies.ablation import plan as planning
 from cnntrain.studies.ablation import variants as study
 from cnntrain.studies.ablation.controls import controls
@@ -244,7 +243,7 @@ def test_a_signal_stops_a_study_and_it_goes_on(
     cnntrain: Call, folder: Path, tiny: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = [*tiny, "remove=[[conv2]]", "seeds=1", *HERE]
-    update = cells.session.TrainStep.update
+    update = setup.TrainStep.update
 
     def interrupted(self: Any, loader: Any, step: int) -> None:
         update(self, loader, step)
@@ -252,7 +251,7 @@ def test_a_signal_stops_a_study_and_it_goes_on(
             os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patched:
-        patched.setattr(cells.session.TrainStep, "update", interrupted)
+        patched.setattr(setup.TrainStep, "update", interrupted)
         assert main(["ablate", *words]) == 143
     assert cnntrain("ablate", *words)["complete"]
     assert json.loads((folder / "study/cells/full/0/results.json").read_text())["resumed_from"] == 5

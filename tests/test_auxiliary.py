@@ -47,7 +47,7 @@ def loader(**parts: Any) -> ResidentLoader:
 
 
 def train_step(both: AuxiliaryClassifiers, **settings: Any) -> TrainStep:
-    options = {"precision": "fp32", "seed": 0, "companion": both} | settings
+    options = {"precision": "fp32", "seed": 0, "auxiliary": both} | settings
     return TrainStep(both.net, sgd(both, lr=0.05), [0.05] * 10, **options)
 
 

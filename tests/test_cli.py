@@ -489,7 +489,7 @@ def test_hydra_composes_once_for_a_run_and_its_mode_still_counts(
         return load(*args, **kwargs)
 
     monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", counted)
-    assert main.main(["fit", *overrides]) == 0
+    assert main.main(["fit", *words]) == 0
     assert [cfg.seed for cfg in seen] == jobs and (count == 1) == once
 
 
@@ -546,9 +546,9 @@ def test_work_that_is_not_complete_is_told_and_ends_with_1(
         raise IncompleteError("1 of 2 failed", {"n": 1})
 
     command(run)
-    assert main.main(["fit", *overrides, "--json"]) == 1
+    assert main.main(["fit", *words, "--json"]) == 1
     out, err = capsys.readouterr()
-    assert "1 of 2 failed\n" in err and out == ("" if overrides else '{"n": 1}\n')
+    assert "1 of 2 failed\n" in err and out == ("" if words else '{"n": 1}\n')
 
 
 def test_help_of_a_command(conf: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -577,8 +577,9 @@ def test_unusual_surroundings(conf: Path, tmp_path: Path) -> None:
     here = tmp_path / "a #b=é (1)"
     here.mkdir()
     code = (
-        "import sys; from pathlib import Path; from cnntrain import cli;"
-        f"cli.config_dir = lambda: Path({str(conf)!r}); sys.exit(cli.main(['fit', '--cfg', 'job', 'output_dir=é (1)']))"
+        "import sys; from pathlib import Path; from cnntrain.cli import main;"
+        f"main.config_dir = lambda: Path({str(conf)!r});"
+        "sys.exit(main.main(['fit', '--cfg', 'job', 'output_dir=é (1)']))"
     )
     environment = {"LC_ALL": "C", "PATH": os.environ["PATH"], "PYTHONOPTIMIZE": "1", "COLUMNS": "40", "NO_COLOR": "1"}
     run = subprocess.run(

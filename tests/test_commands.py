@@ -20,9 +20,8 @@ import torch
 from PIL import Image
 
 from cnntrain.cli.main import main
-from cnntrain.commands import predict
 from cnntrain.data.storage.images import Dataset, DatasetInfo, Pixels, Split
-from cnntrain.runs import outcome
+from cnntrain.runs import outcome, predictions
 from cnntrain.runs.folder import find_run, remember
 from cnntrain.runs.predictions import mean_and_contrast
 from cnntrain.stats.intervals import wilson
@@ -294,7 +293,7 @@ def test_a_predict_that_was_killed_leaves_nothing_in_the_way_of_the_next(
     digits: Path, cnntrain: Call, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ("predict", f"run={digits / 'run'}", f"images={digits / 'drawings'}", "output_dir=out", "batch_size=5")
-    monkeypatch.setattr(predict, "HELD", 10)
+    monkeypatch.setattr(predictions, "HELD", 10)
     whole = cnntrain(*words, "report=true")
     table = (folder / "out/predictions.csv").read_text()
     assert whole["n"] == 40 and len(table.splitlines()) == 41
@@ -306,9 +305,9 @@ def test_a_predict_that_was_killed_leaves_nothing_in_the_way_of_the_next(
             raise MemoryError
         return plain(images)
 
-    monkeypatch.setattr(predict, "mean_and_contrast", dies)
+    monkeypatch.setattr(predictions, "mean_and_contrast", dies)
     assert main([*words]) == 1 and not list((folder / "out").iterdir())
-    monkeypatch.setattr(predict, "mean_and_contrast", plain)
+    monkeypatch.setattr(predictions, "mean_and_contrast", plain)
     cnntrain(*words)
     assert (folder / "out/predictions.csv").read_text() == table
 

@@ -21,11 +21,11 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from cnntrain.cli.main import main
-from cnntrain.commands import fit
 from cnntrain.data.augment.augmentations import AUGMENTATIONS
 from cnntrain.data.loading.loader import ResidentLoader
 from cnntrain.nn.blocks import conv, dense, linear
 from cnntrain.nn.stages import assemble
+from cnntrain.runs import train
 from cnntrain.runtime.errors import CnntrainError
 from cnntrain.training import cuda_graph
 from cnntrain.training import step as learning
@@ -268,7 +268,7 @@ def test_saves_beside_the_training_are_those_made_at_once(
 ) -> None:
     words = [*tiny, "trainer.checkpoint_seconds=0", "trainer.ema=0.9", "trainer.epochs=3", "trainer.keep_every=2"]
     cnntrain("fit", *words, "output_dir=whole")
-    monkeypatch.setattr(fit, "Saver", lambda beside: Saver(beside=True))
+    monkeypatch.setattr(train, "Saver", lambda beside: Saver(beside=True))
     cut(*words, "output_dir=cut", nth=8)
     assert last(folder / "cut")["progress"]["step"] == 8
     assert cnntrain("fit", *words, "output_dir=cut")["resumed_from"] == 8
@@ -280,7 +280,7 @@ def test_saves_beside_the_training_are_those_made_at_once(
 def test_a_save_beside_the_training_that_fails_is_said_at_the_next(
     folder: Path, tiny: tuple[str, ...], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fit, "Saver", lambda beside: Saver(beside=True))
+    monkeypatch.setattr(train, "Saver", lambda beside: Saver(beside=True))
     fill(monkeypatch)
     words = [*tiny, "trainer.checkpoint_seconds=0", "dataset.val_size=0"]
     assert main(["fit", *words, "trainer.epochs=5", "output_dir=run"]) == 1

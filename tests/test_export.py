@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.metadata
+import importlib.util
 import json
 import sys
 import tomllib
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from cnntrain.cli.main import main
-from cnntrain.commands import env, export
+from cnntrain.commands import env
 from cnntrain.data.storage.images import DatasetInfo
 from cnntrain.models import MODELS
 from cnntrain.runs.export import FORMATS, TOLERANCE, largest_difference
@@ -122,9 +123,9 @@ def test_a_file_that_computes_something_else_is_not_kept(
 def test_onnx_without_its_packages_says_what_to_install(
     run: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = export.importlib.util.find_spec
+    real = importlib.util.find_spec
     monkeypatch.setattr(
-        export.importlib.util, "find_spec", lambda name, *more: None if name == "onnxscript" else real(name, *more)
+        importlib.util, "find_spec", lambda name, *more: None if name == "onnxscript" else real(name, *more)
     )
     line = refused("export", "run=run", "format=onnx")
     assert "onnxscript" in line and "pip install 'cnntrain[onnx]'" in line

@@ -21,13 +21,13 @@ from made import TINY
 from PIL import Image
 
 from cnntrain.cli.main import main
-from cnntrain.commands import fit, invariance
-from cnntrain.runs import resume
+from cnntrain.runs import resume, setup, train
 from cnntrain.runs.folder import CONFIG, METRICS, RECORD, RESULTS, append_metrics
 from cnntrain.runs.train import Training
 from cnntrain.runtime import disk
 from cnntrain.runtime.errors import DiskError
 from cnntrain.runtime.jsonfile import read_json, read_lines, write_json
+from cnntrain.studies.invariance import study
 from cnntrain.training import checkpoints, loop
 from cnntrain.training.async_checkpoints import Saver
 
@@ -372,7 +372,7 @@ def test_f14_a_log_that_cannot_be_written_does_not_end_the_training(
         raise OSError(28, "No space left on device")
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(fit.runs, "append_metrics", full)
+        patched.setattr(train, "append_metrics", full)
         assert main(["fit", *tiny, "output_dir=run", "--json"]) == 0
     out, err = capfd.readouterr()
     assert err.count("metrics.jsonl cannot be written: [Errno 28] No space left on device") == 1
@@ -390,7 +390,7 @@ def test_f15_a_folder_that_cannot_be_made_is_refused_before_anything_is_read(
         ours = lambda path, mode: mode == os.F_OK or bool(Path(path).stat().st_mode & 0o200)  # noqa: E731
         access = os.access
         monkeypatch.setattr(os, "access", lambda path, mode: access(path, os.F_OK) and ours(path, mode))
-    monkeypatch.setattr(fit.session, "load_data", lambda cfg: pytest.fail("images were read"))
+    monkeypatch.setattr(setup, "load_data", lambda cfg: pytest.fail("images were read"))
     for place, reason in {
         "file": "file is a file",
         "file/below": "file is a file",
@@ -718,7 +718,7 @@ def test_f35_a_study_of_invariance_that_was_killed_works_when_repeated(
 ) -> None:
     words = ("invariance", *WRITING["invariance"], "figures=false")
     with monkeypatch.context() as patched:
-        patched.setattr(invariance, "curves", lambda *args: sys.exit(137))
+        patched.setattr(study, "curves", lambda *args: sys.exit(137))
         assert main([*words]) == 137
     assert [*Path("study/raw").iterdir()] and not Path("study/results.json").exists()
     assert cnntrain(*words)["rows"]

@@ -10,12 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from cnntrain import config
 from cnntrain.cli.main import main
-from cnntrain.commands import eval as evaluations
-from cnntrain.commands import export, predict
+from cnntrain.commands import export
 from cnntrain.data.loading.loader import Loader, plan_epoch
-from cnntrain.runs import setup
+from cnntrain.runs import evaluation, predictions, setup
 from cnntrain.runtime.errors import InputError
 from cnntrain.training import checkpoints, loop
 from cnntrain.training import step as train_step
@@ -144,11 +142,11 @@ FIT = "out of memory with trainer.batch_size=16, trainer.accumulate=1, trainer.e
 EVAL = "out of memory with batch_size="
 MOMENTS: dict[str, tuple[object, str, list[str], str]] = {
     "images": (setup, "load_data", [], FIT),
-    "the network": (config, "build_model", [], FIT),
+    "the network": (setup, "build_model", [], FIT),
     "the first batch": (setup.ResidentLoader, "batch", [], FIT),
     "a validation": (setup, "outputs", [], FIT),
-    "eval": (evaluations, "outputs", ["eval", "run=run"], EVAL),
-    "predict": (predict, "outputs", ["predict", "run=run", "images=image.png"], EVAL),
+    "eval": (evaluation, "outputs", ["eval", "run=run"], EVAL),
+    "predict": (predictions, "outputs", ["predict", "run=run", "images=image.png"], EVAL),
     "export": (export, "load_run", ["export", "run=run", "format=safetensors"], "out of memory; what helps: a machine"),
 }
 

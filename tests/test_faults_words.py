@@ -8,6 +8,7 @@ import itertools
 import random
 import shlex
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -17,7 +18,6 @@ import pytest
 from cuts import FULL
 from made import picture
 
-from cnntrain import config
 from cnntrain.cli import main
 from cnntrain.cli.groups import FLAGS, compose, groups, options
 from cnntrain.commands import ablate, compare, export, invariance, report
@@ -184,7 +184,9 @@ def idle(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ):
         monkeypatch.setattr(module, name, begins)
     monkeypatch.setattr(export, "FORMATS", dict.fromkeys(FORMATS, (begins, begins)))
-    monkeypatch.setattr(config, "read_dataset", read_little)
+    for module in [module for name, module in sys.modules.items() if name.startswith("cnntrain.")]:
+        if getattr(module, "read_dataset", None) is read:
+            monkeypatch.setattr(module, "read_dataset", read_little)
     return place
 
 

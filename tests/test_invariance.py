@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cnntrain.data.storage.images import DatasetInfo, Pixels, Split
 from cnntrain.nn.composite import chain
-from cnntrain.stats.bootstrap import Range, band, blocks, means, seed_band
+from cnntrain.stats.bootstrap import Support, band, blocks, means, seed_band
 from cnntrain.stats.intervals import wilson
 from cnntrain.studies.invariance import aliasing, crossings, measure
 from cnntrain.studies.invariance.distance import distances
@@ -235,7 +235,7 @@ def test_means_without_a_block_are_means_of_the_others(n: int) -> None:
 
 @pytest.mark.parametrize(("right", "n"), [(0, 60), (60, 60), (100, 100), (97, 100), (1, 400), (200, 400), (1980, 2000)])
 def test_the_band_of_a_share_is_agresti_and_coulls_interval(right: int, n: int) -> None:
-    low, high = band(means(blocks(n), (np.arange(n) < right) * 1.0), Range(0.0, 1.0, n))
+    low, high = band(means(blocks(n), (np.arange(n) < right) * 1.0), Support(0.0, 1.0, n))
     middle = (right + Z**2 / 2) / (n + Z**2)
     half = Z * (middle * (1 - middle) / (n + Z**2)) ** 0.5
     assert [low, high] == pytest.approx(np.clip([middle - half, middle + half], 0, 1), abs=0.07 * half)
@@ -249,7 +249,7 @@ def test_the_band_of_a_share_is_agresti_and_coulls_interval(right: int, n: int) 
 @pytest.mark.parametrize("accuracy", [0.5, 0.9, 0.98, 0.995])
 def test_shares_are_covered_up_to_the_edge(accuracy: float, n: int, trials: int) -> None:
     right = np.random.default_rng(n).random((trials, n)) < accuracy
-    coverage = held(*band(means(blocks(n), right), Range(0.0, 1.0, n)), accuracy)
+    coverage = held(*band(means(blocks(n), right), Support(0.0, 1.0, n)), accuracy)
     assert 0.93 - slack(trials) <= coverage <= (0.97 + slack(trials) if n * (1 - accuracy) >= 20 else 1)
 
 

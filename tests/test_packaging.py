@@ -121,7 +121,11 @@ def clone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     executable(folder / "bin" / "python3", PRETENDED)
     monkeypatch.setenv("PATH", f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.delenv("PYTHON", raising=False)
-    for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL"):  # make test has set them: a make within a make says where it works
+    for name in (
+        "MAKEFLAGS",
+        "MFLAGS",
+        "MAKELEVEL",
+    ):  # set by make test: a make within says where it is
         monkeypatch.delenv(name, raising=False)
     return folder
 

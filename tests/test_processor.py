@@ -20,7 +20,7 @@ def test_a_persons_own_settings_of_openmp_hold(typed: dict[str, str], spins: str
 
 
 def test_openmp_is_told_before_torch_is_imported() -> None:
-    code = "import os, sys\nfrom cnntrain import cli\ncli.main(['--version'])\n"
+    code = "import os, sys\nfrom cnntrain.cli.main import main\nmain(['--version'])\n"
     code += "sys.exit('torch' in sys.modules or 'GOMP_SPINCOUNT' not in os.environ)"
     environment = {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
     assert subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True).returncode == 0

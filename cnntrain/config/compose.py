@@ -27,17 +27,19 @@ def key_of(word: str) -> str:
     return word.lstrip("+~").partition("=")[0].partition("@")[0]
 
 
+def forced(word: str) -> str:
+    """Return a word so that it may set any key; what exists is checked after composing."""
+    choice = key_of(word) in HydraConfig.get().runtime.choices
+    return word if word[:1] in ("+", "~") or "=" not in word or choice else f"++{word}"
+
+
 def compose(command: str, words: Sequence[str] = ()) -> DictConfig:
-    """Return the configuration of a command that these words compose; each may set any key, groups among them.
+    """Return the configuration of a command that these words compose, groups among them.
 
     Raises `InputError` where they do not.
     """
-    groups = HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
-    forced = [
-        word if word[:1] in ("+", "~") or "=" not in word or key_of(word) in groups else f"++{word}" for word in words
-    ]
     try:
-        return hydra.compose(command, forced)
+        return hydra.compose(command, list(words))
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError(str(error).splitlines()[0]) from error
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from cnntrain.config import pretrained
 from cnntrain.config.build import build_model, dataset_info
-from cnntrain.config.compose import compose, key_of, overrides
+from cnntrain.config.compose import compose, forced, key_of, overrides
 from cnntrain.config.files import refuse_word
 from cnntrain.config.read import keep_text, read_config
 from cnntrain.config.schema import Ablate, Fit, Options
@@ -55,7 +55,7 @@ def compose_training(words: Sequence[str]) -> Options:
 
     Raises `InputError` when they do not.
     """
-    settings = keep_text(Fit, compose("fit", words), words)
+    settings = keep_text(Fit, compose("fit", [forced(word) for word in words]), words)
     return settings | {"dataset": pretrained.sized(settings["dataset"], settings["model"])}
 
 
