@@ -62,6 +62,13 @@ def test_wheel_holds_the_package_and_every_configuration_file(built: Path) -> No
     assert not others
 
 
+def test_version_and_date_are_the_same_wherever_they_are_written() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    newest = next(line for line in (ROOT / "CHANGELOG.md").read_text().splitlines() if line.startswith("## "))
+    assert citation["version"] == cnntrain.__version__
+    assert newest == f"## {cnntrain.__version__} ({citation['date-released']})"
+
+
 def test_source_distribution_is_enough_to_test(built: Path) -> None:
     (archive,) = built.glob("*.tar.gz")
     with tarfile.open(archive) as files:
