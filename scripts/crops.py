@@ -25,7 +25,8 @@ from cnntrain.models import MODELS
 from cnntrain.runtime.devices import choose_device, choose_precision, prepare
 from cnntrain.runtime.tables import render
 from cnntrain.stats.paired_tests import seed_rows
-from cnntrain.training.evaluate import outputs, score
+from cnntrain.tasks import task_for
+from cnntrain.training.evaluate import answers
 from cnntrain.training.loop import Progress, train
 from cnntrain.training.lr_schedules import cosine
 from cnntrain.training.optimizers import sgd
@@ -99,7 +100,7 @@ def learn(way: str, seed: int, root: Path, packs: Path) -> float:
     loader.close()
     assert tested.test
     batches = eval_batches(tested.test, tested.info, batch_size=500, device=device)
-    return score(outputs(net, batches, precision=precision))["top1"]
+    return float(task_for(tested.info).validate(answers(net, batches, precision=precision))["top1"])
 
 
 def main() -> None:

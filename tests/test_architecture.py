@@ -31,6 +31,7 @@ ROOMS = [
     {"runs"},
     {"config"},
     {"training"},
+    {"tasks"},
     {"models", "stats", "transforms"},
     {"data", "nn"},
     {"runtime"},

@@ -19,7 +19,9 @@ from cnntrain.data.storage.images import DatasetInfo, Pixels, Split
 from cnntrain.nn.blocks import conv, dense, global_average, linear
 from cnntrain.nn.stages import assemble
 from cnntrain.runtime.errors import InputError, NonFiniteError
-from cnntrain.training.evaluate import Outputs, outputs, score
+from cnntrain.tasks import task_for
+from cnntrain.tasks.classification import Classification
+from cnntrain.training.evaluate import answers, outputs
 from cnntrain.training.loop import Progress, train
 from cnntrain.training.optimizers import OPTIMIZERS, sgd
 from cnntrain.training.schedule_events import freezing
@@ -27,6 +29,7 @@ from cnntrain.training.step import TrainStep, smoothed
 
 CPU = torch.device("cpu")
 INFO = DatasetInfo("stripes", ("flat", "upright"), (1, 8, 8), (0.5,), (0.5,))
+TASK = task_for(INFO)
 
 
 def stripes(count: int = 64) -> Split:
@@ -53,6 +56,10 @@ def loader(batch_size: int = 16, seed: int = 0) -> ResidentLoader:
     return ResidentLoader(stripes(), INFO, batch_size=batch_size, parts={}, seed=seed, device=CPU)
 
 
+def validated(net: nn.Sequential) -> dict[str, Any]:
+    return TASK.validate(answers(net, _whole(), precision="fp32"))
+
+
 def run(net: nn.Sequential, epochs: int = 4, **settings: Any) -> list[dict[str, Any]]:
     return list(
         train(train_step(net, **settings), loader(), None, at=Progress(), epochs=epochs, save=lambda which: None)
@@ -62,8 +69,7 @@ def run(net: nn.Sequential, epochs: int = 4, **settings: Any) -> list[dict[str, 
 def test_it_learns_stripes() -> None:
     net = network()
     run(net, epochs=12)
-    batches = [(x, y) for x, y in _whole()]
-    assert score(outputs(net, batches, precision="fp32"))["top1"] > 0.95
+    assert validated(net)["top1"] > 0.95
 
 
 def _whole() -> list[tuple[Tensor, Tensor]]:
@@ -216,8 +222,7 @@ def test_a_frozen_backbone_is_a_head_learning_on_its_features(freeze: Any) -> No
     head, features = copy.deepcopy(net[2]), copy.deepcopy(net[:2]).eval()
     frozen = copy.deepcopy(net[:2].state_dict())
     student, data = train_step(net, steps=8, freeze=freeze, ema=0.9), loader()
-    list(train(student, data, lambda net: score(outputs(net, _whole(), precision="fp32")), at=Progress(), epochs=2,
-               save=lambda which: None))  # fmt: skip
+    list(train(student, data, validated, at=Progress(), epochs=2, save=lambda which: None))
     optimizer = sgd(head, lr=0.05)
     for step in range(8):
         data.seek(*divmod(step, data.batches))
@@ -345,6 +350,6 @@ def test_views_are_averaged_by_their_weights() -> None:
 
 
 def test_scores_hold_n_and_an_interval() -> None:
-    found = score(Outputs(torch.eye(4), torch.tensor([0, 1, 2, 0])))
+    found = Classification(tuple("abcd")).validate([(torch.eye(4), torch.tensor([0, 1, 2, 0]))])
     assert found["n"] == 4 and found["top1"] == 0.75
     assert found["top1_low"] < 0.75 < found["top1_high"]

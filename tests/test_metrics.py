@@ -6,7 +6,7 @@ import torch
 from sklearn import metrics as oracle
 
 from cnntrain.stats.metrics import classification, expected_calibration_error, top_k
-from cnntrain.training.evaluate import Outputs, by_class
+from cnntrain.tasks.classification import by_class
 
 CLASSES = [f"class {i}" for i in range(7)]
 
@@ -37,12 +37,12 @@ def test_everything_agrees_with_scikit_learn(sample: tuple[torch.Tensor, torch.T
     assert found["per_class"][6]["top1"] is None and found["per_class"][6]["n"] == 0
     balanced = oracle.recall_score(labels, predicted, labels=range(6), average="macro")
     assert found["balanced_accuracy"] == found["macro_recall"] == pytest.approx(balanced)
-    validated = by_class(Outputs(logits, labels), CLASSES)
+    validated = by_class(logits, labels, CLASSES)
     assert validated == {"balanced_accuracy": pytest.approx(balanced), "never_predicted": []}
 
 
 def test_classes_that_are_never_predicted_are_those_with_images() -> None:
-    found = by_class(Outputs(torch.eye(5)[[0, 0, 1, 0]], torch.tensor([0, 1, 1, 3])), "abcde")
+    found = by_class(torch.eye(5)[[0, 0, 1, 0]], torch.tensor([0, 1, 1, 3]), "abcde")
     assert found == {"balanced_accuracy": pytest.approx((1 + 0.5 + 0) / 3), "never_predicted": ["d"]}
 
 

@@ -40,7 +40,9 @@ from cnntrain.runtime.errors import CnntrainError, InputError
 from cnntrain.runtime.jsonfile import flat
 from cnntrain.runtime.memory import spent
 from cnntrain.runtime.signals import Signals
-from cnntrain.training.evaluate import Outputs, by_class, outputs, score
+from cnntrain.tasks import task_for
+from cnntrain.tasks.task import Task
+from cnntrain.training.evaluate import Outputs, answers, outputs
 from cnntrain.training.loop import Progress, Record, Stop, train
 from cnntrain.training.schedule_events import freezing, scaled
 from cnntrain.training.step import TrainStep
@@ -89,10 +91,14 @@ class Session:
         rounds = -(-len(self.dataset.val) // (distributed.WORLD * self.cfg.trainer.eval_batch_size))
         batches = self.eval_batches(self.share) if len(self.share) else iter(())
         try:
-            found = outputs(net, until(stop, batches, rounds), precision=self.precision)
+            return self.task.validate(answers(net, until(stop, batches, rounds), precision=self.precision))
         except ValidationStopped:
             return None
-        return score(found) | by_class(found, self.dataset.info.classes)
+
+    @property
+    def task(self) -> Task:
+        """What the dataset's targets ask of the network."""
+        return task_for(self.dataset.info)
 
     @functools.cached_property
     def share(self) -> Split:

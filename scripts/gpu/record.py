@@ -23,7 +23,8 @@ from cnntrain.data.loading.loader import ResidentLoader, eval_batches
 from cnntrain.data.storage.images import Dataset
 from cnntrain.models import MODELS
 from cnntrain.nn.whitening import calibrate
-from cnntrain.training.evaluate import outputs, score
+from cnntrain.tasks import task_for
+from cnntrain.training.evaluate import answers
 from cnntrain.training.lr_schedules import SCHEDULES, learning_rates
 from cnntrain.training.optimizers import OPTIMIZERS
 from cnntrain.training.step import TrainStep
@@ -58,7 +59,8 @@ def trained(data: Dataset, recipe: dict[str, Any], epochs: int, seed: int) -> tu
     train_step.read(last)
     assert data.test is not None
     shown = eval_batches(data.test, data.info, batch_size=2000, device=GPU)
-    return seconds, score(outputs(net, shown, precision="bf16", views=TTA["flip_shift"]))["top1"]
+    scores = task_for(data.info).validate(answers(net, shown, precision="bf16", views=TTA["flip_shift"]))
+    return seconds, scores["top1"]
 
 
 def record(args: argparse.Namespace, left: float) -> list[Row]:

@@ -1,0 +1,188 @@
+"""Classification: one class an image. Answers are logits [B, classes], targets class numbers [B].
+
+Mixed targets are probabilities [B, classes].
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NotRequired, TypedDict, get_type_hints
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cnntrain.runtime import distributed
+from cnntrain.runtime.errors import listed
+from cnntrain.runtime.ranges import Count, Natural
+from cnntrain.runtime.tables import percent
+from cnntrain.stats.intervals import wilson
+from cnntrain.stats.metrics import classification
+from cnntrain.tasks.task import Headline, Numbers
+
+UNEQUAL = 1.25  # times its even share has the commonest class from which on top-1 alone can mislead
+Number = float | None  # null is not a number: a loss that grew without bound
+
+
+# What records hold, by key.
+
+
+class TrainNumbers(TypedDict):
+    """Of the last steps of a training."""
+
+    loss: Number
+    top1: float
+
+
+class ValNumbers(TypedDict):
+    """Of a validation; older versions did not record those that may be absent."""
+
+    n: Natural
+    loss: Number
+    top1: float
+    top1_low: float
+    top1_high: float
+    balanced_accuracy: NotRequired[Number]
+    never_predicted: NotRequired[list[str] | None]
+
+
+ClassNumbers = TypedDict(
+    "ClassNumbers",
+    {"class": str, "n": Natural, "top1": NotRequired[Number], "precision": float, "recall": float, "f1": float},
+)
+
+
+class EvalNumbers(TypedDict):
+    """Of an evaluation."""
+
+    n: Count
+    loss: Number
+    top1: float
+    top1_low: float
+    top1_high: float
+    top5: float
+    macro_precision: float
+    macro_recall: float
+    macro_f1: float
+    balanced_accuracy: NotRequired[float]
+    ece: float
+    per_class: list[ClassNumbers]
+    confusion: list[list[Natural]]
+
+
+Majority = TypedDict("Majority", {"class": str, "share": float, "even_share": float})
+
+
+@dataclass(frozen=True, eq=False)
+class Classification:
+    """Classification with cross-entropy; `class_weights` [classes] multiply each class's loss."""
+
+    classes: tuple[str, ...]
+    class_weights: Tensor | None = None
+    label_smoothing: float = 0.0
+
+    headline: ClassVar[Headline] = Headline("top1", "top-1")
+    train_keys: ClassVar[tuple[str, ...]] = tuple(get_type_hints(TrainNumbers))
+    val_keys: ClassVar[tuple[str, ...]] = tuple(get_type_hints(ValNumbers))
+
+    @property
+    def answer(self) -> tuple[int, ...]:
+        """The shape of an answer: a logit for each class."""
+        return (len(self.classes),)
+
+    @property
+    def weighted(self) -> bool:
+        """Whether classes have weights."""
+        return self.class_weights is not None
+
+    def loss(self, answer: Tensor, target: Tensor) -> Tensor:
+        """Return the mean cross-entropy; with class weights it is divided by their sum over the images.
+
+        torch divides by that sum for class numbers only, and by the number of images for probabilities.
+        """
+        logits, weights, smoothing = answer.float(), self.class_weights, self.label_smoothing
+        if weights is not None and smoothing and not target.is_floating_point():
+            return smoothed(logits, target, weights, smoothing)
+        loss = F.cross_entropy(logits, target, weights, label_smoothing=smoothing)
+        if weights is None or not target.is_floating_point():
+            return loss
+        return loss * (len(target) / self.weight(target))
+
+    def weight(self, target: Tensor) -> Tensor:
+        """Return the sum of the class weights of a batch."""
+        assert self.class_weights is not None
+        return (target @ self.class_weights if target.is_floating_point() else self.class_weights[target]).sum()
+
+    def counts(self, answer: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Return the number of images whose class has the largest logit."""
+        return {"right": (answer.argmax(dim=1) == target).sum()}
+
+    def score(self, sums: Mapping[str, float], n: int) -> Numbers:
+        """Return the top-1 accuracy."""
+        return {"top1": sums["right"] / n}
+
+    def validate(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> Numbers:
+        """Return n, mean cross-entropy, top-1 with its Wilson interval at 95 %, and `by_class`."""
+        batches = list(pairs)
+        logits = torch.cat([answer for answer, _ in batches]).cpu() if batches else torch.empty(0, *self.answer)
+        labels = torch.cat([target for _, target in batches]).cpu() if batches else torch.empty(0, dtype=torch.int64)
+        return score(logits, labels) | by_class(logits, labels, self.classes)
+
+    def measure(self, answer: Tensor, target: Tensor) -> Numbers:
+        """Return the numbers of `stats.metrics.classification`."""
+        return classification(answer, target, self.classes)
+
+    def baseline(self, targets: Tensor) -> Numbers:
+        """Return the commonest class with its share, and the share of each if all had as many images."""
+        counts = np.bincount(targets.numpy())
+        name, share = self.classes[counts.argmax()], counts.max() / counts.sum()
+        return {"majority": {"class": name, "share": float(share), "even_share": 1 / np.count_nonzero(counts)}}
+
+    @staticmethod
+    def remarks(result: Mapping[str, Any]) -> Iterator[str]:
+        """Yield the balanced accuracy where classes are unequal, and that a network is no better than one answer."""
+        best, common = result["best"], result.get("majority")
+        balanced = best.get("balanced_accuracy")
+        if common and balanced is not None and common["share"] > UNEQUAL * common["even_share"]:
+            yield f"balanced accuracy {percent(balanced)}, the mean over the classes, which are unequal"
+        if common and best["top1_low"] <= common["share"]:
+            yield f"                  no better than always naming {common['class']} ({percent(common['share'])})"
+
+    @staticmethod
+    def warnings(result: Mapping[str, Any]) -> Iterator[str]:
+        """Yield the classes that a network never predicts."""
+        if absent := result["best"].get("never_predicted"):
+            yield f"never predicted on the validation images: {listed(absent)}"
+
+
+def score(logits: Tensor, labels: Tensor) -> dict[str, float]:
+    """Return n, mean cross-entropy, top-1 and its Wilson interval at 95 %, of what all processes have together."""
+    mine = len(labels)
+    right = int((logits.argmax(dim=1) == labels).sum())
+    n, right = map(int, distributed.total(mine, right))
+    low, high = wilson(right, n)
+    part = float(F.cross_entropy(logits, labels)) * (mine / n) if mine else 0.0
+    (loss,) = distributed.total(part)
+    return {"n": n, "loss": loss, "top1": right / n, "top1_low": low, "top1_high": high}
+
+
+def by_class(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> Numbers:
+    """Return the balanced accuracy (the mean recall of the classes that have images) and those of them that are never
+    predicted, of what all processes have together.
+    """
+    predicted = logits.argmax(dim=1)
+    counts = [x.bincount(minlength=len(classes)) for x in (labels, predicted, labels[predicted == labels])]
+    n, named, right = np.reshape(distributed.total(*torch.cat(counts).tolist()), (3, -1))
+    there = n > 0
+    absent = [name for name, lacking in zip(classes, there & (named == 0), strict=True) if lacking]
+    return {"balanced_accuracy": float((right[there] / n[there]).mean()), "never_predicted": absent}
+
+
+def smoothed(logits: Tensor, target: Tensor, weights: Tensor, smoothing: float) -> Tensor:
+    """Return torch's cross-entropy with class weights and label smoothing, to the bit.
+
+    torch's own synchronises with the device.
+    """
+    logs = logits.log_softmax(dim=1)
+    even = -(logs * weights).sum(dim=1).sum() / weights[target].sum()
+    return (1 - smoothing) * F.nll_loss(logs, target, weights) + even * (smoothing / logits.shape[1])

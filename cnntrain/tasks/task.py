@@ -1,0 +1,119 @@
+"""A task: what a network is asked for, how its answers are scored, and which of two scores is better.
+
+Training, records, studies and pages know a task by the two types of this file alone. They read its headline, the one
+number that stands for a score, and never name that number themselves:
+
+    headline = task_of(found).headline               # from cnntrain.tasks
+    found[headline.key]                              # 0.9861, in records and results
+    found[headline.low], found[headline.high]        # its 95 % interval
+    headline.text(found[headline.key])               # 98.61 %
+    f"{headline.label}  {headline.interval(found)}"  # top-1  98.61 % (95 % interval 96.79 … 99.40 %, n = 360)
+    max(several, key=headline.rank)                  # the best of several, whatever the direction
+    task_for(info).measure(answers, targets)         # every number of an evaluation
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+from torch import Tensor
+
+from cnntrain.runtime.tables import interval, percent
+
+Numbers = dict[str, Any]  # what was measured, by its keys in records
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The number that stands for a score and says which epoch is best: a share, 0 to 1."""
+
+    key: str  # in records, results and tables of numbers
+    label: str  # in sentences, headings and axes
+    higher_is_better: bool = True
+
+    @property
+    def low(self) -> str:
+        """The key of the lower end of its interval."""
+        return f"{self.key}_low"
+
+    @property
+    def high(self) -> str:
+        """The key of the upper end of its interval."""
+        return f"{self.key}_high"
+
+    def text(self, value: float, digits: int = 2) -> str:
+        """Write a value: 98.61 %."""
+        return percent(value, digits)
+
+    def interval(self, scores: Mapping[str, Any]) -> str:
+        """Write the value in some scores, with its 95 % interval and their `n`."""
+        return interval(scores[self.key], scores[self.low], scores[self.high], scores["n"])
+
+    def rank(self, scores: Mapping[str, Any]) -> tuple[float, float]:
+        """Return what is larger for better scores: the headline, and of equal ones the loss. No scores are worst."""
+        if self.key not in scores:
+            return -float("inf"), 0.0
+        return (1 if self.higher_is_better else -1) * scores[self.key], -scores["loss"]
+
+
+class Task(Protocol):
+    """What a network is asked for; a batch's answer is float [B, *answer], its targets are what the dataset gives.
+
+    A training minimises `loss`, sums `counts` on the device and reads the `score` of the sums; a validation goes once
+    over a split. `loss`, `weight` and `counts` never synchronise with the device.
+    """
+
+    headline: ClassVar[Headline]
+    train_keys: ClassVar[tuple[str, ...]]  # what a run's results keep of the last record of a training
+    val_keys: ClassVar[tuple[str, ...]]  # and of a validation
+
+    @property
+    def answer(self) -> tuple[int, ...]:
+        """The shape of the network's answer to one image."""
+        ...
+
+    @property
+    def weighted(self) -> bool:
+        """Whether a batch counts by the `weight` of its targets in the mean loss of a step, not by its images."""
+        ...
+
+    def loss(self, answer: Tensor, target: Tensor) -> Tensor:
+        """Return the mean loss of a batch, whose targets may have been mixed."""
+        ...
+
+    def weight(self, target: Tensor) -> Tensor:
+        """Return by what a batch counts in the mean loss of a step."""
+        ...
+
+    def counts(self, answer: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Return whole numbers of a batch by name, to be added up over batches; its targets are the dataset's own."""
+        ...
+
+    def score(self, sums: Mapping[str, float], n: int) -> Numbers:
+        """Return the headline by its key, from the sums of `counts` over `n` images."""
+        ...
+
+    def validate(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> Numbers:
+        """Return `n`, `loss`, the headline and its interval, and what else a validation records.
+
+        `pairs` are answers and targets, batch by batch, of this process; the numbers are those of all processes.
+        """
+        ...
+
+    def measure(self, answer: Tensor, target: Tensor) -> Numbers:
+        """Return every number of an evaluation, from the answers to a whole split and its targets."""
+        ...
+
+    def baseline(self, targets: Tensor) -> Numbers:
+        """Return what a run's results say of answering without looking at an image."""
+        ...
+
+    @staticmethod
+    def remarks(result: Mapping[str, Any]) -> Iterator[str]:
+        """Yield what to know before the headline of a run's result is believed, in lines for the person."""
+        ...
+
+    @staticmethod
+    def warnings(result: Mapping[str, Any]) -> Iterator[str]:
+        """Yield what is wrong with a network, from its run's result."""
+        ...
