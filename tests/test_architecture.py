@@ -124,7 +124,7 @@ def test_nothing_names_code_in_a_configuration() -> None:
         ("model", MODELS),
         ("optimizer", OPTIMIZERS),
         ("schedule", SCHEDULES),
-        ("dataset", {name: entry.read for name, entry in DATASETS.items()}),
+        ("dataset", DATASETS),
     ],
 )
 def test_every_function_has_a_configuration_with_its_defaults(group: str, functions: dict[str, object]) -> None:

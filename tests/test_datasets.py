@@ -127,11 +127,6 @@ def test_f27_what_training_would_stumble_over_is_refused() -> None:
 # --- load
 
 
-def test_every_info_and_reader_take_the_same_options() -> None:
-    for name, entry in DATASETS.items():
-        assert inspect.signature(entry.info).parameters == inspect.signature(entry.read).parameters, name
-
-
 @pytest.mark.parametrize("name", [name for name in DATASETS if name != "folder"])
 def test_describe_needs_nothing_on_disk_and_agrees_with_options(name: str) -> None:
     info = describe(name, NOWHERE, {"image_size": 20})
@@ -310,7 +305,7 @@ def test_the_configuration_of_each_dataset_composes_to_its_options(name: str) ->
     common = {"name", "root", "train_size", "val_size", "classes", "balance", "workers", "cache"}
     options = {key: value for key, value in config.items() if key not in common}
     assert config["name"] == name
-    inspect.signature(DATASETS[name].info).bind(NOWHERE, **options)
+    inspect.signature(DATASETS[name]).bind(NOWHERE, **options)
     if name != "folder":
         assert describe(name, NOWHERE, options).shape == describe(name, NOWHERE, {}).shape
 

@@ -8,6 +8,7 @@ import pytest
 
 from cnntrain.config import moved
 from cnntrain.config.plugins import import_plugins
+from cnntrain.config.validate import option_hints, signature
 
 PLUGIN = """
 from cnntrain.models import HEADS
@@ -39,6 +40,28 @@ def test_a_plugin_with_old_names_gets_the_new_things(plugin: str, capsys: pytest
         home, _, attribute = place.rpartition(".")
         assert getattr(module, name) is getattr(importlib.import_module(f"cnntrain.{home}"), attribute)
         assert f".{name} is now cnntrain.{place}; the old name goes with version 0.2\n" in said
+
+
+def test_a_dataset_of_two_functions_is_read_as_before(plugin: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path(f"{plugin}.py").write_text(
+        """
+from cnntrain.data.datasets import DATASETS, DatasetEntry
+
+def info(root, *, image_size: int = 12):
+    return DATASETS["synthetic"](root, image_size=image_size).info()
+
+def read(root, *, image_size: int = 12):
+    return DATASETS["synthetic"](root, image_size=image_size).read()
+
+ENTRY = DatasetEntry(info, read)
+"""
+    )
+    import_plugins([plugin])
+    assert "a class with the methods info and read" in capsys.readouterr().err
+    entry = sys.modules[plugin].ENTRY
+    assert option_hints(entry) == {"image_size": int} and signature(entry)["image_size"].default == 12
+    reader = entry(Path(), image_size=14)
+    assert reader.info().shape == (1, 14, 14) == reader.read().info.shape
 
 
 def test_every_old_name_leads_somewhere() -> None:

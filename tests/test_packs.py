@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cnntrain.data.datasets.folder import read_folder
+from cnntrain.data.datasets.folder import ImageFolder
 from cnntrain.data.datasets.registry import Dataset, Split, fingerprint, load
 from cnntrain.data.loading.loader import ResidentLoader, StreamedLoader, eval_batches
 from cnntrain.data.storage import images as sources
@@ -70,7 +70,7 @@ def pack(files: Files, folder: Path) -> Path:
 
 
 def files_of(root: Path) -> Files:
-    source = read_folder(root, image_size=8).train.source
+    source = ImageFolder(root, image_size=8).read().train.source
     assert isinstance(source, Files)
     return source
 

@@ -21,7 +21,7 @@ from torchvision.transforms._presets import ImageClassification
 
 from cnntrain.cli.main import main
 from cnntrain.config import pretrained, schema
-from cnntrain.data.datasets.registry import DATASETS, DatasetEntry
+from cnntrain.data.datasets.registry import DATASETS
 from cnntrain.data.storage.images import DatasetInfo
 from cnntrain.models import MODELS, PRETRAINED
 from cnntrain.models.external import Preprocessing, fill, remarks
@@ -144,7 +144,7 @@ def test_a_size_that_was_typed_or_cannot_be_changed_stays(
     assert "images of 28×28, not the 20×20 that the weights were trained at" in captured.err
     assert cnntrain("describe", *WORDS[:4])["in_shape"] == [3, 28, 28]  # drawn weights expect nothing
 
-    monkeypatch.setitem(DATASETS, "fixed", DatasetEntry(lambda root: None, lambda root: None))  # type: ignore[arg-type, return-value]
+    monkeypatch.setitem(DATASETS, "fixed", lambda root: None)  # type: ignore[arg-type, return-value]
     options = {"name": "torchvision", "arch": "tinynet", "weights": "default", "remove": []}
     cfg = schema.Describe("cpu", [], None, None, options, {"name": "fixed"}, "", "text")
     assert pretrained.follow(cfg).dataset == {"name": "fixed"}

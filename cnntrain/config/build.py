@@ -1,7 +1,6 @@
 """From the checked options of a group to its object: the only place where a name becomes a thing."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,39 +9,52 @@ import numpy as np
 from torch import nn
 from torch.optim import Optimizer
 
-from cnntrain.config.read import auxiliary_options, named_functions
+from cnntrain.config.groups import GROUPS, ConfigGroup
 from cnntrain.config.schema import Options, Selection, Split
 from cnntrain.config.validate import build_schema, validated, validated_options
-from cnntrain.data.augment.augmentations import AUGMENTATIONS, Augmentation
+from cnntrain.data.augment.augmentations import Augmentation
 from cnntrain.data.datasets.registry import describe, divide, image_counts, read_whole
 from cnntrain.data.datasets.splits import Member
 from cnntrain.data.storage.images import Dataset, DatasetInfo
-from cnntrain.models import AUXILIARY, MODELS
 from cnntrain.nn.auxiliary import AuxiliaryClassifiers
 from cnntrain.nn.layers import BlurPool2d
 from cnntrain.nn.stages import Build
 from cnntrain.runtime.disk import expanded
 from cnntrain.runtime.errors import InputError, unknown
 from cnntrain.runtime.ranges import NonNegative, Positive
-from cnntrain.training.lr_schedules import SCHEDULES, learning_rates
-from cnntrain.training.optimizers import OPTIMIZERS
-from cnntrain.transforms.families import TRANSFORMS
+from cnntrain.training.lr_schedules import learning_rates
 from cnntrain.transforms.transform import Transform
 
 
-def bind(
-    group: str, functions: Mapping[str, Callable[..., Any]], options: Mapping[str, Any], *, apart: Sequence[str] = ()
-) -> Callable[..., Any]:
-    """Return the function that `options` name, with their other values bound; keys in `apart` belong to the caller.
+def own_options(group: ConfigGroup, options: Options) -> Options:
+    """Return the values of the options that only the function chosen has, checked; shared and auxiliary keys are not.
 
     Raises `InputError` for an unknown name or a value that the function's annotations exclude.
     """
-    name = options.get("name")
-    if name not in functions:
-        raise InputError(str(unknown(group, str(name), functions)))
-    function = functions[str(name)]
-    given = {key: value for key, value in options.items() if key not in ("name", *apart)}
-    return partial(function, **validated_options(group, function, given))
+    name = str(options.get("name"))
+    if name not in group.functions:
+        raise unknown(group.name, name, group.functions)
+    others = {"name", *group.shared, *group.auxiliary_keys(options)}
+    given = {key: value for key, value in options.items() if key not in others}
+    return validated_options(group.name, group.functions[name], given)
+
+
+def bind(group: ConfigGroup, options: Options) -> Callable[..., Any]:
+    """Return the function that `options` choose in a group, with its own options bound.
+
+    Raises `InputError` as `own_options` does.
+    """
+    own = own_options(group, options)
+    return partial(group.functions[options["name"]], **own)
+
+
+def bind_several(group: ConfigGroup, options: Options) -> dict[str, Callable[..., Any]]:
+    """Return by name the functions that `options` list, in their order, with their options bound; not those of null."""
+    named = {name: (group.functions[name], given) for name, given in options.items() if given is not None}
+    return {
+        name: partial(function, **validated_options(f"{group.name}.{name}", function, given))
+        for name, (function, given) in named.items()
+    }
 
 
 def build_model(options: Options, info: DatasetInfo, **build: Any) -> nn.Sequential:
@@ -52,7 +64,7 @@ def build_model(options: Options, info: DatasetInfo, **build: Any) -> nn.Sequent
         raise InputError(f"model.remove names {twice} twice")
     widen = validated(options.get("widen") or {}, dict[str, Positive], "model.widen")
     blurred = validated(options.get("antialias", False), bool, "model.antialias")
-    function = bind("model", MODELS, options, apart=("remove", "widen", "antialias", *auxiliary_options(options)))
+    function = bind(GROUPS["model"], options)
     settings: Build = {"remove": remove, "widen": widen, "antialias": blurred, **build}  # type: ignore[typeddict-item]
     net: nn.Sequential = function(info.shape, len(info.classes), **settings)
     if not isinstance(net, nn.Sequential):
@@ -69,10 +81,11 @@ def build_auxiliary(
     options: Options, net: nn.Sequential, info: DatasetInfo, **build: Any
 ) -> AuxiliaryClassifiers | None:
     """Build the companion that trains a network with auxiliary heads; None where it has none or is to go without."""
-    if options["name"] not in AUXILIARY:
+    group = GROUPS["model"]
+    if options["name"] not in group.auxiliary:
         return None
-    function = AUXILIARY[options["name"]]
-    given = {key: options[key] for key in auxiliary_options(options) if key in options}
+    function = group.auxiliary[options["name"]]
+    given = {key: options[key] for key in group.auxiliary_keys(options) if key in options}
     auxiliary = function(net, info.shape, len(info.classes), **validated_options("model", function, given), **build)
     return auxiliary if auxiliary.at else None
 
@@ -84,10 +97,7 @@ def selection(options: Options) -> Selection:
 
 def dataset_options(options: Options) -> tuple[str, Options]:
     """Return a dataset's name and the options of its own, checked."""
-    shared = [field.name for field in fields(Selection)]
-    bound = bind("dataset", named_functions()["dataset"], options, apart=shared)
-    assert isinstance(bound, partial)
-    return str(options["name"]), dict(bound.keywords)
+    return str(options["name"]), own_options(GROUPS["dataset"], options)
 
 
 def dataset_root(options: Options, data_root: str) -> Path:
@@ -163,31 +173,22 @@ def count_images(options: Options, data_root: str) -> tuple[int, int, int]:
 
 def build_augmentations(options: Options) -> dict[str, Augmentation]:
     """Return the augmentations in the order of the configuration; a null one is left out."""
-    parts = {}
-    for name, given in options.items():
-        if given is not None:
-            maker = AUGMENTATIONS[name]
-            parts[name] = maker(**validated_options(f"augmentation.{name}", maker, given))
-    return parts
+    return {name: make() for name, make in bind_several(GROUPS["augmentation"], options).items()}
 
 
 def build_transforms(options: Options, info: DatasetInfo) -> list[Transform]:
     """Return the families of transformations of the configuration for the dataset's images; a null one is left out."""
-    return [
-        TRANSFORMS[name](info.shape, **validated_options(f"warp.{name}", TRANSFORMS[name], given))
-        for name, given in options.items()
-        if given is not None
-    ]
+    return [make(info.shape) for make in bind_several(GROUPS["warp"], options).values()]
 
 
 def build_optimizer(options: Options, net: nn.Module) -> Optimizer:
     """Return the optimizer of a network's parameters."""
-    optimizer: Optimizer = bind("optimizer", OPTIMIZERS, options)(net)
+    optimizer: Optimizer = bind(GROUPS["optimizer"], options)(net)
     return optimizer
 
 
 def build_rates(options: Options, peak: float, epochs: int, per_epoch: int) -> list[float]:
     """Return the learning rate of every step of a run."""
-    schedule: Callable[[np.ndarray, int], np.ndarray] = bind("schedule", SCHEDULES, options, apart=("warmup",))
+    schedule: Callable[[np.ndarray, int], np.ndarray] = bind(GROUPS["schedule"], options)
     warmup = validated(options.get("warmup", 0), NonNegative, "schedule.warmup")
     return learning_rates(peak, epochs * per_epoch, schedule, warmup=round(warmup * per_epoch))

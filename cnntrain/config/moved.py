@@ -6,9 +6,10 @@ import importlib.machinery
 import importlib.util
 import sys
 import warnings
-from collections.abc import Sequence
-from functools import partial
-from types import ModuleType
+from collections.abc import Callable, Sequence
+from functools import partial, wraps
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 MODULES = {
@@ -46,6 +47,22 @@ NAMES = {  # those that have another module or another name than the rest of the
     "optim": {name: f"training.lr_schedules.{name}" for name in ("SCHEDULES", "learning_rates")},
 }
 NAMES["data.datasets"] = {name: f"data.datasets.registry.{name}" for name in NAMES["data.datasets"]}
+NAMES["data.datasets"]["DatasetEntry"] = "config.moved.dataset_entry"
+
+
+def dataset_entry(info: Callable[..., Any], read: Callable[..., Any]) -> Callable[..., SimpleNamespace]:
+    """Return as one dataset what was two functions of the root and the same options, with a warning."""
+    warnings.warn(
+        "DatasetEntry goes with version 0.2: a dataset is now a class with the methods info and read",
+        DeprecationWarning,
+        stacklevel=2,
+    )
+
+    @wraps(read)
+    def reader(root: Path, **options: Any) -> SimpleNamespace:
+        return SimpleNamespace(info=partial(info, root, **options), read=partial(read, root, **options))
+
+    return reader
 
 
 def present(old: str, name: str) -> Any:

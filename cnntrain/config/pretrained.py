@@ -44,7 +44,7 @@ def sized(options: Options, model: Options) -> Options:
     if wanted is None or typed("dataset.image_size"):
         return options
     name, own = dataset_options(options)
-    size = signature(DATASETS[name].read).get("image_size")
+    size = signature(DATASETS[name]).get("image_size")
     if size is None or own.get("image_size") != size.default:
         return options
     return options | {"image_size": wanted.size}

@@ -1,23 +1,17 @@
 """From a composed configuration to a checked one; which keys there are, for the names chosen in it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 
 from cnntrain.config.compose import overrides, plain_config
-from cnntrain.config.schema import Options, Selection
+from cnntrain.config.groups import CHOICES, GROUPS
+from cnntrain.config.schema import Options
 from cnntrain.config.typed import restored, typed_values
-from cnntrain.config.validate import ANY, build_schema, option_hints, reject_unknown, signature, validated
-from cnntrain.data.augment.augmentations import AUGMENTATIONS
-from cnntrain.data.datasets.registry import DATASETS
-from cnntrain.models import AUXILIARY, MODELS
+from cnntrain.config.validate import ANY, build_schema, reject_unknown, signature, validated
 from cnntrain.runtime.errors import InputError
 from cnntrain.runtime.jsonfile import flat
-from cnntrain.runtime.ranges import NonNegative, Positive
-from cnntrain.training.lr_schedules import SCHEDULES
-from cnntrain.training.optimizers import OPTIMIZERS
-from cnntrain.transforms.families import TRANSFORMS
 
 T = TypeVar("T")
 
@@ -58,7 +52,7 @@ def known_keys(schema: type, values: Mapping[str, Any]) -> dict[str, Any]:
             keys |= {f"{name}.{inner}.{ANY}": Any for inner, kind in kinds.items() if may_be_mapping(kind)}
         options = values.get(name)
         if name in GROUPS and isinstance(options, Mapping):
-            keys |= {f"{name}.{option}": kind for option, kind in GROUPS[name](options).items()}
+            keys |= {f"{name}.{option}": kind for option, kind in GROUPS[name].keys(options).items()}
     return keys
 
 
@@ -70,83 +64,23 @@ def may_be_mapping(hint: Any) -> bool:
 def require_names(schema: type, values: Mapping[str, Any]) -> None:
     """Raise `InputError` for a group without which a command cannot be and that names no function."""
     hints = get_type_hints(schema)
-    for group, functions in named_functions().items():
-        options = values.get(group)
+    for group in CHOICES.values():
+        options = values.get(group.name)
         name = options.get("name") if isinstance(options, Mapping) else None
         if name is not None:
-            validated(name, str, f"{group}.name")
-        elif hints.get(group) == Options:
-            raise InputError(f"{group}=<name> is missing; choose from {', '.join(functions)}")
-
-
-def named_functions() -> dict[str, Mapping[str, Callable[..., Any]]]:
-    """Return the functions that the name in a group chooses from; plugins may have added some."""
-    readers = {name: entry.read for name, entry in DATASETS.items()}
-    return {"model": MODELS, "dataset": readers, "optimizer": OPTIMIZERS, "schedule": SCHEDULES}
+            validated(name, str, f"{group.name}.name")
+        elif hints.get(group.name) == Options:
+            raise InputError(f"{group.name}=<name> is missing; choose from {', '.join(group.functions)}")
 
 
 def reject_misplaced(values: Mapping[str, Any]) -> None:
     """Raise `InputError` for an option that its group's chosen function lacks and another one has."""
-    for group, functions in named_functions().items():
-        options = values.get(group)
-        if not isinstance(options, Mapping) or options.get("name") not in functions:
+    for name, group in CHOICES.items():
+        options = values.get(name)
+        if not isinstance(options, Mapping) or options.get("name") not in group.functions:
             continue
-        for key in options.keys() - GROUPS[group](options).keys():
-            if holders := [f"{group}={name}" for name, function in functions.items() if key in signature(function)]:
+        for key in options.keys() - group.keys(options).keys():
+            holders = [f"{name}={other}" for other, function in group.functions.items() if key in signature(function)]
+            if holders:
                 others = ", ".join(holders[:4]) + (" and others" if len(holders) > 4 else "")
-                raise InputError(f"{group}.{key} is no option of {group}={options['name']}, but of {others}")
-
-
-def model_keys(options: Mapping[str, Any]) -> dict[str, Any]:
-    shared = {"name": str, "remove": list[str], "widen": dict[str, Positive], f"widen.{ANY}": Positive}
-    return {**shared, "antialias": bool, **own_options(MODELS, options), **auxiliary_options(options)}
-
-
-def dataset_keys(options: Mapping[str, Any]) -> dict[str, Any]:
-    shared = get_type_hints(Selection, include_extras=True)
-    return {"name": str, **shared, **own_options(named_functions()["dataset"], options)}
-
-
-def optimizer_keys(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {"name": str, **own_options(OPTIMIZERS, options)}
-
-
-def schedule_keys(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {"name": str, "warmup": NonNegative, **own_options(SCHEDULES, options)}
-
-
-def study_keys(options: Mapping[str, Any]) -> dict[str, Any]:
-    variants = {"variants": Any, f"variants.{ANY}": Any, "printed": Any, f"printed.{ANY}": Any}
-    return {"name": str, "source": str, **variants}
-
-
-def part_keys(makers: Mapping[str, Callable[..., Any]]) -> dict[str, Any]:
-    """Return the keys of a group in which several functions are named at once."""
-    keys: dict[str, Any] = {}
-    for name, maker in makers.items():
-        keys |= {name: Any, **{f"{name}.{option}": hint for option, hint in option_hints(maker).items()}}
-    return keys
-
-
-GROUPS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
-    "model": model_keys,
-    "dataset": dataset_keys,
-    "augmentation": lambda _: part_keys(AUGMENTATIONS),
-    "warp": lambda _: part_keys(TRANSFORMS),
-    "optimizer": optimizer_keys,
-    "schedule": schedule_keys,
-    "study": study_keys,
-}
-
-
-def own_options(functions: Mapping[str, Callable[..., Any]], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of the function that a group names, with their annotations; without a name, those of all."""
-    name = options.get("name")
-    chosen = [functions[name]] if isinstance(name, str) and name in functions else functions.values()
-    return {option: hint for function in chosen for option, hint in option_hints(function).items()}
-
-
-def auxiliary_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of a model's auxiliary heads, with their annotations, where it has any."""
-    name = options.get("name")
-    return option_hints(AUXILIARY[name]) if isinstance(name, str) and name in AUXILIARY else {}
+                raise InputError(f"{name}.{key} is no option of {name}={options['name']}, but of {others}")

@@ -10,10 +10,10 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, NotRequired, TypedDict, get_args, get_origin, get_type_hints, is_typeddict
 
-from cnntrain.config.read import known_keys, named_functions, require_names
+from cnntrain.config.groups import CHOICES
+from cnntrain.config.read import known_keys, require_names
 from cnntrain.config.schema import Fit, Options
 from cnntrain.config.validate import ANY, reject_unknown, signature, validated, wrong_type
-from cnntrain.models import AUXILIARY
 from cnntrain.runs.folder import CONFIG, RECORD, RESULTS
 from cnntrain.runtime.errors import InputError
 from cnntrain.runtime.jsonfile import as_plain, read_json
@@ -268,11 +268,10 @@ def settings(folder: Path) -> Options:
     found = BEFORE | read_json(path)
     try:
         require_names(Fit, found)
-        for group, functions in named_functions().items():
-            if (name := found[group]["name"]) in functions:
-                found[group] = defaults(functions[name]) | found[group]
-        if found["model"]["name"] in AUXILIARY:
-            found["model"] = defaults(AUXILIARY[found["model"]["name"]]) | found["model"]
+        for key, group in CHOICES.items():
+            for functions in (group.functions, group.auxiliary):
+                if (name := found[key]["name"]) in functions:
+                    found[key] = defaults(functions[name]) | found[key]
         found |= {"model": MODEL | found["model"], "dataset": DATASET | found["dataset"]}
         if isinstance(found.get("trainer"), Mapping):
             found["trainer"] = TRAINER | found["trainer"]
@@ -293,8 +292,7 @@ def refuse_wrong(found: Options) -> None:
     Options of functions that only plugins know are not looked at; other groups than model and dataset may have options
     that are not known here, since no network hangs on them.
     """
-    named = named_functions()
-    theirs = {group for group, functions in named.items() if found[group]["name"] not in functions}
+    theirs = {name for name, group in CHOICES.items() if found[name]["name"] not in group.functions}
     known = {
         key: hint
         for key, hint in known_keys(Fit, found).items()

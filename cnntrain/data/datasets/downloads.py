@@ -3,7 +3,7 @@
 import contextlib
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,8 +18,8 @@ from cnntrain.runtime.ranges import Count
 from cnntrain.runtime.third_party import quiet
 
 
-class Download(NamedTuple):
-    """A dataset of torchvision: its class there, where its files lie below the root, and their names."""
+class TorchvisionFiles(NamedTuple):
+    """What torchvision knows of a dataset: its class there, where its files lie below the root, and their names."""
 
     kind: str
     folder: str
@@ -29,10 +29,10 @@ class Download(NamedTuple):
 IDX = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
 DOWNLOADS = {
-    "mnist": Download("MNIST", "MNIST/raw", tuple(f"{name}.gz" for name in IDX)),
-    "fashion_mnist": Download("FashionMNIST", "FashionMNIST/raw", tuple(f"{name}.gz" for name in IDX)),
-    "cifar10": Download("CIFAR10", ".", ("cifar-10-python.tar.gz",)),
-    "cifar100": Download("CIFAR100", ".", ("cifar-100-python.tar.gz",)),
+    "mnist": TorchvisionFiles("MNIST", "MNIST/raw", tuple(f"{name}.gz" for name in IDX)),
+    "fashion_mnist": TorchvisionFiles("FashionMNIST", "FashionMNIST/raw", tuple(f"{name}.gz" for name in IDX)),
+    "cifar10": TorchvisionFiles("CIFAR10", ".", ("cifar-10-python.tar.gz",)),
+    "cifar100": TorchvisionFiles("CIFAR100", ".", ("cifar-100-python.tar.gz",)),
 }
 
 # fmt: off
@@ -55,7 +55,7 @@ CIFAR100_CLASSES = (
 # fmt: on
 
 # Mean and standard deviation of all training pixels at their own size.
-CARDS = {
+INFOS = {
     "mnist": DatasetInfo("mnist", tuple("0123456789"), (1, 28, 28), (0.1307,), (0.3081,)),
     "fashion_mnist": DatasetInfo("fashion_mnist", FASHION_CLASSES, (1, 28, 28), (0.2860,), (0.3530,)),
     "cifar10": DatasetInfo("cifar10", CIFAR10_CLASSES, (3, 32, 32), (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
@@ -65,29 +65,27 @@ CARDS = {
 }
 
 
-def info_of(name: str) -> Callable[..., DatasetInfo]:
-    """Return the function that gives the card of the downloadable dataset `name`."""
+@dataclass(frozen=True)
+class Download:
+    """A dataset of `DOWNLOADS`, whose images are scaled to `image_size` pixels a side where one is given."""
 
-    def info(root: Path, *, image_size: Count | None = None) -> DatasetInfo:
-        known = CARDS[name]
-        return replace(known, shape=(known.shape[0], image_size, image_size)) if image_size else known
+    name: str
+    root: Path
+    image_size: Count | None = None
 
-    return info
+    def info(self) -> DatasetInfo:
+        """Return what is known of it, whether its files are there or not."""
+        known, size = INFOS[self.name], self.image_size
+        return replace(known, shape=(known.shape[0], size, size)) if size else known
 
-
-def reader_of(name: str) -> Callable[..., Dataset]:
-    """Return the function that reads the downloadable dataset `name`, train and test, into memory."""
-
-    def read(root: Path, *, image_size: Count | None = None) -> Dataset:
-        info = info_of(name)(root, image_size=image_size)
-        train, test = (split_of(part, info) for part in parts(name, root))
-        return Dataset(info, train, None, test)
-
-    return read
+    def read(self) -> Dataset:
+        """Return train and test in memory; missing files are downloaded."""
+        train, test = (split_of(part, self.info()) for part in parts(self.name, self.root))
+        return Dataset(self.info(), train, None, test)
 
 
 def split_of(part: Any, info: DatasetInfo) -> Split:
-    """Return a torchvision dataset's `data`, [N, H, W] or [N, H, W, C], and `targets` as a split of the card's size."""
+    """Return a torchvision dataset's `data`, [N, H, W] or [N, H, W, C], and `targets` at the dataset's size."""
     images = torch.as_tensor(part.data)
     images = images if images.ndim == 4 else images.unsqueeze(3)
     return Split(Pixels(resized(images.contiguous(), info.shape[1])), torch.as_tensor(part.targets, dtype=torch.int64))

@@ -4,6 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -38,72 +39,58 @@ LARGE = 0.1  # files that are left out to images, from which on it is a warning
 PROBED = 256  # headers that are compared before a common image size is believed; decoding compares all
 
 
-def folder_info(
-    root: Path,
-    *,
-    image_size: Count | None = None,
-    stored_size: Count | None = None,
-    channels: Literal[1, 3] = 3,
-    on_error: Literal["stop", "skip"] = "stop",
-    max_skipped: Natural = 10,
-    invert: bool = False,
-    classes: Sequence[str] | int | None = None,
-) -> DatasetInfo:
-    """Return the card of the folder dataset at `root`: its classes are the sorted names of the class folders.
+@dataclass(frozen=True)
+class ImageFolder:
+    """The tree of class folders at `root`: its classes are their sorted names.
 
     Without `image_size` the shape is that of the images, which must agree. Images are kept at `stored_size`, of which
-    7/8 or more are seen at `image_size`. Of `classes`, by name or so many, no others are looked at. Mean and standard
-    deviation are 0 and 1 here; loading measures them. InputError for a missing folder, unequal splits or fewer than two
-    classes.
+    7/8 or more are seen at `image_size`. `invert` takes every value from 255. `on_error="skip"` decodes every file once
+    and leaves out at most `max_skipped` bad ones; with "stop" a bad file is an `InputError` when it is read. Of
+    `classes`, by name or so many, no others are looked at.
     """
-    splits = find_splits(root)
-    names = class_names(root, splits, classes)
-    check_stored(image_size, stored_size)
-    size = (image_size, image_size) if image_size else common_size(splits["train"], names, skip=on_error == "skip")
-    return DatasetInfo("folder", names, (channels, *size), (0.0,) * channels, (1.0,) * channels)
+
+    root: Path
+    image_size: Count | None = None
+    stored_size: Count | None = None
+    channels: Literal[1, 3] = 3
+    on_error: Literal["stop", "skip"] = "stop"
+    max_skipped: Natural = 10
+    invert: bool = False
+    classes: Sequence[str] | int | None = None
+
+    def info(self) -> DatasetInfo:
+        """Return the classes and the shape; mean and standard deviation are 0 and 1 until `divide` measures them.
+
+        Raises `InputError` for a missing folder, unequal splits or fewer than two classes.
+        """
+        splits, skip = find_splits(self.root), self.on_error == "skip"
+        names = class_names(self.root, splits, self.classes)
+        refuse_small_store(self.image_size, self.stored_size)
+        side = self.image_size
+        size = (side, side) if side else common_size(splits["train"], names, skip=skip)
+        return DatasetInfo("folder", names, (self.channels, *size), (0.0,) * self.channels, (1.0,) * self.channels)
+
+    def read(self) -> Dataset:
+        """Return the images of each split, still in their files."""
+        info = self.info()
+        size = (self.stored_size, self.stored_size) if self.stored_size else info.shape[1:]
+        splits, skipped, left, images = {}, list[str](), Left(), Counter[str]()
+        for part, folder in find_splits(self.root).items():
+            paths, labels, others = class_files(folder, info.classes)
+            left += others
+            images.update(info.classes[label] for label in labels)
+            resize = self.image_size is not None
+            files = Files(folder, paths, size, self.channels, resize=resize, invert=self.invert)
+            split = Split(files, torch.tensor(labels))
+            if self.on_error == "skip":
+                good, bad = readable(files, self.max_skipped - len(skipped))
+                split, skipped = split.take(good), skipped + bad
+            splits[part] = split
+        said = remarks(left, images)
+        return Dataset(info, splits["train"], splits.get("val"), splits.get("test"), tuple(skipped), said)
 
 
-def read_folder(
-    root: Path,
-    *,
-    image_size: Count | None = None,
-    stored_size: Count | None = None,
-    channels: Literal[1, 3] = 3,
-    on_error: Literal["stop", "skip"] = "stop",
-    max_skipped: Natural = 10,
-    invert: bool = False,
-    classes: Sequence[str] | int | None = None,
-) -> Dataset:
-    """Return the folder dataset at `root` with its images still in their files.
-
-    `invert` takes every value from 255. `on_error="skip"` decodes every file once and leaves out at most `max_skipped`
-    bad ones; with "stop" a bad file is an InputError when it is read.
-    """
-    info = folder_info(
-        root,
-        image_size=image_size,
-        stored_size=stored_size,
-        channels=channels,
-        on_error=on_error,
-        max_skipped=max_skipped,
-        classes=classes,
-    )
-    size = (stored_size, stored_size) if stored_size else info.shape[1:]
-    splits, skipped, left, images = {}, list[str](), Left(), Counter[str]()
-    for part, folder in find_splits(root).items():
-        paths, labels, others = class_files(folder, info.classes)
-        left += others
-        images.update(info.classes[label] for label in labels)
-        files = Files(folder, paths, size, channels, resize=image_size is not None, invert=invert)
-        split = Split(files, torch.tensor(labels))
-        if on_error == "skip":
-            good, bad = readable(files, max_skipped - len(skipped))
-            split, skipped = split.take(good), skipped + bad
-        splits[part] = split
-    return Dataset(info, splits["train"], splits.get("val"), splits.get("test"), tuple(skipped), remarks(left, images))
-
-
-def check_stored(image_size: int | None, stored_size: int | None) -> None:
+def refuse_small_store(image_size: int | None, stored_size: int | None) -> None:
     """Raise an InputError where images would be stored smaller than they are seen."""
     if stored_size is not None and (image_size is None or stored_size < image_size):
         raise InputError(

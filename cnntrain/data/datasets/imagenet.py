@@ -1,7 +1,7 @@
 """ImageNet and its small relatives: a local copy of the first, the others downloaded once, all as image folders."""
 
 import re
-from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import torch
 
 from cnntrain.data.datasets.archives import Archive, bring
 from cnntrain.data.datasets.downloads import absent, once
-from cnntrain.data.datasets.folder import check_stored, class_files, class_names, subfolders
+from cnntrain.data.datasets.folder import class_files, class_names, refuse_small_store, subfolders
 from cnntrain.data.storage.images import Dataset, DatasetInfo, Files, Split
 from cnntrain.runtime.errors import InputError
 from cnntrain.runtime.ranges import Count
@@ -41,7 +41,6 @@ ARCHIVES = {
         most_files=250_000,
     ),
 }
-SIDES = {"imagenet": 224, "imagenette": 224, "imagewoof": 224, "tiny_imagenet": 64}  # pixels
 FOLDERS = {"imagenet": "imagenet", **{name: archive.folder for name, archive in ARCHIVES.items()}}
 NETTE = {
     "n01440764": "tench",
@@ -109,39 +108,47 @@ def located(name: str, root: Path) -> Path | None:
     return None
 
 
-def info_of(name: str, root: Path, image_size: int, stored_size: int | None) -> DatasetInfo:
-    """Return the card of `name`, with ImageNet's mean and deviation: the classes of the copy, or all that there are."""
-    check_stored(image_size, stored_size)
-    words, folder = WORDS[name], located(name, root)
-    if folder is not None:
-        classes = tuple(words.get(found, found) for found in subfolders(folder / "train"))
-    else:
-        classes = tuple(words.values()) or tuple(str(number) for number in range(1000))
-    return DatasetInfo(name, classes, (3, image_size, image_size), MEAN, STD)
+@dataclass(frozen=True)
+class ImageNet:
+    """A dataset of `FOLDERS`, kept at `stored_size` and seen at `image_size` pixels a side; val is its test set."""
 
+    name: str
+    root: Path
+    image_size: Count = 224
+    stored_size: Count | None = None
 
-def read(name: str, root: Path, image_size: int, stored_size: int | None) -> Dataset:
-    """Return `name` with its images still in their files: train, and val as its test set; downloaded if need be.
+    def info(self) -> DatasetInfo:
+        """Return ImageNet's mean and deviation, and the classes of the copy, or all that there are without one."""
+        refuse_small_store(self.image_size, self.stored_size)
+        words, folder = WORDS[self.name], located(self.name, self.root)
+        if folder is not None:
+            classes = tuple(words.get(number, number) for number in subfolders(folder / "train"))
+        else:
+            classes = tuple(words.values()) or tuple(str(number) for number in range(1000))
+        return DatasetInfo(self.name, classes, (3, self.image_size, self.image_size), MEAN, STD)
 
-    InputError for a copy that is none, or when it cannot be downloaded.
-    """
-    check_stored(image_size, stored_size)
-    side = stored_size or image_size
-    folder = located(name, root) or fetched(name, root)
-    info = info_of(name, root, image_size, stored_size)
-    train, val = folder / "train", folder / "val"
-    annotated = (val / ANNOTATIONS).is_file() and (val / "images").is_dir()
-    numbers = class_names(folder, {"train": train, "val": val} if val.is_dir() and not annotated else {"train": train})
+    def read(self) -> Dataset:
+        """Return the images still in their files; downloaded if need be.
 
-    def split(place: Path, paths: list[str], labels: list[int], *_: object) -> Split:
-        return Split(Files(place, paths, (side, side), 3, resize=True), torch.tensor(labels))
+        Raises `InputError` for a copy that is none, or when it cannot be downloaded.
+        """
+        refuse_small_store(self.image_size, self.stored_size)
+        folder = located(self.name, self.root) or fetched(self.name, self.root)
+        train, val = folder / "train", folder / "val"
+        annotated = (val / ANNOTATIONS).is_file() and (val / "images").is_dir()
+        alike = {"train": train, "val": val} if val.is_dir() and not annotated else {"train": train}
+        numbers = class_names(folder, alike)
+        test = None
+        if annotated:
+            test = self.split(val / "images", *annotations(val / ANNOTATIONS, numbers))
+        elif val.is_dir():
+            test = self.split(val, *class_files(val, numbers))
+        return Dataset(self.info(), self.split(train, *class_files(train, numbers)), None, test)
 
-    test = None
-    if annotated:
-        test = split(val / "images", *annotations(val / ANNOTATIONS, numbers))
-    elif val.is_dir():
-        test = split(val, *class_files(val, numbers))
-    return Dataset(info, split(train, *class_files(train, numbers)), None, test)
+    def split(self, folder: Path, paths: list[str], labels: list[int], *_: object) -> Split:
+        """Return files in a folder with their labels."""
+        side = self.stored_size or self.image_size
+        return Split(Files(folder, paths, (side, side), 3, resize=True), torch.tensor(labels))
 
 
 def annotations(file: Path, classes: tuple[str, ...]) -> tuple[list[str], list[int]]:
@@ -169,21 +176,3 @@ def fetched(name: str, root: Path) -> Path:
     if (folder := located(name, root)) is None:
         raise InputError(f"{root / archive.folder} holds no class folders in train")
     return folder
-
-
-def imagenet_info(name: str) -> Callable[..., DatasetInfo]:
-    """Return the function that gives the card of `name`."""
-
-    def info(root: Path, *, image_size: Count = SIDES[name], stored_size: Count | None = None) -> DatasetInfo:
-        return info_of(name, root, image_size, stored_size)
-
-    return info
-
-
-def imagenet_reader(name: str) -> Callable[..., Dataset]:
-    """Return the function that reads `name`."""
-
-    def reader(root: Path, *, image_size: Count = SIDES[name], stored_size: Count | None = None) -> Dataset:
-        return read(name, root, image_size, stored_size)
-
-    return reader

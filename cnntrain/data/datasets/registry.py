@@ -2,20 +2,20 @@
 
 import hashlib
 import inspect
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, Protocol
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from cnntrain.data.datasets.downloads import DOWNLOADS, info_of, reader_of
-from cnntrain.data.datasets.folder import folder_info, read_folder
-from cnntrain.data.datasets.imagenet import SIDES, imagenet_info, imagenet_reader, located
+from cnntrain.data.datasets.builtin import Digits, Synthetic
+from cnntrain.data.datasets.downloads import DOWNLOADS, Download
+from cnntrain.data.datasets.folder import ImageFolder
+from cnntrain.data.datasets.imagenet import FOLDERS, ImageNet, located
 from cnntrain.data.datasets.splits import (
     Member,
     carve,
@@ -28,7 +28,6 @@ from cnntrain.data.datasets.splits import (
     subset,
 )
 from cnntrain.data.storage.cache import Cache, centred, in_memory, in_pack
-from cnntrain.data.storage.decode import resized
 from cnntrain.data.storage.images import (
     Dataset,
     DatasetInfo,
@@ -43,14 +42,13 @@ from cnntrain.data.storage.images import (
 )
 from cnntrain.data.storage.pack import Packed
 from cnntrain.runtime.errors import InputError, unknown
-from cnntrain.runtime.ranges import Count, NonNegative, Positive
-from cnntrain.runtime.seeding import generator
+from cnntrain.runtime.ranges import NonNegative, Positive
 
 __all__ = [
     "DATASETS",
     "Dataset",
-    "DatasetEntry",
     "DatasetInfo",
+    "DatasetReader",
     "Split",
     "class_weights",
     "describe",
@@ -71,100 +69,44 @@ ALIKE = ("digits", "synthetic", *DOWNLOADS)  # hold the same images wherever the
 TEST_SIZE = 0.2  # of a folder that brings no test images
 
 
-class DatasetEntry(NamedTuple):
-    """A dataset: its card and its splits, as functions of the root and the same options.
+class DatasetReader(Protocol):
+    """A dataset of which nothing is read yet. Its fields are the folder `root` and its options.
 
-    Where they take `classes`, they are given those that are kept, and need not look at others.
+    One with a field `classes` is given those that are kept, and need not look at others.
     """
 
-    info: Callable[..., DatasetInfo]
-    read: Callable[..., Dataset]
+    def info(self) -> DatasetInfo:
+        """Return what is known before any pixel is read."""
+        ...
+
+    def read(self) -> Dataset:
+        """Return the splits that the dataset brings; images of files stay in their files."""
+        ...
 
 
-def digits_info(root: Path, *, image_size: Count = 28) -> DatasetInfo:
-    """Return the card of scikit-learn's handwritten digits, enlarged from 8 to `image_size` pixels a side."""
-    return DatasetInfo("digits", tuple("0123456789"), (1, image_size, image_size), (0.3055,), (0.3251,))
-
-
-def read_digits(root: Path, *, image_size: Count = 28) -> Dataset:
-    """Return scikit-learn's 1,797 handwritten digits (values 0 to 16), 360 of them as the test set."""
-    from sklearn.datasets import load_digits
-
-    images, labels = load_digits(return_X_y=True)
-    pixels = torch.from_numpy(images).float().reshape(-1, 8, 8, 1) * (255 / 16)
-    everything = Split(Pixels(resized(pixels, image_size)), torch.from_numpy(labels).long())
-    info = digits_info(root, image_size=image_size)
-    train, test = carve(everything, info, 360, "test", "the test set")
-    return Dataset(info, train, None, test)
-
-
-def synthetic_info(
-    root: Path,
-    *,
-    image_size: Count = 28,
-    channels: Literal[1, 3] = 1,
-    num_classes: Count = 10,
-    train_images: Count = 512,
-    test_images: Count = 256,
-) -> DatasetInfo:
-    """Return the card of the drawn gratings, whose mean and standard deviation follow from how they are drawn."""
-    classes = tuple(f"grating{number}" for number in range(num_classes))
-    shape = (channels, image_size, image_size)
-    return DatasetInfo("synthetic", classes, shape, (0.5,) * channels, (math.sqrt(0.25**2 / 2 + 0.1**2),) * channels)
-
-
-def read_synthetic(
-    root: Path,
-    *,
-    image_size: Count = 28,
-    channels: Literal[1, 3] = 1,
-    num_classes: Count = 10,
-    train_images: Count = 512,
-    test_images: Count = 256,
-) -> Dataset:
-    """Return gratings in noise whose direction and frequency tell the class: the same images on every call."""
-    info = synthetic_info(root, image_size=image_size, channels=channels, num_classes=num_classes)
-    return Dataset(info, gratings(info, train_images, "train"), None, gratings(info, test_images, "test"))
-
-
-def gratings(info: DatasetInfo, number: int, part: str) -> Split:
-    """Draw `number` images 0.5 + 0.25 sin(wave + phase) + 0.1 noise, the classes in turn."""
-    channels, size, _ = info.shape
-    rng = generator(0, info.name, part)
-    labels = np.arange(number) % len(info.classes)
-    angle, cycles = np.pi * labels / len(info.classes), 2 + labels % 3
-    y, x = np.mgrid[:size, :size] / size
-    along = np.cos(angle)[:, None, None] * x + np.sin(angle)[:, None, None] * y
-    # The phase varies by an eighth of a wave only: with all phases each class would average to grey.
-    phase = rng.uniform(-np.pi / 4, np.pi / 4, (number, 1, 1))
-    wave = 0.25 * np.sin(2 * np.pi * cycles[:, None, None] * along + phase)
-    noise = 0.1 * rng.standard_normal((number, size, size, channels))
-    images = ((0.5 + wave[..., None] + noise) * 255).round().clip(0, 255).astype(np.uint8)
-    return Split(Pixels(torch.from_numpy(images)), torch.from_numpy(labels))
-
-
-DATASETS: dict[str, DatasetEntry] = {
-    "digits": DatasetEntry(digits_info, read_digits),
-    **{name: DatasetEntry(info_of(name), reader_of(name)) for name in DOWNLOADS},
-    "folder": DatasetEntry(folder_info, read_folder),
-    **{name: DatasetEntry(imagenet_info(name), imagenet_reader(name)) for name in SIDES},
-    "synthetic": DatasetEntry(synthetic_info, read_synthetic),
+DATASETS: dict[str, Callable[..., DatasetReader]] = {
+    "digits": Digits,
+    **{name: partial(Download, name) for name in DOWNLOADS},
+    "folder": ImageFolder,
+    "imagenet": partial(ImageNet, "imagenet"),
+    "imagenette": partial(ImageNet, "imagenette"),
+    "imagewoof": partial(ImageNet, "imagewoof"),
+    "tiny_imagenet": partial(ImageNet, "tiny_imagenet", image_size=64),
+    "synthetic": Synthetic,
 }
 
 
-def entry_of(name: str) -> DatasetEntry:
-    """Return the dataset of this name, or raise the InputError that knows the nearest one."""
+def reader_of(
+    name: str, root: Path, options: Mapping[str, Any], classes: Sequence[str] | int | None = None
+) -> DatasetReader:
+    """Return the dataset of this name with its options, of which `classes` are kept.
+
+    Raises `InputError` for an unknown name.
+    """
     if name not in DATASETS:
         raise unknown("dataset", name, DATASETS)
-    return DATASETS[name]
-
-
-def narrowed(
-    function: Callable[..., Any], options: Mapping[str, Any], classes: Sequence[str] | int | None
-) -> dict[str, Any]:
-    """Return the options of a dataset's function, with the classes that are kept where it takes them."""
-    takes = "classes" in inspect.signature(function).parameters
-    return {**options, "classes": classes} if takes else dict(options)
+    narrowed = {"classes": classes} if "classes" in inspect.signature(DATASETS[name]).parameters else {}
+    return DATASETS[name](Path(root), **options, **narrowed)
 
 
 def describe(
@@ -172,11 +114,10 @@ def describe(
 ) -> DatasetInfo:
     """Return the card of a dataset without reading its pixels; only `folder` needs its files for that.
 
-    `options` are the keyword options of the dataset's card function. For `folder`, mean and standard deviation are 0
+    For `folder`, mean and standard deviation are 0
     and 1 until it is loaded. InputError for an unknown dataset or class, or a folder that cannot be one.
     """
-    function = entry_of(name).info
-    info: DatasetInfo = function(Path(root), **narrowed(function, options, classes))
+    info = reader_of(name, root, options, classes).info()
     return checked_classes(keep_info(info, chosen(info.classes, classes)))
 
 
@@ -204,8 +145,7 @@ def read_whole(
     `classes` keeps those of these names, or so many. InputError for anything in the data that training would stumble
     over.
     """
-    function = entry_of(name).read
-    whole = centred(function(Path(root), **narrowed(function, options, classes)))
+    whole = centred(reader_of(name, root, options, classes).read())
     kept = chosen(whole.info.classes, classes)
     info = checked_classes(keep_info(whole.info, kept))
     if kept is not None:
@@ -289,9 +229,9 @@ def image_counts(
 
     Named datasets need not be on the disk; those of some `classes` only are counted in proportion.
     """
-    if name in SIZES and not (name in SIDES and located(name, root)):
+    if name in SIZES and not (name in FOLDERS and located(name, root)):
         train, test = SIZES[name]
-        known = entry_of(name).info(root, **options).classes
+        known = reader_of(name, root, options).info().classes
         val, share = 0, len(chosen(known, classes) or ()) / len(known) or 1.0
         train, test = round(train * share), round(test * share)
     else:
