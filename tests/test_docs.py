@@ -27,9 +27,10 @@ from cnntrain.cli.main import COMMANDS, config_dir, main
 from cnntrain.cli.overrides import split
 from cnntrain.data.datasets.registry import DATASETS
 from cnntrain.models import MODELS
+from scripts import architecture
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = {str(path.relative_to(ROOT)): path.read_text() for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))}
+PAGES = {str(path.relative_to(ROOT)): path.read_text() for path in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"))}
 
 # What is appended to the words of a page, by command, so that it takes a second; of a sweep the first two values run.
 SMALLER: dict[str, tuple[str, ...]] = {
@@ -257,3 +258,12 @@ def test_the_tree_of_the_readme_names_what_is_there() -> None:
             assert (folder / other).exists(), line
         if not line.startswith(" "):
             parent = path
+
+
+def test_the_picture_of_the_rooms_shows_every_import_between_them() -> None:
+    """Counts and lines change with every file; rooms and arrows do not."""
+    levels, imports, _ = architecture.read()
+    drawn = set(re.findall(r"<title>(\w+) → (\w+):", architecture.PICTURE.read_text()))
+    assert drawn == set(imports), "run python -m scripts.architecture"
+    rooms = re.findall(r"^\| \d+ \| `(\w+)` \|", PAGES["docs/architecture.md"], re.MULTILINE)
+    assert rooms == [room for level in levels for room in level], "run python -m scripts.architecture"
