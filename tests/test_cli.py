@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from cnntrain.cli import launcher, main, overrides
@@ -217,6 +218,17 @@ def test_home_is_expanded_in_values_lists_and_sweeps(monkeypatch: pytest.MonkeyP
 def test_what_hydra_reads_stays_as_it_is() -> None:
     for value in ("1", "1e-3", "null", "[1,2]", "{a:1}", "${seed}", "'a,b'", "choice(1,2)", "range(1,4)", "", "[]"):
         assert overrides.writable(value) == value
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("a", "2024", "true", "null", ".5", "a,b", "[a]", "it's", r"back\slash", "", " ", "runs/a b", "é"),
+        *(1, 0.5, 1e-9, True, None, ["a", "1", 2], {"a": 1, "b": [None]}),
+    ],
+)
+def test_a_value_of_python_is_spelled_as_hydra_reads_it(value: object) -> None:
+    assert OverridesParser.create().parse_override(f"key={overrides.spelled(value)}").value() == value
 
 
 def test_settings_and_flags_in_any_order(conf: Path) -> None:

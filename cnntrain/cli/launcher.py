@@ -216,6 +216,19 @@ def launch(command: str, argv: list[str], conf: Path, entry: str = "run") -> int
     return 0
 
 
+def call(command: str, words: list[str], conf: Path) -> dict[str, Any]:
+    """Run one job of a command in this process and return its result; what goes wrong is raised."""
+    task, line = Task(command, words), read(words, conf, command)
+    task.plugins = line.plugins
+    try:
+        _hydra(task, line, conf)
+    except CONFIGURATION_ERRORS as error:
+        raise _configuration_error(command, error) from error
+    if task.error:
+        raise task.error
+    return task.results[0]
+
+
 def _check_jobs(task: Task, line: Line, conf: Path) -> None:
     """Refuse a sweep with a value that a job would refuse, while there is no folder yet, if the command can tell."""
     check = getattr(importlib.import_module(f"cnntrain.commands.{task.command}"), "check", None)

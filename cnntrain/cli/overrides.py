@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from cnntrain.runtime.disk import expanded
 from cnntrain.runtime.errors import InputError, as_text, nearest, setting, unknown
 from cnntrain.runtime.jsonfile import flat
 
+PLAIN = re.compile(r"(?!(null|true|false|inf|nan)$)[a-z_/][\w./-]*", re.IGNORECASE | re.ASCII)  # text without quotes
 SHOWING = ("--help", "--hydra-help", "--cfg", "--info")  # flags that run nothing
 
 
@@ -239,3 +240,14 @@ def writable(value: str, *, text: bool = False) -> str:
     if parsed and not (text and parsed.value_type == ValueType.ELEMENT and not isinstance(parsed.value(), str)):
         return value
     return QuotedString(value, Quote.single).with_quotes()
+
+
+def spelled(value: object) -> str:
+    """Return a value of Python as the command line spells it: text, a number, true, null, a list or a mapping."""
+    if isinstance(value, Mapping):
+        return f"{{{','.join(f'{key}: {spelled(item)}' for key, item in value.items())}}}"
+    if isinstance(value, list):
+        return f"[{','.join(map(spelled, value))}]"
+    if isinstance(value, str):
+        return value if PLAIN.fullmatch(value) else QuotedString(value, Quote.single).with_quotes()
+    return "null" if value is None else str(value).lower()
