@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ENVIRONMENT := .venv/.installed
 
-.PHONY: help fit test faults lint types clean
+.PHONY: help fit test faults lint types docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -26,8 +26,12 @@ lint: $(ENVIRONMENT)  ## check style and formatting
 types: $(ENVIRONMENT)  ## check types
 	$(BIN)/python -m mypy
 
+docs: $(ENVIRONMENT)  ## build the documentation as a site in site/
+	@$(BIN)/python -c 'import mkdocs, mkdocstrings' 2>/dev/null || $(BIN)/python -m pip install --quiet -e '.[docs]'
+	$(BIN)/python -m mkdocs build --strict --quiet
+
 clean:  ## remove the environment and all caches, never runs or data
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache build dist
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache build dist site
 
 # Python may be removed or upgraded beneath an environment, and the folder moved: then it is made anew.
 ifeq ($(shell $(BIN)/cnntrain --version 2>/dev/null),)

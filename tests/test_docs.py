@@ -267,3 +267,13 @@ def test_the_picture_of_the_rooms_shows_every_import_between_them() -> None:
     assert drawn == set(imports), "run python -m scripts.architecture"
     rooms = re.findall(r"^\| \d+ \| `(\w+)` \|", PAGES["docs/architecture.md"], re.MULTILINE)
     assert rooms == [room for level in levels for room in level], "run python -m scripts.architecture"
+
+
+def test_the_site_builds_without_a_warning_and_fetches_nothing(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs")
+    pytest.importorskip("mkdocstrings")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    fetched = re.compile(r'<(?:script|img)[^>]* src="https?:|<link[^>]* rel="stylesheet"[^>]* href="https?:')
+    assert not [page.name for page in tmp_path.rglob("*.html") if fetched.search(page.read_text())]
