@@ -1,13 +1,15 @@
 """README and docs: every block of commands runs, every link and name leads somewhere.
 
 A fence says what it holds: `sh` is commands, `console` is commands behind `$` with exactly what they print (`…` for
-what is left out), `text` is anything to read, `yaml` and `python` are files. The blocks of a page run in their order in
+what is left out), `pycon` is Python behind `>>>` with exactly what it prints, `text` is anything to read, `yaml` and
+`python` are files. The blocks of a page run in their order in
 one fresh folder, which holds `my_images` and `photos` and is the home of whoever types. A block that cannot run here
 says why in the source, on the line before it (`<!-- not run: needs a cluster -->`); its `cnntrain` lines are composed
 and checked all the same, and so are those within sentences and tables.
 """
 
 import ast
+import doctest
 import itertools
 import re
 import shlex
@@ -173,6 +175,19 @@ def test_every_block_of_commands_runs(page: str, house: Path, call: Call) -> Non
                     run_shell(call, list(group))
 
 
+@pytest.mark.parametrize("page", [page for page in PAGES if any(block.language == "pycon" for block in BLOCKS[page])])
+def test_python_prints_what_a_page_shows(page: str, folder: Path) -> None:
+    """The blocks of a page are one session."""
+    session, wrong = dict[str, object](), list[str]()
+    for block in (block for block in BLOCKS[page] if block.language == "pycon"):
+        test = doctest.DocTestParser().get_doctest(block.text, session, page, page, 0)
+        for example in test.examples:
+            example.want = example.want.replace("…", "...")
+        doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test, out=wrong.append, clear_globs=False)
+        session = test.globs
+    assert not wrong, "".join(wrong)
+
+
 def test_every_fence_says_what_it_holds() -> None:
     for page, blocks in BLOCKS.items():
         assert len(blocks) * 2 == len(re.findall(r"^ *(?:```|~~~)", PAGES[page], re.MULTILINE)), (
@@ -182,7 +197,9 @@ def test_every_fence_says_what_it_holds() -> None:
         assert len(excuses) == PAGES[page].count("<!-- not run"), f"{page}: a reason without a block behind it"
         assert all(len(excuse.split()) > 1 for excuse in excuses), f"{page}: a block without a reason"
         for block in blocks:
-            assert block.language in (*RUN, "text", "yaml", "python"), f"{page}: ```{block.language}\n{block.text}"
+            assert block.language in (*RUN, "text", "yaml", "python", "pycon"), (
+                f"{page}: ```{block.language}\n{block.text}"
+            )
             assert not (block.excuse and block.language not in RUN), f"{page}: ```{block.language} does not run anyway"
             if block.language == "yaml":
                 yaml.safe_load(block.text)
