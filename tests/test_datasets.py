@@ -15,7 +15,16 @@ from hydra import compose, initialize_config_dir
 from made import cifar_archive, md5, mnist_files, write_idx
 
 from cnntrain.data.datasets import downloads
-from cnntrain.data.datasets.registry import DATASETS, Dataset, DatasetInfo, Split, check, describe, fingerprint, load
+from cnntrain.data.datasets.registry import (
+    DATASETS,
+    Dataset,
+    DatasetInfo,
+    Split,
+    describe,
+    fingerprint,
+    load,
+    refuse_unusable,
+)
 from cnntrain.data.datasets.splits import allocate, carve, class_weights, counts_of, subset
 from cnntrain.data.storage.images import Pixels, resident, statistics
 from cnntrain.runtime.errors import InputError
@@ -121,7 +130,7 @@ def test_f27_what_training_would_stumble_over_is_refused() -> None:
         (Split(good.source, good.labels[:2]), None, "4 images but 2 labels"),
     ]:
         with pytest.raises(InputError, match=message):
-            check(Dataset(info, train, None, test), info)
+            refuse_unusable(Dataset(info, train, None, test), info)
 
 
 # --- load

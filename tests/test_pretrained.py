@@ -147,8 +147,10 @@ def test_a_size_that_was_typed_or_cannot_be_changed_stays(
     monkeypatch.setitem(DATASETS, "fixed", lambda root: None)  # type: ignore[arg-type, return-value]
     options = {"name": "torchvision", "arch": "tinynet", "weights": "default", "remove": []}
     cfg = schema.Describe("cpu", [], None, None, options, {"name": "fixed"}, "", "text")
-    assert pretrained.follow(cfg).dataset == {"name": "fixed"}
-    info = pretrained.normalised(DatasetInfo("fixed", ("a", "b"), (3, 9, 9), (0.0,) * 3, (1.0,) * 3), options)
+    assert pretrained.with_expected_size(cfg).dataset == {"name": "fixed"}
+    info = pretrained.with_expected_statistics(
+        DatasetInfo("fixed", ("a", "b"), (3, 9, 9), (0.0,) * 3, (1.0,) * 3), options
+    )
     assert info.mean == (0.1, 0.2, 0.3)
 
 

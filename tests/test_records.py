@@ -26,7 +26,7 @@ EVALUATION = "eval/test_best/results.json"
 FILES = {
     CONFIG: lambda run: records.settings(run),
     RECORD: lambda run: records.record(run),
-    RESULTS: lambda run: records.read(run / RESULTS, records.Result),
+    RESULTS: lambda run: records.read_record(run / RESULTS, records.ResultRecord),
     EVALUATION: lambda run: records.evaluation((run / EVALUATION).parent),
 }
 READING = [
@@ -122,7 +122,7 @@ def strange(value: Any, shape: Any, key: str = "") -> Iterator[str]:
 
 @pytest.mark.parametrize(
     ("name", "shape"),
-    [(RECORD, records.Record), (RESULTS, records.Result), (EVALUATION, records.Evaluation)],
+    [(RECORD, records.RunRecord), (RESULTS, records.ResultRecord), (EVALUATION, records.EvaluationRecord)],
 )
 def test_every_key_that_is_written_has_its_shape(trained: Path, name: str, shape: Any) -> None:
     assert list(strange(json.loads((trained / "run" / name).read_text()), shape)) == []
@@ -211,4 +211,4 @@ def test_an_evaluation_that_was_damaged_is_made_again(
         (place / name).write_bytes(data)
         assert main(["compare", "runs=[run,other]"]) == 0
         assert f"warning: run/eval/test_best/{name}" in capfd.readouterr().err
-        assert records.read(place / "results.json", records.Evaluation)["n"] == 48
+        assert records.read_record(place / "results.json", records.EvaluationRecord)["n"] == 48

@@ -21,7 +21,7 @@ from cnntrain.runtime.tables import render
 
 def run(composed: DictConfig) -> dict[str, Any]:
     """Print a network's stages; return what `--json` prints. No image is read, no weight of ours drawn."""
-    cfg = pretrained.follow(read_config(schema.Describe, composed))
+    cfg = pretrained.with_expected_size(read_config(schema.Describe, composed))
     if cfg.models:
         return compare(cfg, cfg.models)
     if cfg.run:
@@ -29,10 +29,10 @@ def run(composed: DictConfig) -> dict[str, Any]:
         settings, info = records.settings(folder), read_info(records.record(folder))
     else:
         settings = {"model": cfg.model}
-        info = pretrained.normalised(dataset_info(cfg.dataset, cfg.data_root), cfg.model)
+        info = pretrained.with_expected_statistics(dataset_info(cfg.dataset, cfg.data_root), cfg.model)
     net, options = rebuild(settings, info, device="meta"), settings["model"]
     heads = build_auxiliary(options, net, info, device="meta")
-    for remark in remarks(net, pretrained.expected(options), info.shape):
+    for remark in remarks(net, pretrained.expected_preprocessing(options), info.shape):
         say(remark)
     stages, lacking = measured_stages(net, info.shape)
     if lacking:

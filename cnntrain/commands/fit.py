@@ -27,7 +27,7 @@ from cnntrain.training import checkpoints
 def run(composed: DictConfig) -> dict[str, Any]:
     """Train as configured; return what `--json` prints."""
     with all_or_none():
-        cfg = pretrained.follow(read_config(Fit, composed))
+        cfg = pretrained.with_expected_size(read_config(Fit, composed))
         settings = plain_config(composed) | {"dataset": cfg.dataset}
         prepare(deterministic=cfg.deterministic)
         folder, finished = place(cfg, settings) if distributed.RANK == 0 else (Path(), None)
@@ -78,7 +78,7 @@ def check(composed: DictConfig) -> None:
 
 def preview(composed: DictConfig) -> dict[str, Any]:
     """Say what `fit` would do, without reading an image or making anything; return what `--json` prints."""
-    cfg = pretrained.follow(read_config(Fit, composed))
+    cfg = pretrained.with_expected_size(read_config(Fit, composed))
     setup.check(cfg)
     info = dataset_info(cfg.dataset, cfg.data_root)
     net = build_model(cfg.model, info, device="meta")

@@ -14,7 +14,7 @@ from cnntrain.data.storage.images import Files
 from cnntrain.report import html
 from cnntrain.runs.folder import find_run, new_folder, refuse_unwritable
 from cnntrain.runs.load import load_run
-from cnntrain.runs.predictions import classified, find_images, unlike, write
+from cnntrain.runs.predictions import classified, find_images, warning_of_unlike, write_table
 from cnntrain.runtime import disk
 from cnntrain.runtime.devices import choose_device, prepare
 from cnntrain.runtime.errors import IncompleteError, InputError
@@ -46,8 +46,8 @@ def run(composed: DictConfig) -> dict[str, Any]:
     if first is None:
         raise InputError(f"none of the {len(unreadable)} files can be read: {next(iter(unreadable.values()))}")
     with disk.replacing(table) as partial:  # which comes last: where it lies, all is done
-        shown, moments = write(partial, itertools.chain([first], parts))
-        warning = unlike(moments, info, inverted=invert)
+        shown, moments = write_table(partial, itertools.chain([first], parts))
+        warning = warning_of_unlike(moments, info, inverted=invert)
         if cfg.report:
             images = [line | {"picture": as_png(seen)} for line, seen in shown]
             about = {"run": str(folder), "total": len(moments), "size": info.shape[1:], "inverted": invert}

@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from cnntrain.config.groups import GROUPS, ConfigGroup
-from cnntrain.config.schema import Options, Selection, Split
+from cnntrain.config.schema import Options, Selection, SplitName
 from cnntrain.config.validate import build_schema, validated, validated_options
 from cnntrain.data.augment.augmentations import Augmentation
 from cnntrain.data.datasets.registry import describe, divide, image_counts, read_whole
@@ -135,7 +135,7 @@ def divide_dataset(
     data_root: str,
     seed: int,
     *,
-    only: Split | None = None,
+    only: SplitName | None = None,
     listed: Sequence[Member] | None = None,
 ) -> Dataset:
     """Divide a dataset as the configuration says, or as its files are `listed`; `only` one split may be needed."""

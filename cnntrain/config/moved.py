@@ -39,7 +39,10 @@ NAMES = {  # those that have another module or another name than the rest of the
     "data.datasets": {"DATASETS": "", "DatasetEntry": "", "class_weights": "", "describe": "", "load": ""},
     "data.families": {"WARPS": "transforms.families.TRANSFORMS"},
     "data.sources": {"Card": "data.storage.images.DatasetInfo"},
-    "data.transformations": {"Warp": "transforms.transform.Transform"},
+    "data.transformations": {
+        "Warp": "transforms.transform.Transform",
+        "Shape": "transforms.transform.ImageShape",
+    },
     "models": {"HEADS": "models.AUXILIARY"},
     "models.blocks": {"chain": "nn.composite.chain", "ACTIVATIONS": "nn.layers.ACTIVATIONS"},
     "models.heads": {"Heads": "nn.auxiliary.AuxiliaryClassifiers"},

@@ -15,8 +15,8 @@ from cnntrain.models.external import Preprocessing
 N = TypeVar("N", bound=Fit | Describe)
 
 
-def expected(options: Options) -> Preprocessing | None:
-    """Return what a model's pretrained weights expect of their images; None for weights that are drawn."""
+def expected_preprocessing(options: Options) -> Preprocessing | None:
+    """Return what a model's pretrained weights expect of their images; None for random weights."""
     if options.get("name") not in PRETRAINED:
         return None
     function = PRETRAINED[options["name"]]
@@ -24,24 +24,24 @@ def expected(options: Options) -> Preprocessing | None:
     return function(**validated_options("model", function, given))
 
 
-def normalised(info: DatasetInfo, options: Options) -> DatasetInfo:
-    """Return a dataset's card with the mean and deviation that a model's pretrained weights expect."""
-    wanted = expected(options)
+def with_expected_statistics(info: DatasetInfo, options: Options) -> DatasetInfo:
+    """Return a dataset's information with the mean and deviation that a model's pretrained weights expect."""
+    wanted = expected_preprocessing(options)
     if wanted is None:
         return info
     _, mean, std = wanted.for_channels(info.shape[0])
     return replace(info, mean=mean, std=std)
 
 
-def follow(cfg: N) -> N:
+def with_expected_size(cfg: N) -> N:
     """Return a configuration whose images have the size that pretrained weights expect, where nobody chose one."""
-    return replace(cfg, dataset=sized(cfg.dataset, cfg.model))
+    return replace(cfg, dataset=with_image_size(cfg.dataset, cfg.model))
 
 
-def sized(options: Options, model: Options) -> Options:
+def with_image_size(options: Options, model: Options) -> Options:
     """Return a dataset's options with the image size that a model's weights expect, where nobody chose one."""
-    wanted = expected(model)
-    if wanted is None or typed("dataset.image_size"):
+    wanted = expected_preprocessing(model)
+    if wanted is None or is_typed("dataset.image_size"):
         return options
     name, own = dataset_options(options)
     size = signature(DATASETS[name]).get("image_size")
@@ -50,11 +50,11 @@ def sized(options: Options, model: Options) -> Options:
     return options | {"image_size": wanted.size}
 
 
-def rebuilt(options: Options) -> Options:
+def without_weights(options: Options) -> Options:
     """Return a run's model options without the weights that its training started from: it has its own."""
     return {key: value for key, value in options.items() if key != "weights" or options["name"] not in PRETRAINED}
 
 
-def typed(key: str) -> bool:
+def is_typed(key: str) -> bool:
     """Say whether a key stands on the command line."""
     return any(word.lstrip("+").partition("=")[0] == key for word in overrides())

@@ -7,7 +7,7 @@ from cnntrain.runtime.devices import Precision
 from cnntrain.runtime.ranges import Count, Decay, Fraction, Natural, NonNegative
 
 Options = dict[str, Any]  # of a group, held against the function that its name chooses
-Split = Literal["train", "val", "test"]
+SplitName = Literal["train", "val", "test"]
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Ablate(Fit):
 class Evaluated(Shared):
     """What every command takes that measures runs."""
 
-    split: Split
+    split: SplitName
     weights: Literal["best", "last"]
     precision: Precision
     batch_size: Count

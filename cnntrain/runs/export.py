@@ -80,7 +80,7 @@ def read_safetensors(path: Path) -> Network:
         tuple(metadata["mean"]),
         tuple(metadata["std"]),
     )
-    net = build_model(pretrained.rebuilt(metadata["model"]), info)
+    net = build_model(pretrained.without_weights(metadata["model"]), info)
     net.load_state_dict(weights)
     return net.eval()
 

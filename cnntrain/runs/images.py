@@ -5,7 +5,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,9 +27,10 @@ from cnntrain.runtime.progress import say
 # Options of a dataset that change no evaluation, and those that change pixels but not which images there are.
 READING = {"workers", "cache", "balance", "on_error", "max_skipped"}
 PIXELS = {"image_size", "stored_size", "channels", "invert"}
+OTHERS = "name the folder of other images with dataset.root=…"  # what helps when a run's images have changed
 
 
-class Images(NamedTuple):
+class RunImages(NamedTuple):
     """The images to measure a run on."""
 
     split: Split
@@ -39,16 +40,51 @@ class Images(NamedTuple):
     other: str  # names images that are not the run's own, or lie in another place; else empty
 
 
+@dataclass(frozen=True)
+class ImageRequest:
+    """The split of a dataset with these options that a run is to be measured on."""
+
+    folder: Path | None  # of the run; None for an untrained network
+    info: DatasetInfo  # what the network knows
+    seed: int
+    data_root: str
+    split: schema.SplitName
+    options: schema.Options
+    label: str  # of images that are not the run's own, or lie in another place; else empty
+
+    def read(self) -> Dataset:
+        """Read the dataset as it lies, its classes in the network's order; there may be more of them now."""
+        return read_dataset(self.options | {"classes": list(self.info.classes)}, self.data_root)
+
+    def noted(self) -> list[Member] | None:
+        """Return which file the run had in which split; None where its images are not files, or were not noted."""
+        return None if self.folder is None else noted(self.folder)
+
+    def divide(self, whole: Dataset, split: schema.SplitName, files: Sequence[Member] | None = None) -> Dataset:
+        """Divide the dataset as its options say, or as its `files` are listed; only one split may be complete."""
+        return divide_dataset(whole, self.options, self.data_root, self.seed, only=split, listed=files)
+
+    def images(self, dataset: Dataset, split: schema.SplitName, name: str = "") -> RunImages:
+        """Return the images of a split under its name or another.
+
+        Raises `InputError` when there are none.
+        """
+        images: Split | None = getattr(dataset, split)
+        if images is None:
+            raise InputError(f"split={split}: {dataset.info.name} has no such images here")
+        return RunImages(images, name or split, dataset.info.name, self.options["workers"], self.label)
+
+
 def run_images(
     folder: Path | None,
     settings: Mapping[str, Any],
     info: DatasetInfo,
     data_root: str,
-    split: schema.Split,
+    split: schema.SplitName,
     *,
     other: schema.Options | None = None,
     cache: str | None = None,
-) -> Images:
+) -> RunImages:
     """Return a split of the images of the run in `folder` (None: of an untrained network), or of those of `other`.
 
     `other` changes or replaces the options of the run's dataset.
@@ -56,112 +92,85 @@ def run_images(
     Raises `InputError` for files of the run that are missing or have changed, and for classes or an image shape that
     the network does not know.
     """
-    own, given = settings["dataset"], (other or {}) | ({"cache": cache} if cache else {})
+    before, given = settings["dataset"], (other or {}) | ({"cache": cache} if cache else {})
     with naming_plugins(settings):
-        renamed = given.get("name", own["name"]) != own["name"]
-        options = fit_images(given, info) if renamed else own | given
-        if (meant(options), place_of(options, data_root)) == (meant(own), place_of(own, data_root)):
-            name = label(options, data_root)
-            name = "" if name == label(own, data_root) else name
-            return own_images(folder, settings, info, data_root, split, options, other=name)
-        return other_images(folder, settings, info, data_root, split, options)
+        renamed = given.get("name", before["name"]) != before["name"]
+        options = fit_images(given, info) if renamed else before | given
+        label, own_label = (images_label(each, data_root) for each in (options, before))
+        request = ImageRequest(
+            folder, info, settings["seed"], data_root, split, options, "" if label == own_label else label
+        )
+        alike = image_choice(options) == image_choice(before)
+        if alike and resolved_root(options, data_root) == resolved_root(before, data_root):
+            return own_images(request)
+        return other_images(replace(request, label=label), alike=alike)
 
 
-def meant(options: schema.Options) -> schema.Options:
-    """Return what says in a dataset's options which of its images are meant, and how they are divided."""
+def image_choice(options: schema.Options) -> schema.Options:
+    """Return the part of a dataset's options that says which of its images are used, and how they are divided."""
     return {key: value for key, value in as_plain(options).items() if key not in READING | PIXELS | {"root"}}
 
 
-def place_of(options: schema.Options, data_root: str) -> Path:
+def resolved_root(options: schema.Options, data_root: str) -> Path:
     """Return the folder in which a dataset lies."""
     return dataset_root(options, data_root).resolve()
 
 
-def label(options: schema.Options, data_root: str) -> str:
+def images_label(options: schema.Options, data_root: str) -> str:
     """Return a name for images as a dataset's options say, as part of a folder's name."""
-    root = place_of(options, data_root)
-    said = meant(options) | {"root": str(root)} | {key: options[key] for key in PIXELS if key in options}
+    root = resolved_root(options, data_root)
+    said = image_choice(options) | {"root": str(root)} | {key: options[key] for key in PIXELS if key in options}
     name = re.sub(r"[^\w.-]+", "_", root.name if options.get("root") else options["name"])
     return f"{name}_{hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:8]}"
 
 
-def own_images(
-    folder: Path | None,
-    settings: Mapping[str, Any],
-    info: DatasetInfo,
-    data_root: str,
-    split: schema.Split,
-    options: schema.Options,
-    *,
-    other: str = "",
-) -> Images:
+def own_images(request: ImageRequest) -> RunImages:
     """Return the images of a run as it noted them, whatever lies beside them now.
 
-    Of a run that has noted no files the images are divided again, and held against its fingerprint.
+    Of a run that has noted no files the images are divided again, and compared with its fingerprint.
     """
-    options = options | {"classes": list(info.classes)}  # there may be more of them now
-    refuse_unlike(dataset_info(options, data_root), info)
-    whole = read_dataset(options, data_root)
-    files = None if folder is None else noted(folder)
-    advice = "name the folder of other images with dataset.root=…"
+    folder, options, data_root = request.folder, request.options, request.data_root
+    options = options | {"classes": list(request.info.classes)}  # there may be more of them now
+    refuse_unlike(dataset_info(options, data_root), request.info)
+    whole, files = request.read(), request.noted()
     are_files = files_of(whole.train.source) is not None
     if files is not None:
-        refuse_changed(whole, files, split, advice)
+        refuse_changed(whole, files, request.split, OTHERS)
     elif folder is not None and are_files:  # before a pack is made of them
-        refuse_unlike_record(folder, None, options, data_root, advice)
-    dataset = divide_dataset(whole, options, data_root, settings["seed"], only=split, listed=files)
+        refuse_unlike_record(folder, None, options, data_root, OTHERS)
+    dataset = request.divide(whole, request.split, files)
     if folder is not None and not are_files:
-        refuse_unlike_record(folder, dataset, options, data_root, advice)
-    return chosen(dataset, split, split, options, other)
+        refuse_unlike_record(folder, dataset, options, data_root, OTHERS)
+    return request.images(dataset, request.split)
 
 
-def other_images(
-    folder: Path | None,
-    settings: Mapping[str, Any],
-    info: DatasetInfo,
-    data_root: str,
-    split: schema.Split,
-    options: schema.Options,
-) -> Images:
+def other_images(request: ImageRequest, *, alike: bool) -> RunImages:
     """Return images that are not the run's own: all of them where they are not divided and nobody asks for a split.
 
-    A copy of the run's own images is divided as they are.
+    A copy of the run's own images, which the options choose `alike`, is divided as they are.
     """
-    root, name = place_of(options, data_root), label(options, data_root)
-    like, asked, lone = meant(options) == meant(settings["dataset"]), pretrained.typed("split"), None
-    if options["name"] == "folder" and (found := lone_split(root)):
-        lone = found[0]
-        options = options | {"root": str(found[1])}
+    root = resolved_root(request.options, request.data_root)
+    split, asked, lone = request.split, pretrained.is_typed("split"), None
+    if request.options["name"] == "folder" and (only := lone_split(root)):
+        lone, place = only
+        request = replace(request, options=request.options | {"root": str(place)})
         if asked and split != lone:
             raise InputError(f"split={split}: {root} holds {lone} images only")
-    refuse_unlike(dataset_info(options, data_root), info)
-    options = options | {"classes": list(info.classes)}  # in the run's order
-    whole = read_dataset(options, data_root)
-    files = None if folder is None else noted(folder)
-    if like and files is not None and not changes(whole, files):
+    refuse_unlike(dataset_info(request.options, request.data_root), request.info)
+    whole, files = request.read(), request.noted()
+    if alike and files is not None and not changes(whole, files):
         say(f"{root} holds the run's own images: its {split} images are measured")
-        return own_images(folder, settings, info, data_root, split, options, other=name)
+        refuse_changed(whole, files, split, OTHERS)
+        return request.images(request.divide(whole, split, files), split)
     if whole.val is None and whole.test is None and (lone or not asked):
-        whole, options = replace(whole, test=whole.train), options | {"val_size": 0}
-        dataset = divide_dataset(whole, options, data_root, settings["seed"], only="test")
-        images = chosen(dataset, "test", lone or "all", options, name)
+        undivided = replace(request, options=request.options | {"val_size": 0})
+        dataset = undivided.divide(replace(whole, test=whole.train), "test")
+        images = undivided.images(dataset, "test", lone or "all")
     else:
-        dataset = divide_dataset(whole, options, data_root, settings["seed"], only=split)
-        images = chosen(dataset, split, split, options, name)
-    if folder is not None:
-        warn_of_seen(folder, images.split, "these")
+        images = request.images(request.divide(whole, split), split)
+    if request.folder is not None:
+        warn_of_seen(request.folder, images.split, "these")
     return images
-
-
-def chosen(dataset: Dataset, split: schema.Split, name: str, options: schema.Options, other: str) -> Images:
-    """Return the images of a split.
-
-    Raises `InputError` when there are none.
-    """
-    images: Split | None = getattr(dataset, split)
-    if images is None:
-        raise InputError(f"split={split}: {dataset.info.name} has no such images here")
-    return Images(images, name, dataset.info.name, options["workers"], other)
 
 
 def refuse_unlike(found: DatasetInfo, info: DatasetInfo) -> None:
@@ -195,7 +204,7 @@ def noted(folder: Path) -> list[Member] | None:
         raise InputError(f"{path} is damaged: {error}") from error
 
 
-def refuse_changed(whole: Dataset, files: Sequence[Member], split: schema.Split | None, advice: str) -> None:
+def refuse_changed(whole: Dataset, files: Sequence[Member], split: schema.SplitName | None, advice: str) -> None:
     """Raise `InputError` naming a file of a split, or of any, that is missing or has changed; say how many were added.
 
     The training images include those that `train_size` left out: without them it would draw others.

@@ -56,7 +56,7 @@ def say_if_stale(folder: Path, path: Path, state: checkpoints.State) -> None:
 def rebuild(settings: Mapping[str, Any], info: DatasetInfo, **build: Any) -> nn.Sequential:
     """Build the network of a run's configuration; `build` says seed and device."""
     with naming_plugins(settings):
-        return build_model(pretrained.rebuilt(settings["model"]), info, **build)
+        return build_model(pretrained.without_weights(settings["model"]), info, **build)
 
 
 @contextlib.contextmanager
@@ -67,7 +67,7 @@ def naming_plugins(settings: Mapping[str, Any]) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        if not settings.get("plugins") or pretrained.typed("plugins"):
+        if not settings.get("plugins") or pretrained.is_typed("plugins"):
             raise
         word = shlex.quote(f"plugins=[{','.join(map(str, settings['plugins']))}]")
         raise InputError(f"this run was trained with {word}; add {word} ({error})") from error

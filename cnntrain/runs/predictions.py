@@ -25,7 +25,7 @@ HELD = 256  # images that are in memory at once, or a batch
 
 SHOWN = 100  # images on the page
 
-Line = dict[str, str]  # of the table
+TableRow = dict[str, str]  # of the table, by column
 
 
 def find_images(wanted: Sequence[str] | str) -> tuple[list[Path], Counter[str]]:
@@ -46,7 +46,7 @@ def find_images(wanted: Sequence[str] | str) -> tuple[list[Path], Counter[str]]:
         elif path.exists():
             raise InputError(f"images={text} is no regular file")
         else:
-            matches, left = match(path)
+            matches, left = matching_files(path)
         if not matches:
             raise InputError(f"images={text}: there is no such image" + (f"; {left_out(left)}" if left else ""))
         found += matches
@@ -56,7 +56,7 @@ def find_images(wanted: Sequence[str] | str) -> tuple[list[Path], Counter[str]]:
     return found, others
 
 
-def match(pattern: Path) -> tuple[list[Path], Counter[str]]:
+def matching_files(pattern: Path) -> tuple[list[Path], Counter[str]]:
     """Return the image files that match a pattern, sorted, and how many other files do.
 
     Raises `InputError` for what is no pattern.
@@ -79,7 +79,7 @@ def match(pattern: Path) -> tuple[list[Path], Counter[str]]:
 
 def classified(
     net: nn.Module, files: Files, info: DatasetInfo, cfg: schema.Predict, unreadable: dict[str, str]
-) -> Iterator[tuple[list[Line], Tensor]]:
+) -> Iterator[tuple[list[TableRow], Tensor]]:
     """Yield lines of the table with the pixels that the network saw, uint8 [N, H, W, C], some of the files at a time.
 
     The files that cannot be read go into `unreadable`, each with the reason.
@@ -101,12 +101,15 @@ def classified(
             shares = outputs(net, batches, precision=precision).logits.softmax(dim=1)
             progress(len(some))
             if len(places):
-                yield [row(some.path(i), values, info.classes) for i, values in zip(places, shares, strict=True)], seen
+                paths = [some.path(place) for place in places]
+                yield [table_row(*pair, info.classes) for pair in zip(paths, shares, strict=True)], seen
 
 
-def write(table: Path, parts: Iterable[tuple[list[Line], Tensor]]) -> tuple[list[tuple[Line, np.ndarray]], Tensor]:
+def write_table(
+    table: Path, parts: Iterable[tuple[list[TableRow], Tensor]]
+) -> tuple[list[tuple[TableRow, np.ndarray]], Tensor]:
     """Write the table; return its first lines with what the network saw, and `mean_and_contrast` of all images."""
-    shown, moments = list[tuple[Line, np.ndarray]](), list[Tensor]()
+    shown, moments = list[tuple[TableRow, np.ndarray]](), list[Tensor]()
     with table.open("w", newline="", encoding="utf-8") as sink:
         writer: csv.DictWriter[str] | None = None
         for lines, seen in parts:
@@ -119,15 +122,15 @@ def write(table: Path, parts: Iterable[tuple[list[Line], Tensor]]) -> tuple[list
     return shown, torch.cat(moments)
 
 
-def row(path: Path, probabilities: Tensor, classes: Sequence[str]) -> Line:
+def table_row(path: Path, probabilities: Tensor, classes: Sequence[str]) -> TableRow:
     """Return a line of the table: file, class, probability, and the five likeliest."""
     likely = likeliest(probabilities, classes)
     return {"file": as_text(path), "class": likely["top1"], "probability": likely["top1_probability"], **likely}
 
 
-def likeliest(probabilities: Tensor, classes: Sequence[str]) -> Line:
+def likeliest(probabilities: Tensor, classes: Sequence[str]) -> TableRow:
     """Return the five likeliest classes of an image and their probabilities, as columns of a table."""
-    line = Line()
+    line = TableRow()
     for rank, (value, index) in enumerate(zip(*probabilities.topk(min(5, len(classes))), strict=True), 1):
         line |= {f"top{rank}": classes[int(index)], f"top{rank}_probability": f"{value:.6f}"}
     return line
@@ -139,7 +142,7 @@ def mean_and_contrast(images: Tensor) -> Tensor:
     return torch.stack([pixels.mean(dim=(1, 2)), pixels.var(dim=1, correction=0).mean(dim=1).sqrt()], dim=1)
 
 
-def unlike(moments: Tensor, info: DatasetInfo, *, inverted: bool) -> str | None:
+def warning_of_unlike(moments: Tensor, info: DatasetInfo, *, inverted: bool) -> str | None:
     """Say how images of these means and contrasts [N, 2] differ from those of the training, where they differ far.
 
     It goes by the medians, which a few odd images do not move. Of photographs (CIFAR-10, Tiny ImageNet) one in 300 has

@@ -48,11 +48,11 @@ class Provenance(TypedDict):
     environment: dict[str, str]
 
 
-class Session(Provenance):
+class SessionRecord(Provenance):
     from_step: Natural
 
 
-class Images(TypedDict):
+class ImageCounts(TypedDict):
     """How many images a run had."""
 
     train: Natural
@@ -60,7 +60,7 @@ class Images(TypedDict):
     test: NotRequired[Natural]
 
 
-class Data(TypedDict):
+class DataRecord(TypedDict):
     """What a run's record says of its images."""
 
     name: str
@@ -68,24 +68,24 @@ class Data(TypedDict):
     classes: list[str]
     mean: list[float]
     std: list[Positive]
-    images: Images
+    images: ImageCounts
     fingerprint: str
     folders: NotRequired[dict[str, str]]
     skipped: NotRequired[list[str]]
 
 
-class Record(Provenance):
+class RunRecord(Provenance):
     """`run.json`."""
 
     hardware: Hardware
     device: str
     precision: str
     seed: Natural
-    data: Data
+    data: DataRecord
     from_step: NotRequired[Natural]
     processes: NotRequired[Count]
     init_from: NotRequired[Options | None]
-    sessions: NotRequired[list[Session]]
+    sessions: NotRequired[list[SessionRecord]]
     seconds: NotRequired[float]
     exit: NotRequired[str]
     bad_batch: NotRequired[Options]
@@ -95,7 +95,7 @@ class Record(Provenance):
     stages: NotRequired[list[str]]
 
 
-class Scores(TypedDict):
+class ValidationRecord(TypedDict):
     """What a validation found."""
 
     n: Natural
@@ -108,7 +108,7 @@ class Scores(TypedDict):
     epoch: NotRequired[Natural]
 
 
-class Train(TypedDict):
+class TrainRecord(TypedDict):
     loss: Number
     top1: float
 
@@ -116,16 +116,16 @@ class Train(TypedDict):
 Majority = TypedDict("Majority", {"class": str, "share": float, "even_share": float})
 
 
-class Result(TypedDict):
+class ResultRecord(TypedDict):
     """`results.json` of a training."""
 
     steps: Natural | None
     epochs: Natural | None
     majority: NotRequired[Majority | None]
     samples_per_second: Number
-    train: Train | None
-    val: Scores | None
-    best: Scores | None
+    train: TrainRecord | None
+    val: ValidationRecord | None
+    best: ValidationRecord | None
     objective: Number
     run_dir: str
     resumed_from: Natural
@@ -134,8 +134,8 @@ class Result(TypedDict):
     profile: NotRequired[Options]
 
 
-Class = TypedDict(
-    "Class",
+ClassRecord = TypedDict(
+    "ClassRecord",
     {
         "class": str,
         "n": Natural,
@@ -147,7 +147,7 @@ Class = TypedDict(
 )
 
 
-class Measured(Provenance):
+class EvaluationProvenance(Provenance):
     """Where an evaluation comes from: `weights` and `images` are digests."""
 
     hardware: NotRequired[Hardware]
@@ -158,7 +158,7 @@ class Measured(Provenance):
     other_dataset: NotRequired[Options | None]
 
 
-class Evaluation(TypedDict):
+class EvaluationRecord(TypedDict):
     """`results.json` of an evaluation."""
 
     run_dir: str
@@ -177,84 +177,84 @@ class Evaluation(TypedDict):
     macro_f1: float
     balanced_accuracy: NotRequired[float]
     ece: float
-    per_class: list[Class]
+    per_class: list[ClassRecord]
     confusion: list[list[Natural]]
-    record: Measured
+    record: EvaluationProvenance
 
 
-class Cell(TypedDict):
+class CellRecord(TypedDict):
     train_top1: float
     test_top1: float
     test_n: Count
     seconds: float
 
 
-class Look(TypedDict):
+class LookRecord(TypedDict):
     seeds: list[int]
     level: float
     spent: float
     found: NotRequired[list[str]]
 
 
-class Looks(TypedDict):
-    looks: list[Look]
+class LooksRecord(TypedDict):
+    looks: list[LookRecord]
 
 
-class Seed(TypedDict):
+class SeedRecord(TypedDict):
     seed: int
 
 
-class Tested(TypedDict):
+class TestRecord(TypedDict):
     variant: str
     p: Number
     believable: bool | None
     parts: NotRequired[list[str]]
 
 
-class Study(TypedDict):
+class StudyRecord(TypedDict):
     """`results.json` of a study."""
 
-    rows: list[Seed]
-    table: list[Tested]
-    interactions: list[Tested]
+    rows: list[SeedRecord]
+    table: list[TestRecord]
+    interactions: list[TestRecord]
     complete: bool
 
 
-def read(path: Path, shape: Any) -> dict[str, Any]:
+def read_record(path: Path, shape: Any) -> dict[str, Any]:
     """Return the object in a JSON file, of a shape that a TypedDict says."""
     found = read_json(path)
-    hold(path, found, shape)
+    require(path, found, shape)
     return found
 
 
-def hold(path: Path, value: Any, shape: Any, key: str = "") -> None:
+def require(path: Path, value: Any, shape: Any, key: str = "") -> None:
     """Raise `InputError` naming a file and the first key that does not have the shape that a hint says."""
     members = get_args(shape)
     if is_typeddict(shape):
         if not isinstance(value, Mapping):
-            raise wrong(path, wrong_type(key, value, dict))
+            raise in_file(path, wrong_type(key, value, dict))
         for name, hint in get_type_hints(shape, include_extras=True).items():
             where = f"{key}.{name}" if key else name
             if name in value:
-                hold(path, value[name], get_args(hint)[0] if get_origin(hint) is NotRequired else hint, where)
+                require(path, value[name], get_args(hint)[0] if get_origin(hint) is NotRequired else hint, where)
             elif name in shape.__required_keys__:
                 raise InputError(f"{path}: {where} is missing")
     elif get_origin(shape) is list and isinstance(value, list):
         for place, item in enumerate(value):
-            hold(path, item, members[0], f"{key}[{place}]")
+            require(path, item, members[0], f"{key}[{place}]")
     elif get_origin(shape) is UnionType and is_typeddict(members[0]):  # or null
         if value is not None:
-            hold(path, value, members[0], key)
+            require(path, value, members[0], key)
     else:
         try:
             if value is None and get_origin(shape) is dict:  # which a configuration may have for an empty one
                 raise wrong_type(key, value, shape)
             validated(value, shape, key)
         except InputError as error:
-            raise wrong(path, error) from error
+            raise in_file(path, error) from error
 
 
-def wrong(path: Path, error: InputError) -> InputError:
+def in_file(path: Path, error: InputError) -> InputError:
     """Name the file in which a key is wrong."""
     return InputError(f"{path}: {error}")
 
@@ -277,7 +277,7 @@ def settings(folder: Path) -> Options:
             found["trainer"] = TRAINER | found["trainer"]
         refuse_wrong(found)
     except InputError as error:
-        raise wrong(path, error) from error
+        raise in_file(path, error) from error
     return found
 
 
@@ -313,7 +313,7 @@ def refuse_wrong(found: Options) -> None:
 def record(folder: Path) -> dict[str, Any]:
     """Return what a run has noted of where it comes from."""
     path = folder / RECORD
-    found = read(path, Record)
+    found = read_record(path, RunRecord)
     data = found["data"]
     if len(data["shape"]) != 3:
         raise InputError(f"{path}: data.shape={data['shape']} should be channels, height and width")
@@ -328,7 +328,7 @@ def record(folder: Path) -> dict[str, Any]:
 def evaluation(folder: Path) -> dict[str, Any]:
     """Return the numbers of an evaluation."""
     path = folder / RESULTS
-    found = read(path, Evaluation)
+    found = read_record(path, EvaluationRecord)
     if {len(found["confusion"]), *map(len, found["confusion"])} != {len(found["per_class"])}:
         raise InputError(f"{path}: confusion should have a row and a column for each class")
     return found

@@ -74,7 +74,7 @@ class Session:
         """Yield what a person should know of the network and its images before it is trained."""
         net, auxiliary = self.train_step.net, self.train_step.auxiliary
         yield from self.dataset.remarks
-        yield from remarks(net, pretrained.expected(self.cfg.model), self.dataset.info.shape)
+        yield from remarks(net, pretrained.expected_preprocessing(self.cfg.model), self.dataset.info.shape)
         if auxiliary:
             yield auxiliary.summary()
         options = self.cfg.dataset
@@ -153,7 +153,7 @@ def check(cfg: Fit, *, begun: bool = False) -> None:
     refuse_unrecordable(cfg.trainer, choose_device(cfg.device))
     refuse_unshared(cfg.trainer.batch_size, build_augmentations(cfg.augmentation))
     info = dataset_info(cfg.dataset, cfg.data_root)
-    shapes = build_model(pretrained.rebuilt(cfg.model) if begun else cfg.model, info, device="meta")
+    shapes = build_model(pretrained.without_weights(cfg.model) if begun else cfg.model, info, device="meta")
     auxiliary = build_auxiliary(cfg.model, shapes, info, device="meta")
     refuse_sizes(cfg.trainer.resize, auxiliary or shapes, info)
     build_rates(cfg.schedule, build_optimizer(cfg.optimizer, shapes).defaults["lr"], 1, 1)
@@ -238,9 +238,9 @@ def build(cfg: Fit, dataset: Dataset, *, begun: bool = False) -> Session:
 
     A run that has `begun` holds its weights: those that it started from are not asked for, they may have moved since.
     """
-    dataset = replace(dataset, info=pretrained.normalised(dataset.info, cfg.model))
+    dataset = replace(dataset, info=pretrained.with_expected_statistics(dataset.info, cfg.model))
     trainer, device = cfg.trainer, choose_device(cfg.device)
-    net = build_model(pretrained.rebuilt(cfg.model) if begun else cfg.model, dataset.info, seed=cfg.seed)
+    net = build_model(pretrained.without_weights(cfg.model) if begun else cfg.model, dataset.info, seed=cfg.seed)
     started_from = None
     if not begun:
         calibrate(net, lambda: some_images(dataset))

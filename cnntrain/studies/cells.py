@@ -22,7 +22,7 @@ from cnntrain.data.storage.images import Dataset
 from cnntrain.runs import records, setup
 from cnntrain.runs.evaluation import evaluation_folder, keep_evaluation, measure_split
 from cnntrain.runs.folder import CONFIG, RECORD, SPLITS, create_folder, lock_folder
-from cnntrain.runs.images import meant, noted, read_noted, refuse_unlike_record
+from cnntrain.runs.images import image_choice, noted, read_noted, refuse_unlike_record
 from cnntrain.runs.load import load_run, weights_digest
 from cnntrain.runs.resume import finished_result
 from cnntrain.runs.train import Training
@@ -68,7 +68,7 @@ def work(cells: Sequence[Cell], tell: Callable[[Message], None]) -> None:
 
 def finished(folder: Path) -> dict[str, Any] | None:
     """Return what a finished cell found, None for one that is not."""
-    return records.read(folder / CELL, records.Cell) if (folder / CELL).is_file() else None
+    return records.read_record(folder / CELL, records.CellRecord) if (folder / CELL).is_file() else None
 
 
 def make(cell: Cell) -> dict[str, Any]:
@@ -127,8 +127,9 @@ def looks_at(cell: Cell) -> Path | None:
         return Path(cell.run)
 
     def like(folder: Path) -> bool:
-        options = records.settings(folder)["dataset"]
-        return meant(options | {"train_size": None}) == meant(cell.settings["dataset"] | {"train_size": None})
+        options = [records.settings(folder)["dataset"], cell.settings["dataset"]]
+        first, second = (image_choice(each | {"train_size": None}) for each in options)
+        return first == second
 
     cells = cell.folder.parents[1]
     begun = [place.parent for place in (cell.folder / CONFIG, *sorted(cells.glob(f"*/*/{CONFIG}")))]
@@ -168,7 +169,7 @@ def change(cell: Cell) -> None:
     else:
         options, seed = settings["model"], settings["seed"]
         if cell.mode == "rerandomize":
-            options, seed = pretrained.rebuilt(options), int(generator(seed, "rerandomize").integers(2**31))
+            options, seed = pretrained.without_weights(options), int(generator(seed, "rerandomize").integers(2**31))
         fresh = build_model(options, info, seed=seed)
         weights = put_back(net, fresh, cell.stages).state_dict()
     state = checkpoints.load(source / "checkpoints" / checkpoints.LAST)

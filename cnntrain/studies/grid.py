@@ -13,7 +13,7 @@ from cnntrain.data.datasets.splits import changes
 from cnntrain.runs import records, resume
 from cnntrain.runs.evaluation import evaluation_folder, read_evaluation, shows
 from cnntrain.runs.folder import CONFIG, RECORD, RESULTS, RUNS, find_all_runs
-from cnntrain.runs.images import noted, place_of
+from cnntrain.runs.images import noted, resolved_root
 from cnntrain.runs.load import weights_digest
 from cnntrain.runtime.errors import InputError
 from cnntrain.runtime.jsonfile import as_plain, flat
@@ -118,7 +118,7 @@ def cells_of(cfg: Ablate, variants: Sequence[Variant], seeds: Mapping[int, Path 
 def lying(settings: Options) -> str | None:
     """Return the folder of a configuration's images; None for a dataset that is the same wherever it lies."""
     alike = settings["dataset"]["name"] in ALIKE
-    return None if alike else str(place_of(settings["dataset"], settings["data_root"]))
+    return None if alike else str(resolved_root(settings["dataset"], settings["data_root"]))
 
 
 def refuse_other(cell: Cell, known: set[tuple[str, str]]) -> None:

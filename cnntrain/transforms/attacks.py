@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from cnntrain.runtime.errors import InputError
 from cnntrain.runtime.ranges import Count, Natural
 from cnntrain.runtime.seeding import generator
-from cnntrain.transforms.transform import Amount, Logits, Shape, Transform
+from cnntrain.transforms.transform import Amount, ImageShape, Logits, Transform
 
 Norm = Literal["linf", "l2"]
 Target = int | Literal["least_likely"] | None
@@ -34,14 +34,14 @@ class Worst(NamedTuple):
 
 
 def fgsm(
-    shape: Shape, *, amounts: Sequence[float] | None = None, norm: Norm = "linf", target: Target = None
+    shape: ImageShape, *, amounts: Sequence[float] | None = None, norm: Norm = "linf", target: Target = None
 ) -> Transform:
     """One step along the sign of the gradient, or along the gradient in L2 (Goodfellow et al. 2015)."""
     return attack("fgsm", shape, amounts, norm, target, steps=0, restarts=0, seed=0)
 
 
 def pgd(
-    shape: Shape,
+    shape: ImageShape,
     *,
     amounts: Sequence[float] | None = None,
     norm: Norm = "linf",
@@ -56,7 +56,7 @@ def pgd(
 
 def attack(
     name: str,
-    shape: Shape,
+    shape: ImageShape,
     amounts: Sequence[float] | None,
     norm: Norm,
     target: Target,

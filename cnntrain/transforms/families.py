@@ -17,7 +17,7 @@ from cnntrain.runtime.errors import InputError
 from cnntrain.runtime.seeding import generator
 from cnntrain.transforms.attacks import fgsm, pgd
 from cnntrain.transforms.resampling import Border, Interpolation, Motion, turn
-from cnntrain.transforms.transform import Amount, Frame, Shape, Transform, moved
+from cnntrain.transforms.transform import Amount, Frame, ImageShape, Transform, moved
 
 Steps = Sequence[float]
 POINTS = 21  # amounts of a curve unless they are given
@@ -58,7 +58,7 @@ def check(name: str, amounts: Sequence[Amount], fits: Callable[[Amount], bool], 
 
 def translation(
     name: str,
-    shape: Shape,
+    shape: ImageShape,
     neutral: Amount,
     amounts: list[Amount],
     move: Callable[[Amount], Motion],
@@ -73,7 +73,11 @@ def translation(
 
 
 def translate_y(
-    shape: Shape, *, amounts: Steps | None = None, border: Frame = "zero", interpolation: Interpolation = "bilinear"
+    shape: ImageShape,
+    *,
+    amounts: Steps | None = None,
+    border: Frame = "zero",
+    interpolation: Interpolation = "bilinear",
 ) -> Transform:
     """Shifts down (up when negative), in pixels."""
     steps = single(amounts, shifts(min(shape[1:])))
@@ -83,7 +87,11 @@ def translate_y(
 
 
 def translate_x(
-    shape: Shape, *, amounts: Steps | None = None, border: Frame = "zero", interpolation: Interpolation = "bilinear"
+    shape: ImageShape,
+    *,
+    amounts: Steps | None = None,
+    border: Frame = "zero",
+    interpolation: Interpolation = "bilinear",
 ) -> Transform:
     """Shifts to the right (left when negative), in pixels."""
     steps = single(amounts, shifts(min(shape[1:])))
@@ -93,7 +101,11 @@ def translate_x(
 
 
 def translate(
-    shape: Shape, *, amounts: Steps | None = None, border: Frame = "zero", interpolation: Interpolation = "bilinear"
+    shape: ImageShape,
+    *,
+    amounts: Steps | None = None,
+    border: Frame = "zero",
+    interpolation: Interpolation = "bilinear",
 ) -> Transform:
     """Shifts by every pair (dx, dy) of the amounts, in pixels."""
     steps = [float(value) for value in (range(-4, 5) if amounts is None else amounts)]
@@ -104,7 +116,7 @@ def translate(
 
 
 def scale(
-    shape: Shape,
+    shape: ImageShape,
     *,
     amounts: Steps | None = None,
     border: Border = "zero",
@@ -123,7 +135,7 @@ def scale(
 
 
 def rotate(
-    shape: Shape,
+    shape: ImageShape,
     *,
     amounts: Steps | None = None,
     border: Border = "zero",
@@ -148,7 +160,7 @@ def rotate(
 
 
 def shear(
-    shape: Shape,
+    shape: ImageShape,
     *,
     amounts: Steps | None = None,
     border: Border = "zero",
@@ -166,14 +178,14 @@ def shear(
     return moved("shear", "degrees", shape, (0.0,), steps, move, border, interpolation, centre=tuple(centre))
 
 
-def middle(centre: Sequence[float], shape: Shape, name: str) -> tuple[float, float]:
+def middle(centre: Sequence[float], shape: ImageShape, name: str) -> tuple[float, float]:
     """Return a point, given in parts of the sides, in pixels from the middle of the image."""
     if len(centre) != 2 or not all(0 <= part <= 1 for part in centre):
         raise InputError(f"warp.{name}.centre={list(centre)} must be two parts of the sides, (x, y) in 0 … 1")
     return (centre[0] - 0.5) * (shape[2] - 1), (centre[1] - 0.5) * (shape[1] - 1)
 
 
-def flip_x(shape: Shape) -> Transform:
+def flip_x(shape: ImageShape) -> Transform:
     """The image from left to right, or not."""
     return moved(
         "flip_x",
@@ -187,7 +199,7 @@ def flip_x(shape: Shape) -> Transform:
     )
 
 
-def flip_y(shape: Shape) -> Transform:
+def flip_y(shape: ImageShape) -> Transform:
     """The image upside down, or not."""
     return moved(
         "flip_y",
@@ -201,7 +213,7 @@ def flip_y(shape: Shape) -> Transform:
     )
 
 
-def brightness(shape: Shape, *, amounts: Steps | None = None) -> Transform:
+def brightness(shape: ImageShape, *, amounts: Steps | None = None) -> Transform:
     """Pixels times a factor, cut off at white."""
     steps = single(amounts, evenly(0, 2))
     check("brightness", steps, lambda amount: amount[0] >= 0, "a factor is at least 0")
@@ -215,7 +227,7 @@ def brightness(shape: Shape, *, amounts: Steps | None = None) -> Transform:
     )
 
 
-def contrast(shape: Shape, *, amounts: Steps | None = None) -> Transform:
+def contrast(shape: ImageShape, *, amounts: Steps | None = None) -> Transform:
     """Distance of pixels from the image's mean luma times a factor, cut off at black and white."""
     steps = single(amounts, evenly(0, 2))
     check("contrast", steps, lambda amount: amount[0] >= 0, "a factor is at least 0")
@@ -229,7 +241,7 @@ def contrast(shape: Shape, *, amounts: Steps | None = None) -> Transform:
     )
 
 
-def blur(shape: Shape, *, amounts: Steps | None = None) -> Transform:
+def blur(shape: ImageShape, *, amounts: Steps | None = None) -> Transform:
     """Gaussian blur, by its standard deviation in pixels; borders are repeated."""
     steps = single(amounts, evenly(0, 4))
     check("blur", steps, lambda amount: amount[0] >= 0, "a standard deviation is at least 0")
@@ -247,7 +259,7 @@ def blur(shape: Shape, *, amounts: Steps | None = None) -> Transform:
     return Transform("blur", "pixels", (0.0,), tuple(steps), (shape[1], shape[2]), change, protocol={"border": "edge"})
 
 
-def noise(shape: Shape, *, amounts: Steps | None = None, seed: int = 0) -> Transform:
+def noise(shape: ImageShape, *, amounts: Steps | None = None, seed: int = 0) -> Transform:
     """Normal noise by its standard deviation in 0..1, one drawing an image, cut off at black and white."""
     steps = single(amounts, evenly(0, 0.5))
     check("noise", steps, lambda amount: amount[0] >= 0, "a standard deviation is at least 0")

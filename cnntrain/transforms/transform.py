@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cnntrain.transforms.resampling import Border, Interpolation, Motion, Sampling, Size, sample, sampling
 
-Shape = tuple[int, int, int]  # channels, height, width
+ImageShape = tuple[int, int, int]  # channels, height, width
 Amount = tuple[float, ...]  # one number, or (dx, dy)
 Frame = Literal["zero", "reflect", "edge", "circular", "crop"]
 Changes = Callable[[Tensor, Tensor, np.ndarray], Iterator[Tensor]]
@@ -60,7 +60,7 @@ class Transform:
 def moved(
     name: str,
     unit: str,
-    shape: Shape,
+    shape: ImageShape,
     neutral: Amount,
     amounts: Sequence[Amount],
     move: Callable[[Amount], Motion],

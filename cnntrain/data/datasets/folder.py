@@ -22,7 +22,7 @@ from cnntrain.data.datasets.listing import (
     left_out,
     walk,
 )
-from cnntrain.data.datasets.splits import chosen, class_numbers
+from cnntrain.data.datasets.splits import class_numbers, wanted_classes
 from cnntrain.data.storage.decode import pillow_rules, upright_size
 from cnntrain.data.storage.images import Dataset, DatasetInfo, Files, Split, decode_all
 from cnntrain.runtime.errors import InputError, as_text, listed, nearest
@@ -159,7 +159,7 @@ def class_names(root: Path, splits: dict[str, Path], wanted: Sequence[str] | int
     if not names:
         raise InputError(f"{train} holds no class folders: one folder of images for each class is needed")
     if wanted is not None:
-        kept = class_numbers(names, chosen(names, wanted) or ())
+        kept = class_numbers(names, wanted_classes(names, wanted) or ())
         names = tuple(names[number] for number in sorted(kept))
     for folder in splits.values():
         there = class_folders(folder)

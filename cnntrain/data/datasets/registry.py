@@ -19,21 +19,21 @@ from cnntrain.data.datasets.imagenet import FOLDERS, ImageNet, located
 from cnntrain.data.datasets.splits import (
     Member,
     carve,
-    chosen,
     class_weights,
     counts_of,
     divided,
     keep_classes,
     keep_info,
     subset,
+    wanted_classes,
 )
 from cnntrain.data.storage.cache import Cache, centred, in_memory, in_pack
 from cnntrain.data.storage.images import (
     Dataset,
     DatasetInfo,
     Files,
+    OnProgress,
     Pixels,
-    Progress,
     Split,
     files_of,
     splits_of,
@@ -118,7 +118,7 @@ def describe(
     and 1 until it is loaded. InputError for an unknown dataset or class, or a folder that cannot be one.
     """
     info = reader_of(name, root, options, classes).info()
-    return checked_classes(keep_info(info, chosen(info.classes, classes)))
+    return checked_classes(keep_info(info, wanted_classes(info.classes, classes)))
 
 
 def load(
@@ -146,11 +146,11 @@ def read_whole(
     over.
     """
     whole = centred(reader_of(name, root, options, classes).read())
-    kept = chosen(whole.info.classes, classes)
+    kept = wanted_classes(whole.info.classes, classes)
     info = checked_classes(keep_info(whole.info, kept))
     if kept is not None:
         whole = filtered(whole, kept)
-    check(whole, info)
+    refuse_unusable(whole, info)
     return replace(whole, info=info)
 
 
@@ -165,7 +165,7 @@ def divide(
     seed: int = 0,
     only: Literal["train", "val", "test"] | None = None,
     listed: Sequence[Member] | None = None,
-    on_progress: Progress | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Dataset:
     """Return a dataset with its images divided into training, validation and test.
 
@@ -232,7 +232,7 @@ def image_counts(
     if name in SIZES and not (name in FOLDERS and located(name, root)):
         train, test = SIZES[name]
         known = reader_of(name, root, options).info().classes
-        val, share = 0, len(chosen(known, classes) or ()) / len(known) or 1.0
+        val, share = 0, len(wanted_classes(known, classes) or ()) / len(known) or 1.0
         train, test = round(train * share), round(test * share)
     else:
         whole = read_whole(name, root, options, classes=classes)
@@ -265,7 +265,7 @@ def checked_classes(info: DatasetInfo) -> DatasetInfo:
     return info
 
 
-def check(dataset: Dataset, info: DatasetInfo) -> None:
+def refuse_unusable(dataset: Dataset, info: DatasetInfo) -> None:
     """Raise an InputError for a split without images, a label without a class, or a class without training images."""
     for name, split in zip(("training", "validation", "test"), splits_of(dataset), strict=True):
         if split is None:

@@ -30,7 +30,7 @@ def class_numbers(classes: Sequence[str], wanted: Sequence[str]) -> list[int]:
     return found
 
 
-def chosen(classes: Sequence[str], wanted: Sequence[str] | int | None) -> Sequence[str] | None:
+def wanted_classes(classes: Sequence[str], wanted: Sequence[str] | int | None) -> Sequence[str] | None:
     """Return the wanted classes by name; a number means so many, evenly spaced over all, and None means all."""
     if not isinstance(wanted, int):
         return wanted

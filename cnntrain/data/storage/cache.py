@@ -10,7 +10,7 @@ from cnntrain.data.storage.images import (
     Centre,
     Dataset,
     Files,
-    Progress,
+    OnProgress,
     Source,
     Split,
     on_stored,
@@ -23,7 +23,7 @@ from cnntrain.data.storage.pack import Packed, pack
 Cache = Literal["auto", "none", "pack", "ram"]
 
 
-def in_memory(split: Split, on_progress: Progress | None) -> Split:
+def in_memory(split: Split, on_progress: OnProgress | None) -> Split:
     """Return the split with its images in memory."""
     return Split(on_stored(split.source, lambda source: resident(source, on_progress)), split.labels)
 

@@ -18,7 +18,7 @@ from cnntrain.data.augment.resize import scaled
 from cnntrain.data.storage.decode import decode, pillow_rules
 from cnntrain.runtime.errors import InputError
 
-Progress = Callable[[int, int], None]  # called with the images done and the images in all
+OnProgress = Callable[[int, int], None]  # called with the images done and the images in all
 
 CHUNK = 64  # images a task of the thread pool decodes
 THREADS = min(16, os.cpu_count() or 1)  # that decode images and count their grey values
@@ -222,7 +222,7 @@ def splits_of(dataset: Dataset) -> tuple[Split, Split | None, Split | None]:
 
 
 def decode_all(
-    files: Files, images: np.ndarray | None, on_progress: Progress | None = None
+    files: Files, images: np.ndarray | None, on_progress: OnProgress | None = None
 ) -> Generator[tuple[int, InputError], None, None]:
     """Decode every file with a pool of threads into `images` (None: only to see whether they can be read).
 
@@ -257,7 +257,7 @@ def decode_all(
         pool.shutdown(cancel_futures=True)
 
 
-def resident(source: Source, on_progress: Progress | None = None) -> Pixels:
+def resident(source: Source, on_progress: OnProgress | None = None) -> Pixels:
     """Return `source` with its images in memory; the first bad file is an InputError that names it."""
     if isinstance(source, Pixels):
         return source

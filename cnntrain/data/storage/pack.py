@@ -20,7 +20,7 @@ from PIL import features
 from torch import Tensor
 
 from cnntrain.data.storage.decode import torchcodec
-from cnntrain.data.storage.images import Files, Progress, decode_all
+from cnntrain.data.storage.images import Files, OnProgress, decode_all
 from cnntrain.runtime.errors import InputError
 
 RULE = 3  # counts the changes of what `images.decode` makes of a file
@@ -133,7 +133,7 @@ def write(place: Path, files: Files) -> None:
         raise
 
 
-def in_lines() -> Progress:
+def in_lines() -> OnProgress:
     """Return what says now and then on standard error how much is packed and how long the rest will take."""
     began = spoke = time.monotonic()
 

@@ -173,13 +173,13 @@ def analysed(lines: Sequence[plan.Planned]) -> list[ablation.Variant]:
 def looked(folder: Path) -> list[looks.Look]:
     """Return the looks at a study so far; where none is recorded, the one that left its results."""
     if (folder / LOOKS).is_file():
-        kept = records.read(folder / LOOKS, records.Looks)["looks"]
+        kept = records.read_record(folder / LOOKS, records.LooksRecord)["looks"]
         return [
             looks.Look(tuple(one["seeds"]), one["level"], one["spent"], tuple(one.get("found", ()))) for one in kept
         ]
     if not (folder / RESULTS).is_file():
         return []
-    kept = records.read(folder / RESULTS, records.Study)
+    kept = records.read_record(folder / RESULTS, records.StudyRecord)
     found = ablation.Answer(kept["rows"], kept["table"], kept["interactions"], kept["complete"])
     tested = [*found.table[1:], *found.interactions]
     if all(row["p"] is None for row in tested):

@@ -56,7 +56,7 @@ def compose_training(words: Sequence[str]) -> Options:
     Raises `InputError` when they do not.
     """
     settings = keep_text(Fit, compose("fit", [forced(word) for word in words]), words)
-    return settings | {"dataset": pretrained.sized(settings["dataset"], settings["model"])}
+    return settings | {"dataset": pretrained.with_image_size(settings["dataset"], settings["model"])}
 
 
 # Which variants there are.

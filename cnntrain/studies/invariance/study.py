@@ -17,7 +17,7 @@ from cnntrain.data.storage.images import DatasetInfo, Split, spread
 from cnntrain.nn.shapes import describe_shape
 from cnntrain.nn.stages import StageError
 from cnntrain.runs.folder import RESULTS, create_folder, find_run, new_folder, refuse_existing, refuse_unwritable
-from cnntrain.runs.images import Images, run_images
+from cnntrain.runs.images import RunImages, run_images
 from cnntrain.runs.load import load_run
 from cnntrain.runs.select import find_runs, short_names
 from cnntrain.runtime import disk
@@ -204,7 +204,7 @@ def networks(cfg: schema.Invariance) -> list[Entry]:
         root = cfg.data_root or os.environ.get("CNNTRAIN_DATA", "data")
         settings: dict[str, Any] = {"model": cfg.model, "dataset": cfg.dataset, "seed": cfg.seed, "data_root": root}
         info = load_dataset(cfg.dataset, root, cfg.seed, only=cfg.split).info  # a folder's is known by its images
-        net = build_model(pretrained.rebuilt(cfg.model), info, seed=cfg.seed)
+        net = build_model(pretrained.without_weights(cfg.model), info, seed=cfg.seed)
         return [Entry(f"{cfg.model['name']} untrained", None, net, info, settings)]
     folders = find_runs(cfg.runs, least=1) if cfg.runs is not None else [find_run(str(cfg.run))]
     entries = []
@@ -212,7 +212,7 @@ def networks(cfg: schema.Invariance) -> list[Entry]:
         net, info, settings = load_run(folder, cfg.weights)
         if cfg.init == "random":
             net, name = (
-                build_model(pretrained.rebuilt(settings["model"]), info, seed=cfg.seed),
+                build_model(pretrained.without_weights(settings["model"]), info, seed=cfg.seed),
                 f"{name} untrained",
             )
         entries.append(Entry(name, folder, net, info, settings))
@@ -259,7 +259,7 @@ def stages_of(wanted: Sequence[str] | None, entries: Sequence[Entry]) -> list[li
     return chosen
 
 
-def images(cfg: schema.Invariance, entry: Entry, transform: Transform) -> Images:
+def images(cfg: schema.Invariance, entry: Entry, transform: Transform) -> RunImages:
     """Return the images of a warp, larger than the network's by its margin."""
     channels, height, width = entry.info.shape
     info = replace(entry.info, shape=(channels, height + 2 * transform.margin, width + 2 * transform.margin))
