@@ -6,18 +6,18 @@ ENVIRONMENT := .venv/.installed
 .PHONY: help fit test faults lint types docs clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
 fit: $(ENVIRONMENT)  ## train LeNet-5 on the embedded digits and evaluate it on the test split
 	@$(BIN)/cnntrain fit
 	@echo
 	@$(BIN)/cnntrain eval run=latest
 
-test: $(ENVIRONMENT) lint types  ## lint, type-check and run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
+test: $(ENVIRONMENT) lint types  ## lint, type-check and run the tests, but those marked slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
-faults: $(ENVIRONMENT)  ## run the tests of the fault list with all of their cases, of which make test runs a sample
-	FAULTS=full OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
+test-all: $(ENVIRONMENT) lint types  ## the same with the slow tests, and every case of the fault list
+	FAULTS=full OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal -m ''
 
 lint: $(ENVIRONMENT)  ## check style and formatting
 	$(BIN)/python -m ruff check .

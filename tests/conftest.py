@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,16 +25,6 @@ def _without_waiting_for_the_disk() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(os, "fsync", lambda handle: None)
         yield
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of the fault list and the slow ones when all of their cases are asked for (`cuts.FULL`), else all
-    but the slow ones.
-    """
-    full = os.environ.get("FAULTS") == "full"
-    slow = [item for item in items if item.get_closest_marker("slow")]
-    faults = [item for item in items if re.match(r"test_f\d\d_", item.name)]
-    items[:] = [item for item in items if (item in faults or item in slow if full else item not in slow)]
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """How tests stop, kill and compare trainings; and how thorough the tests of the fault list are.
 
-A fault is tested by a sample of its cases, since every change runs them; `FAULTS=full pytest` (`make faults`) runs the
-tests whose names begin with a fault's number, and those alone, with all of their cases.
+A fault is tested by a sample of its cases, since every change runs them; with `FAULTS=full`, as in `make test-all`, by
+all of them. The names of these tests begin with a fault's number.
 """
 
 import contextlib
