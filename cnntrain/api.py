@@ -27,9 +27,9 @@ from cnntrain.config.read import read_config
 from cnntrain.config.schema import Options
 from cnntrain.data.loading.loader import eval_batches
 from cnntrain.data.storage.images import Dataset, DatasetInfo, Pixels, Split
+from cnntrain.nn import geometry
 from cnntrain.nn.geometry import StageGeometry
 from cnntrain.nn.stages import record, tail, walk  # noqa: F401 - they are part of the interface as they are
-from cnntrain.report.stages import measured_stages
 from cnntrain.runs import load
 from cnntrain.runs.folder import find_run
 from cnntrain.runtime.jsonfile import as_plain
@@ -79,7 +79,7 @@ def describe(net: nn.Sequential, shape: tuple[int, int, int]) -> list[StageGeome
 
     Receptive field, stride and connections are None for layers of other libraries whose window is not known.
     """
-    return measured_stages(net, shape)[0]
+    return geometry.describe(net, shape)[0]
 
 
 def features(run: Run, images: Split | Tensor, stage: str, *, batch_size: int = 500) -> Tensor:

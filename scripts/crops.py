@@ -22,6 +22,7 @@ from cnntrain.data.datasets.registry import Dataset, load
 from cnntrain.data.loading.batch import Batch
 from cnntrain.data.loading.loader import Loader, StreamedLoader, eval_batches, plan_epoch
 from cnntrain.models import MODELS
+from cnntrain.nn.stages import BuildOptions
 from cnntrain.runtime.devices import choose_device, choose_precision, prepare
 from cnntrain.runtime.tables import render
 from cnntrain.stats.paired_tests import seed_rows
@@ -87,7 +88,7 @@ def learn(way: str, seed: int, root: Path, packs: Path) -> float:
         parts = {name: AUGMENTATIONS[name]() for name in ("flip", "resized_crop")}
         info = tested.info  # one mean and deviation for all
         loader = StreamedLoader(data.train, info, device=device, parts=parts, workers=0, batch_size=BATCH, seed=seed)
-    net = MODELS["resnet20"](tested.info.shape, len(tested.info.classes), seed=seed).to(
+    net = MODELS["resnet20"](tested.info.shape, len(tested.info.classes), BuildOptions(seed=seed)).to(
         memory_format=torch.channels_last
     )
     total = EPOCHS * loader.batches

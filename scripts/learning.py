@@ -19,6 +19,7 @@ from typing import Any
 
 from cnntrain.models import MODELS
 from cnntrain.nn.geometry import geometry
+from cnntrain.nn.stages import BuildOptions
 from cnntrain.runtime.jsonfile import read_json
 from cnntrain.runtime.tables import percent, render
 
@@ -100,7 +101,7 @@ def cost(model: str) -> tuple[int, int]:
     """Return the parameters of a network for 32×32 images and its multiplications an image."""
     name, *options = model.split()
     values = {key.removeprefix("model."): value == "true" for key, value in (option.split("=") for option in options)}
-    rows = geometry(MODELS[name]((3, 32, 32), CLASSES, device="meta", **values), (3, 32, 32))
+    rows = geometry(MODELS[name]((3, 32, 32), CLASSES, BuildOptions(device="meta"), **values), (3, 32, 32))
     return sum(row.params for row in rows), sum(row.macs for row in rows)
 
 

@@ -118,9 +118,9 @@ def lenet_heads(monkeypatch: pytest.MonkeyPatch) -> None:
     from cnntrain.nn.auxiliary import AuxiliaryClassifiers, attach
     from cnntrain.nn.blocks import conv, dense, linear, sequence
 
-    def heads(net: Any, in_shape: Any, num_classes: int, **build: Any) -> AuxiliaryClassifiers:
+    def heads(net: Any, in_shape: Any, num_classes: int, build: Any) -> AuxiliaryClassifiers:
         head = sequence(conv=conv(2, 3, stride=2, norm=True), fc1=dense(8, dropout=0.5), fc2=linear(num_classes))
-        return attach(net, in_shape, num_classes, ["conv1", "pool1"], {"head": ("pool1", head)}, 0.5, **build)
+        return attach(net, in_shape, num_classes, ["conv1", "pool1"], {"head": ("pool1", head)}, 0.5, build)
 
     monkeypatch.setitem(AUXILIARY, "lenet5", heads)
 

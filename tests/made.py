@@ -1,4 +1,4 @@
-"""Data that tests make: folders of images, bad files, and the archives of torchvision's datasets."""
+"""What tests make: networks by name, folders of images, bad files, and the archives of torchvision's datasets."""
 
 import hashlib
 import pickle
@@ -6,20 +6,31 @@ import struct
 import tarfile
 import zlib
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torchvision.datasets
 from PIL import Image
+from torch import nn
 
 from cnntrain.data.datasets import downloads
+from cnntrain.models import MODELS
+from cnntrain.nn.shapes import Shape
+from cnntrain.nn.stages import BuildOptions
 
 TINY = (
     *("model=lenet5", "dataset=synthetic", "dataset.train_images=96", "dataset.test_images=48", "augmentation=none"),
     *("trainer.epochs=2", "trainer.batch_size=16", "optimizer.lr=0.05", "device=cpu"),
     "trainer.tensorboard=false",
 )
+
+
+def create_model(name: str, in_shape: Shape, num_classes: int, **options: Any) -> nn.Sequential:
+    """Return a network by its name; `options` are its own and those of `BuildOptions`."""
+    build = {field.name: options.pop(field.name) for field in fields(BuildOptions) if field.name in options}
+    return MODELS[name](in_shape, num_classes, BuildOptions(**build), **options)
 
 
 def picture(seed: int, height: int = 8, width: int = 8) -> Image.Image:

@@ -6,22 +6,22 @@ import math
 import numpy as np
 import pytest
 import torch
+from made import create_model
 from scipy import ndimage, signal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cnntrain.models import MODELS
 from cnntrain.nn.blocks import Maker, conv, dense, global_average, linear, pooling
 from cnntrain.nn.convolutions import depthwise_separable, spatially_separable, transposed_conv
 from cnntrain.nn.geometry import StageGeometry, geometry
 from cnntrain.nn.shapes import Shape
-from cnntrain.nn.stages import assemble
+from cnntrain.nn.stages import BuildOptions, assemble
 
 SOBEL = np.array([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]])
 
 
 def rows(shape: Shape, out: Shape, **makers: Maker) -> list[StageGeometry]:
-    return geometry(assemble(makers, shape, out_shape=out, device="meta", max_stage_params=10**9), shape)
+    return geometry(assemble(makers, shape, out_shape=out, build=BuildOptions(device="meta")), shape)
 
 
 def correlate(image: list[list[int]] | np.ndarray, kernel: list[list[int]] | np.ndarray, **options: int) -> np.ndarray:
@@ -367,7 +367,7 @@ def test_a_residual_unit_differentiates_to_phi_times_one_plus_f() -> None:
 
 
 def test_pre_activation_blocks_add_up_exactly() -> None:
-    net = MODELS["preact_resnet164"]((3, 32, 32), 10).double().eval()
+    net = create_model("preact_resnet164", (3, 32, 32), 10).double().eval()
     x = net.get_submodule("block1_1")(net.get_submodule("conv1")(torch.randn(1, 3, 32, 32, dtype=torch.float64)))
     x = x.detach().requires_grad_()
     bodies, last = torch.zeros_like(x), x

@@ -191,7 +191,7 @@ def test_a_plugin_adds_a_model_and_is_never_imported_from_a_record(
     (folder / "my_parts.py").write_text(
         "from cnntrain.models import MODELS\n"
         "from cnntrain.models.perceptron import softmax\n"
-        "def mine(in_shape, num_classes, **build):\n    return softmax(in_shape, num_classes, **build)\n"
+        "def mine(in_shape, num_classes, build):\n    return softmax(in_shape, num_classes, build)\n"
         "MODELS['mine'] = mine\n"
     )
     from cnntrain.cli.main import main
@@ -357,7 +357,7 @@ def test_a_model_without_stages_is_refused_saying_what_to_return(
     class Net(nn.Module):
         pass
 
-    monkeypatch.setitem(MODELS, "plain", lambda in_shape, num_classes, **build: Net())
+    monkeypatch.setitem(MODELS, "plain", lambda in_shape, num_classes, build: Net())
     for command in ("fit", "describe"):
         assert "model=plain gives a plain Net" in refused(command, "model=softmax", "model.name=plain")
 

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from made import create_model
 from torch import Tensor
 
 from cnntrain.cli.main import main
 from cnntrain.commands import env
 from cnntrain.data.storage.images import DatasetInfo
-from cnntrain.models import MODELS
 from cnntrain.runs.export import FORMATS, TOLERANCE, largest_difference
 from cnntrain.runs.load import load_run
 from cnntrain.training import checkpoints
@@ -64,7 +64,7 @@ def test_safetensors_hold_the_weights_and_what_rebuilds_the_network(cnntrain: Ca
     assert facts["model"] == settings and (settings["pool"], settings["remove"]) == ("avg", ["fc3"])
     kept = checkpoints.load(run / "checkpoints" / "last.pt")["model"]
     assert weights.keys() == kept.keys() and all(torch.equal(weights[key], kept[key]) for key in kept)
-    net = MODELS["lenet5"](tuple(facts["shape"]), len(facts["classes"]), pool="avg", remove=["fc3"])
+    net = create_model("lenet5", tuple(facts["shape"]), len(facts["classes"]), pool="avg", remove=["fc3"])
     net.load_state_dict(weights)
     assert torch.equal(net.eval()(images(2)), logits(run, images(2), "last"))
 
@@ -101,7 +101,7 @@ def test_connection_tables_and_shortcuts_can_be_exported(name: str, form: str, t
         pytest.importorskip("onnx")
         pytest.importorskip("onnxscript")
     info = DatasetInfo("drawn", tuple("0123456789"), (1, 28, 28), (0.3,), (0.3,))
-    net = MODELS[name](info.shape, 10).eval()
+    net = create_model(name, info.shape, 10).eval()
     write, read = FORMATS[form]
     (tmp_path / f"net.{form}").write_bytes(write(net, info, {"name": json.dumps(name)}))
     difference = largest_difference(net, read(tmp_path / f"net.{form}"), info)

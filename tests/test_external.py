@@ -1,20 +1,21 @@
 """Models of torchvision and timm: flattened and equal to the original, or one stage that says why."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 import torchvision.models
+from made import create_model
 from torch import nn
 
-from cnntrain.models import MODELS
-from cnntrain.models.external import torchvision as foreign
 from cnntrain.models.flatten import ChainError, chain_of, flatten, provable, prove
 from cnntrain.nn.stages import StageError, walk
 from cnntrain.runtime.errors import InputError
 
 SMALL = (3, 40, 40)
+foreign = partial(create_model, "torchvision")
 
 
 def values(net: nn.Module) -> list[torch.Tensor]:
@@ -158,7 +159,7 @@ def test_only_stages_that_keep_the_shape_can_be_removed() -> None:
         ({"arch": "resnet19"}, SMALL, "unknown model.arch 'resnet19'; did you mean 'resnet18'"),
         ({}, (1, 28, 28), "resnet18 cannot take 1×28×28 images"),
         ({"weights": "nowhere.pt"}, SMALL, "nowhere.pt does not exist"),
-        ({"change": nn.Sequential}, SMALL, "comes ready-made: model.widen and model.antialias are"),
+        ({"antialias": True}, SMALL, "comes ready-made: model.widen and model.antialias are"),
         ({"widen": {"fc": 2.0}}, SMALL, "comes ready-made: model.widen and model.antialias are"),
     ],
 )
@@ -174,9 +175,9 @@ def test_timm_is_optional_and_flattened_alike() -> None:
         import timm
     except ImportError:
         with pytest.raises(InputError, match=r"pip install 'cnntrain\[timm\]'"):
-            MODELS["timm"](SMALL, 5)
+            create_model("timm", SMALL, 5)
         return
-    net = MODELS["timm"]((1, 40, 40), 5, arch="resnet18")
+    net = create_model("timm", (1, 40, 40), 5, arch="resnet18")
     original = timm.create_model("resnet18", num_classes=5, in_chans=1)
     original.load_state_dict(dict(zip(original.state_dict(), values(net), strict=True)))
     x = torch.randn(2, 1, 40, 40)

@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
+from made import create_model
 from torch import nn
 
-from cnntrain.models import MODELS
 from cnntrain.models.googlenet import inception, naive_inception
 from cnntrain.nn.blocks import conv, fractional_pool, global_average, linear, pooling, stochastic_pool, unpooled
 from cnntrain.nn.composite import Add, Concat
@@ -14,11 +14,13 @@ from cnntrain.nn.convolutions import locally_connected, spatially_separable, tra
 from cnntrain.nn.geometry import StageGeometry, geometry
 from cnntrain.nn.layers import LocalContrastNorm, LocalResponseNorm, Maxout, StochasticPool2d
 from cnntrain.nn.shapes import Shape
-from cnntrain.nn.stages import assemble
+from cnntrain.nn.stages import BuildOptions, assemble
+
+META = BuildOptions(device="meta")
 
 
 def rows(name: str, shape: Shape, classes: int = 10, **options: object) -> list[StageGeometry]:
-    return geometry(MODELS[name](shape, classes, device="meta", **options), shape)
+    return geometry(create_model(name, shape, classes, device="meta", **options), shape)
 
 
 def test_the_faithful_lenet_has_the_papers_340908_connections() -> None:
@@ -77,8 +79,8 @@ def test_known_sizes_and_fields_of_other_papers() -> None:
 
 def test_the_lectures_inception_modules() -> None:
     shape = (256, 28, 28)
-    naive = assemble({"module": naive_inception(128, 192, 96)}, shape, out_shape=(672, 28, 28), device="meta")
-    lean = assemble({"module": inception(128, 64, 192, 64, 96, 64)}, shape, out_shape=(480, 28, 28), device="meta")
+    naive = assemble({"module": naive_inception(128, 192, 96)}, shape, out_shape=(672, 28, 28), build=META)
+    lean = assemble({"module": inception(128, 64, 192, 64, 96, 64)}, shape, out_shape=(480, 28, 28), build=META)
     assert [geometry(net, shape)[0].macs for net in (naive, lean)] == [854_196_224, 271_351_808]
 
 
@@ -157,7 +159,7 @@ def check_fields(net: nn.Sequential, table: list[StageGeometry], shape: Shape, e
 def test_receptive_fields_are_the_support_of_an_input_gradient(
     name: str, options: dict[str, object], shape: Shape
 ) -> None:
-    net = smooth(MODELS[name](shape, 10, max_stage_params=10**9, **options))
+    net = smooth(create_model(name, shape, 10, **options))
     assert check_fields(net, rows(name, shape, **options), shape) > 2
 
 
@@ -191,7 +193,7 @@ def test_the_normalised_contrast_of_a_position_sees_twice_the_radius() -> None:
 @pytest.mark.parametrize("name", ["lenet5", "resnet18", "googlenet", "mobilenet_v1", "alexnet", "preact_resnet164"])
 def test_numbers_written_are_those_that_leave_the_layers(name: str) -> None:
     shape: Shape = (3, 32, 32)
-    net, counted = MODELS[name](shape, 10, device="meta"), []
+    net, counted = create_model(name, shape, 10, device="meta"), []
 
     def count(module: nn.Module, inputs: object, out: torch.Tensor) -> None:
         leaf = not list(module.children()) and not isinstance(module, nn.Identity | nn.Flatten)
@@ -207,7 +209,7 @@ def test_numbers_written_are_those_that_leave_the_layers(name: str) -> None:
 def test_what_has_no_receptive_field_is_refused() -> None:
     shape = (2, 12, 12)
     for maker in (fractional_pool(), transposed_conv(2, 3, stride=2), unpooled(2, conv(2, 3, padding=1))):
-        net = assemble({"odd": maker, "pool": global_average(), "fc": linear(3)}, shape, out_shape=(3,), device="meta")
+        net = assemble({"odd": maker, "pool": global_average(), "fc": linear(3)}, shape, out_shape=(3,), build=META)
         with pytest.raises(TypeError, match="not known"):
             geometry(net, shape)
     with pytest.raises(TypeError, match="differ in size"):

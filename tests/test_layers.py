@@ -5,10 +5,10 @@ from typing import get_args
 
 import pytest
 import torch
+from made import create_model
 from torch import nn
 from torch.nn import functional as F
 
-from cnntrain.models import MODELS
 from cnntrain.models.convnet import Convolution, Norm, Pooling
 from cnntrain.models.lenet import CONV3_TABLE
 from cnntrain.nn.blocks import conv, unpooled
@@ -67,8 +67,8 @@ def test_an_output_unit_is_minus_the_squared_distance_to_a_bitmap() -> None:
 
 
 def test_the_faithful_lenet_pads_28_to_32_with_the_border() -> None:
-    near = MODELS["lenet5_1998"](GRAY, 10).eval()
-    large = MODELS["lenet5_1998"]((1, 32, 32), 10).eval()
+    near = create_model("lenet5_1998", GRAY, 10).eval()
+    large = create_model("lenet5_1998", (1, 32, 32), 10).eval()
     large.load_state_dict(near.state_dict())
     x = torch.randn(2, *GRAY)
     torch.testing.assert_close(near(x), large(F.pad(x, (2, 2, 2, 2), mode="replicate")))
@@ -79,7 +79,7 @@ def test_scaled_tanh_maps_one_to_one() -> None:
 
 
 def test_shortcut_a_is_the_identity_on_every_second_position_with_zero_channels() -> None:
-    skip = MODELS["resnet20"](CIFAR, 10).get_submodule("block2_1.skip")
+    skip = create_model("resnet20", CIFAR, 10).get_submodule("block2_1.skip")
     x = torch.randn(2, 16, 8, 8)
     assert torch.equal(skip(x)[:, :16], x[:, :, ::2, ::2])
     assert not skip(x)[:, 16:].any() and skip(x).shape == (2, 32, 4, 4)
@@ -159,7 +159,7 @@ def test_rotated_kernels_are_one_kernel_in_four_directions() -> None:
 
 def test_a_maxout_network_over_rotated_filters_does_not_see_quarter_turns() -> None:
     x = torch.randn(3, 3, 32, 32)
-    turned, upright = (MODELS["maxout"](CIFAR, 10, rotated=rotated).eval() for rotated in (True, False))
+    turned, upright = (create_model("maxout", CIFAR, 10, rotated=rotated).eval() for rotated in (True, False))
     torch.testing.assert_close(turned(x), turned(x.rot90(1, (2, 3))), rtol=1e-4, atol=1e-5)
     assert (upright(x) - upright(x.rot90(1, (2, 3)))).abs().max() > 1e-3
 
@@ -174,7 +174,7 @@ def test_a_locally_connected_layer_is_a_convolution_of_its_own_at_every_position
 
 
 def test_a_locally_connected_network_with_equal_kernels_is_its_convolutional_twin() -> None:
-    local, twin = (MODELS["locally_connected"](GRAY, 10, shared=shared) for shared in (False, True))
+    local, twin = (create_model("locally_connected", GRAY, 10, shared=shared) for shared in (False, True))
     shared = twin.state_dict()
     for stage in ("conv1", "conv2"):
         layer = local.get_submodule(f"{stage}.conv")
@@ -216,7 +216,7 @@ def test_batch_norm_stands_before_the_activation_or_last() -> None:
 
 def test_lm_resnet_with_every_step_at_zero_is_resnet_bit_for_bit() -> None:
     x, labels = torch.randn(4, *CIFAR), torch.arange(4)
-    plain, multistep = MODELS["resnet20"](CIFAR, 10), MODELS["lm_resnet20"](CIFAR, 10)
+    plain, multistep = create_model("resnet20", CIFAR, 10), create_model("lm_resnet20", CIFAR, 10)
     assert not torch.equal(plain(x), multistep(x))
     for path, parameter in multistep.named_parameters():
         if path.endswith("step"):
@@ -230,7 +230,7 @@ def test_lm_resnet_with_every_step_at_zero_is_resnet_bit_for_bit() -> None:
 
 
 def test_lm_resnet_follows_its_recursion() -> None:
-    net = MODELS["lm_resnet20"](CIFAR, 10).eval()
+    net = create_model("lm_resnet20", CIFAR, 10).eval()
     now, last = torch.randn(2, 16, 8, 8).relu(), torch.randn(2, 16, 8, 8).relu()
     block = net.get_submodule("block1_2")
     nn.init.constant_(block.step, -0.5)  # type: ignore[arg-type]
@@ -252,7 +252,7 @@ def test_lm_resnet_follows_its_recursion() -> None:
 def test_every_kind_of_layer_is_a_word_away_and_learns(option: str, value: object) -> None:
     torch.manual_seed(0)
     options = {"widths": [4, 8], "hidden": 16, "activation": "tanh", option: value}
-    net = MODELS["convnet"]((1, 16, 16), 3, **options)
+    net = create_model("convnet", (1, 16, 16), 3, **options)
     y, wave = torch.arange(12) % 3, torch.sin(torch.arange(16.0))
     gratings = torch.stack([wave[:, None].expand(16, 16), wave.expand(16, 16), wave[:, None] * wave])
     x = 2 * gratings[y].unsqueeze(1) + 0.1 * torch.randn(12, 1, 16, 16)

@@ -17,7 +17,7 @@ from cnntrain.data.augment.augmentations import AUGMENTATIONS
 from cnntrain.data.loading.loader import ResidentLoader
 from cnntrain.data.storage.images import DatasetInfo, Pixels, Split
 from cnntrain.nn.blocks import conv, dense, global_average, linear
-from cnntrain.nn.stages import assemble
+from cnntrain.nn.stages import BuildOptions, assemble
 from cnntrain.runtime.errors import InputError, NonFiniteError
 from cnntrain.tasks import task_for
 from cnntrain.tasks.classification import Classification
@@ -44,7 +44,7 @@ def stripes(count: int = 64) -> Split:
 
 def network(seed: int = 0, dropout: float = 0.3) -> nn.Sequential:
     makers = {"conv1": conv(4, 3, norm=True), "fc2": dense(8, dropout=dropout), "fc3": linear(2)}
-    return assemble(makers, (1, 8, 8), out_shape=(2,), seed=seed)
+    return assemble(makers, (1, 8, 8), out_shape=(2,), build=BuildOptions(seed=seed))
 
 
 def train_step(net: nn.Sequential, steps: int = 100, optimizer: str = "sgd", **settings: Any) -> TrainStep:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from made import create_model
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
@@ -34,7 +35,7 @@ def canonical(name: str) -> tuple[Shape, int]:
 
 
 def rows(name: str, shape: Shape, classes: int, **options: object) -> list[StageGeometry]:
-    return geometry(MODELS[name](shape, classes, device="meta", **options), shape)
+    return geometry(create_model(name, shape, classes, device="meta", **options), shape)
 
 
 @pytest.mark.parametrize(
@@ -109,12 +110,12 @@ def test_parameters_and_multiplications_are_those_of_the_papers(
 )
 def test_multiplications_equal_half_of_torchs_flops(name: str) -> None:
     shape, classes = canonical(name)
-    check_flops(MODELS[name](shape, classes, device="meta"), shape)
+    check_flops(create_model(name, shape, classes, device="meta"), shape)
 
 
 @pytest.mark.parametrize("convolution", ["spatially_separable", "maxout", "transposed"])
 def test_multiplications_of_other_convolutions_equal_half_of_torchs_flops(convolution: str) -> None:
-    check_flops(MODELS["convnet"](GRAY, 10, convolution=convolution, pool="overlapping", device="meta"), GRAY)
+    check_flops(create_model("convnet", GRAY, 10, convolution=convolution, pool="overlapping", device="meta"), GRAY)
 
 
 def check_flops(net: nn.Sequential, shape: Shape) -> None:
@@ -158,7 +159,7 @@ def summary(net: nn.Module) -> dict[str, object]:
 @pytest.mark.parametrize("name", OWN)
 def test_names_and_shapes_of_the_state_dict_are_frozen(name: str) -> None:
     shape, classes = canonical(name)
-    net = MODELS[name](shape, classes, device="meta")
+    net = create_model(name, shape, classes, device="meta")
     assert summary(net) == GOLDEN[name]
     if len(net) <= 60:  # the table counts what the network holds
         assert sum(p.numel() for p in net.parameters()) == sum(row.params for row in geometry(net, shape))
@@ -174,7 +175,7 @@ def small(name: str) -> Shape:
 @pytest.mark.parametrize("name", OWN)
 def test_every_network_learns_from_a_batch_and_takes_a_single_image(name: str) -> None:
     shape = small(name)
-    net = MODELS[name](shape, 10, **({"hidden": 64} if name.startswith(("alexnet", "zfnet", "vgg")) else {}))
+    net = create_model(name, shape, 10, **({"hidden": 64} if name.startswith(("alexnet", "zfnet", "vgg")) else {}))
     torch.manual_seed(0)
     x, y = torch.randn(3, *shape), torch.arange(3)
     F.cross_entropy(net(x), y).backward()
@@ -193,7 +194,7 @@ def test_every_network_learns_from_a_batch_and_takes_a_single_image(name: str) -
 def test_every_network_builds_and_trains_at_every_size_or_says_why_not(name: str, trains: Callable[..., bool]) -> None:
     for shape in (CIFAR,) if name == "preact_resnet1001" else (GRAY, CIFAR, TINY, (3, 83, 83), IMAGENET):
         try:
-            net = MODELS[name](shape, 10, device="meta")
+            net = create_model(name, shape, 10, device="meta")
         except StageError as error:
             assert name.startswith("vgg") and shape == GRAY and "32 pixels are needed" in str(error)
             continue
@@ -220,7 +221,7 @@ def test_every_network_builds_and_trains_at_every_size_or_says_why_not(name: str
 )
 def test_options_build_networks_that_learn(name: str, options: dict[str, object]) -> None:
     shape = (3, 16, 16) if "res" in name or name.startswith("wrn") else CIFAR
-    plain, net = MODELS[name](shape, 10, device="meta"), MODELS[name](shape, 10, **options)
+    plain, net = create_model(name, shape, 10, device="meta"), create_model(name, shape, 10, **options)
     net(torch.randn(2, *shape)).logsumexp(1).sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters() if p.requires_grad)
     assert str(net) != str(plain)
@@ -238,11 +239,11 @@ def test_options_build_networks_that_learn(name: str, options: dict[str, object]
 )
 def test_what_cannot_be_is_refused_with_the_reason(name: str, options: dict[str, object], message: str) -> None:
     with pytest.raises(StageError, match=message):
-        MODELS[name](CIFAR, 10, device="meta", **options)
+        create_model(name, CIFAR, 10, device="meta", **options)
 
 
 def test_a_plain_network_is_the_residual_one_without_its_shortcuts() -> None:
-    residual, plain = (MODELS["resnet20"](CIFAR, 10, shortcut=kind).eval() for kind in ("A", "none"))
+    residual, plain = (create_model("resnet20", CIFAR, 10, shortcut=kind).eval() for kind in ("A", "none"))
     sizes = [sorted(tuple(p.shape) for p in net.parameters()) for net in (residual, plain)]
     assert sizes[0] == sizes[1]
     x = torch.randn(2, 16, 8, 8)

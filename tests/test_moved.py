@@ -5,10 +5,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from cnntrain.config import moved
+from cnntrain.config.build import build_model
 from cnntrain.config.plugins import import_plugins
 from cnntrain.config.validate import option_hints, signature
+from cnntrain.data.storage.images import DatasetInfo
+from cnntrain.models import MODELS
+from cnntrain.models.perceptron import softmax
 
 PLUGIN = """
 from cnntrain.models import HEADS
@@ -80,3 +85,10 @@ def test_a_name_that_never_was_is_an_error(plugin: str) -> None:
         from cnntrain.models.blocks import nothing_such  # noqa: F401
     with pytest.raises(ModuleNotFoundError):
         importlib.import_module("cnntrain.models.nothing_such")
+
+
+def test_a_model_function_that_hands_on_its_keywords_is_still_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MODELS, "old", lambda in_shape, classes, **build: softmax(in_shape, classes, **build))
+    info = DatasetInfo("noise", ("one", "two"), (1, 4, 4), (0.5,), (0.5,))
+    old, new = (build_model({"name": name, "remove": []}, info, seed=3) for name in ("old", "softmax"))
+    assert torch.equal(old.get_submodule("fc1.linear").weight, new.get_submodule("fc1.linear").weight)  # type: ignore[arg-type]

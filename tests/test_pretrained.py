@@ -14,6 +14,7 @@ import pytest
 import torch
 import torchvision.models
 from cuts import agree, cut
+from made import create_model
 from PIL import Image
 from torch import nn
 from torchvision.models._api import BUILTIN_MODELS, Weights, WeightsEnum
@@ -23,7 +24,7 @@ from cnntrain.cli.main import main
 from cnntrain.config import pretrained, schema
 from cnntrain.data.datasets.registry import DATASETS
 from cnntrain.data.storage.images import DatasetInfo
-from cnntrain.models import MODELS, PRETRAINED
+from cnntrain.models import PRETRAINED
 from cnntrain.models.external import Preprocessing, fill, remarks
 from cnntrain.runtime.errors import InputError
 
@@ -109,11 +110,11 @@ def facts(path: str) -> dict[str, str]:
 
 def test_weights_come_from_the_network_once_and_then_from_the_disk(source: Path) -> None:
     saved = torch.load(source)
-    net = MODELS["torchvision"](SHAPE, 4, arch="tinynet", weights="default")
+    net = create_model("torchvision", SHAPE, 4, arch="tinynet", weights="default")
     assert torch.equal(net.state_dict()["conv.weight"], saved["conv.weight"])
     assert net.state_dict()["fc.weight"].shape == (4, 4)
     source.unlink()
-    net = MODELS["torchvision"](SHAPE, 7, arch="tinynet", weights="default")
+    net = create_model("torchvision", SHAPE, 7, arch="tinynet", weights="default")
     assert all(torch.equal(value, saved[key]) for key, value in net.state_dict().items())
     assert str(net.pretrained) == "weights of torchvision's tinynet: all"
 
@@ -171,7 +172,7 @@ def test_weights_from_a_file_fit_but_for_the_head(tmp_path: Path) -> None:
     torch.save(state, tmp_path / "nine.pt")
     torch.save({"epoch": 3, "state_dict": state}, tmp_path / "wrapped.pt")
     for name in ("nine.pt", "wrapped.pt"):
-        net = MODELS["torchvision"]((3, 40, 40), 4, arch="squeezenet1_0", weights=str(tmp_path / name))
+        net = create_model("torchvision", (3, 40, 40), 4, arch="squeezenet1_0", weights=str(tmp_path / name))
         found = list(net.state_dict().values())
         assert all(torch.equal(a, b) for a, b in zip(found[:-2], list(state.values())[:-2], strict=True))
         assert found[-1].shape == (4,)
@@ -179,7 +180,7 @@ def test_weights_from_a_file_fit_but_for_the_head(tmp_path: Path) -> None:
     (tmp_path / "text.pt").write_text("no weights")
     for name in ("list.pt", "text.pt"):
         with pytest.raises(InputError, match="holds no state dict"):
-            MODELS["torchvision"]((3, 40, 40), 4, arch="squeezenet1_0", weights=str(tmp_path / name))
+            create_model("torchvision", (3, 40, 40), 4, arch="squeezenet1_0", weights=str(tmp_path / name))
     with pytest.raises(InputError, match="not those of squeezenet1_0: .* and 47 more differ"):
         fill(original, "squeezenet1_0", {})
 
@@ -197,7 +198,7 @@ def test_googlenets_own_change_of_the_normalisation_is_in_what_it_expects(tmp_pa
     original = torchvision.models.googlenet(num_classes=5, aux_logits=False, init_weights=False, transform_input=True)
     torch.save(original.state_dict(), tmp_path / "five.pt")
     options = {"arch": "googlenet", "weights": str(tmp_path / "five.pt")}
-    net = MODELS["torchvision"]((3, 40, 40), 5, **options)
+    net = create_model("torchvision", (3, 40, 40), 5, **options)
     pixels = torch.rand(2, 3, 40, 40)
 
     def normalised(mean: Any, std: Any) -> torch.Tensor:
@@ -230,15 +231,15 @@ def test_timms_weights_come_by_its_own_code(monkeypatch: pytest.MonkeyPatch) -> 
     fake = SimpleNamespace(list_models=lambda: ["tinynet"], create_model=create_model, get_pretrained_cfg=configuration)
     monkeypatch.setitem(sys.modules, "timm", fake)
     for classes, new in ((4, "all but fc.weight, fc.bias, which are new"), (7, "all")):
-        net = MODELS["timm"](SHAPE, classes, arch="tinynet", weights="default")
+        net = create_model("timm", SHAPE, classes, arch="tinynet", weights="default")
         assert (net.get_submodule("conv").weight == 1).all() and len(net) == 5
         assert str(net.pretrained) == f"weights of timm's tinynet: {new}"
         widest = net.get_submodule("fc").weight.abs().max().item()
         assert widest <= 4**-0.5 if classes == 4 else widest > 5  # torch's bound for a layer of four inputs
-        again = (MODELS["timm"](SHAPE, classes, arch="tinynet", weights="default", seed=seed) for seed in (0, 1))
+        again = (create_model("timm", SHAPE, classes, arch="tinynet", weights="default", seed=seed) for seed in (0, 1))
         heads = [model.get_submodule("fc").weight for model in (net, *again)]
         assert torch.equal(heads[0], heads[1]) and (classes == 7 or not torch.equal(heads[0], heads[2]))
-    assert not MODELS["timm"](SHAPE, 4, arch="tinynet").get_submodule("conv").weight.any()
+    assert not create_model("timm", SHAPE, 4, arch="tinynet").get_submodule("conv").weight.any()
     wants = PRETRAINED["timm"](arch="tinynet", weights="default")
     assert wants == Preprocessing(24, (0.1,) * 3, (0.2,) * 3) and PRETRAINED["timm"](arch="tinynet") is None
     assert "not the 24×24" in list(remarks(net, wants, SHAPE))[-1]
@@ -246,11 +247,11 @@ def test_timms_weights_come_by_its_own_code(monkeypatch: pytest.MonkeyPatch) -> 
         r"\(no weights there\); fetch https://huggingface.co/timm/tinynet.a1/resolve/main/model.safetensors and name"
     )
     with pytest.raises(InputError, match=supply):
-        MODELS["timm"](SHAPE, 4, arch="tinynet.none", weights="default")
+        create_model("timm", SHAPE, 4, arch="tinynet.none", weights="default")
     with pytest.raises(InputError, match="Invalid pretrained tag"):
         PRETRAINED["timm"](arch="tinynet.odd", weights="default")
     with pytest.raises(InputError, match="unknown model.arch"):
-        MODELS["timm"](SHAPE, 4, arch="mininet")
+        create_model("timm", SHAPE, 4, arch="mininet")
 
 
 def test_a_study_of_a_pretrained_network_sees_the_images_it_expects(cnntrain: Call, folder: Path, source: Path) -> None:

@@ -198,7 +198,7 @@ def validated(size: int, batch: int) -> Any:
     cfg: Any = SimpleNamespace(trainer=SimpleNamespace(eval_batch_size=batch), dataset={"workers": 0})
     data: Any = Dataset(INFO, noise(size), noise(size), None)
     session = Session(cfg, torch.device("cpu"), "fp32", data, *[None] * 3)  # type: ignore[arg-type]
-    net = assemble({"fc1": linear(3)}, INFO.shape, out_shape=(3,), seed=0)
+    net = assemble({"fc1": linear(3)}, INFO.shape, out_shape=(3,))
     stop = distributed.Largest()  # as a signal would be asked after
     return session.validate(net, lambda: bool(stop(0)[0]))
 
@@ -356,7 +356,7 @@ def combined(rank: int, weights: torch.Tensor | None) -> list[object]:
     """Return what becomes of a step whose loss is no number in the second process: whether it counts, its sums and
     gradient; and whether dropout draws what it draws alone.
     """
-    net = assemble({"fc1": linear(3)}, INFO.shape, out_shape=(3,), seed=0)
+    net = assemble({"fc1": linear(3)}, INFO.shape, out_shape=(3,))
     train_step = TrainStep(net, sgd(net), [0.1], precision="fp32", seed=0, class_weights=weights)
     for parameter in net.parameters():
         parameter.grad = torch.full_like(parameter, 1.0 + rank)

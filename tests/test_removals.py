@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from made import create_model
 from torch import nn
 
 from cnntrain.models import MODELS
@@ -46,7 +47,7 @@ def variants(net: nn.Sequential) -> list[tuple[str, ...]]:
 def outcome(name: str, remove: tuple[str, ...], trains: Trains) -> str:
     """Return the reason of a refusal, or nothing for a network that forwards and back-propagates."""
     try:
-        net = MODELS[name](images(name), 10, remove=remove, device="meta")  # with a forward pass in evaluation
+        net = create_model(name, images(name), 10, remove=remove, device="meta")  # with a forward pass in evaluation
     except StageError as error:
         return re.sub(r" \(.*| *$", "", str(error).splitlines()[0])
     assert trains(net, images(name)), remove
@@ -56,7 +57,7 @@ def outcome(name: str, remove: tuple[str, ...], trains: Trains) -> str:
 def refusals(name: str, trains: Trains) -> dict[str, list[str]]:
     """Return the reasons of all refusals, each with its variants."""
     found: dict[str, list[str]] = {}
-    for remove in variants(MODELS[name](images(name), 10, device="meta")):
+    for remove in variants(create_model(name, images(name), 10, device="meta")):
         if reason := outcome(name, remove, trains):
             found.setdefault(reason, []).append("+".join(remove))
     return found
@@ -69,6 +70,6 @@ def test_every_removal_trains_or_is_refused_for_a_known_reason(name: str, trains
 
 def test_the_last_stage_of_every_network_stays() -> None:
     for name in ("softmax", "lenet5_1998", "nin", "all_cnn", "googlenet", "lm_resnet20", "wrn_16_8", "vgg19"):
-        last = [stage for stage, _ in MODELS[name](images(name), 10, device="meta").named_children()][-1]
+        last = [stage for stage, _ in create_model(name, images(name), 10, device="meta").named_children()][-1]
         with pytest.raises(StageError, match="is the last"):
-            MODELS[name](images(name), 10, remove=[last], device="meta")
+            create_model(name, images(name), 10, remove=[last], device="meta")

@@ -19,13 +19,13 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from made import create_model
 from PIL import Image
 
 from cnntrain.cli.main import main
 from cnntrain.commands.eval import report as tell
 from cnntrain.config.build import build_rates
 from cnntrain.data.storage.images import DatasetInfo
-from cnntrain.models import MODELS
 from cnntrain.report import svg
 from cnntrain.report.page import epoch_means, facts, rates, stages, title
 from cnntrain.stats.metrics import classification
@@ -308,7 +308,7 @@ def test_weights_are_shown_where_they_are_pictures() -> None:
         ("softmax", (1, 28, 28), "templates", (10, 1, 28, 28)),
         ("mlp", (3, 8, 9), "templates", (300, 3, 8, 9)),
     ):
-        net = MODELS[name](shape, 10)
+        net = create_model(name, shape, 10)
         found = pictures.first_filters(net, shape)
         assert found is not None and (found[1], found[2].shape) == (kind, size)
         assert pictures.first_filters(net, (2, 28, 28)) is None

@@ -4,15 +4,14 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+from made import create_model
 from torch import nn
 
-from cnntrain.models import MODELS
-from cnntrain.models.lenet import lenet5, lenet5_1998
-from cnntrain.models.resnet_cifar import resnet_cifar
+from cnntrain.nn import stages
 from cnntrain.nn.blocks import conv, dense, linear, pooling
 from cnntrain.nn.composite import Add, Concat
 from cnntrain.nn.shapes import shape_after
-from cnntrain.nn.stages import Maker, StageError, assemble, record, tail, walk
+from cnntrain.nn.stages import BuildOptions, Maker, StageError, assemble, record, stage_shapes, tail, walk
 
 SHAPE = (3, 16, 16)
 
@@ -28,7 +27,7 @@ def makers() -> dict[str, Maker]:
 
 
 def build(remove: Sequence[str] = (), seed: int = 0) -> nn.Sequential:
-    return assemble(makers(), SHAPE, out_shape=(5,), remove=remove, seed=seed)
+    return assemble(makers(), SHAPE, out_shape=(5,), build=BuildOptions(seed=seed, remove=list(remove)))
 
 
 @pytest.mark.parametrize("remove", [[], ["conv1"], ["pool1"], ["conv2"], ["fc3"], ["conv1", "pool1"], ["conv2", "fc3"]])
@@ -92,8 +91,8 @@ def test_survivors_of_the_same_shape_start_equal_and_seeds_differ() -> None:
 
 
 def test_removing_a_residual_block_leaves_the_weights_of_the_block_that_grows_a_projection() -> None:
-    whole = resnet_cifar(20, (3, 32, 32), 10, shortcut="B").state_dict()
-    variant = resnet_cifar(20, (3, 32, 32), 10, shortcut="B", remove=["block2_1"]).state_dict()
+    whole = create_model("resnet20", (3, 32, 32), 10, shortcut="B").state_dict()
+    variant = create_model("resnet20", (3, 32, 32), 10, shortcut="B", remove=["block2_1"]).state_dict()
     assert "block2_2.skip.conv.weight" in variant and "block2_2.skip.conv.weight" not in whole
     assert torch.equal(whole["block2_2.main.conv2.weight"], variant["block2_2.main.conv2.weight"])
 
@@ -127,25 +126,29 @@ def test_what_cannot_be_removed_is_refused_with_the_reason(remove: list[str], me
 
 def test_kept_stages_shapes_groups_and_sizes_are_guarded() -> None:
     with pytest.raises(StageError, match="stages around it"):
-        assemble(makers(), SHAPE, out_shape=(5,), keep=["conv2"], remove=["conv2"])
+        assemble(makers(), SHAPE, out_shape=(5,), keep=["conv2"], build=BuildOptions(remove=["conv2"]))
     with pytest.raises(StageError, match="the output is 5, not 6"):
         assemble(makers(), SHAPE, out_shape=(6,))
     with pytest.raises(StageError, match="3 channels arrive, 2 groups do not divide them.*groups=1"):
         assemble({"conv1": conv(8, 3, groups=2), "fc": linear(5)}, SHAPE, out_shape=(5,))
-    with pytest.raises(StageError, match="'fc3' would have 8,660 parameters, more than 5,000"):
-        assemble(makers(), SHAPE, out_shape=(5,), max_stage_params=5_000)
-    assert assemble(makers(), SHAPE, out_shape=(5,), max_stage_params=5_000, device="meta")
     with pytest.raises(StageError, match="'type'"):
         assemble({"type": linear(5)}, SHAPE, out_shape=(5,))
     with pytest.raises(StageError, match="'conv2'.*Kernel size"):
         assemble(makers(), (3, 4, 4), out_shape=(5,))
 
 
+def test_a_stage_too_large_to_be_trained_is_refused_before_it_has_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stages, "MOST_PARAMETERS", 5_000)
+    with pytest.raises(StageError, match="'fc3': it would have 8,660 parameters, more than 5,000"):
+        build()
+    assert assemble(makers(), SHAPE, out_shape=(5,), build=BuildOptions(device="meta"))
+
+
 def test_refusals_of_the_faithful_lenet() -> None:
     with pytest.raises(StageError, match="conv3.*the connection table reads map 5, 1 arrive"):
-        lenet5_1998((1, 28, 28), 10, remove=["conv1"])
+        create_model("lenet5_1998", (1, 28, 28), 10, remove=["conv1"])
     with pytest.raises(StageError, match="rbf.*the fixed codes are 84 long, 120.* arrive"):
-        lenet5_1998((1, 28, 28), 10, remove=["fc6"])
+        create_model("lenet5_1998", (1, 28, 28), 10, remove=["fc6"])
 
 
 def test_narrowing_with_shortcut_a_is_refused_naming_b() -> None:
@@ -182,7 +185,7 @@ def test_walk_and_tail_agree_with_the_whole_network() -> None:
 
 
 def test_record_keeps_a_copy_of_what_leaves_a_module_inside_a_block() -> None:
-    net = resnet_cifar(20, (3, 32, 32), 10).eval()
+    net = create_model("resnet20", (3, 32, 32), 10).eval()
     with record(net, ["block1_1.main.norm2", "block1_1"]) as kept:
         net(torch.randn(2, 3, 32, 32))
     assert (kept["block1_1.main.norm2"] < 0).any()
@@ -206,15 +209,13 @@ def test_composites_add_and_join_their_branches() -> None:
 
 
 def test_pool_none_keeps_the_shapes() -> None:
-    shapes = {
-        kind: [tuple(out.shape) for _, out in walk(lenet5((1, 28, 28), 10, pool=kind), torch.zeros(1, 1, 28, 28))]
-        for kind in ("max", "avg", "none")
-    }
+    nets = {kind: create_model("lenet5", (1, 28, 28), 10, pool=kind) for kind in ("max", "avg", "none")}
+    shapes = {kind: stage_shapes(net, (1, 28, 28)) for kind, net in nets.items()}
     assert shapes["max"] == shapes["avg"] == shapes["none"]
 
 
 def test_a_wider_stage_gives_more_maps_and_what_follows_fits() -> None:
-    net = MODELS["alexnet"]((3, 32, 32), 10, widen={"conv2": 1.5, "fc6": 0.5}, device="meta")
+    net = create_model("alexnet", (3, 32, 32), 10, widen={"conv2": 1.5, "fc6": 0.5}, device="meta")
     shapes = {name: tuple(p.shape) for name, p in net.named_parameters()}
     assert shapes["conv2.conv.weight"] == (384, 48, 5, 5) and shapes["conv3.conv.weight"] == (384, 384, 3, 3)
     assert shapes["fc6.linear.weight"] == (2048, 256) and shapes["fc7.linear.weight"] == (4096, 2048)
@@ -223,11 +224,11 @@ def test_a_wider_stage_gives_more_maps_and_what_follows_fits() -> None:
 def test_a_stage_without_a_width_is_not_widened() -> None:
     for name, reason in (("pool1", "no width"), ("fc5", "no width"), ("fc9", "the stages"), ("conv1", "unknown")):
         with pytest.raises(StageError, match=reason):
-            MODELS["lenet5"]((1, 28, 28), 10, widen={name: 2.0}, remove=["conv1"], device="meta")
+            create_model("lenet5", (1, 28, 28), 10, widen={name: 2.0}, remove=["conv1"], device="meta")
 
 
 def test_survivors_of_a_widened_network_start_with_the_same_weights() -> None:
-    plain, wide = (MODELS["lenet5"]((1, 28, 28), 10, widen=widen) for widen in ({}, {"fc3": 2.0}))
+    plain, wide = (create_model("lenet5", (1, 28, 28), 10, widen=widen) for widen in ({}, {"fc3": 2.0}))
     one, other = plain.state_dict(), wide.state_dict()
     equal = {name for name in one if one[name].shape == other[name].shape and torch.equal(one[name], other[name])}
     assert equal == {name for name in one if not name.startswith(("fc3", "fc4"))}

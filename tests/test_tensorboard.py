@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from made import create_model
 from torch import nn
 
 from cnntrain.data.storage.images import DatasetInfo, Pixels, Split
-from cnntrain.models import MODELS
 from cnntrain.runtime.jsonfile import flat
 from cnntrain.stats.metrics import confusion_matrix
 from cnntrain.training import pictures
@@ -195,7 +195,7 @@ def test_the_batch_is_shown_as_its_pixels_were() -> None:
 def test_filters_of_convolutions_and_of_linear_layers_are_shown_and_others_left_out() -> None:
     mnist = DatasetInfo("drawn", INFO.classes, (1, 28, 28), (0.5,), (0.5,))
     for name in ("lenet5", "softmax"):
-        net = MODELS[name](mnist.shape, 3)
+        net = create_model(name, mnist.shape, 3)
         ((tag, shown),) = pictures.filter_pictures(net, mnist).items()
         assert tag == f"filters/{next(net.named_children())[0]}"
         assert shown.dtype == torch.uint8 and shown.shape[0] == 3

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 from cuts import agree, cut, last
+from made import create_model
 from torch import nn
 from torch.nn import functional as F
 
-from cnntrain.models import MODELS
 from cnntrain.nn.blocks import dirac
 from cnntrain.nn.whitening import Whitening, calibrate
 
@@ -57,7 +57,7 @@ def test_calibration_reads_what_reaches_the_layer_and_asks_for_images_only_then(
     alone = Whitening(3, 2)
     alone.calibrate(F.avg_pool2d(blobs(), 2))
     assert torch.equal(net.whiten[0].weight, alone.weight) and net.training  # type: ignore[index, union-attr]
-    calibrate(MODELS["airbench"]((3, 32, 32), 10, remove=["whiten"]), lambda: pytest.fail("asked for images"))
+    calibrate(create_model("airbench", (3, 32, 32), 10, remove=["whiten"]), lambda: pytest.fail("asked for images"))
 
 
 def test_filters_of_identity_pass_on_their_input_and_others_stay() -> None:
@@ -95,7 +95,7 @@ def test_a_run_keeps_its_whitening_and_resumes_to_the_same_bits(
 def test_weights_put_back_to_their_beginning_stay_whitened() -> None:
     from cnntrain.studies.cells import put_back
 
-    net, fresh = (MODELS["airbench"]((3, 12, 12), 10, remove=["pool4"], seed=seed) for seed in (0, 1))
+    net, fresh = (create_model("airbench", (3, 12, 12), 10, remove=["pool4"], seed=seed) for seed in (0, 1))
     calibrate(net, blobs)
     found = put_back(net, fresh, ["whiten", "conv1_1"]).state_dict()
     assert torch.equal(found["whiten.conv.weight"], net.state_dict()["whiten.conv.weight"])

@@ -9,9 +9,10 @@ from cnntrain.config import pretrained, schema
 from cnntrain.config.build import build_auxiliary, build_model, dataset_info
 from cnntrain.config.read import read_config
 from cnntrain.models.external import remarks
+from cnntrain.nn.geometry import describe
 from cnntrain.nn.shapes import describe_shape
 from cnntrain.nn.stages import StageError
-from cnntrain.report.stages import measured_stages, network, published, short, stage_json, stage_row, totals
+from cnntrain.report.stages import network, published, short, stage_json, stage_row, totals
 from cnntrain.runs import records
 from cnntrain.runs.folder import find_run
 from cnntrain.runs.load import read_info, rebuild
@@ -34,7 +35,7 @@ def run(composed: DictConfig) -> dict[str, Any]:
     heads = build_auxiliary(options, net, info, device="meta")
     for remark in remarks(net, pretrained.expected_preprocessing(options), info.shape):
         say(remark)
-    stages, lacking = measured_stages(net, info.shape)
+    stages, lacking = describe(net, info.shape)
     if lacking:
         say(lacking)
     total = totals(stages)
@@ -73,7 +74,7 @@ def compare(cfg: schema.Describe, names: list[str]) -> dict[str, Any]:
             raise StageError(f"{name}: {error}") from error
         for remark in remarks(net, None, info.shape):
             say(f"{name}: {remark}")
-        stages, lacking = measured_stages(net, info.shape)
+        stages, lacking = describe(net, info.shape)
         if lacking:
             say(f"{name}: {lacking}")
         found.append({"model": name, "stages": len(stages), **totals(stages)})

@@ -11,6 +11,7 @@ from cnntrain.config.build import build_model, dataset_info
 from cnntrain.config.compose import command_line, plain_config
 from cnntrain.config.read import read_config
 from cnntrain.config.schema import Fit
+from cnntrain.nn.geometry import count_parameters
 from cnntrain.nn.shapes import describe_shape
 from cnntrain.runs import outcome, records, resume, setup
 from cnntrain.runs.folder import CONFIG, RUNS, create_folder, lock_folder, new_folder, refuse_unwritable, remember
@@ -83,7 +84,7 @@ def preview(composed: DictConfig) -> dict[str, Any]:
     info = dataset_info(cfg.dataset, cfg.data_root)
     net = build_model(cfg.model, info, device="meta")
     parts = [name for name, options in cfg.augmentation.items() if options is not None]
-    params = sum(parameter.numel() for parameter in net.parameters())
+    params = count_parameters(net)
     shape = describe_shape(info.shape)
     print(
         f"fit takes it: {cfg.model['name']} ({params:,} parameters) on {info.name} ({shape}, {len(info.classes)} "

@@ -9,7 +9,7 @@ import numpy as np
 from torch import nn
 from torch.optim import Optimizer
 
-from cnntrain.config.groups import GROUPS, ConfigGroup
+from cnntrain.config.groups import BUILD_HINTS, GROUPS, ConfigGroup
 from cnntrain.config.schema import Options, Selection, SplitName
 from cnntrain.config.validate import build_schema, validated, validated_options
 from cnntrain.data.augment.augmentations import Augmentation
@@ -18,10 +18,10 @@ from cnntrain.data.datasets.splits import Member
 from cnntrain.data.storage.images import Dataset, DatasetInfo
 from cnntrain.nn.auxiliary import AuxiliaryClassifiers
 from cnntrain.nn.layers import BlurPool2d
-from cnntrain.nn.stages import Build
+from cnntrain.nn.stages import BuildOptions
 from cnntrain.runtime.disk import expanded
 from cnntrain.runtime.errors import InputError, unknown
-from cnntrain.runtime.ranges import NonNegative, Positive
+from cnntrain.runtime.ranges import NonNegative
 from cnntrain.training.lr_schedules import learning_rates
 from cnntrain.transforms.transform import Transform
 
@@ -57,36 +57,50 @@ def bind_several(group: ConfigGroup, options: Options) -> dict[str, Callable[...
     }
 
 
-def build_model(options: Options, info: DatasetInfo, **build: Any) -> nn.Sequential:
-    """Build the network for the dataset's images and classes; `build` says seed and device."""
-    remove = validated(options.get("remove") or [], list[str], "model.remove")
-    if twice := next((name for name in remove if remove.count(name) > 1), None):
-        raise InputError(f"model.remove names {twice} twice")
-    widen = validated(options.get("widen") or {}, dict[str, Positive], "model.widen")
-    blurred = validated(options.get("antialias", False), bool, "model.antialias")
+def build_model(options: Options, info: DatasetInfo, *, seed: int = 0, device: str = "cpu") -> nn.Sequential:
+    """Build the network for the dataset's images and classes, with initial weights of `seed`."""
+    build = build_options(options, seed, device)
     function = bind(GROUPS["model"], options)
-    settings: Build = {"remove": remove, "widen": widen, "antialias": blurred, **build}  # type: ignore[typeddict-item]
-    net: nn.Sequential = function(info.shape, len(info.classes), **settings)
+    net: nn.Sequential = function(info.shape, len(info.classes), build=build)
     if not isinstance(net, nn.Sequential):
         raise InputError(
             f"model={options['name']} gives a plain {type(net).__name__}, and a network is a chain of named stages: "
             "return assemble(…), or finished(drawn(…), …) of cnntrain.models.external"
         )
-    if blurred and not any(isinstance(module, BlurPool2d) for module in net.modules()):
+    if build.antialias and not any(isinstance(module, BlurPool2d) for module in net.modules()):
         raise InputError(f"model.antialias=true: {options['name']} has no stage that strides and could be blurred")
     return net
 
 
+def build_options(options: Options, seed: int = 0, device: str = "cpu") -> BuildOptions:
+    """Return how a model's options say that it is built; null stands for the default.
+
+    Raises `InputError` for a stage that is removed twice and for a value that the annotations exclude.
+    """
+    values = {key: options[key] for key in BUILD_HINTS if options.get(key) is not None}
+    build = BuildOptions(
+        seed=seed,
+        device=device,
+        **{key: validated(value, BUILD_HINTS[key], f"model.{key}") for key, value in values.items()},
+    )
+    if twice := next((name for name in build.remove if build.remove.count(name) > 1), None):
+        raise InputError(f"model.remove names {twice} twice")
+    return build
+
+
 def build_auxiliary(
-    options: Options, net: nn.Sequential, info: DatasetInfo, **build: Any
+    options: Options, net: nn.Sequential, info: DatasetInfo, *, seed: int = 0, device: str = "cpu"
 ) -> AuxiliaryClassifiers | None:
-    """Build the companion that trains a network with auxiliary heads; None where it has none or is to go without."""
+    """Build a network's auxiliary classifiers; None where it has none or is to be trained without."""
     group = GROUPS["model"]
     if options["name"] not in group.auxiliary:
         return None
     function = group.auxiliary[options["name"]]
-    given = {key: options[key] for key in group.auxiliary_keys(options) if key in options}
-    auxiliary = function(net, info.shape, len(info.classes), **validated_options("model", function, given), **build)
+    values = {key: options[key] for key in group.auxiliary_keys(options) if key in options}
+    build = BuildOptions(seed=seed, device=device)
+    auxiliary = function(
+        net, info.shape, len(info.classes), build=build, **validated_options("model", function, values)
+    )
     return auxiliary if auxiliary.at else None
 
 

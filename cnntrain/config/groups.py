@@ -9,11 +9,18 @@ from cnntrain.config.validate import ANY, option_hints
 from cnntrain.data.augment.augmentations import AUGMENTATIONS
 from cnntrain.data.datasets.registry import DATASETS
 from cnntrain.models import AUXILIARY, MODELS
+from cnntrain.nn.stages import BuildOptions
 from cnntrain.runtime.ranges import NonNegative, Positive
 from cnntrain.training.lr_schedules import SCHEDULES
 from cnntrain.training.optimizers import OPTIMIZERS
 from cnntrain.transforms.families import TRANSFORMS
 
+# What every model takes; the seed and the device are the command's.
+BUILD_HINTS = {
+    name: hint
+    for name, hint in get_type_hints(BuildOptions, include_extras=True).items()
+    if name not in ("seed", "device")
+}
 Functions = Mapping[str, Callable[..., Any]]
 
 
@@ -64,7 +71,7 @@ GROUPS = {
         ConfigGroup(
             "model",
             MODELS,
-            shared={"remove": list[str], "widen": dict[str, Positive], f"widen.{ANY}": Positive, "antialias": bool},
+            shared={**BUILD_HINTS, f"widen.{ANY}": Positive},
             auxiliary=AUXILIARY,
         ),
         ConfigGroup("dataset", DATASETS, shared=get_type_hints(Selection, include_extras=True)),

@@ -26,6 +26,7 @@ from cnntrain.models.wide_resnet import wide_resnet
 from cnntrain.models.zfnet import zfnet
 from cnntrain.nn.auxiliary import AuxiliaryClassifiers
 
+# Functions of (in_shape, num_classes, build) and of their own options, which have defaults.
 MODELS: dict[str, Callable[..., nn.Sequential]] = {
     "softmax": softmax,
     "mlp": mlp,
@@ -54,8 +55,8 @@ MODELS: dict[str, Callable[..., nn.Sequential]] = {
     "timm": timm,
 }
 
-# The companions that train a network with auxiliary classifiers, as functions of the network, its images' shape and the
-# number of classes; their options are the model's.
+# The auxiliary classifiers that a network is trained with, as functions of (net, in_shape, num_classes, build); their
+# options are the model's.
 AUXILIARY: dict[str, Callable[..., AuxiliaryClassifiers]] = {"googlenet": googlenet_heads}
 
 # What the pretrained weights of a library's models expect of their images, from the model's own options.

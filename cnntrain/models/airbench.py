@@ -8,15 +8,14 @@ border, so that smaller images can be trained on; at 32 pixels it fits.
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Unpack
 
 import torch
 from torch import nn
 
-from cnntrain.nn.blocks import batch_norm, conv, dirac, linear, norm_act, pooling, require
+from cnntrain.nn.blocks import batch_norm, check_count, conv, dirac, linear, norm_act, pooling
 from cnntrain.nn.layers import Activation
 from cnntrain.nn.shapes import Shape
-from cnntrain.nn.stages import Build, Maker, assemble
+from cnntrain.nn.stages import BuildOptions, Maker, assemble
 from cnntrain.nn.whitening import whitening
 from cnntrain.runtime.ranges import Count, Fraction
 
@@ -24,6 +23,7 @@ from cnntrain.runtime.ranges import Count, Fraction
 def airbench(
     in_shape: Shape,
     num_classes: int,
+    build: BuildOptions,
     *,
     widths: Sequence[Count] = (64, 256, 256),
     whiten_bias: bool = True,
@@ -31,7 +31,6 @@ def airbench(
     norm_momentum: Fraction = 0.4,
     norm_scale: bool = False,
     identity: bool = True,
-    **build: Unpack[Build],
 ) -> nn.Sequential:
     """A whitening convolution, three groups of two 3×3 convolutions with a pooling in the first, a pooling, linear.
 
@@ -39,7 +38,7 @@ def airbench(
     `norm_scale` are those of `blocks.batch_norm`; `identity` begins with filters that pass on their input
     (`blocks.dirac`).
     """
-    require(widths, 3, "widths")
+    check_count(widths, 3, "widths")
     norm = partial(batch_norm, momentum=norm_momentum, scale=norm_scale)
     makers: dict[str, Maker] = {"whiten": whitening(2, bias=whiten_bias, activation=activation)}
     for group, width in enumerate(widths, 1):
@@ -51,7 +50,7 @@ def airbench(
         }
     makers |= {"pool4": pooling("max", 3, ceil=True), "fc": linear(num_classes, bias=False)}
     init = partial(first_weights, identity=identity)
-    return assemble(makers, in_shape, out_shape=(num_classes,), init=init, **build)
+    return assemble(makers, in_shape, out_shape=(num_classes,), init=init, build=build)
 
 
 def first_weights(leaf: nn.Module, *, identity: bool) -> None:

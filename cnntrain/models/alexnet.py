@@ -9,13 +9,13 @@ biases 1) start slowly.
 """
 
 from collections.abc import Sequence
-from typing import Literal, Unpack
+from typing import Literal
 
 from torch import nn
 
-from cnntrain.nn.blocks import by_size, conv, dense, he_normal_inputs, linear, lrn, pooling, require
+from cnntrain.nn.blocks import by_size, check_count, conv, dense, he_normal_inputs, linear, lrn, pooling
 from cnntrain.nn.shapes import Shape
-from cnntrain.nn.stages import Build, Maker, assemble
+from cnntrain.nn.stages import BuildOptions, Maker, assemble
 from cnntrain.runtime.ranges import Count
 
 Order = Literal["norm_pool", "pool_norm"]
@@ -24,19 +24,19 @@ Order = Literal["norm_pool", "pool_norm"]
 def alexnet(
     in_shape: Shape,
     num_classes: int,
+    build: BuildOptions,
     *,
     widths: Sequence[Count] = (96, 256, 384, 384, 256),
     hidden: Count = 4096,
     groups: Count = 2,
     order: Order = "norm_pool",
-    **build: Unpack[Build],
 ) -> nn.Sequential:
     """Five convolutions and three fully connected layers; 60,965,224 parameters at 227 pixels and 1000 classes.
 
     `groups=2` are the two graphics cards of the paper; 1 connects all maps (62,378,344 parameters). `order=pool_norm`
     normalises after pooling, as Caffe's variant does.
     """
-    require(widths, 5, "widths")
+    check_count(widths, 5, "widths")
     w1, w2, w3, w4, w5 = widths
     padding = 0 if (in_shape[-1] - 11) % 4 == 0 else 2
     small_stride = 2 if min(in_shape[1:]) >= 32 else 1
@@ -58,7 +58,7 @@ def alexnet(
         "fc7": dense(hidden, dropout=0.5),
         "fc8": linear(num_classes),
     }
-    return assemble(makers, in_shape, out_shape=(num_classes,), init=he_normal_inputs, **build)
+    return assemble(makers, in_shape, out_shape=(num_classes,), init=he_normal_inputs, build=build)
 
 
 def norm_and_pool(number: int, order: Order) -> dict[str, Maker]:

@@ -4,16 +4,14 @@
 Deviation: initial weights after He et al. 2015.
 """
 
-from typing import Unpack
-
 from torch import nn
 
 from cnntrain.nn.blocks import conv, dropout, global_average, he_normal_inputs
 from cnntrain.nn.shapes import Shape
-from cnntrain.nn.stages import Build, assemble
+from cnntrain.nn.stages import BuildOptions, assemble
 
 
-def all_cnn(in_shape: Shape, num_classes: int, **build: Unpack[Build]) -> nn.Sequential:
+def all_cnn(in_shape: Shape, num_classes: int, build: BuildOptions) -> nn.Sequential:
     """Nine convolutions and a global average: 1,369,738 parameters for ten classes."""
     return assemble(
         {
@@ -33,5 +31,5 @@ def all_cnn(in_shape: Shape, num_classes: int, **build: Unpack[Build]) -> nn.Seq
         out_shape=(num_classes,),
         keep=("conv9",),
         init=he_normal_inputs,
-        **build,
+        build=build,
     )

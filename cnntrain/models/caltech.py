@@ -5,8 +5,6 @@ Each of the 256 maps of the second convolution reads 16 of the 64 before it, by 
 images of less than 80 pixels a side the windows shrink (table `WINDOWS`).
 """
 
-from typing import Unpack
-
 from torch import nn
 
 from cnntrain.nn.blocks import by_size, conv, linear, local_contrast, pooling
@@ -14,14 +12,14 @@ from cnntrain.nn.composite import chain
 from cnntrain.nn.convolutions import partial_conv
 from cnntrain.nn.layers import Absolute
 from cnntrain.nn.shapes import Shape
-from cnntrain.nn.stages import Build, Maker, assemble
+from cnntrain.nn.stages import BuildOptions, Maker, assemble
 from cnntrain.runtime.seeding import generator
 
 # First convolution, its pooling and stride; second convolution, its pooling and stride.
 WINDOWS = {"large": (9, 10, 5, 9, 6, 4), "medium": (7, 6, 4, 7, 6, 4), "small": (5, 4, 2, 5, 6, 4)}
 
 
-def caltech_convnet(in_shape: Shape, num_classes: int, **build: Unpack[Build]) -> nn.Sequential:
+def caltech_convnet(in_shape: Shape, num_classes: int, build: BuildOptions) -> nn.Sequential:
     """Filters, rectification, local contrast normalisation and average pooling, twice; then a linear layer."""
     kernel1, size1, step1, kernel2, size2, step2 = by_size(
         in_shape, small=WINDOWS["small"], medium=WINDOWS["medium"], large=WINDOWS["large"]
@@ -38,7 +36,7 @@ def caltech_convnet(in_shape: Shape, num_classes: int, **build: Unpack[Build]) -
         },
         in_shape,
         out_shape=(num_classes,),
-        **build,
+        build=build,
     )
 
 

@@ -3,7 +3,7 @@ repeated. For studies that change one kind of layer and keep the rest.
 """
 
 from collections.abc import Sequence
-from typing import Literal, Unpack
+from typing import Literal
 
 from torch import nn
 
@@ -22,7 +22,7 @@ from cnntrain.nn.blocks import (
 from cnntrain.nn.convolutions import depthwise_separable, maxout_conv, spatially_separable, transposed_conv
 from cnntrain.nn.layers import Activation
 from cnntrain.nn.shapes import Shape
-from cnntrain.nn.stages import Build, Maker, StageError, assemble
+from cnntrain.nn.stages import BuildOptions, Maker, StageError, assemble
 from cnntrain.runtime.ranges import Count, Fraction, Natural
 
 Convolution = Literal["plain", "depthwise_separable", "spatially_separable", "maxout", "rotated_maxout", "transposed"]
@@ -33,6 +33,7 @@ Pooling = Literal["max", "avg", "overlapping", "stochastic", "fractional", "unpo
 def convnet(
     in_shape: Shape,
     num_classes: int,
+    build: BuildOptions,
     *,
     widths: Sequence[Count] = (32, 64),
     kernel: Count = 3,
@@ -44,7 +45,6 @@ def convnet(
     pool: Pooling = "max",
     hidden: Natural = 128,
     dropout: Fraction = 0.0,
-    **build: Unpack[Build],
 ) -> nn.Sequential:
     """A convolution and a pooling for each of `widths`, then a fully connected layer, or with `hidden=0` an average.
 
@@ -86,7 +86,7 @@ def convnet(
         makers |= {f"fc{last + 1}": linear(num_classes)}
     else:
         makers |= {"average": global_average(), f"fc{last}": linear(num_classes)}
-    return assemble(makers, in_shape, out_shape=(num_classes,), **build)
+    return assemble(makers, in_shape, out_shape=(num_classes,), build=build)
 
 
 POOLINGS: dict[str, Maker] = {

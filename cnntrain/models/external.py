@@ -5,14 +5,14 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Unpack
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from cnntrain.models.flatten import chain_of
 from cnntrain.nn.shapes import Shape, describe_shape
-from cnntrain.nn.stages import Build, StageError, draw
+from cnntrain.nn.stages import BuildOptions, StageError, draw
 from cnntrain.runtime.disk import expanded
 from cnntrain.runtime.errors import InputError, listed, unknown
 from cnntrain.runtime.seeding import generator
@@ -57,7 +57,7 @@ def remarks(net: nn.Module, expected: Preprocessing | None, shape: Shape) -> Ite
 
 
 def torchvision(
-    in_shape: Shape, num_classes: int, *, arch: str = "resnet18", weights: str | None = None, **build: Unpack[Build]
+    in_shape: Shape, num_classes: int, build: BuildOptions, *, arch: str = "resnet18", weights: str | None = None
 ) -> nn.Sequential:
     """A classifier of torchvision; `weights` are null, default (downloaded once), or a file with a state dict."""
     models, label = torchvision_models(arch), f"torchvision's {arch}"
@@ -92,7 +92,7 @@ def torchvision_images(*, arch: str = "resnet18", weights: str | None = None) ->
 
 
 def timm(
-    in_shape: Shape, num_classes: int, *, arch: str = "resnet18", weights: str | None = None, **build: Unpack[Build]
+    in_shape: Shape, num_classes: int, build: BuildOptions, *, arch: str = "resnet18", weights: str | None = None
 ) -> nn.Sequential:
     """A classifier of timm, which is an optional package; `weights` as for torchvision."""
     library, label = timm_models(arch), f"timm's {arch}"
@@ -140,10 +140,10 @@ def head_of(model: nn.Module, num_classes: int) -> list[str]:
     return [key for key in model.state_dict() if key.startswith(tuple(f"{name}." for name in names))]
 
 
-def drawn(make: Callable[[], nn.Module], label: str, build: Build) -> nn.Module:
+def drawn(make: Callable[[], nn.Module], label: str, build: BuildOptions) -> nn.Module:
     """Return the model that `make` builds under the seed; raise `StageError` when it cannot be built."""
     before = torch.default_generator.get_state()
-    torch.default_generator.manual_seed(int(generator(build.get("seed", 0), label).integers(2**32)))
+    torch.default_generator.manual_seed(int(generator(build.seed, label).integers(2**32)))
     try:
         return make()
     except (TypeError, ValueError, RuntimeError) as error:
@@ -213,7 +213,13 @@ def fill(model: nn.Module, label: str, state: Mapping[str, Tensor]) -> list[str]
 
 
 def finished(
-    model: nn.Module, label: str, in_shape: Shape, num_classes: int, build: Build, *, new: Sequence[str] | None = None
+    model: nn.Module,
+    label: str,
+    in_shape: Shape,
+    num_classes: int,
+    build: BuildOptions,
+    *,
+    new: Sequence[str] | None = None,
 ) -> nn.Sequential:
     """Return a model's stages. Of weights that were loaded, the attribute `pretrained` says which tensors are `new`.
 
@@ -222,11 +228,11 @@ def finished(
     """
     for path in dict.fromkeys(key.rpartition(".")[0] for key in new or ()):
         if hasattr(leaf := model.get_submodule(path), "reset_parameters"):
-            draw(leaf, path, build.get("seed", 0))
-    if build.get("widen") or build.get("change"):
+            draw(leaf, path, build.seed)
+    if build.widen or build.antialias:
         raise StageError(f"{label} comes ready-made: model.widen and model.antialias are for cnntrain's own networks")
-    net = chain_of(model, label, in_shape, num_classes, build.get("remove", ()))
+    net = chain_of(model, label, in_shape, num_classes, build.remove)
     if new is not None:
         kept = f"all but {', '.join(new)}, which are new" if new else "all"
         net.pretrained = f"weights of {label}: {kept}"  # type: ignore[assignment]
-    return net.to(build.get("device", "cpu"))
+    return net.to(build.device)

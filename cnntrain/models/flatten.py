@@ -15,8 +15,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from cnntrain.nn.shapes import Shape, describe_shape
-from cnntrain.nn.stages import StageError, walk
-from cnntrain.runtime.errors import unknown_stage
+from cnntrain.nn.stages import StageError, require, stage_shapes
 
 
 class ChainError(Exception):
@@ -38,7 +37,7 @@ def chain_of(model: nn.Module, label: str, in_shape: Shape, num_classes: int, re
     except ChainError as reason:
         net = nn.Sequential(OrderedDict(network=model))
         net.observe_only = str(reason)  # type: ignore[assignment]
-    shapes = follow(net, label, in_shape)
+    shapes = shapes_of(net, label, in_shape)
     if (out := list(shapes.values())[-1]) != (num_classes,):
         raise StageError(f"{label} gives {describe_shape(out)}, not {num_classes} numbers: it is no classifier")
     if remove and hasattr(net, "observe_only"):
@@ -148,23 +147,19 @@ def provable(net: nn.Sequential, in_shape: Shape) -> Shape:
     """
     smaller = (in_shape[0], *(min(side, 64) for side in in_shape[1:]))
     try:
-        follow(net, "", smaller)
+        shapes_of(net, "", smaller)
     except StageError:
         return in_shape
     return smaller
 
 
-def follow(net: nn.Sequential, label: str, in_shape: Shape) -> dict[str, Shape]:
-    """Return the shape that leaves each stage, from a pass of one image in evaluation."""
-    was_training = net.training
+def shapes_of(net: nn.Sequential, label: str, in_shape: Shape) -> dict[str, Shape]:
+    """Return the shape that leaves each stage; raise `StageError` for images that the model cannot take."""
     try:
-        with torch.no_grad():
-            return {name: tuple(out.shape[1:]) for name, out in walk(net.eval(), torch.zeros(1, *in_shape))}
+        return stage_shapes(net, in_shape)
     except (RuntimeError, ValueError, AssertionError, IndexError) as error:
         reason = (str(error) or "its sizes do not fit").splitlines()[0]
         raise StageError(f"{label} cannot take {describe_shape(in_shape)} images: {reason}") from error
-    finally:
-        net.train(was_training)
 
 
 def without(
@@ -172,9 +167,8 @@ def without(
 ) -> nn.Sequential:
     """Return the chain without some stages, which must leave the shape that reaches them."""
     names = list(shapes)
+    require(remove, names)
     for name in remove:
-        if name not in names:
-            raise StageError(str(unknown_stage(name, names)))
         position = names.index(name)
         arrives = shapes[names[position - 1]] if position else in_shape
         if shapes[name] != arrives or math.prod(shapes[name]) == 0:

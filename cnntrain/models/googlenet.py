@@ -4,7 +4,7 @@ Below 80 pixels a side the first pooling is left out, and below 48 the first con
 modules see 16×16 maps where the paper's see 28×28. Deviation: initial weights after He et al. 2015.
 """
 
-from typing import Literal, Unpack
+from typing import Literal
 
 from torch import nn
 
@@ -24,7 +24,7 @@ from cnntrain.nn.blocks import (
 )
 from cnntrain.nn.composite import Concat, chain
 from cnntrain.nn.shapes import Shape
-from cnntrain.nn.stages import Build, Maker, assemble
+from cnntrain.nn.stages import BuildOptions, Maker, assemble
 from cnntrain.runtime.ranges import NonNegative
 
 Stem = Literal["plain", "separable"]
@@ -61,13 +61,13 @@ PUBLISHED = {
 AUXILIARY = {"head_4a": "inception_4a", "head_4d": "inception_4d"}
 
 
-def googlenet(in_shape: Shape, num_classes: int, *, stem: Stem = "plain", **build: Unpack[Build]) -> nn.Sequential:
+def googlenet(in_shape: Shape, num_classes: int, build: BuildOptions, *, stem: Stem = "plain") -> nn.Sequential:
     """Nine Inception modules, global average, linear: 6,998,552 parameters at 224 pixels and 1000 classes.
 
     `stem=separable` is the first convolution that the paper's table counts: eight 7×7 kernels a colour, then 1×1.
     """
     makers = stages(in_shape, num_classes, stem)
-    return assemble(makers, in_shape, out_shape=(num_classes,), init=he_normal_inputs, **build)
+    return assemble(makers, in_shape, out_shape=(num_classes,), init=he_normal_inputs, build=build)
 
 
 def stages(in_shape: Shape, num_classes: int, stem: Stem) -> dict[str, Maker]:
@@ -151,7 +151,7 @@ def naive_inception(one: int, three: int, five: int) -> Maker:
 
 
 def googlenet_heads(
-    net: nn.Sequential, in_shape: Shape, num_classes: int, *, auxiliary: NonNegative = 0.3, **build: Unpack[Build]
+    net: nn.Sequential, in_shape: Shape, num_classes: int, build: BuildOptions, *, auxiliary: NonNegative = 0.3
 ) -> AuxiliaryClassifiers:
     """Return the companion that trains `net` with its two auxiliary classifiers, after 4a and 4d (section 5).
 
@@ -159,7 +159,7 @@ def googlenet_heads(
     """
     order = list(stages(in_shape, num_classes, "plain"))
     places = {head: (stage, auxiliary_head(num_classes)) for head, stage in AUXILIARY.items()}
-    return attach(net, in_shape, num_classes, order, places, auxiliary, init=he_normal_inputs, **build)
+    return attach(net, in_shape, num_classes, order, places, auxiliary, init=he_normal_inputs, build=build)
 
 
 def auxiliary_head(num_classes: int) -> Maker:

@@ -5,8 +5,6 @@ Deviations of `lenet5_1998`: the loss is cross-entropy over the negated penaltie
 paper's criterion (eq. 8 and 9, whose constant j is left out); the bitmaps of the ten digits are drawn after figure 3.
 """
 
-from typing import Unpack
-
 from torch import nn
 
 from cnntrain.nn.blocks import Pool, conv, dense, linear, pooling, spatial
@@ -14,11 +12,11 @@ from cnntrain.nn.composite import chain
 from cnntrain.nn.convolutions import partial_conv
 from cnntrain.nn.layers import BITMAPS, Activation, RadialBasis, ScaledTanh, Subsample
 from cnntrain.nn.shapes import Shape
-from cnntrain.nn.stages import Build, Maker, assemble
+from cnntrain.nn.stages import BuildOptions, Maker, assemble
 
 
 def lenet5(
-    in_shape: Shape, num_classes: int, *, activation: Activation = "relu", pool: Pool = "max", **build: Unpack[Build]
+    in_shape: Shape, num_classes: int, build: BuildOptions, *, activation: Activation = "relu", pool: Pool = "max"
 ) -> nn.Sequential:
     """The modern LeNet-5: full second convolution, parameter-free pooling, linear output (61,706 parameters)."""
     padding = 2 if in_shape[-1] < 32 else 0  # the paper's 32×32 field around a 28×28 digit
@@ -34,7 +32,7 @@ def lenet5(
         },
         in_shape,
         out_shape=(num_classes,),
-        **build,
+        build=build,
     )
 
 
@@ -47,7 +45,7 @@ CONV3_TABLE = (
 )
 
 
-def lenet5_1998(in_shape: Shape, num_classes: int, **build: Unpack[Build]) -> nn.Sequential:
+def lenet5_1998(in_shape: Shape, num_classes: int, build: BuildOptions) -> nn.Sequential:
     """LeNet-5 as published: 60,000 trainable parameters, 340,908 connections.
 
     A 28×28 image is enlarged to 32×32 by repeating its border, which is the background of a digit.
@@ -65,7 +63,7 @@ def lenet5_1998(in_shape: Shape, num_classes: int, **build: Unpack[Build]) -> nn
         in_shape,
         out_shape=(num_classes,),
         init=lecun_uniform,
-        **build,
+        build=build,
     )
 
 

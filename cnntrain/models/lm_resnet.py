@@ -6,8 +6,6 @@ changes nothing. Where a block changes the shape, both states pass its shortcut 
 the CIFAR ResNet to the last bit.
 """
 
-from typing import Unpack
-
 from torch import nn
 
 from cnntrain.nn.blocks import conv, global_average, he_normal, linear, spatial
@@ -15,7 +13,7 @@ from cnntrain.nn.composite import MultistepBlock
 from cnntrain.nn.layers import FirstHalf, Twice
 from cnntrain.nn.residual import basic_body, shortcut
 from cnntrain.nn.shapes import Shape
-from cnntrain.nn.stages import Build, Maker, assemble
+from cnntrain.nn.stages import BuildOptions, Maker, assemble
 
 
 def multistep_block(out: int, stride: int) -> Maker:
@@ -28,7 +26,7 @@ def multistep_block(out: int, stride: int) -> Maker:
     return make
 
 
-def lm_resnet(depth: int, in_shape: Shape, num_classes: int, **build: Unpack[Build]) -> nn.Sequential:
+def lm_resnet(depth: int, in_shape: Shape, num_classes: int, build: BuildOptions) -> nn.Sequential:
     """6n + 2 layers as the CIFAR ResNet has them, in blocks that remember one step more."""
     makers: dict[str, Maker] = {"conv1": conv(16, 3, padding=1, norm=True), "start": lambda shape: Twice()}
     for group, width in enumerate((16, 32, 64), 1):
@@ -36,4 +34,4 @@ def lm_resnet(depth: int, in_shape: Shape, num_classes: int, **build: Unpack[Bui
         later = range(2, (depth - 2) // 6 + 1)
         makers |= dict.fromkeys((f"block{group}_{number}" for number in later), multistep_block(width, 1))
     makers |= {"end": lambda shape: FirstHalf(), "pool": global_average(), "fc": linear(num_classes)}
-    return assemble(makers, in_shape, out_shape=(num_classes,), keep=("start", "end"), init=he_normal, **build)
+    return assemble(makers, in_shape, out_shape=(num_classes,), keep=("start", "end"), init=he_normal, build=build)

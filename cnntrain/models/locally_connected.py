@@ -2,19 +2,15 @@
 Strategies", 1989, whose Net-3 has kernels of its own at every position and whose Net-5 shares them.
 """
 
-from typing import Unpack
-
 from torch import nn
 
 from cnntrain.nn.blocks import conv, dense, linear
 from cnntrain.nn.convolutions import locally_connected as local
 from cnntrain.nn.shapes import Shape
-from cnntrain.nn.stages import Build, Maker, assemble
+from cnntrain.nn.stages import BuildOptions, Maker, assemble
 
 
-def locally_connected(
-    in_shape: Shape, num_classes: int, *, shared: bool = False, **build: Unpack[Build]
-) -> nn.Sequential:
+def locally_connected(in_shape: Shape, num_classes: int, build: BuildOptions, *, shared: bool = False) -> nn.Sequential:
     """Two layers of 5×5 windows with stride 2, then fully connected; `shared` makes them convolutions."""
 
     def layer(out: int) -> Maker:
@@ -24,5 +20,5 @@ def locally_connected(
         {"conv1": layer(8), "conv2": layer(16), "fc3": dense(64), "fc4": linear(num_classes)},
         in_shape,
         out_shape=(num_classes,),
-        **build,
+        build=build,
     )

@@ -6,19 +6,17 @@ turn of the image then see the same as before, and so the global average makes t
 windows of the poolings tile the maps.
 """
 
-from typing import Unpack
-
 from torch import nn
 
 from cnntrain.nn.blocks import dropout, global_average, linear, pooling
 from cnntrain.nn.convolutions import maxout_conv
 from cnntrain.nn.shapes import Shape
-from cnntrain.nn.stages import Build, StageError, assemble
+from cnntrain.nn.stages import BuildOptions, StageError, assemble
 from cnntrain.runtime.ranges import Count
 
 
 def maxout(
-    in_shape: Shape, num_classes: int, *, pieces: Count = 4, rotated: bool = False, **build: Unpack[Build]
+    in_shape: Shape, num_classes: int, build: BuildOptions, *, pieces: Count = 4, rotated: bool = False
 ) -> nn.Sequential:
     """Three convolutions whose units are each the largest of `pieces` filters, global average, dropout, linear."""
     if rotated and pieces != 4:
@@ -36,5 +34,5 @@ def maxout(
         },
         in_shape,
         out_shape=(num_classes,),
-        **build,
+        build=build,
     )

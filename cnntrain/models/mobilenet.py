@@ -2,14 +2,12 @@
 table 1. A depthwise and a pointwise convolution are one stage. Below 48 pixels a side the first has stride 1.
 """
 
-from typing import Unpack
-
 from torch import nn
 
 from cnntrain.nn.blocks import by_size, conv, global_average, he_normal, linear
 from cnntrain.nn.convolutions import depthwise_separable
 from cnntrain.nn.shapes import Shape
-from cnntrain.nn.stages import Build, Maker, assemble
+from cnntrain.nn.stages import BuildOptions, Maker, assemble
 
 # Width and stride of each depthwise separable block.
 # fmt: off
@@ -19,11 +17,11 @@ BLOCKS = (
 # fmt: on
 
 
-def mobilenet_v1(in_shape: Shape, num_classes: int, **build: Unpack[Build]) -> nn.Sequential:
+def mobilenet_v1(in_shape: Shape, num_classes: int, build: BuildOptions) -> nn.Sequential:
     """A convolution and 13 depthwise separable blocks: 4,231,976 parameters for 1000 classes."""
     stride = by_size(in_shape, small=1, medium=2, large=2)
     makers: dict[str, Maker] = {"conv1": conv(32, 3, stride=stride, padding=1, norm=True)}
     for number, (width, step) in enumerate(BLOCKS, 1):
         makers[f"block{number}"] = depthwise_separable(width, 3, stride=step)
     makers |= {"pool": global_average(), "fc": linear(num_classes)}
-    return assemble(makers, in_shape, out_shape=(num_classes,), init=he_normal, **build)
+    return assemble(makers, in_shape, out_shape=(num_classes,), init=he_normal, build=build)

@@ -5,18 +5,18 @@ configurations, whose poolings let the last window reach over the border. Images
 network with stride 2 in its first convolution. Deviation: initial weights after He et al. 2015.
 """
 
-from typing import Literal, Unpack
+from typing import Literal
 
 from torch import nn
 
 from cnntrain.nn.blocks import by_size, conv, dropout, global_average, he_normal_inputs, linear, pooling
 from cnntrain.nn.shapes import Shape
-from cnntrain.nn.stages import Build, Maker, assemble
+from cnntrain.nn.stages import BuildOptions, Maker, assemble
 
 Head = Literal["average", "dense", "dense_dropout"]
 
 
-def nin(in_shape: Shape, num_classes: int, *, head: Head = "average", **build: Unpack[Build]) -> nn.Sequential:
+def nin(in_shape: Shape, num_classes: int, build: BuildOptions, *, head: Head = "average") -> nn.Sequential:
     """Convolutions each followed by two 1×1 convolutions; the last gives a map a class, which `head` turns into scores.
 
     `average` is the paper's: the mean of each map. `dense` and `dense_dropout` are what table 5 compares it with: a
@@ -30,7 +30,7 @@ def nin(in_shape: Shape, num_classes: int, *, head: Head = "average", **build: U
         makers |= {"dropout": dropout(0.5)} if head == "dense_dropout" else {}
         makers["fc"] = linear(num_classes)
     keep = (last,) if head == "average" else ()
-    return assemble(makers, in_shape, out_shape=(num_classes,), keep=keep, init=he_normal_inputs, **build)
+    return assemble(makers, in_shape, out_shape=(num_classes,), keep=keep, init=he_normal_inputs, build=build)
 
 
 def cifar(num_classes: int, stride: int) -> dict[str, Maker]:

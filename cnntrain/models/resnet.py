@@ -8,7 +8,7 @@ those of the stem move into the first block, and a stage `norm` closes the last.
 """
 
 from collections.abc import Callable
-from typing import Literal, Unpack
+from typing import Literal
 
 from torch import nn
 
@@ -16,14 +16,14 @@ from cnntrain.nn.blocks import by_size, conv, global_average, he_normal, linear,
 from cnntrain.nn.layers import Activation
 from cnntrain.nn.residual import basic_block, bottleneck_block, preact_basic_block, preact_bottleneck_block
 from cnntrain.nn.shapes import Shape
-from cnntrain.nn.stages import Build, Maker, assemble
+from cnntrain.nn.stages import BuildOptions, Maker, assemble
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 Block = Callable[[int, int, bool], Maker]  # width, stride, whether it is the network's first
 
 
 def resnet_basic(
-    depth: int, in_shape: Shape, num_classes: int, *, preactivation: bool = False, **build: Unpack[Build]
+    depth: int, in_shape: Shape, num_classes: int, build: BuildOptions, *, preactivation: bool = False
 ) -> nn.Sequential:
     """ResNet-18 and 34: blocks of two 3×3 convolutions."""
 
@@ -39,10 +39,10 @@ def resnet_bottleneck(
     depth: int,
     in_shape: Shape,
     num_classes: int,
+    build: BuildOptions,
     *,
     stride: Literal["1x1", "3x3"] = "1x1",
     preactivation: bool = False,
-    **build: Unpack[Build],
 ) -> nn.Sequential:
     """ResNet-50, 101 and 152: blocks of 1×1, 3×3 and 1×1 convolutions, four times as wide at their end."""
 
@@ -55,7 +55,13 @@ def resnet_bottleneck(
 
 
 def residual(
-    in_shape: Shape, num_classes: int, depth: int, block: Block, expansion: int, preactivation: bool, build: Build
+    in_shape: Shape,
+    num_classes: int,
+    depth: int,
+    block: Block,
+    expansion: int,
+    preactivation: bool,
+    build: BuildOptions,
 ) -> nn.Sequential:
     """A stem, four groups of blocks that halve the maps and double the channels, global average, linear."""
 
@@ -72,7 +78,7 @@ def residual(
     if preactivation:
         makers["norm"] = norm_act()
     makers |= {"pool": global_average(), "fc": linear(num_classes)}
-    return assemble(makers, in_shape, out_shape=(num_classes,), init=he_normal, **build)
+    return assemble(makers, in_shape, out_shape=(num_classes,), init=he_normal, build=build)
 
 
 def pool_one() -> dict[str, Maker]:

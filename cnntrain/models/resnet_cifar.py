@@ -4,24 +4,22 @@ section 4.2, and with pre-activation "Identity Mappings in Deep Residual Network
 Deviation: none in the layers; initial weights follow the authors' code (normal, fan-out).
 """
 
-from typing import Unpack
-
 from torch import nn
 
 from cnntrain.nn.blocks import conv, global_average, he_normal, linear, norm_act
 from cnntrain.nn.residual import Shortcut, basic_block, preact_basic_block, preact_bottleneck_block
 from cnntrain.nn.shapes import Shape
-from cnntrain.nn.stages import Build, Maker, assemble
+from cnntrain.nn.stages import BuildOptions, Maker, assemble
 
 
 def resnet_cifar(
     depth: int,
     in_shape: Shape,
     num_classes: int,
+    build: BuildOptions,
     *,
     shortcut: Shortcut = "A",
     preactivation: bool = False,
-    **build: Unpack[Build],
 ) -> nn.Sequential:
     """6n + 2 layers: a 3×3 convolution, n blocks each of 16, 32 and 64 channels, global average, linear."""
 
@@ -42,10 +40,10 @@ def resnet_cifar(
     if preactivation:
         makers["norm"] = norm_act()
     makers |= {"pool": global_average(), "fc": linear(num_classes)}
-    return assemble(makers, in_shape, out_shape=(num_classes,), init=he_normal, **build)
+    return assemble(makers, in_shape, out_shape=(num_classes,), init=he_normal, build=build)
 
 
-def preact_resnet(depth: int, in_shape: Shape, num_classes: int, **build: Unpack[Build]) -> nn.Sequential:
+def preact_resnet(depth: int, in_shape: Shape, num_classes: int, build: BuildOptions) -> nn.Sequential:
     """9n + 2 layers: pre-activation bottlenecks that end in 64, 128 and 256 channels (ResNet-164 and 1001)."""
     makers: dict[str, Maker] = {"conv1": conv(16, 3, padding=1, bias=False, activation="none")}
     for group, width in enumerate((64, 128, 256), 1):
@@ -54,4 +52,4 @@ def preact_resnet(depth: int, in_shape: Shape, num_classes: int, **build: Unpack
         makers[f"block{group}_1"] = first
         makers |= dict.fromkeys((f"block{group}_{number}" for number in later), preact_bottleneck_block(width))
     makers |= {"norm": norm_act(), "pool": global_average(), "fc": linear(num_classes)}
-    return assemble(makers, in_shape, out_shape=(num_classes,), init=he_normal, **build)
+    return assemble(makers, in_shape, out_shape=(num_classes,), init=he_normal, build=build)

@@ -6,13 +6,11 @@ stands after each hidden fully connected layer's ReLU; initial weights after He 
 deeper networks from the shallower; `batch_norm` is torchvision's variant, whose convolutions keep their biases.
 """
 
-from typing import Unpack
-
 from torch import nn
 
 from cnntrain.nn.blocks import conv, dense, he_normal_inputs, linear, pooling
 from cnntrain.nn.shapes import Shape, describe_shape
-from cnntrain.nn.stages import Build, Maker, StageError, assemble
+from cnntrain.nn.stages import BuildOptions, Maker, StageError, assemble
 from cnntrain.runtime.ranges import Count
 
 WIDTHS = (64, 128, 256, 512, 512)
@@ -23,13 +21,13 @@ def vgg(
     depth: int,
     in_shape: Shape,
     num_classes: int,
+    build: BuildOptions,
     *,
     batch_norm: bool = False,
     hidden: Count = 4096,
-    **build: Unpack[Build],
 ) -> nn.Sequential:
     """Groups of 3×3 convolutions, each closed by a pooling, and three fully connected layers."""
-    if min(in_shape[1:]) < 2 ** len(WIDTHS) and not build.get("remove"):
+    if min(in_shape[1:]) < 2 ** len(WIDTHS) and not build.remove:
         raise StageError(f"VGG halves images five times: {describe_shape(in_shape)} is too small, 32 pixels are needed")
     makers: dict[str, Maker] = {}
     for group, (width, convolutions) in enumerate(zip(WIDTHS, CONVOLUTIONS[depth], strict=True), 1):
@@ -41,4 +39,4 @@ def vgg(
         "fc7": dense(hidden, dropout=0.5),
         "fc8": linear(num_classes),
     }
-    return assemble(makers, in_shape, out_shape=(num_classes,), init=he_normal_inputs, **build)
+    return assemble(makers, in_shape, out_shape=(num_classes,), init=he_normal_inputs, build=build)

@@ -3,19 +3,17 @@
 Deviation: none in the layers; projections are 1×1 convolutions without batch norm, as in the authors' code.
 """
 
-from typing import Unpack
-
 from torch import nn
 
 from cnntrain.nn.blocks import conv, global_average, he_normal, linear, norm_act
 from cnntrain.nn.residual import preact_basic_block
 from cnntrain.nn.shapes import Shape
-from cnntrain.nn.stages import Build, Maker, assemble
+from cnntrain.nn.stages import BuildOptions, Maker, assemble
 from cnntrain.runtime.ranges import Fraction
 
 
 def wide_resnet(
-    depth: int, factor: int, in_shape: Shape, num_classes: int, *, dropout: Fraction = 0.0, **build: Unpack[Build]
+    depth: int, factor: int, in_shape: Shape, num_classes: int, build: BuildOptions, *, dropout: Fraction = 0.0
 ) -> nn.Sequential:
     """6n + 4 layers: n pre-activation blocks each of 16, 32 and 64 channels times `factor`, dropout inside them."""
     makers: dict[str, Maker] = {"conv1": conv(16, 3, padding=1, bias=False, activation="none")}
@@ -26,4 +24,4 @@ def wide_resnet(
         block = preact_basic_block(wide, dropout=dropout)
         makers |= dict.fromkeys((f"block{group}_{number}" for number in later), block)
     makers |= {"norm": norm_act(), "pool": global_average(), "fc": linear(num_classes)}
-    return assemble(makers, in_shape, out_shape=(num_classes,), init=he_normal, **build)
+    return assemble(makers, in_shape, out_shape=(num_classes,), init=he_normal, build=build)

@@ -6,29 +6,28 @@ strides by one. Deviation: initial weights after He et al. 2015.
 """
 
 from collections.abc import Sequence
-from typing import Unpack
 
 from torch import nn
 
-from cnntrain.nn.blocks import by_size, conv, dense, he_normal_inputs, linear, lrn, pooling, require
+from cnntrain.nn.blocks import by_size, check_count, conv, dense, he_normal_inputs, linear, lrn, pooling
 from cnntrain.nn.shapes import Shape
-from cnntrain.nn.stages import Build, assemble
+from cnntrain.nn.stages import BuildOptions, assemble
 from cnntrain.runtime.ranges import Count
 
 
 def zfnet(
     in_shape: Shape,
     num_classes: int,
+    build: BuildOptions,
     *,
     widths: Sequence[Count] = (96, 256, 384, 384, 256),
     hidden: Count = 4096,
-    **build: Unpack[Build],
 ) -> nn.Sequential:
     """Five convolutions and three fully connected layers: 62,357,608 parameters at 224 pixels and 1000 classes.
 
     The wide variant of the paper's table 3 has `widths=[96,256,512,1024,512]`: 107,627,624 parameters.
     """
-    require(widths, 5, "widths")
+    check_count(widths, 5, "widths")
     w1, w2, w3, w4, w5 = widths
     near = conv(w2, 5, padding=2)
     return assemble(
@@ -55,5 +54,5 @@ def zfnet(
         in_shape,
         out_shape=(num_classes,),
         init=he_normal_inputs,
-        **build,
+        build=build,
     )

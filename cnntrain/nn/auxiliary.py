@@ -1,13 +1,12 @@
 """Auxiliary classifiers: a companion for training, outside the chain of stages, which it reads by walking."""
 
 from collections.abc import Mapping, Sequence
-from typing import Unpack
 
-import torch
 from torch import Tensor, nn
 
+from cnntrain.nn.geometry import count_parameters
 from cnntrain.nn.shapes import Shape
-from cnntrain.nn.stages import Build, Initialise, Maker, StageError, assemble, walk
+from cnntrain.nn.stages import DEFAULT, BuildOptions, Initialise, Maker, StageError, assemble, stage_shapes, walk
 
 
 class AuxiliaryClassifiers(nn.Module):
@@ -30,7 +29,7 @@ class AuxiliaryClassifiers(nn.Module):
     @property
     def params(self) -> int:
         """The heads' parameters, without the network's."""
-        return sum(parameter.numel() for parameter in self.heads.parameters())
+        return count_parameters(self.heads)
 
     def summary(self) -> str:
         """Say in one line where the heads stand, what they hold and what they are for."""
@@ -45,9 +44,9 @@ def attach(
     order: Sequence[str],
     places: Mapping[str, tuple[str, Maker]],
     weight: float,
+    build: BuildOptions = DEFAULT,
     *,
     init: Initialise | None = None,
-    **build: Unpack[Build],
 ) -> AuxiliaryClassifiers:
     """Build the heads of `places`, {head: (stage, maker)}, on a network that may lack some stages of `order`.
 
@@ -56,22 +55,12 @@ def attach(
     """
     if weight == 0:
         return AuxiliaryClassifiers(net, {}, {}, weight)
-    shapes = shapes_of(net, in_shape)
+    shapes = stage_shapes(net, in_shape)
     at, heads = {}, {}
     for head, (stage, maker) in places.items():
         left = [name for name in order[: order.index(stage) + 1] if name in shapes]
         if not left:
             raise StageError(f"{head} needs {stage} or a stage before it, and none is left; train without heads")
         at[head] = left[-1]
-        heads[head] = assemble({head: maker}, shapes[left[-1]], out_shape=(num_classes,), init=init, **build)[0]
+        heads[head] = assemble({head: maker}, shapes[left[-1]], out_shape=(num_classes,), build=build, init=init)[0]
     return AuxiliaryClassifiers(net, heads, at, weight)
-
-
-def shapes_of(net: nn.Sequential, in_shape: Shape) -> dict[str, Shape]:
-    """Return the shape that leaves each stage, from a pass of zeros in evaluation."""
-    was_training, held = net.training, next(net.parameters())
-    with torch.no_grad():
-        x = torch.zeros(1, *in_shape, device=held.device, dtype=held.dtype)
-        shapes = {name: tuple(out.shape[1:]) for name, out in walk(net.eval(), x)}
-    net.train(was_training)
-    return shapes

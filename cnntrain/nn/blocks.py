@@ -45,7 +45,7 @@ def by_size(in_shape: Shape, *, small: T, medium: T, large: T) -> T:
     return small if side < 48 else medium if side < 80 else large
 
 
-def require(values: Sequence[int], number: int, option: str) -> None:
+def check_count(values: Sequence[int], number: int, option: str) -> None:
     """Refuse a list that does not have one value for each of `number` layers."""
     if len(values) != number:
         raise StageError(f"model.{option} needs {number} numbers, one a layer, not {len(values)}")

@@ -107,6 +107,23 @@ class StageGeometry:
         return 2 * self.macs
 
 
+def count_parameters(module: nn.Module) -> int:
+    """Return the number of parameters of a module, each shared one once."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def describe(net: nn.Sequential, in_shape: Shape) -> tuple[list[StageGeometry], str]:
+    """Return one row a stage of a network on the meta device, and what the rows lack, or nothing.
+
+    Where a layer's window or cost is not known, as in other libraries' networks, receptive fields and connections are
+    lacking, and the multiplications are those that torch counts.
+    """
+    try:
+        return geometry(net, in_shape), ""
+    except (TypeError, ValueError) as error:
+        return outline(net, in_shape), f"without receptive fields and connections: {error}"
+
+
 def geometry(net: nn.Sequential, in_shape: Shape) -> list[StageGeometry]:
     """Return one row a stage of a network for images of `in_shape` (channels, height, width).
 
@@ -154,7 +171,7 @@ def outline(net: nn.Sequential, in_shape: Shape) -> list[StageGeometry]:
             numbers.append(0)
             with FlopCounterMode(display=False) as counter:
                 x = stage(x)
-            params = sum(parameter.numel() for parameter in stage.parameters())
+            params = count_parameters(stage)
             macs = counter.get_total_flops() // 2
             rows.append(StageGeometry(name, tuple(x.shape[1:]), None, None, params, macs, None, numbers[-1]))
     for handle in handles:

@@ -9,34 +9,50 @@ The stage's name is its address everywhere: on the command line, in the state di
 import contextlib
 import functools
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Concatenate, ParamSpec, TypedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Concatenate, ParamSpec
 
 import torch
 from torch import Tensor, nn
 
+from cnntrain.nn.antialias import antialiased
+from cnntrain.nn.geometry import count_parameters
 from cnntrain.nn.shapes import Shape, describe_shape, shape_after
-from cnntrain.runtime.errors import InputError, unknown, unknown_stage
+from cnntrain.runtime.errors import InputError, nearest, unknown
+from cnntrain.runtime.ranges import Positive
 from cnntrain.runtime.seeding import generator
 
 Maker = Callable[[Shape], nn.Module]  # runs on the meta device: it must not look at values
 P = ParamSpec("P")
 Initialise = Callable[[nn.Module], None]  # sets the tensors of one leaf, after its own `reset_parameters`
 
+MOST_PARAMETERS = 200_000_000  # of one stage
+
 
 class StageError(InputError):
     """A network that cannot be built as asked, with the stage and the reason."""
 
 
-class Build(TypedDict, total=False):
-    """What every model function passes on to `assemble`."""
+@dataclass(frozen=True)
+class BuildOptions:
+    """How any network is built; every model function passes it on to `assemble`.
 
-    remove: Sequence[str]
-    widen: Mapping[str, float]
-    antialias: bool
-    seed: int
-    device: str
-    max_stage_params: int
+    seed: of the initial weights.
+    remove: stages to build without.
+    widen: stages to build with more maps or units, each by a factor (see `widenable`).
+    antialias: blur wherever a stage strides (see `antialias.py`).
+    device: where the network is; "meta" builds shapes without memory.
+    """
+
+    seed: int = 0
+    remove: list[str] = field(default_factory=list)
+    widen: dict[str, Positive] = field(default_factory=dict)
+    antialias: bool = False
+    device: str = "cpu"
+
+
+DEFAULT = BuildOptions()
 
 
 def assemble(
@@ -44,53 +60,41 @@ def assemble(
     in_shape: Shape,
     *,
     out_shape: Shape,
+    build: BuildOptions = DEFAULT,
     keep: Sequence[str] = (),
     init: Initialise | None = None,
-    remove: Sequence[str] = (),
-    widen: Mapping[str, float] | None = None,
-    antialias: bool = False,
-    seed: int = 0,
-    device: str = "cpu",
-    max_stage_params: int = 200_000_000,
 ) -> nn.Sequential:
-    """Build the stages of `makers` without those in `remove`, each for the shape that reaches it.
+    """Build the stages of `makers` as `build` says, each for the shape that reaches it.
 
     Every leaf is initialised from `(seed, its path)`, so two variants share the initial weights of every leaf whose
-    shape they share. `device="meta"` builds shapes without memory, and then no stage is too large. The last stage and
-    those named in `keep` cannot be removed. `widen` multiplies the maps or units that a stage gives (see `widenable`),
-    and `antialias` puts a blur wherever a stage strides (see `antialias.py`).
+    shape they share. The last stage and those named in `keep` cannot be removed.
 
-    Raises `StageError` when a name is unknown or kept, a stage cannot take the shape that arrives, a stage has more
-    than `max_stage_params` parameters, or what comes out is not `out_shape`.
+    Raises `StageError` when a name is unknown or kept, a stage cannot take the shape that arrives, a stage with memory
+    has more than `MOST_PARAMETERS`, or what comes out is not `out_shape`.
     """
+    remove = build.remove
     check_names(makers, remove, keep)
-    makers = widened(makers, widen or {}, remove)
+    makers = widened(makers, build.widen, remove)
     shape, stages = tuple(in_shape), OrderedDict[str, nn.Module]()
-    known: dict[tuple[Maker, Shape], Shape] = {}  # makers are pure: one pass serves all stages of a maker
+    shapes: dict[tuple[Maker, Shape], Shape] = {}  # makers are pure: one pass serves all stages of a maker
     for name in (name for name in makers if name not in remove):
         try:
             with torch.device("meta"):
                 stage = makers[name](shape)
-                stage = blurred(stage) if antialias else stage
-            if (makers[name], shape) not in known:
-                known[makers[name], shape] = shape_after(stage, shape)
-            after = known[makers[name], shape]
+                stage = antialiased(stage) if build.antialias else stage
+            if (makers[name], shape) not in shapes:
+                shapes[makers[name], shape] = shape_after(stage, shape)
+            after = shapes[makers[name], shape]
+            if build.device != "meta":
+                check_size(stage)
         except (ValueError, RuntimeError, IndexError) as error:
             raise StageError(f"stage {name!r}: {error} ({describe_shape(shape)} arrives{without(remove)})") from error
-        if device != "meta":
-            guard_size(name, stage, shape, remove, max_stage_params)
-            materialise(stage, name, seed, init)
+        if build.device != "meta":
+            materialise(stage, name, build.seed, init)
         stages[name], shape = stage, after
     if shape != tuple(out_shape):
         raise StageError(f"the output is {describe_shape(shape)}, not {describe_shape(out_shape)}{without(remove)}")
-    return nn.Sequential(stages).to(device)
-
-
-def blurred(stage: nn.Module) -> nn.Module:
-    """Return a stage with a blur wherever it strides; the blocks that this knows are themselves made of stages."""
-    from cnntrain.nn.antialias import antialiased
-
-    return antialiased(stage)
+    return nn.Sequential(stages).to(build.device)
 
 
 def check_names(makers: Mapping[str, Maker], remove: Sequence[str], keep: Sequence[str]) -> None:
@@ -98,13 +102,22 @@ def check_names(makers: Mapping[str, Maker], remove: Sequence[str], keep: Sequen
     for name in makers:
         if "." in name or hasattr(nn.Sequential(), name):
             raise StageError(f"a stage cannot be called {name!r}: modules use this name themselves")
+    require(remove, makers)
     for name in remove:
-        if name not in makers:
-            raise StageError(str(unknown_stage(name, makers)))
         if name == list(makers)[-1]:
             raise StageError(f"stage {name!r} is the last and cannot be removed: it gives one number for each class")
         if name in keep:
             raise StageError(f"stage {name!r} cannot be removed: the stages around it would no longer fit in meaning")
+
+
+def require(names: Iterable[str], stages: Iterable[str], where: str = "") -> None:
+    """Raise `StageError` for the first of `names` that is none of `stages`; `where` says what holds it."""
+    stages = list(stages)
+    for name in names:
+        if name not in stages:
+            match = nearest(name, stages)
+            hint = f"; did you mean {match!r}?" if match else ""
+            raise StageError(f"{where}unknown stage {name!r}{hint} (the stages: {', '.join(stages) or 'none'})")
 
 
 def widenable(factory: Callable[Concatenate[int, P], Maker]) -> Callable[Concatenate[int, P], Maker]:
@@ -129,10 +142,8 @@ def widened(makers: Mapping[str, Maker], widen: Mapping[str, float], remove: Seq
     Raises `StageError` for a stage that is unknown, removed, the last, or has no width of its own.
     """
     changed = dict(makers)
+    require(widen, [name for name in makers if name not in remove], "model.widen: ")
     for name, factor in widen.items():
-        if name not in makers or name in remove:
-            left = [stage for stage in makers if stage not in remove]
-            raise StageError(f"model.widen: {unknown_stage(name, left)}")
         wider = getattr(makers[name], "widened", None)
         if wider is None or name == list(makers)[-1]:
             raise StageError(f"model.widen: stage {name!r} has no width of its own to change")
@@ -140,14 +151,10 @@ def widened(makers: Mapping[str, Maker], widen: Mapping[str, float], remove: Seq
     return changed
 
 
-def guard_size(name: str, stage: nn.Module, shape: Shape, remove: Sequence[str], limit: int) -> None:
-    """Refuse a stage of more than `limit` parameters while it has no memory yet."""
-    size = sum(parameter.numel() for parameter in stage.parameters())
-    if size > limit:
-        raise StageError(
-            f"stage {name!r} would have {size:,} parameters, more than {limit:,} "
-            f"({describe_shape(shape)} arrives{without(remove)})"
-        )
+def check_size(stage: nn.Module) -> None:
+    """Raise `ValueError` for a stage of more parameters than can be trained, before it has memory."""
+    if (size := count_parameters(stage)) > MOST_PARAMETERS:
+        raise ValueError(f"it would have {size:,} parameters, more than {MOST_PARAMETERS:,}")
 
 
 def materialise(stage: nn.Module, name: str, seed: int, init: Initialise | None) -> None:
@@ -184,6 +191,14 @@ def without(remove: Sequence[str]) -> str:
     return f", without {', '.join(remove)}" if remove else ""
 
 
+def stage_shapes(net: nn.Sequential, in_shape: Shape) -> dict[str, Shape]:
+    """Return the shape that leaves each stage in evaluation; raise what a stage raises that cannot take its own."""
+    shapes, shape = {}, tuple(in_shape)
+    for name, stage in net.named_children():
+        shapes[name] = shape = shape_after(stage, shape)
+    return shapes
+
+
 def walk(net: nn.Sequential, x: Tensor, upto: str | None = None) -> Iterator[tuple[str, Tensor]]:
     """Yield `(stage name, what leaves it)` in order, ending after the stage `upto`.
 
@@ -192,8 +207,7 @@ def walk(net: nn.Sequential, x: Tensor, upto: str | None = None) -> Iterator[tup
     if not isinstance(net, nn.Sequential):
         raise TypeError(f"walk reads the stages of a Sequential, not of {type(net).__name__}: pass the network itself")
     names = [name for name, _ in net.named_children()]
-    if upto is not None and upto not in names:
-        raise StageError(str(unknown_stage(upto, names)))
+    require([] if upto is None else [upto], names)
     for name, stage in net.named_children():
         x = stage(x)
         yield name, x
@@ -204,8 +218,7 @@ def walk(net: nn.Sequential, x: Tensor, upto: str | None = None) -> Iterator[tup
 def tail(net: nn.Sequential, after: str) -> nn.Sequential:
     """Return the stages that follow `after` as a network that shares their modules and the training mode."""
     names = [name for name, _ in net.named_children()]
-    if after not in names:
-        raise StageError(str(unknown_stage(after, names)))
+    require([after], names)
     rest = nn.Sequential(OrderedDict(list(net.named_children())[names.index(after) + 1 :]))
     rest.training = net.training
     return rest

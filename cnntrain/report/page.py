@@ -15,8 +15,9 @@ from cnntrain.config.build import build_rates
 from cnntrain.config.compose import compose, plain_config, usual_choices
 from cnntrain.data.datasets.registry import checksums
 from cnntrain.data.storage.images import DatasetInfo, Split
+from cnntrain.nn.geometry import count_parameters, describe
 from cnntrain.report import svg
-from cnntrain.report.stages import measured_stages, network, short, stage_row, totals
+from cnntrain.report.stages import network, short, stage_row, totals
 from cnntrain.runs.evaluation import Evaluation
 from cnntrain.runs.load import rebuild
 from cnntrain.runtime.devices import machine
@@ -48,7 +49,7 @@ def facts(net: nn.Module, found: Mapping[str, Any], record: Mapping[str, Any]) -
     return top5 | {
         "loss": f"{found['loss']:.4f}",
         "macro F1": f"{found['macro_f1']:.4f}",
-        "parameters": f"{sum(parameter.numel() for parameter in net.parameters()):,}",
+        "parameters": f"{count_parameters(net):,}",
         "training images": f"{images['train']:,}",
         "training took": clock(record["seconds"]) if record.get("seconds") else record.get("exit", "not finished"),
     }
@@ -215,7 +216,7 @@ def filters(net: nn.Sequential, info: DatasetInfo) -> Row | None:
 def stages(settings: Mapping[str, Any], info: DatasetInfo) -> Row:
     """Return the table of stages without the columns of which nothing is known, and what it lacks."""
     net = rebuild(settings, info, device="meta")
-    found, lacking = measured_stages(net, info.shape)
+    found, lacking = describe(net, info.shape)
     rows = [stage_row(stage) for stage in found]
     columns = [name for name in rows[0] if any(row[name] is not None for row in rows)]
     return {

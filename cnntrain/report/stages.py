@@ -3,12 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
-
-from cnntrain.models import MODELS
-from cnntrain.models.googlenet import PUBLISHED
-from cnntrain.nn.geometry import StageGeometry, geometry, outline
+from cnntrain.models.googlenet import PUBLISHED, googlenet
+from cnntrain.nn.geometry import StageGeometry, geometry
 from cnntrain.nn.shapes import Shape, describe_shape
+from cnntrain.nn.stages import BuildOptions
 
 BYTES = 4  # of a number in fp32
 
@@ -17,17 +15,6 @@ def network(options: Mapping[str, Any]) -> str:
     """Name a network by its options: torchvision resnet18, lenet5 without conv2."""
     name = " ".join(filter(None, (options["name"], options.get("arch"))))
     return f"{name} without {', '.join(options['remove'])}" if options.get("remove") else name
-
-
-def measured_stages(net: nn.Sequential, shape: Shape) -> tuple[list[StageGeometry], str]:
-    """Return the rows of a network on the meta device, and what they lack.
-
-    A network of other libraries, whose layers have no known receptive field, is outlined.
-    """
-    try:
-        return geometry(net, shape), ""
-    except (TypeError, ValueError) as error:
-        return outline(net, shape), f"without receptive fields and connections: {error}"
 
 
 def totals(stages: list[StageGeometry]) -> dict[str, Any]:
@@ -81,7 +68,7 @@ def stage_json(stage: StageGeometry) -> dict[str, Any]:
 def published() -> list[dict[str, object]]:
     """Return GoogLeNet's rows of weights and multiplications as printed and as they are, where they differ."""
     shape: Shape = (3, 224, 224)
-    net = MODELS["googlenet"](shape, 1000, device="meta")
+    net = googlenet(shape, 1000, BuildOptions(device="meta"))
     weights = {
         name: sum(tensor.numel() for tensor in stage.parameters() if tensor.ndim > 1)
         for name, stage in net.named_children()

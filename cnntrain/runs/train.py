@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from cnntrain.nn.geometry import count_parameters
 from cnntrain.runs import outcome, records, resume, setup
 from cnntrain.runs.folder import CONFIG, METRICS, RECORD, RESULTS, SPLITS, append_metrics, keep_metrics, provenance
 from cnntrain.runs.images import note_files
@@ -250,7 +251,7 @@ class Training:
     def announce(self) -> None:
         """Say what is about to happen."""
         cfg, data = self.cfg, self.built.dataset
-        params = sum(parameter.numel() for parameter in self.built.train_step.net.parameters())
+        params = count_parameters(self.built.train_step.net)
         say(
             f"{cfg.model['name']} ({params:,} parameters) on {cfg.dataset['name']}: {len(data.train):,} training and "
             f"{len(data.val) if data.val else 0:,} validation images, {cfg.trainer.epochs} epochs of "

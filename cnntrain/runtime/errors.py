@@ -118,14 +118,6 @@ def unknown(kind: str, word: str, choices: Iterable[str]) -> InputError:
     return InputError(f"unknown {kind} {word!r}; {hint}")
 
 
-def unknown_stage(word: str, stages: Iterable[str]) -> InputError:
-    """Build the one-line error for a `word` that is no stage: the nearest one, and all of them once."""
-    names = list(stages)
-    match = nearest(word, names)
-    hint = f"; did you mean {match!r}?" if match else ""
-    return InputError(f"unknown stage {word!r}{hint} (the stages: {', '.join(names) or 'none'})")
-
-
 def as_text(name: str | Path) -> str:
     """Return a name of the file system as text that any file can hold: bytes of it that are no UTF-8 as \\xe9."""
     return str(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

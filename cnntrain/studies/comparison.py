@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from cnntrain.config import schema
-from cnntrain.nn.geometry import geometry
+from cnntrain.nn.geometry import count_parameters, describe
 from cnntrain.runs import records
 from cnntrain.runs.evaluation import Evaluation, evaluation
 from cnntrain.runs.load import read_info, rebuild
@@ -76,11 +76,8 @@ def size(folder: Path) -> tuple[int, int | None]:
     """Return the parameters and the multiplications of a run's network; None where a layer's cost is not known."""
     settings, info = records.settings(folder), read_info(records.record(folder))
     net = rebuild(settings, info, device="meta")
-    params = sum(parameter.numel() for parameter in net.parameters())
-    try:
-        return params, sum(stage.macs for stage in geometry(net, info.shape))
-    except (TypeError, ValueError):
-        return params, None
+    stages, lacking = describe(net, info.shape)
+    return count_parameters(net), None if lacking else sum(stage.macs for stage in stages)
 
 
 def differing_keys(groups: Sequence[Group]) -> list[str]:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cnntrain.runtime.errors import InputError, unknown_stage
+from cnntrain.nn.stages import require
+from cnntrain.runtime.errors import InputError
 
 BACKBONE = "backbone"  # every stage before the last one that has weights: all but the classifier
 Freeze = str | Sequence[str] | Mapping[str, float] | None  # stages that rest, and from which share of the steps on
@@ -48,9 +49,10 @@ def meant(word: str, stages: Mapping[str, nn.Module]) -> list[str]:
         if not before:
             raise InputError(f"trainer.freeze=backbone: the network has no weights before its last stage, {head}")
         return [*stages][: [*stages].index(head)]
-    if found := [name for name in stages if fnmatchcase(name, word)]:
-        return found
-    raise InputError(f"trainer.freeze: {unknown_stage(word, stages)}")
+    matching = [name for name in stages if fnmatchcase(name, word)]
+    if not matching:
+        require([word], stages, "trainer.freeze: ")
+    return matching
 
 
 def rest(stage: nn.Module) -> None:

@@ -76,9 +76,10 @@ class Clock:
 def network(task: Task) -> Any:
     """Return the network of a task, a plain `nn.Sequential`, the same for every contender on torch."""
     from cnntrain.models import MODELS
+    from cnntrain.nn.stages import BuildOptions
 
     data = DATA[task.data]
-    return MODELS[task.network](data.shape, data.classes)
+    return MODELS[task.network](data.shape, data.classes, BuildOptions())
 
 
 def parameters(net: Any) -> int:

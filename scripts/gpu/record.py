@@ -22,6 +22,7 @@ from cnntrain.data.datasets.registry import load
 from cnntrain.data.loading.loader import ResidentLoader, eval_batches
 from cnntrain.data.storage.images import Dataset
 from cnntrain.models import MODELS
+from cnntrain.nn.stages import BuildOptions
 from cnntrain.nn.whitening import calibrate
 from cnntrain.tasks import task_for
 from cnntrain.training.evaluate import answers
@@ -42,7 +43,7 @@ def cifar10(args: argparse.Namespace) -> Dataset:
 def trained(data: Dataset, recipe: dict[str, Any], epochs: int, seed: int) -> tuple[float, float]:
     """Train by the recipe; return the seconds and the top-1 over six views."""
     began = now()
-    net = MODELS["airbench"](data.info.shape, len(data.info.classes), seed=seed)
+    net = MODELS["airbench"](data.info.shape, len(data.info.classes), BuildOptions(seed=seed))
     some = data.train.take(torch.arange(0, len(data.train), len(data.train) // 2000).numpy())
     calibrate(net, lambda: next(eval_batches(some, data.info, batch_size=2000, device=torch.device("cpu")))[0])
     net = net.to(GPU).to(memory_format=torch.channels_last)

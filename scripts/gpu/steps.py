@@ -18,6 +18,7 @@ from cnntrain.data.loading.batch import Store
 from cnntrain.data.loading.loader import ResidentLoader
 from cnntrain.data.storage.images import DatasetInfo, Pixels, Split
 from cnntrain.models import MODELS
+from cnntrain.nn.stages import BuildOptions
 from cnntrain.runtime.devices import prepare
 from cnntrain.training.cuda_graph import waits
 from cnntrain.training.optimizers import sgd
@@ -53,7 +54,7 @@ def noise(shape: tuple[int, int, int], count: int, batch_size: int) -> ResidentL
 
 def student(network: str, shape: tuple[int, int, int], **settings: Any) -> TrainStep:
     """Return a learner in bf16 with SGD."""
-    net = MODELS[network](shape, 10).to(GPU).to(memory_format=torch.channels_last)
+    net = MODELS[network](shape, 10, BuildOptions()).to(GPU).to(memory_format=torch.channels_last)
     return TrainStep(net, sgd(net, lr=1e-3), [1e-3] * 1000, precision="bf16", seed=0, **settings)
 
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from made import create_model
 from torch import Tensor, nn
 
 from cnntrain.data.augment.augmentations import AUGMENTATIONS, Augmentation
 from cnntrain.data.loading.loader import Loader, ResidentLoader, StreamedLoader, eval_batches
 from cnntrain.data.storage.images import DatasetInfo, Pixels, Split
-from cnntrain.models import MODELS
 from cnntrain.nn.blocks import conv, dense, linear, pooling
 from cnntrain.nn.stages import assemble
 from cnntrain.runtime.devices import prepare
@@ -161,7 +161,7 @@ def test_no_step_waits_for_the_device(optimizer: str, graph: bool, streamed: boo
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 @pytest.mark.parametrize("model", ["lenet5", "lenet5_1998", "resnet20", "nin", "airbench", "googlenet"])
 def test_networks_are_recorded(model: str) -> None:
-    net = MODELS[model]((3, 32, 32), 10).to(GPU).to(memory_format=torch.channels_last)
+    net = create_model(model, (3, 32, 32), 10).to(GPU).to(memory_format=torch.channels_last)
     info = DatasetInfo("noise", tuple("abcdefghij"), (3, 32, 32), (0.4, 0.5, 0.6), (0.2, 0.3, 0.1))
     images = torch.randint(256, (32, 32, 32, 3), dtype=torch.uint8)
     data = ResidentLoader(

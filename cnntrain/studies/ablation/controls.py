@@ -8,10 +8,11 @@ from torch import nn
 
 from cnntrain.config.build import build_model
 from cnntrain.data.storage.images import DatasetInfo
+from cnntrain.nn.geometry import count_parameters
 from cnntrain.nn.stages import StageError
 from cnntrain.runtime.errors import InputError
 from cnntrain.studies.ablation import variants as study
-from cnntrain.studies.ablation.plan import count, network, rows_of
+from cnntrain.studies.ablation.plan import network, rows_of
 from cnntrain.studies.ablation.variants import info_of
 
 EXACT, NEAR = 0.002, 0.05  # relative: good enough to stop searching; too far to be called equal
@@ -37,7 +38,7 @@ def controls(variants: Sequence[study.Variant], control: str) -> list[study.Vari
 
 def parameters(net: nn.Sequential, info: DatasetInfo) -> int:
     """Return the number of parameters."""
-    return count(net)
+    return count_parameters(net)
 
 
 def multiplications(net: nn.Sequential, info: DatasetInfo) -> int:

@@ -13,8 +13,9 @@ from cnntrain.config.read import read_config
 from cnntrain.config.schema import Fit
 from cnntrain.data.storage.images import Dataset, DatasetInfo, Pixels, Split
 from cnntrain.nn.geometry import StageGeometry as Row
-from cnntrain.nn.geometry import geometry, outline
+from cnntrain.nn.geometry import count_parameters, describe
 from cnntrain.nn.shapes import Shape, describe_shape
+from cnntrain.nn.stages import check_size
 from cnntrain.runs import setup
 from cnntrain.runtime.errors import InputError
 from cnntrain.runtime.progress import clock
@@ -52,37 +53,31 @@ def plan(variants: Sequence[study.Variant]) -> list[Planned]:
     """
     full, found = network(variants[0]), list[Planned]()
     shape = info_of(variants[0].settings).shape
-    whole, full_rows = count(full), rows_of(full, shape)[0]
+    whole, full_rows = count_parameters(full), rows_of(full, shape)[0]
     for variant in variants:
         net = network(variant)
         rows, macs = rows_of(net, shape)
         same = variant.settings["model"]["name"] == variants[0].settings["model"]["name"]
         changed = replumbed(full, net, full_rows, rows, shape) if same else ("another network",)
-        size = count(net)
-        guard(variant, net)
+        size = count_parameters(net)
+        check_sizes(variant, net)
         found.append(Planned(variant, size, whole - size, macs, last_field(rows), changed))
     return found
 
 
-def count(net: nn.Module) -> int:
-    """Return the number of parameters."""
-    return sum(parameter.numel() for parameter in net.parameters())
-
-
-def guard(variant: study.Variant, net: nn.Sequential, limit: int = 200_000_000) -> None:
+def check_sizes(variant: study.Variant, net: nn.Sequential) -> None:
     """Refuse a variant whose removal blows up a stage beyond what can be trained."""
     for name, stage in net.named_children():
-        if (size := count(stage)) > limit:
-            raise InputError(f"{variant.name}: stage {name!r} would have {size:,} parameters, more than {limit:,}")
+        try:
+            check_size(stage)
+        except ValueError as error:
+            raise InputError(f"{variant.name}: stage {name!r}: {error}") from error
 
 
 def rows_of(net: nn.Sequential, shape: tuple[int, ...]) -> tuple[list[Row], int | None]:
     """Return a network's stages and its multiplications, None where a foreign layer's are not known."""
-    try:
-        rows = geometry(net, shape)
-    except (TypeError, ValueError):
-        return outline(net, shape), None
-    return rows, sum(row.macs for row in rows)
+    rows, lacking = describe(net, shape)
+    return rows, None if lacking else sum(row.macs for row in rows)
 
 
 def last_field(rows: Sequence[Row]) -> tuple[int, int] | None:
@@ -102,7 +97,7 @@ def replumbed(
         if one != other and arrived[name] != arrives[name]:
             changed.append(f"{name} takes {arrives[name]}, not {arrived[name]}")
         elif one != other:
-            changed.append(f"{name} has {count(stage):,} parameters, not {count(parts[name]):,}")
+            changed.append(f"{name} has {count_parameters(stage):,} parameters, not {count_parameters(parts[name]):,}")
     return tuple(changed)
 
 

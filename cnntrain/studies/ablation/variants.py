@@ -12,11 +12,10 @@ from cnntrain.config.files import refuse_word
 from cnntrain.config.read import keep_text, read_config
 from cnntrain.config.schema import Ablate, Fit, Options
 from cnntrain.data.storage.images import DatasetInfo
-from cnntrain.nn.auxiliary import shapes_of
 from cnntrain.nn.shapes import Shape
-from cnntrain.nn.stages import StageError
+from cnntrain.nn.stages import StageError, require, stage_shapes
 from cnntrain.runs import records, setup
-from cnntrain.runtime.errors import InputError, unknown_stage
+from cnntrain.runtime.errors import InputError
 from cnntrain.runtime.progress import say
 
 FULL = "full"
@@ -156,9 +155,8 @@ def info_of(settings: Options) -> DatasetInfo:
 def check_stages(full: Variant, stages: Sequence[str], *, last: bool) -> None:
     """Refuse unknown stages with the nearest, and the last one unless its weights may be changed."""
     names = stage_names(full)
+    require(stages, names)
     for stage in stages:
-        if stage not in names:
-            raise unknown_stage(stage, names)
         if stage == names[-1] and not last:
             raise InputError(f"stage {stage!r} is the last and cannot be removed: it gives one number for each class")
 
@@ -219,7 +217,7 @@ def check_lesion(variant: Variant) -> None:
     whole = options | {"remove": [name for name in options["remove"] if name not in variant.stages]}
     net = build_model(whole, info, device="meta")
     shape: Shape = info.shape
-    for name, after in shapes_of(net, shape).items():
+    for name, after in stage_shapes(net, shape).items():
         if name in variant.stages and after != shape:
             raise StageError(f"stage {name!r} changes the shape, so that a trained network cannot do without it")
         shape = after

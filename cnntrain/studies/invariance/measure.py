@@ -14,9 +14,8 @@ from torch import Tensor, nn
 
 from cnntrain.data.storage.images import DatasetInfo, Split
 from cnntrain.nn.geometry import Span, Spans, stage_spans
-from cnntrain.nn.stages import StageError, walk
+from cnntrain.nn.stages import require, walk
 from cnntrain.runtime.devices import autocast
-from cnntrain.runtime.errors import unknown_stage
 from cnntrain.runtime.seeding import generator
 from cnntrain.studies.invariance.distance import FeatureTransforms, distances, feature_transforms, misfit
 from cnntrain.transforms.resampling import Motion
@@ -119,9 +118,7 @@ def subject(
     Raises `StageError` naming the nearest stage for one that is none.
     """
     names = [INPUT, *(name for name, _ in net.named_children())]
-    for name in stages or ():
-        if name not in names:
-            raise StageError(str(unknown_stage(name, names)))
+    require(stages or (), names)
     chosen = tuple(name for name in names if stages is None or name in stages)
     spans = {INPUT: (Span(), Span()), **stage_spans(net, info.shape)}
     where = device or torch.device("cpu")

@@ -15,13 +15,13 @@ from cnntrain.config import pretrained, schema
 from cnntrain.config.build import build_model, fit_images, load_dataset
 from cnntrain.data.storage.images import DatasetInfo, Split, spread
 from cnntrain.nn.shapes import describe_shape
-from cnntrain.nn.stages import StageError
+from cnntrain.nn.stages import StageError, require
 from cnntrain.runs.folder import RESULTS, create_folder, find_run, new_folder, refuse_existing, refuse_unwritable
 from cnntrain.runs.images import RunImages, run_images
 from cnntrain.runs.load import load_run
 from cnntrain.runs.select import find_runs, short_names
 from cnntrain.runtime import disk
-from cnntrain.runtime.errors import InputError, unknown_stage
+from cnntrain.runtime.errors import InputError
 from cnntrain.runtime.progress import counting
 from cnntrain.stats.bootstrap import blocks
 from cnntrain.studies.comparison import letters
@@ -249,9 +249,7 @@ def stages_of(wanted: Sequence[str] | None, entries: Sequence[Entry]) -> list[li
         return [None] * len(entries)
     own = [[measure.INPUT, *(name for name, _ in entry.net.named_children())] for entry in entries]
     known = list(dict.fromkeys(name for names in own for name in names))
-    for name in wanted:
-        if name not in known:
-            raise StageError(str(unknown_stage(name, known)))
+    require(wanted, known)
     chosen: list[list[str] | None] = [[name for name in names if name in wanted] for names in own]
     for entry, names in zip(entries, chosen, strict=True):
         if not names:
