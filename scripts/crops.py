@@ -28,10 +28,12 @@ from cnntrain.runtime.tables import render
 from cnntrain.stats.paired_tests import seed_rows
 from cnntrain.tasks import task_for
 from cnntrain.training.evaluate import answers
-from cnntrain.training.loop import Progress, train
+from cnntrain.training.loop import TrainProgress, train
 from cnntrain.training.lr_schedules import cosine
 from cnntrain.training.optimizers import sgd
 from cnntrain.training.step import TrainStep
+from cnntrain.training.step_program import StepSettings
+from cnntrain.training.train_state import TrainState
 
 FILES, STORED = "files", ("37", "64")  # 8/7 of the network's size, as 256 is of 224, and twice
 SIDE, BATCH, EPOCHS, RATE, SEEDS = 32, 50, 4, 0.1, 7  # two comparisons need seven seeds
@@ -94,8 +96,9 @@ def learn(way: str, seed: int, root: Path, packs: Path) -> float:
     total = EPOCHS * loader.batches
     rates = [RATE * float(factor) for factor in cosine(torch.arange(total).numpy(), total)]
     optimizer = sgd(net, lr=RATE, momentum=0.9, weight_decay=5e-4)
-    train_step = TrainStep(net, optimizer, rates, precision=precision, seed=seed)
-    for record in train(train_step, loader, None, at=Progress(), epochs=EPOCHS, save=lambda which: None):
+    settings = StepSettings(precision=precision, seed=seed)
+    train_step = TrainStep(TrainState(net, optimizer), rates, task_for(tested.info), settings)
+    for record in train(train_step, loader, None, at=TrainProgress(), epochs=EPOCHS, save=lambda which: None):
         if "seconds" in record:
             print(f"{way} {seed}: {record}", flush=True)
     loader.close()

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from steps import step_of
 from torch import nn
 from torch.nn import functional as F
 
@@ -47,8 +48,7 @@ def loader(**parts: Any) -> ResidentLoader:
 
 
 def train_step(both: AuxiliaryClassifiers, **settings: Any) -> TrainStep:
-    options = {"precision": "fp32", "seed": 0, "auxiliary": both} | settings
-    return TrainStep(both.net, sgd(both, lr=0.05), [0.05] * 10, **options)
+    return step_of(both.net, sgd(both, lr=0.05), [0.05] * 10, auxiliary=both, **settings)
 
 
 @pytest.mark.parametrize("parts", [{}, {"mixup": AUGMENTATIONS["mixup"](alpha=0.5)}])
@@ -87,7 +87,7 @@ def test_a_head_that_overflows_stops_the_training_before_the_update() -> None:
     before = copy.deepcopy(both.net.state_dict())
     student = train_step(both)
     student.update(loader(), 0)
-    assert int(student.bad_step) == 0
+    assert int(student.program.bad_step) == 0
     assert all(torch.equal(before[key], value) for key, value in both.net.state_dict().items())
 
 
@@ -95,8 +95,8 @@ def test_the_moving_average_and_what_is_evaluated_are_the_network_alone() -> Non
     both = auxiliary()
     student = train_step(both, ema=0.9)
     student.update(loader(), 0)
-    assert student.average is not None and student.evaluated.state_dict().keys() == both.net.state_dict().keys()
-    assert set(student.state()) == {"model", "heads", "ema", "optimizer", "sums"}
+    assert student.trained.average and student.evaluated.state_dict().keys() == both.net.state_dict().keys()
+    assert set(student.state_dict()) == {"model", "heads", "ema", "optimizer", "sums"}
     assert train_step(both).evaluated is both.net
 
 
@@ -132,12 +132,12 @@ def test_the_proof_of_an_exact_resume_covers_the_heads(
 ) -> None:
     found = cnntrain("fit", *tiny, "check_resume=true")
     assert set(found["compared"]) == {"model", "heads", "optimizer", "sums"}
-    load = TrainStep.load_state
+    load = TrainStep.load_state_dict
 
     def forgetful(self: TrainStep, state: Any) -> None:
         load(self, state | {"heads": self.auxiliary.heads.state_dict()})  # type: ignore[union-attr]
 
-    monkeypatch.setattr(TrainStep, "load_state", forgetful)
+    monkeypatch.setattr(TrainStep, "load_state_dict", forgetful)
     assert main(["fit", *tiny, "check_resume=true"]) == 1
 
 

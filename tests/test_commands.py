@@ -26,7 +26,7 @@ from cnntrain.runs.folder import find_run, remember
 from cnntrain.runs.predictions import mean_and_contrast
 from cnntrain.stats.intervals import wilson
 from cnntrain.training import checkpoints
-from cnntrain.training.loop import Progress
+from cnntrain.training.loop import TrainProgress
 
 Call = Callable[..., dict[str, Any]]
 FIT_KEYS = {
@@ -52,7 +52,7 @@ def test_fit_says_where_top_1_alone_would_mislead(
     data = Dataset(DatasetInfo("insects", ("ant", "bee"), (1, 1, 1), (0.5,), (0.5,)), split, split, None)
     low, high = wilson(round(100 * top1), 100)
     best = {"n": 100, "loss": 1.0, "top1": top1, "top1_low": low, "top1_high": high, "epoch": 3}
-    at = Progress(12, 12, best | {"balanced_accuracy": 0.7, "never_predicted": warned})
+    at = TrainProgress(12, 12, best | {"balanced_accuracy": 0.7, "never_predicted": warned})
     found = outcome.numbers([], at, 4, data)
     outcome.report(found | {"skipped": 0, "seconds": 1.0, "run_dir": "run"})
     out, err = capfd.readouterr()

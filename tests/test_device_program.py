@@ -27,10 +27,10 @@ from cnntrain.nn.blocks import conv, dense, linear
 from cnntrain.nn.stages import assemble
 from cnntrain.runs import train
 from cnntrain.runtime.errors import CnntrainError
-from cnntrain.training import cuda_graph
-from cnntrain.training import step as learning
+from cnntrain.tasks.classification import Classification
+from cnntrain.training import cuda_graph, step_program
 from cnntrain.training.async_checkpoints import Saver
-from cnntrain.training.cuda_graph import WAITING, WARM_UP, Recorder
+from cnntrain.training.cuda_graph import WAITING, WARM_UP, CudaGraph
 
 # --- numbers in tables
 
@@ -42,20 +42,23 @@ def test_numbers_read_from_tables_on_the_device_are_those_of_the_host(optimizer:
     students = []
     for tabled in (False, True):
         student = train_step(network(), optimizer=optimizer, ema=0.9, clip=1.0)
-        student.rates = rates
-        student.tables = student.tabulated() if tabled else None
+        program = student.program
+        program.rates = rates
+        program.tables = program.tabulated() if tabled else None
         data = loader()
         for step in range(12):
             student.update(data, step)
         students.append(student)
-    host, device = students
+    host, device = (student.trained for student in students)
     assert all(isinstance(group["lr"], torch.Tensor) for group in device.optimizer.param_groups)
-    pairs = zip((*host.parameters, *host.averaged), (*device.parameters, *device.averaged), strict=True)
-    for one, other in pairs:
+    assert host.average and device.average
+    for one, other in zip(
+        (*host.parameters, *host.average.averaged), (*device.parameters, *device.average.averaged), strict=True
+    ):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
-    device.class_weights = torch.tensor([float("nan"), 1.0])
-    device.update(data, 12)
-    assert int(device.bad_step) == 12
+    program.task = Classification((), torch.tensor([float("nan"), 1.0]))
+    student.update(data, 12)
+    assert int(program.bad_step) == 12
 
 
 # --- an imagined GPU
@@ -97,14 +100,14 @@ def test_a_step_on_a_gpu_has_all_its_tensors_there_and_looks_at_none(
             lying_on(gpu, module, [*module._parameters, *module._buffers])
         student = train_step(net, optimizer=optimizer, ema=0.9, clip=1.0, label_smoothing=0.1)
         monkeypatch.setattr(
-            *(student, "backward"),
-            lambda loss: [setattr(p, "grad", torch.empty_like(p).detach()) for p in student.parameters],
+            *(student.program, "backward"),
+            lambda loss: [setattr(p, "grad", torch.empty_like(p).detach()) for p in student.trained.parameters],
         )
         for step in range(2):
             student.update(loader, step)
-    groups = sum(not group.get("orthogonal", False) for group in student.optimizer.param_groups)
+    groups = sum(not group.get("orthogonal", False) for group in student.trained.optimizer.param_groups)
     assert taken[-1] == ("cuda", (), torch.float32, "cuda") and len(taken) >= 2 * groups
-    assert all(group["lr"].is_cuda for group in student.optimizer.param_groups)
+    assert all(group["lr"].is_cuda for group in student.trained.optimizer.param_groups)
 
 
 # --- a loader at fixed addresses
@@ -140,7 +143,7 @@ calls: list[tuple[str, object]] = []
 
 
 @pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Recorder]:
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[..., CudaGraph]:
     """A recorder whose GPU notes calls; recording may fail."""
     under_way: list[Graph] = []
     calls.clear()
@@ -177,7 +180,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Recorder]:
             calls.append(("run", inputs))
 
     def made(*, required: bool = False) -> Any:
-        return partial(Recorder(CPU, required=required), program)
+        return partial(CudaGraph(CPU, required=required), program)
 
     return made
 
@@ -208,11 +211,11 @@ def test_a_program_that_cannot_be_recorded_is_told_with_its_reason(
 
 def test_a_step_that_cannot_be_recorded_is_taken_all_the_same(capfd: pytest.CaptureFixture[str]) -> None:
     plain, refused, data = train_step(network()), train_step(network()), loader()
-    refused.recorder = lambda program, inputs: "since it is a test"  # type: ignore[assignment]
+    refused.graph = lambda program, inputs: "since it is a test"  # type: ignore[assignment]
     for step in range(3):
         plain.update(data, step)
         refused.update(data, step)
-    assert all(torch.equal(a, b) for a, b in zip(plain.parameters, refused.parameters, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(plain.trained.parameters, refused.trained.parameters, strict=True))
     assert capfd.readouterr().err.count("steps are not recorded, since it is a test") == 1
 
 
@@ -234,7 +237,7 @@ def merged(monkeypatch: pytest.MonkeyPatch, **backend: object) -> None:
     """Train with and without `compile`, and hold losses and names of weights against each other."""
     compiled = torch.compile
     monkeypatch.setattr(
-        learning.torch, "compile", lambda call, mode, dynamic: compiled(call, dynamic=dynamic, **backend)
+        step_program.torch, "compile", lambda call, mode, dynamic: compiled(call, dynamic=dynamic, **backend)
     )
     found = []
     for compile in (False, True):
@@ -243,7 +246,7 @@ def merged(monkeypatch: pytest.MonkeyPatch, **backend: object) -> None:
         for step in range(5):
             student.update(data, step)
             losses.append(student.read(step + 1)["loss"])
-        found.append((losses, list(student.state()["model"]), student.evaluated(data.batch().images).detach()))
+        found.append((losses, list(student.state_dict()["model"]), student.evaluated(data.batch().images).detach()))
     (plain, names, logits), (other, others, answers) = found
     assert names == others and other == pytest.approx(plain, abs=1e-4)
     torch.testing.assert_close(answers, logits, rtol=1e-3, atol=1e-4)

@@ -15,8 +15,9 @@ from cnntrain.commands import export
 from cnntrain.data.loading.loader import Loader, plan_epoch
 from cnntrain.runs import evaluation, predictions, setup
 from cnntrain.runtime.errors import InputError
+from cnntrain.tasks import classification
+from cnntrain.tasks.classification import Classification
 from cnntrain.training import checkpoints, loop
-from cnntrain.training import step as train_step
 
 
 def scripted(scores: list[float], epochs: int, patience: int, cut: int | None = None) -> tuple[list[Any], list[str]]:
@@ -25,6 +26,7 @@ def scripted(scores: list[float], epochs: int, patience: int, cut: int | None = 
     class TrainStep:
         accumulate = 1
         evaluated = None
+        task = Classification
 
         def update(self, loader: Loader, step: int) -> None:
             pass
@@ -35,7 +37,7 @@ def scripted(scores: list[float], epochs: int, patience: int, cut: int | None = 
     class Batches:
         batches, batch_size = 2, 4
 
-    at, saves, records = loop.Progress(), list[str](), list[Any]()
+    at, saves, records = loop.TrainProgress(), list[str](), list[Any]()
     for limit in (cut, None) if cut else (None,):
         records += loop.train(
             TrainStep(),  # type: ignore[arg-type]
@@ -76,7 +78,7 @@ def test_f23_a_loss_or_gradient_that_is_no_number_stops_before_the_update(
     monkeypatch: pytest.MonkeyPatch,
     fault: str,
 ) -> None:
-    calls, entropy = [0], train_step.F.cross_entropy
+    calls, entropy = [0], classification.F.cross_entropy
     weights: list[dict[str, torch.Tensor]] = []
 
     def broken(logits: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -84,13 +86,13 @@ def test_f23_a_loss_or_gradient_that_is_no_number_stops_before_the_update(
         loss = entropy(logits, *args, **kwargs)
         return BROKEN[fault](logits, loss) if calls[0] == 7 else loss
 
-    def read(self: train_step.TrainStep, step: int) -> dict[str, float]:
-        weights.append({key: value.clone() for key, value in self.net.state_dict().items()})
+    def read(self: loop.TrainStep, step: int) -> dict[str, float]:
+        weights.append({key: value.clone() for key, value in self.trained.net.state_dict().items()})
         return looked(self, step)
 
-    looked = train_step.TrainStep.read
-    monkeypatch.setattr(train_step.TrainStep, "read", read)
-    monkeypatch.setattr(train_step.F, "cross_entropy", broken)
+    looked = loop.TrainStep.read
+    monkeypatch.setattr(loop.TrainStep, "read", read)
+    monkeypatch.setattr(classification.F, "cross_entropy", broken)
     words = [*tiny, "trainer.checkpoint_seconds=0", "dataset.val_size=0", "trainer.log_every=2"]
     assert main(["fit", *words, "output_dir=run"]) == 3
     assert "no number at step 7" in capfd.readouterr().err
@@ -144,7 +146,7 @@ MOMENTS: dict[str, tuple[object, str, list[str], str]] = {
     "images": (setup, "load_data", [], FIT),
     "the network": (setup, "build_model", [], FIT),
     "the first batch": (setup.ResidentLoader, "batch", [], FIT),
-    "a validation": (setup, "outputs", [], FIT),
+    "a validation": (setup, "answers", [], FIT),
     "eval": (evaluation, "outputs", ["eval", "run=run"], EVAL),
     "predict": (predictions, "outputs", ["predict", "run=run", "images=image.png"], EVAL),
     "export": (export, "load_run", ["export", "run=run", "format=safetensors"], "out of memory; what helps: a machine"),

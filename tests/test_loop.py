@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from PIL.Image import Resampling
+from steps import step_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
@@ -20,12 +21,12 @@ from cnntrain.nn.blocks import conv, dense, global_average, linear
 from cnntrain.nn.stages import BuildOptions, assemble
 from cnntrain.runtime.errors import InputError, NonFiniteError
 from cnntrain.tasks import task_for
-from cnntrain.tasks.classification import Classification
+from cnntrain.tasks.classification import Classification, smoothed
 from cnntrain.training.evaluate import answers, outputs
-from cnntrain.training.loop import Progress, train
+from cnntrain.training.loop import TrainProgress, train
 from cnntrain.training.optimizers import OPTIMIZERS, sgd
-from cnntrain.training.schedule_events import freezing
-from cnntrain.training.step import TrainStep, smoothed
+from cnntrain.training.schedule_events import freeze_schedule
+from cnntrain.training.step import TrainStep
 
 CPU = torch.device("cpu")
 INFO = DatasetInfo("stripes", ("flat", "upright"), (1, 8, 8), (0.5,), (0.5,))
@@ -48,8 +49,7 @@ def network(seed: int = 0, dropout: float = 0.3) -> nn.Sequential:
 
 
 def train_step(net: nn.Sequential, steps: int = 100, optimizer: str = "sgd", **settings: Any) -> TrainStep:
-    options = {"precision": "fp32", "seed": 0} | settings
-    return TrainStep(net, OPTIMIZERS[optimizer](net, lr=0.05), [0.05] * steps, **options)
+    return step_of(net, OPTIMIZERS[optimizer](net, lr=0.05), [0.05] * steps, **settings)
 
 
 def loader(batch_size: int = 16, seed: int = 0) -> ResidentLoader:
@@ -62,7 +62,7 @@ def validated(net: nn.Sequential) -> dict[str, Any]:
 
 def run(net: nn.Sequential, epochs: int = 4, **settings: Any) -> list[dict[str, Any]]:
     return list(
-        train(train_step(net, **settings), loader(), None, at=Progress(), epochs=epochs, save=lambda which: None)
+        train(train_step(net, **settings), loader(), None, at=TrainProgress(), epochs=epochs, save=lambda which: None)
     )
 
 
@@ -140,9 +140,9 @@ def test_a_step_is_the_mean_over_all_of_its_images(
     reference, weighing = copy.deepcopy(net), torch.tensor(weights)
     parts = {"mixup": AUGMENTATIONS["mixup"](alpha=1.0)} if mixed else {}
     data = ResidentLoader(stripes(), INFO, batch_size=batch, parts=parts, seed=0, device=CPU)
-    settings = {"accumulate": accumulate, "label_smoothing": smoothing, "precision": "fp32", "seed": 0}
+    settings = {"accumulate": accumulate, "label_smoothing": smoothing}
     optimizer = OPTIMIZERS["sgd"](net, lr=0.5, momentum=0.0, weight_decay=0.0)
-    student = TrainStep(net, optimizer, [0.5], class_weights=weighing if max(weights) > 1 else None, **settings)
+    student = step_of(net, optimizer, [0.5], class_weights=weighing if max(weights) > 1 else None, **settings)
     student.update(data, 0)
     data.seek(0, 0)
     images, targets, _ = (torch.cat(part) for part in zip(*(data.batch() for _ in range(accumulate)), strict=True))
@@ -193,8 +193,8 @@ def test_the_moving_average_follows_its_formula_batch_norm_included() -> None:
         student.update(data, step)
         decay = min(0.5, (1 + step) / (10 + step))
         expected = {k: decay * v + (1 - decay) * net.state_dict()[k] for k, v in expected.items()}
-    assert student.evaluated is student.average and student.average is not None
-    for key, value in student.average.state_dict().items():
+    assert student.trained.average and student.evaluated is student.trained.average.net
+    for key, value in student.trained.average.net.state_dict().items():
         if "num_batches" not in key:
             torch.testing.assert_close(value, expected[key], rtol=1e-5, atol=1e-6)
 
@@ -222,7 +222,7 @@ def test_a_frozen_backbone_is_a_head_learning_on_its_features(freeze: Any) -> No
     head, features = copy.deepcopy(net[2]), copy.deepcopy(net[:2]).eval()
     frozen = copy.deepcopy(net[:2].state_dict())
     student, data = train_step(net, steps=8, freeze=freeze, ema=0.9), loader()
-    list(train(student, data, validated, at=Progress(), epochs=2, save=lambda which: None))
+    list(train(student, data, validated, at=TrainProgress(), epochs=2, save=lambda which: None))
     optimizer = sgd(head, lr=0.05)
     for step in range(8):
         data.seek(*divmod(step, data.batches))
@@ -236,7 +236,7 @@ def test_a_frozen_backbone_is_a_head_learning_on_its_features(freeze: Any) -> No
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
     for kept in (net[:2].state_dict(), student.evaluated[:2].state_dict()):
         assert all(torch.equal(kept[key], value) for key, value in frozen.items())
-    assert not any(p in student.optimizer.state for p in net[:2].parameters())
+    assert not any(p in student.trained.optimizer.state for p in net[:2].parameters())
     assert net[2].training and not any(module.training for stage in net[:2] for module in stage.modules())
 
 
@@ -252,9 +252,11 @@ def test_a_stage_goes_on_normalising_by_its_batches_until_it_rests() -> None:
 def test_patterns_and_the_backbone_mean_stages_and_a_name_counts_before_a_pattern() -> None:
     makers = {"conv1": conv(2, 3), "conv2": conv(2, 3), "fc3": linear(2), "last": lambda shape: nn.Identity()}
     net = assemble(makers, (1, 8, 8), out_shape=(2,))
-    assert [step for step, _ in freezing(net, {"conv1": 0.2, "conv*": 0.5}, 10)] == [2, 5]
-    assert len(freezing(net, "backbone", 10)) == 2  # the last stage has no weights, the classifier is the one before it
-    assert freezing(net, None, 10) == freezing(net, {}, 10) == []
+    assert [step for step, _ in freeze_schedule(net, {"conv1": 0.2, "conv*": 0.5}, 10)] == [2, 5]
+    assert (
+        len(freeze_schedule(net, "backbone", 10)) == 2
+    )  # the last stage has no weights, the classifier is the one before it
+    assert freeze_schedule(net, None, 10) == freeze_schedule(net, {}, 10) == []
 
 
 def test_images_grow_at_their_shares_of_the_steps() -> None:
@@ -298,7 +300,7 @@ def test_records_come_at_their_steps_and_saves_after_them() -> None:
 
     student = train_step(network())
     for record in train(
-        student, loader(), validate, at=Progress(), epochs=5, log_every=3, patience=2, save=happened.append
+        student, loader(), validate, at=TrainProgress(), epochs=5, log_every=3, patience=2, save=happened.append
     ):
         happened.append((record["kind"], record["step"]))
     assert happened[:7] == [
@@ -316,21 +318,21 @@ def test_the_best_of_equal_accuracies_is_the_one_of_smaller_loss() -> None:
     def validate(net: nn.Module) -> dict[str, float]:
         return {"loss": next(losses), "top1": 0.5}
 
-    records = train(train_step(network()), loader(), validate, at=Progress(), epochs=3, save=saved.append)
+    records = train(train_step(network()), loader(), validate, at=TrainProgress(), epochs=3, save=saved.append)
     assert [record["best"] for record in records if record["kind"] == "val"] == [True, True, False]
 
 
 def test_without_validation_the_last_weights_are_the_best() -> None:
     saved: list[str] = []
-    list(train(train_step(network()), loader(), None, at=Progress(), epochs=2, save=saved.append))
+    list(train(train_step(network()), loader(), None, at=TrainProgress(), epochs=2, save=saved.append))
     assert saved == ["epoch", "epoch", "best"]
 
 
 def test_a_loss_that_is_no_number_ends_the_training() -> None:
     net = network()
-    student = TrainStep(net, sgd(net, lr=0.05), [1e30] * 100, precision="fp32", seed=0)
+    student = step_of(net, sgd(net, lr=0.05), [1e30] * 100)
     with pytest.raises(NonFiniteError, match="optimizer.lr"):
-        list(train(student, loader(), None, at=Progress(), epochs=9, save=lambda which: None))
+        list(train(student, loader(), None, at=TrainProgress(), epochs=9, save=lambda which: None))
 
 
 def test_evaluation_leaves_the_network_as_it_was() -> None:

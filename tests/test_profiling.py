@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from steps import step_of
 
 from cnntrain.data.loading.loader import ResidentLoader
 from cnntrain.data.storage.images import DatasetInfo, Pixels, Split
@@ -28,8 +29,8 @@ def pair(accumulate: int = 1) -> tuple[TrainStep, ResidentLoader]:
     split = Split(Pixels(images), torch.arange(64) % 2)
     loader = ResidentLoader(split, INFO, batch_size=8, parts={}, seed=0, device=CPU)
     net = assemble({"conv1": conv(4, 3, norm=True), "fc2": linear(2)}, (1, 8, 8), out_shape=(2,))
-    settings: dict[str, Any] = {"precision": "fp32", "seed": 0, "clip": 0.5, "ema": 0.9, "accumulate": accumulate}
-    return TrainStep(net, sgd(net, lr=0.05), [0.05] * 100, **settings), loader
+    settings: dict[str, Any] = {"clip": 0.5, "ema": 0.9, "accumulate": accumulate}
+    return step_of(net, sgd(net, lr=0.05), [0.05] * 100, **settings), loader
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
@@ -42,11 +43,12 @@ def test_a_profile_changes_no_bit_and_leaves_nothing_behind(accumulate: int, tmp
         watched.update(seen, step)
         assert bool(reports) == (step >= WHOLE - 1)
     assert profiler.close() and len(reports) == 1
-    for owner in (watched, seen, watched.optimizer):
+    for owner in (watched, seen, watched.program, watched.trained.optimizer):
         assert not {name for name in vars(owner) if callable(getattr(type(owner), name, None))}
-    for one, other in zip(plain.net.parameters(), watched.net.parameters(), strict=True):
+    for one, other in zip(plain.trained.net.parameters(), watched.trained.net.parameters(), strict=True):
         assert torch.equal(one, other)
-    assert all(torch.equal(a, b) for a, b in zip(plain.averaged, watched.averaged, strict=True))
+    averages = zip(plain.evaluated.parameters(), watched.evaluated.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in averages)
     assert plain.read(WHOLE) == watched.read(WHOLE)
 
 

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 import torch
 from cuts import FULL, agree, each_at_once, last, rows
+from steps import step_of
 
 from cnntrain.cli.main import main
 from cnntrain.data.augment.augmentations import AUGMENTATIONS
@@ -35,7 +36,7 @@ from cnntrain.runtime.errors import CnntrainError
 from cnntrain.runtime.seeding import generator
 from cnntrain.training import loop
 from cnntrain.training.optimizers import sgd
-from cnntrain.training.step import TrainStep
+from cnntrain.training.sums import Sums
 
 INFO = DatasetInfo("noise", ("one", "two", "three"), (1, 6, 6), (0.5,), (0.5,))
 
@@ -357,15 +358,18 @@ def combined(rank: int, weights: torch.Tensor | None) -> list[object]:
     gradient; and whether dropout draws what it draws alone.
     """
     net = assemble({"fc1": linear(3)}, INFO.shape, out_shape=(3,))
-    train_step = TrainStep(net, sgd(net), [0.1], precision="fp32", seed=0, class_weights=weights)
+    train_step = step_of(net, sgd(net), [0.1], class_weights=weights)
     for parameter in net.parameters():
         parameter.grad = torch.full_like(parameter, 1.0 + rank)
-    measured = (torch.tensor(0.5 + rank), torch.tensor(3 + rank), torch.tensor(rank == 0), torch.tensor(2.0 + rank))
-    sound = train_step.combine(*measured, images=10)
+    program = train_step.program
+    mine = Sums(program.sums.counts, program.device)
+    mine.add(torch.tensor(0.5 + rank), {"right": torch.tensor(3 + rank)})
+    finite = program.combine(mine, torch.tensor(rank == 0), torch.tensor(2.0 + rank), images=10)
     gradients = {float(g) for p in net.parameters() if p.grad is not None for g in p.grad.flatten()}
-    train_step.reseed(0, 0, 5)
+    train_step.seed_dropout(0, 0, 5)
     alone = generator(0, "dropout", 0).integers(2**32, size=5).tolist()
-    return [bool(sound), float(train_step.loss_sum), int(train_step.right), gradients, train_step.reseeds[1] == alone]
+    loss, right = program.sums.tensors.values()
+    return [bool(finite), float(loss), int(right), gradients, train_step.seeds[1] == alone]
 
 
 def fail_here(rank: int, world: int, port: int, folder: Path) -> None:

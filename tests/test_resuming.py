@@ -119,7 +119,7 @@ PIECES = {
     **dict.fromkeys(("model", "heads", "ema", "optimizer")),
     **{"sums.loss": torch.zeros((), dtype=torch.float64), "sums.right": torch.zeros((), dtype=torch.int64)},
     "sums.count": 0,
-    **{f"progress.{name}": value for name, value in asdict(loop.Progress()).items()},
+    **{f"progress.{name}": value for name, value in asdict(loop.TrainProgress()).items()},
     "records": 0,
 }
 
@@ -135,7 +135,7 @@ def without(state: checkpoints.State, piece: str) -> checkpoints.State:
 # Nothing gets better, so that patience counts. The one cut that tells whether a validation has been taken in is right
 # after it.
 NEEDED = {
-    "progress.validated": ((loop.Progress, "note"), 1),
+    "progress.validated": ((loop.TrainProgress, "note"), 1),
     "the others": ((loop.TrainStep, "update"), 12),
 }
 
@@ -307,11 +307,11 @@ def test_check_resume_proves_it_on_the_users_configuration(
     found = cnntrain("fit", *tiny, "check_resume=true", "trainer.ema=0.9", "augmentation=strong")
     assert found["check_resume"] == "same" and set(found["compared"]) == {"model", "ema", "optimizer", "sums"}
     assert list(folder.iterdir()) == []
-    load = loop.TrainStep.load_state
+    load = loop.TrainStep.load_state_dict
 
     def forgetful(self: loop.TrainStep, state: checkpoints.State) -> None:
         load(self, state | {"optimizer": {}})
 
-    monkeypatch.setattr(loop.TrainStep, "load_state", forgetful)
+    monkeypatch.setattr(loop.TrainStep, "load_state_dict", forgetful)
     assert main(["fit", *tiny, "check_resume=true"]) == 1
     assert "differ at step 6" in capfd.readouterr().err

@@ -51,7 +51,7 @@ def run(composed: DictConfig) -> dict[str, Any]:
     with contextlib.ExitStack() as held:
         with all_or_none():
             if distributed.RANK == 0:
-                refuse_unwritable(folder, 2 * checkpoints.size(built.train_step.state()))  # best and last
+                refuse_unwritable(folder, 2 * checkpoints.size(built.train_step.state_dict()))  # best and last
                 held.enter_context(lock_folder(create_folder(folder)))
         if distributed.RANK:
             return assist(built, folder)

@@ -10,13 +10,13 @@ from cnntrain.runs.folder import RECORD
 from cnntrain.runtime.errors import listed, setting
 from cnntrain.runtime.progress import clock, say
 from cnntrain.runtime.tables import interval, percent
-from cnntrain.training.loop import Progress, Record
+from cnntrain.training.loop import Record, TrainProgress
 
 SCORES = ("n", "loss", "top1", "top1_low", "top1_high", "balanced_accuracy", "never_predicted")
 UNEQUAL = 1.25  # times its even share has the commonest class from which on top-1 alone can mislead
 
 
-def numbers(history: Sequence[Record], at: Progress, per_epoch: int, dataset: Dataset) -> dict[str, Any]:
+def numbers(history: Sequence[Record], at: TrainProgress, per_epoch: int, dataset: Dataset) -> dict[str, Any]:
     """Return the numbers of the last epoch and of the best, and what always naming the commonest class would reach.
 
     They are null where the records of a run that has ended are lost, or there are no validation images.

@@ -18,8 +18,8 @@ from cnntrain.runtime.errors import CheckpointError, InputError, listed
 from cnntrain.runtime.jsonfile import as_plain, flat
 from cnntrain.runtime.progress import say
 from cnntrain.training import checkpoints
-from cnntrain.training.loop import Progress
-from cnntrain.training.schedule_events import shares
+from cnntrain.training.loop import TrainProgress
+from cnntrain.training.schedule_events import freeze_fractions
 
 # What does not change a run's numbers, or only where it runs.
 FREE = {
@@ -77,20 +77,20 @@ def refuse_changes(old: Mapping[str, Any], new: Mapping[str, Any], free: Set[str
         raise InputError(f"output_dir already holds a run with other settings: {shown}; name another folder")
     done, asked = before["trainer.epochs"], after["trainer.epochs"]
     for key in ("freeze", "resize") if asked != done else ():
-        if any(share and share < 1 for share in shares(new["trainer"][key]).values()):
+        if any(share and share < 1 for share in freeze_fractions(new["trainer"][key]).values()):
             raise InputError(
                 f"trainer.epochs ({done} → {asked}): trainer.{key}={new['trainer'][key]} are shares of the whole run, "
                 "so with other epochs they are other steps; name another folder"
             )
 
 
-def snapshot(session: Session, at: Progress, records: int) -> checkpoints.State:
+def snapshot(session: Session, at: TrainProgress, records: int) -> checkpoints.State:
     """Return a checkpoint of a run that has written so many records."""
     where = {"threads": torch.get_num_threads(), "precision": session.precision, "torch": str(torch.__version__)}
     where |= {"processes": distributed.WORLD, "compiled": session.cfg.trainer.compile}
     return {
         "format": FORMAT,
-        **session.train_step.state(),
+        **session.train_step.state_dict(),
         "progress": asdict(at),
         "records": records,
         "classes": list(session.dataset.info.classes),
@@ -98,7 +98,7 @@ def snapshot(session: Session, at: Progress, records: int) -> checkpoints.State:
     }
 
 
-def restore(session: Session, folder: Path) -> tuple[Progress, int]:
+def restore(session: Session, folder: Path) -> tuple[TrainProgress, int]:
     """Continue from the newest whole checkpoint of a run; return its place and how many records it knows of.
 
     Of several processes the first reads it. Raises `CheckpointError` when every checkpoint is damaged or the newest is
@@ -109,8 +109,8 @@ def restore(session: Session, folder: Path) -> tuple[Progress, int]:
     found = broadcast(found)
     if found is None:
         if distributed.WORLD > 1:
-            session.train_step.start_alike()
-        return Progress(), 0
+            session.train_step.trained.share_weights()
+        return TrainProgress(), 0
     with all_or_none():
         return continue_from(found, session, folder)
 
@@ -124,7 +124,7 @@ def newest(folder: Path) -> checkpoints.Found | None:
     return found
 
 
-def continue_from(found: checkpoints.Found, session: Session, folder: Path) -> tuple[Progress, int]:
+def continue_from(found: checkpoints.Found, session: Session, folder: Path) -> tuple[TrainProgress, int]:
     """Put a checkpoint's state into a session, and say what is not as it was when it was made.
 
     Return its place and its number of records. Nothing is loaded before all keys and shapes have been compared: a fused
@@ -133,7 +133,7 @@ def continue_from(found: checkpoints.Found, session: Session, folder: Path) -> t
     path, state, train_step = found.path, found.state, session.train_step
     if state.get("format") not in range(1, FORMAT + 1):
         raise CheckpointError(f"{path} has format {state.get('format')}; this version reads formats up to {FORMAT}")
-    refuse_other_network(path, train_step.net, state["model"])
+    refuse_other_network(path, train_step.trained.net, state["model"])
     at = place(path, state)
     refuse_beyond(path, at, session, folder)
     if at.step:
@@ -149,24 +149,24 @@ def continue_from(found: checkpoints.Found, session: Session, folder: Path) -> t
     for key, value in state["made"].items():
         if now["made"].get(key, value) != value:
             say(f"warning: {key} was {value} and is {now['made'][key]}; the numbers will not repeat to the bit")
-    train_step.load_state(state)
+    train_step.load_state_dict(state)
     return at, state["records"]
 
 
-def place(path: Path, state: checkpoints.State) -> Progress:
+def place(path: Path, state: checkpoints.State) -> TrainProgress:
     """Return how far a checkpoint's training has come. Raises `CheckpointError` when it does not say so."""
     kept = dict(state["progress"]) if isinstance(state.get("progress"), dict) else {}
     if state["format"] == 1:
         kept["best"] = {"top1": kept.pop("best_top1", None), "loss": kept.pop("best_loss", None)}
-    wanted, best = asdict(Progress()), kept.get("best")
+    wanted, best = asdict(TrainProgress()), kept.get("best")
     if isinstance(best, dict) and best:
         wanted["best"] = best | {"top1": 0.0, "loss": 0.0}
     if differing := list(checkpoints.differences(kept, wanted, "progress")):
         raise CheckpointError(f"{path} does not say how far it has come: {listed(differing)} differ")
-    return Progress(**kept)
+    return TrainProgress(**kept)
 
 
-def refuse_beyond(path: Path, at: Progress, session: Session, folder: Path) -> None:
+def refuse_beyond(path: Path, at: TrainProgress, session: Session, folder: Path) -> None:
     """Raise an error for a checkpoint that lies behind the training's last step: `InputError` for too few epochs."""
     epochs, taken = session.cfg.trainer.epochs, -(-at.step // session.per_epoch)
     if taken <= epochs:

@@ -41,11 +41,14 @@ from cnntrain.runtime.jsonfile import flat
 from cnntrain.runtime.memory import spent
 from cnntrain.runtime.signals import Signals
 from cnntrain.tasks import task_for
+from cnntrain.tasks.classification import Classification
 from cnntrain.tasks.task import Task
 from cnntrain.training.evaluate import Outputs, answers, outputs
-from cnntrain.training.loop import Progress, Record, Stop, train
-from cnntrain.training.schedule_events import freezing, scaled
+from cnntrain.training.loop import Record, Stop, TrainProgress, train
+from cnntrain.training.schedule_events import freeze_schedule, scaled
 from cnntrain.training.step import TrainStep
+from cnntrain.training.step_program import StepSettings
+from cnntrain.training.train_state import TrainState
 
 Batches = TypeVar("Batches")
 COMPILERS = ("g++", "clang++")
@@ -72,7 +75,7 @@ class Session:
 
     def remarks(self) -> Iterator[str]:
         """Yield what a person should know of the network and its images before it is trained."""
-        net, auxiliary = self.train_step.net, self.train_step.auxiliary
+        net, auxiliary = self.train_step.trained.net, self.train_step.trained.auxiliary
         yield from self.dataset.remarks
         yield from remarks(net, pretrained.expected_preprocessing(self.cfg.model), self.dataset.info.shape)
         if auxiliary:
@@ -107,7 +110,7 @@ class Session:
         mine = shard(len(self.dataset.val))
         return self.dataset.val if distributed.WORLD == 1 else self.dataset.val.take(np.arange(mine.start, mine.stop))
 
-    def train(self, at: Progress, signals: Signals, save: Callable[[str], None], stop: Stop) -> Iterator[Record]:
+    def train(self, at: TrainProgress, signals: Signals, save: Callable[[str], None], stop: Stop) -> Iterator[Record]:
         """Train from `at` to the end, or until `stop` says so between two steps; yield the loop's records."""
         trainer = self.cfg.trainer
         return train(
@@ -158,7 +161,7 @@ def check(cfg: Fit, *, begun: bool = False) -> None:
     refuse_sizes(cfg.trainer.resize, auxiliary or shapes, info)
     build_rates(cfg.schedule, build_optimizer(cfg.optimizer, shapes).defaults["lr"], 1, 1)
     refuse_long_warmup(cfg)
-    for step, change in freezing(shapes.train(), cfg.trainer.freeze, 1):
+    for step, change in freeze_schedule(shapes.train(), cfg.trainer.freeze, 1):
         if step == 0:
             change()
     if cfg.trainer.batch_size == distributed.WORLD:
@@ -259,25 +262,28 @@ def build(cfg: Fit, dataset: Dataset, *, begun: bool = False) -> Session:
     loader.seek(0, 0)
     loader.batch()  # what an augmentation or a file has against these images is said before anything is made
     precision = choose_precision(trainer.precision, device)
-    weights = class_weights(dataset.train.labels, len(dataset.info.classes))
-    train_step = TrainStep(
-        net,
-        optimizer,
-        build_rates(cfg.schedule, optimizer.defaults["lr"], trainer.epochs, per_epoch),
+    rates = build_rates(cfg.schedule, optimizer.defaults["lr"], trainer.epochs, per_epoch)
+    settings = StepSettings(
         precision=precision,
         seed=cfg.seed,
-        auxiliary=auxiliary,
         accumulate=trainer.accumulate,
-        label_smoothing=trainer.label_smoothing,
         clip=trainer.clip,
-        ema=trainer.ema,
         freeze=trainer.freeze,
         resize=trainer.resize,
-        class_weights=weights if cfg.dataset["balance"] == "weights" else None,
         graph=trainer.graph if device.type == "cuda" and distributed.WORLD == 1 else False,
         compile=trainer.compile,
     )
+    state = TrainState(net, optimizer, auxiliary=auxiliary, ema=trainer.ema)
+    train_step = TrainStep(state, rates, build_task(cfg, dataset, device), settings)
     return Session(cfg, device, precision, dataset, train_step, loader, started_from)
+
+
+def build_task(cfg: Fit, dataset: Dataset, device: torch.device) -> Task:
+    """Return what the network is to learn, with the loss that the configuration asks for."""
+    classes, weights = dataset.info.classes, None
+    if cfg.dataset["balance"] == "weights":
+        weights = class_weights(dataset.train.labels, len(classes)).to(device)
+    return Classification(classes, weights, cfg.trainer.label_smoothing)
 
 
 def some_images(dataset: Dataset) -> torch.Tensor:

@@ -251,7 +251,7 @@ class Training:
     def announce(self) -> None:
         """Say what is about to happen."""
         cfg, data = self.cfg, self.built.dataset
-        params = count_parameters(self.built.train_step.net)
+        params = count_parameters(self.built.train_step.trained.net)
         say(
             f"{cfg.model['name']} ({params:,} parameters) on {cfg.dataset['name']}: {len(data.train):,} training and "
             f"{len(data.val) if data.val else 0:,} validation images, {cfg.trainer.epochs} epochs of "

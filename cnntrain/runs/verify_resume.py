@@ -9,7 +9,7 @@ from cnntrain.data.storage.images import Dataset
 from cnntrain.runs import resume, setup
 from cnntrain.runtime.errors import CnntrainError
 from cnntrain.training import checkpoints
-from cnntrain.training.loop import Progress, train
+from cnntrain.training.loop import TrainProgress, train
 
 STEPS = 6
 
@@ -21,17 +21,17 @@ def prove_resume(cfg: Fit, dataset: Dataset) -> dict[str, Any]:
     """
     whole, cut = setup.build(cfg, dataset), STEPS // 2
     steps = min(STEPS, cfg.trainer.epochs * whole.per_epoch)
-    advance(whole, Progress(), steps)
+    advance(whole, TrainProgress(), steps)
     with tempfile.TemporaryDirectory() as scratch:
-        first, at = setup.build(cfg, dataset), Progress()
+        first, at = setup.build(cfg, dataset), TrainProgress()
         advance(first, at, cut)
         checkpoints.save_last(Path(scratch), resume.snapshot(first, at, 0))
         second = setup.build(cfg, dataset)
         kept = checkpoints.load_newest(Path(scratch))
         assert kept is not None
-        second.train_step.load_state(kept.state)
-        advance(second, Progress(**kept.state["progress"]), steps)
-    expected, found = whole.train_step.state(), second.train_step.state()
+        second.train_step.load_state_dict(kept.state)
+        advance(second, TrainProgress(**kept.state["progress"]), steps)
+    expected, found = whole.train_step.state_dict(), second.train_step.state_dict()
     differing = [key for key in expected if not resume.same(expected[key], found[key])]
     if differing:
         raise CnntrainError(f"after a cut at step {cut} and a resume, {', '.join(differing)} differ at step {steps}")
@@ -39,7 +39,7 @@ def prove_resume(cfg: Fit, dataset: Dataset) -> dict[str, Any]:
     return {"check_resume": "same", "steps": steps, "cut": cut, "compared": list(expected)}
 
 
-def advance(built: setup.Session, at: Progress, until: int) -> None:
+def advance(built: setup.Session, at: TrainProgress, until: int) -> None:
     """Train from `at` until so many steps have been taken."""
     records = train(
         built.train_step,

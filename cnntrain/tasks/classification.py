@@ -113,13 +113,18 @@ class Classification:
         assert self.class_weights is not None
         return (target @ self.class_weights if target.is_floating_point() else self.class_weights[target]).sum()
 
+    @property
+    def no_counts(self) -> dict[str, Tensor]:
+        """No images right."""
+        return {"right": torch.zeros((), dtype=torch.int64)}
+
     def counts(self, answer: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Return the number of images whose class has the largest logit."""
         return {"right": (answer.argmax(dim=1) == target).sum()}
 
-    def score(self, sums: Mapping[str, float], n: int) -> Numbers:
+    def score(self, sums: Mapping[str, Tensor], n: int) -> Numbers:
         """Return the top-1 accuracy."""
-        return {"top1": sums["right"] / n}
+        return {"top1": int(sums["right"]) / n}
 
     def validate(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> Numbers:
         """Return n, mean cross-entropy, top-1 with its Wilson interval at 95 %, and `by_class`."""

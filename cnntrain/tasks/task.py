@@ -85,11 +85,16 @@ class Task(Protocol):
         """Return by what a batch counts in the mean loss of a step."""
         ...
 
+    @property
+    def no_counts(self) -> dict[str, Tensor]:
+        """The `counts` of no images: int64 on the CPU, from which sums start."""
+        ...
+
     def counts(self, answer: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Return whole numbers of a batch by name, to be added up over batches; its targets are the dataset's own."""
         ...
 
-    def score(self, sums: Mapping[str, float], n: int) -> Numbers:
+    def score(self, sums: Mapping[str, Tensor], n: int) -> Numbers:
         """Return the headline by its key, from the sums of `counts` over `n` images."""
         ...
 

@@ -18,34 +18,34 @@ WARM_UP = 3  # steps taken kernel by kernel first: they choose algorithms and ma
 WAITING = "called a synchronizing CUDA operation"  # torch's words for a look at a value
 
 
-class Recorder:
-    """Runs a device program: the first times kernel by kernel, then recorded.
+class CudaGraph:
+    """Runs a device program: the first times kernel by kernel, then captured and replayed.
 
-    It returns why a program cannot be recorded instead of running it, once it knows; where recordings are `required` it
-    raises `CnntrainError`. A program that waits for the device is told by its last time before the recording, so that
-    no recording is begun that would break.
+    It returns why a program cannot be captured instead of running it, once it knows; where a graph is `required` it
+    raises `CnntrainError`. A program that synchronises with the device is noticed at its last run before the capture,
+    so that no capture begins that would break.
     """
 
     def __init__(self, device: torch.device, *, required: bool) -> None:
         self.stream, self.required = torch.cuda.Stream(device), required
-        self.forget()
+        self.reset()
 
-    def forget(self) -> None:
-        """Begin again: what was recorded does not hold any more."""
-        self.seen, self.reason = 0, ""
+    def reset(self) -> None:
+        """Begin again: what was captured does not hold any more."""
+        self.runs, self.reason = 0, ""
         self.graph: torch.cuda.CUDAGraph | None = None
         self.inputs: object = None
 
     def __call__(self, program: Callable[[Any], None], inputs: object) -> str:
         if inputs is not self.inputs:
-            self.forget()
+            self.reset()
             self.inputs = inputs
-        if self.graph is None and self.seen < WARM_UP:
-            self.seen += 1
-            self.aside(program, inputs)
+        if self.graph is None and self.runs < WARM_UP:
+            self.runs += 1
+            self.warm_up(program, inputs)
             return ""
         if self.graph is None and not self.reason:
-            self.record(program, inputs)
+            self.capture(program, inputs)
         if self.graph is None:
             if self.required:
                 raise CnntrainError(f"trainer.graph=true: the step cannot be recorded, {self.reason}")
@@ -53,11 +53,11 @@ class Recorder:
         self.graph.replay()
         return ""
 
-    def aside(self, program: Callable[[Any], None], inputs: object) -> None:
-        """Run the program on the stream that it is to be recorded on, and notice whether it waits for the device."""
+    def warm_up(self, program: Callable[[Any], None], inputs: object) -> None:
+        """Run the program on the stream that it is to be captured on, and notice whether it synchronises."""
         here = torch.cuda.current_stream(self.stream.device)
         self.stream.wait_stream(here)
-        last = self.seen == WARM_UP
+        last = self.runs == WARM_UP
         watched: contextlib.AbstractContextManager[list[str]] = waits() if last else contextlib.nullcontext([])
         with torch.cuda.stream(self.stream), watched as found:
             program(inputs)
@@ -65,8 +65,8 @@ class Recorder:
         if found:
             self.reason = "since something in them waits for the device"
 
-    def record(self, program: Callable[[Any], None], inputs: object) -> None:
-        """Record the program, which computes nothing yet."""
+    def capture(self, program: Callable[[Any], None], inputs: object) -> None:
+        """Capture the program, which computes nothing yet."""
         graph = torch.cuda.CUDAGraph()
         try:
             # Another thread may be putting images into pinned memory.

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from cnntrain.data.loading.loader import Loader
+from cnntrain.tasks.task import Headline
 from cnntrain.training.step import TrainStep
 
 Record = dict[str, Any]
@@ -15,18 +16,17 @@ Stop = Callable[[], bool]
 
 
 @dataclass
-class Progress:
-    """How far a run has come: all that the loop remembers from step to step."""
+class TrainProgress:
+    """How far a training has come: all that the loop remembers from step to step."""
 
     step: int = 0  # optimizer steps taken
     validated: int = 0  # the step of the last validation
     best: Record = field(default_factory=dict)  # the scores and epoch of the best validation; empty before the first
     waited: int = 0  # validations since the best
 
-    def note(self, epoch: int, scores: Record) -> bool:
-        """Take in a validation; return whether it is the best: of equal top-1 the one of smaller loss."""
-        top1, loss = self.best.get("top1", -1.0), self.best.get("loss", 0.0)
-        better = (scores["top1"], -scores["loss"]) > (top1, -loss)
+    def note(self, epoch: int, scores: Record, headline: Headline) -> bool:
+        """Take in a validation; return whether its headline is the best so far."""
+        better = headline.rank(scores) > headline.rank(self.best)
         if better:
             self.best = {"epoch": epoch, **scores}
         self.validated, self.waited = self.step, 0 if better else self.waited + 1
@@ -38,7 +38,7 @@ def train(
     loader: Loader,
     validate: Callable[[nn.Sequential], Record | None] | None,
     *,
-    at: Progress,
+    at: TrainProgress,
     epochs: int,
     save: Callable[[str], None],
     validate_every: int = 1,
@@ -64,7 +64,7 @@ def train(
             scores = validate(train_step.evaluated)
             if scores is None:
                 return
-            better = at.note(epoch, scores)
+            better = at.note(epoch, scores, train_step.task.headline)
             yield {"kind": "val", "step": at.step, "epoch": epoch, "best": better, **scores}
             if better:
                 save("best")

@@ -40,19 +40,20 @@ class Profiler:
     """
 
     def __init__(self, train_step: TrainStep, loader: Loader, folder: Path, done: Callable[[Report], None]) -> None:
-        self.device, self.samples = train_step.device, loader.batch_size * train_step.accumulate
+        program = train_step.program
+        self.device, self.samples = program.device, loader.batch_size * train_step.accumulate
         self.folder, self.done, self.seen = folder, done, 0
         self.parts: dict[str, float] = defaultdict(float)  # seconds of the step under way
         self.steps: list[dict[str, float]] = []
         self.tracer: profile | None = None
         self.watched: list[tuple[object, str]] = []
-        optimizer = train_step.optimizer
+        optimizer = train_step.trained.optimizer
         for part, owner, names in (
             ("input", loader, ("seek", "batch")),
-            ("forward", train_step, ("forward",)),
-            ("backward", train_step, ("backward",)),
-            ("exchange", train_step, ("combine",)),
-            ("optimizer", train_step, ("norm", "guard", "set_rate")),
+            ("forward", program, ("forward",)),
+            ("backward", program, ("backward",)),
+            ("exchange", program, ("combine",)),
+            ("optimizer", program, ("clipped_norm", "guard", "set_rates")),
             ("optimizer", optimizer, ("step", "zero_grad")),
         ):
             for name in names:

@@ -1,4 +1,4 @@
-"""What changes between two steps of a training: stages come to rest, images grow."""
+"""What changes between two steps of a training: the schedules by which stages are frozen and images grow."""
 
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -13,34 +13,35 @@ from cnntrain.nn.stages import require
 from cnntrain.runtime.errors import InputError
 
 BACKBONE = "backbone"  # every stage before the last one that has weights: all but the classifier
-Freeze = str | Sequence[str] | Mapping[str, float] | None  # stages that rest, and from which share of the steps on
-Change = tuple[int, Callable[[], None]]  # from which step on, and what to do before it
+# Names of stages to freeze, each with the fraction of the steps from which on it is frozen.
+Freeze = str | Sequence[str] | Mapping[str, float] | None
+Event = tuple[int, Callable[[], None]]  # a step, and what to do before it
 
 
-def freezing(net: nn.Sequential, freeze: Freeze, total: int) -> list[Change]:
-    """Return from which of `total` steps on each stage rests.
+def freeze_schedule(net: nn.Sequential, freeze: Freeze, total: int) -> list[Event]:
+    """Return before which of `total` steps each stage is frozen.
 
     What nothing trained lies before needs no gradient either, so that freezing the first stages makes steps cheaper
     (Brock et al. 2017, "FreezeOut", arXiv:1706.04983). Raises `InputError` for a stage that is not there, and when
     nothing would be left to learn.
     """
-    stages, resting = dict(net.named_children()), dict[str, float]()
-    for name, share in sorted(shares(freeze).items(), key=lambda entry: entry[0] in stages):  # names after patterns
-        resting |= dict.fromkeys(meant(name, stages), share)
-    learning = [stage for name, stage in stages.items() if resting.get(name, 1.0) == 1.0]
-    if resting and not any(p.requires_grad for stage in learning for p in stage.parameters()):
+    stages, frozen = dict(net.named_children()), dict[str, float]()
+    for name, fraction in sorted(freeze_fractions(freeze).items(), key=lambda entry: entry[0] in stages):
+        frozen |= dict.fromkeys(matching_stages(name, stages), fraction)  # names come after patterns
+    learning = [stage for name, stage in stages.items() if frozen.get(name, 1.0) == 1.0]
+    if frozen and not any(p.requires_grad for stage in learning for p in stage.parameters()):
         raise InputError("trainer.freeze leaves no stage that learns to the end")
-    return [(ceil(share * total), partial(rest, stages[name])) for name, share in resting.items()]
+    return [(ceil(fraction * total), partial(freeze_stage, stages[name])) for name, fraction in frozen.items()]
 
 
-def shares(freeze: Freeze) -> dict[str, float]:
-    """Return which stages are to rest from which share of the steps on; from the first where no share is given."""
+def freeze_fractions(freeze: Freeze) -> dict[str, float]:
+    """Return from which fraction of the steps on each name is frozen; from the first step where none is given."""
     if isinstance(freeze, Mapping):
         return dict(freeze)
     return dict.fromkeys([freeze] if isinstance(freeze, str) else freeze or (), 0.0)
 
 
-def meant(word: str, stages: Mapping[str, nn.Module]) -> list[str]:
+def matching_stages(word: str, stages: Mapping[str, nn.Module]) -> list[str]:
     """Return the stages that a name, a pattern (block*) or the word backbone means."""
     if word in stages:
         return [word]
@@ -55,8 +56,8 @@ def meant(word: str, stages: Mapping[str, nn.Module]) -> list[str]:
     return matching
 
 
-def rest(stage: nn.Module) -> None:
-    """Let a stage learn no more: it keeps its weights, and its statistics too since it computes as in evaluation."""
+def freeze_stage(stage: nn.Module) -> None:
+    """Freeze a stage: its weights stay, and its statistics too since it computes as in evaluation."""
     stage.requires_grad_(False).eval()
 
 
@@ -83,14 +84,14 @@ def scaled(size: tuple[int, ...], pixels: int) -> list[int]:
     return [round(side * pixels / min(size)) for side in size]
 
 
-def resizing(scale: Scale, shares: Mapping[int, float], total: int) -> list[Change]:
-    """Return at which of `total` steps images change to which size, `shares` saying until which fraction each holds.
+def resize_schedule(scale: Scale, until: Mapping[int, float], total: int) -> list[Event]:
+    """Return before which of `total` steps images change their size; `until` maps pixels a side to a fraction of them.
 
     Small images are cheap, and early steps do not need the detail (Tan & Le 2021, "EfficientNetV2", arXiv:2104.00298,
     section 4, "progressive learning").
     """
-    if not shares:
+    if not until:
         return []
-    sizes = sorted(shares, key=shares.__getitem__)
-    begins = [0, *(ceil(shares[pixels] * total) for pixels in sizes)]
+    sizes = sorted(until, key=until.__getitem__)
+    begins = [0, *(ceil(until[pixels] * total) for pixels in sizes)]
     return [(step, partial(scale.to, pixels)) for step, pixels in zip(begins, [*sizes, None], strict=True)]

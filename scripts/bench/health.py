@@ -115,7 +115,7 @@ def synchronisations(task: Task, clock: Clock) -> None:
     parts = {"flip": AUGMENTATIONS["flip"](), "crop": AUGMENTATIONS["crop"](padding=4)}
     loader = ResidentLoader(split, info, batch_size=task.batch_size, parts=parts, seed=0, device=device)
     student = train_step(task, device)
-    student.rates = [task.lr] * 22
+    student.program.rates = [task.lr] * 22
     student.update(loader, 0)
     student.update(loader, 1)
     with profile(activities=[ProfilerActivity.CPU]) as seen:

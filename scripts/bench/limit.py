@@ -8,9 +8,12 @@ from cnntrain.data.augment.augmentations import Plan
 from cnntrain.data.loading.batch import Batch
 from cnntrain.data.loading.loader import plan_epoch
 from cnntrain.runtime.devices import autocast, choose_device, choose_precision, prepare
-from cnntrain.training.loop import Progress, train
+from cnntrain.tasks.classification import Classification
+from cnntrain.training.loop import TrainProgress, train
 from cnntrain.training.optimizers import sgd
 from cnntrain.training.step import TrainStep
+from cnntrain.training.step_program import StepSettings
+from cnntrain.training.train_state import TrainState
 from scripts.bench.work import DATA, Clock, Task, network, parameters
 
 
@@ -42,7 +45,8 @@ def train_step(task: Task, device: torch.device) -> TrainStep:
     """Return the learner that `cnntrain fit` would train."""
     net: nn.Sequential = network(task).to(device).to(memory_format=torch.channels_last)
     rates = [task.lr] * (task.steps * (1 + task.epochs))
-    return TrainStep(net, sgd(net, lr=task.lr), rates, precision=choose_precision("auto", device), seed=0)
+    settings = StepSettings(precision=choose_precision("auto", device), seed=0)
+    return TrainStep(TrainState(net, sgd(net, lr=task.lr)), rates, Classification(()), settings)
 
 
 def wait(device: torch.device) -> None:
@@ -57,8 +61,8 @@ def steps(task: Task, clock: Clock, deterministic: bool = False, products: bool 
     device = choose_device("auto")
     student, loader = train_step(task, device), Fixed(task, device)
     if not products:
-        student.products = []
-    clock.note(parameters=parameters(student.net))
+        student.program.products = []
+    clock.note(parameters=parameters(student.trained.net))
     for epoch in range(1 + task.epochs):
         clock.begin()
         for step in range(task.steps):
@@ -72,9 +76,9 @@ def loop(task: Task, clock: Clock) -> None:
     prepare(deterministic=False)
     device = choose_device("auto")
     student, loader = train_step(task, device), Fixed(task, device)
-    clock.note(parameters=parameters(student.net))
+    clock.note(parameters=parameters(student.trained.net))
     clock.begin()
-    for record in train(student, loader, None, at=Progress(), epochs=1 + task.epochs, save=lambda which: None):
+    for record in train(student, loader, None, at=TrainProgress(), epochs=1 + task.epochs, save=lambda which: None):
         if "seconds" in record:
             clock.end(task.steps * task.batch_size)
             clock.begin()

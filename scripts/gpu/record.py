@@ -24,11 +24,13 @@ from cnntrain.data.storage.images import Dataset
 from cnntrain.models import MODELS
 from cnntrain.nn.stages import BuildOptions
 from cnntrain.nn.whitening import calibrate
-from cnntrain.tasks import task_for
+from cnntrain.tasks.classification import Classification
 from cnntrain.training.evaluate import answers
 from cnntrain.training.lr_schedules import SCHEDULES, learning_rates
 from cnntrain.training.optimizers import OPTIMIZERS
 from cnntrain.training.step import TrainStep
+from cnntrain.training.step_program import StepSettings
+from cnntrain.training.train_state import TrainState
 from scripts.gpu.steps import GPU, ROOT, Row, now, row
 
 RUNS = 5
@@ -53,14 +55,17 @@ def trained(data: Dataset, recipe: dict[str, Any], epochs: int, seed: int) -> tu
     loader = ResidentLoader(data.train, data.info, batch_size=size, parts=parts, seed=seed, device=GPU)
     last = epochs * loader.batches
     rates = learning_rates(optimizer.defaults["lr"], last, partial(SCHEDULES["triangular"], **recipe["schedule"]))
-    train_step = TrainStep(net, optimizer, rates, precision="bf16", seed=seed, label_smoothing=smoothing, graph=True)
+    task = Classification(data.info.classes, label_smoothing=smoothing)
+    train_step = TrainStep(
+        TrainState(net, optimizer), rates, task, StepSettings(precision="bf16", seed=seed, graph=True)
+    )
     for step in range(last):
         train_step.update(loader, step)
     seconds = now() - began
     train_step.read(last)
     assert data.test is not None
     shown = eval_batches(data.test, data.info, batch_size=2000, device=GPU)
-    scores = task_for(data.info).validate(answers(net, shown, precision="bf16", views=TTA["flip_shift"]))
+    scores = task.validate(answers(net, shown, precision="bf16", views=TTA["flip_shift"]))
     return seconds, scores["top1"]
 
 

@@ -20,9 +20,12 @@ from cnntrain.data.storage.images import DatasetInfo, Pixels, Split
 from cnntrain.models import MODELS
 from cnntrain.nn.stages import BuildOptions
 from cnntrain.runtime.devices import prepare
+from cnntrain.tasks.classification import Classification
 from cnntrain.training.cuda_graph import waits
 from cnntrain.training.optimizers import sgd
 from cnntrain.training.step import TrainStep
+from cnntrain.training.step_program import StepSettings
+from cnntrain.training.train_state import TrainState
 
 ROOT = Path(__file__).resolve().parents[2]
 GPU = torch.device("cuda")
@@ -55,7 +58,8 @@ def noise(shape: tuple[int, int, int], count: int, batch_size: int) -> ResidentL
 def student(network: str, shape: tuple[int, int, int], **settings: Any) -> TrainStep:
     """Return a learner in bf16 with SGD."""
     net = MODELS[network](shape, 10, BuildOptions()).to(GPU).to(memory_format=torch.channels_last)
-    return TrainStep(net, sgd(net, lr=1e-3), [1e-3] * 1000, precision="bf16", seed=0, **settings)
+    state, task = TrainState(net, sgd(net, lr=1e-3)), Classification(tuple("0123456789"))
+    return TrainStep(state, [1e-3] * 1000, task, StepSettings(precision="bf16", seed=0, **settings))
 
 
 def seconds_of(calls: Callable[[int], object]) -> float:

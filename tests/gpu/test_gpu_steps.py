@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from made import create_model
+from steps import step_of
 from torch import Tensor, nn
 
 from cnntrain.data.augment.augmentations import AUGMENTATIONS, Augmentation
@@ -72,8 +73,8 @@ def network(device: torch.device = GPU, dropout: float = 0.3) -> nn.Sequential:
 def train_step(optimizer: str = "sgd", device: torch.device = GPU, **settings: Any) -> TrainStep:
     net = network(device, settings.pop("dropout", 0.3))
     rates = [0.05 / (1 + step / 10) for step in range(PLANNED)]
-    options = {"precision": "fp32", "seed": 0, "ema": 0.9, "clip": 1.0, "label_smoothing": 0.1, "accumulate": 2}
-    return TrainStep(net, OPTIMIZERS[optimizer](net, lr=0.05), rates, **options | settings)
+    options = {"ema": 0.9, "clip": 1.0, "label_smoothing": 0.1, "accumulate": 2}
+    return step_of(net, OPTIMIZERS[optimizer](net, lr=0.05), rates, **options | settings)
 
 
 def take(student: TrainStep, data: Loader, steps: int = STEPS, first: int = 0) -> TrainStep:
@@ -83,8 +84,10 @@ def take(student: TrainStep, data: Loader, steps: int = STEPS, first: int = 0) -
 
 
 def state(student: TrainStep) -> list[Tensor]:
-    kept = [*student.net.state_dict().values(), *student.averaged, student.loss_sum, student.right]
-    return [t.cpu() for t in (*kept, *(t for kept in student.optimizer.state.values() for t in kept.values()))]
+    trained, sums = student.trained, student.program.sums.tensors.values()
+    assert trained.average
+    kept = [*trained.net.state_dict().values(), *trained.average.averaged, *sums]
+    return [t.cpu() for t in (*kept, *(t for kept in trained.optimizer.state.values() for t in kept.values()))]
 
 
 def equal(one: TrainStep, other: TrainStep) -> bool:
@@ -104,7 +107,7 @@ def test_recorded_steps_are_the_plain_ones_to_the_bit(
         found.append(take(train_step(optimizer, precision=precision, graph=graph, **changing), data))
         data.close()
     plain, recorded = found
-    assert recorded.recorder is not None and recorded.recorder.graph is not None
+    assert recorded.graph is not None and recorded.graph.graph is not None
     assert equal(plain, recorded) and plain.read(STEPS) == recorded.read(STEPS)
 
 
@@ -168,7 +171,7 @@ def test_networks_are_recorded(model: str) -> None:
         Split(Pixels(images), torch.arange(32) % 10), info, batch_size=8, seed=0, device=GPU, parts={}
     )
     prepare(deterministic=False)
-    student = TrainStep(net, OPTIMIZERS["sgd"](net, lr=0.01), [0.01] * 99, precision="bf16", seed=0, graph=True)
+    student = step_of(net, OPTIMIZERS["sgd"](net, lr=0.01), [0.01] * 99, precision="bf16", graph=True)
     take(student, data, WARM_UP + 1)
     with no_waiting():
         take(student, data, STEPS, WARM_UP + 1)
@@ -184,26 +187,28 @@ def test_a_network_that_looks_at_a_value_is_trained_without_a_recording(capfd: p
     students = []
     for graph in (False, "auto"):
         student = train_step(graph=graph)
-        student.net.append(Waits())
+        student.trained.net.append(Waits())
         students.append(take(student, loader()))
-    assert students[1].recorder is None and "something in them waits" in capfd.readouterr().err
+    assert students[1].graph is None and "something in them waits" in capfd.readouterr().err
     assert equal(*students)
 
 
 def test_a_cut_and_resumed_recording_goes_on_to_the_bit() -> None:
     whole = take(train_step(graph=True), loader())
-    kept = torch.utils._pytree.tree_map_only(Tensor, torch.clone, take(train_step(graph=True), loader(), 11).state())
+    kept = torch.utils._pytree.tree_map_only(
+        Tensor, torch.clone, take(train_step(graph=True), loader(), 11).state_dict()
+    )
     resumed = train_step(graph=True)
-    resumed.load_state(kept)
+    resumed.load_state_dict(kept)
     assert equal(whole, take(resumed, loader(), first=11))
 
 
 def test_loading_a_state_begins_a_new_recording() -> None:
     whole = take(train_step(graph=True), loader())
     student = take(train_step(graph=True), loader(), 11)
-    kept = torch.utils._pytree.tree_map_only(Tensor, torch.clone, student.state())
+    kept = torch.utils._pytree.tree_map_only(Tensor, torch.clone, student.state_dict())
     take(student, loader(), 17, 11)
-    student.load_state(kept)
+    student.load_state_dict(kept)
     assert equal(whole, take(student, loader(), first=11))
 
 
@@ -230,7 +235,8 @@ def test_the_gpu_sees_the_crops_and_draws_of_the_cpu() -> None:
 def test_steps_on_the_gpu_are_those_on_the_cpu_but_for_rounding() -> None:
     parts = {"crop": AUGMENTATIONS["crop"](padding=2)}
     one, other = (
-        take(train_step(device=device, dropout=0.0), loader(device, parts), 5).net.state_dict() for device in (GPU, CPU)
+        take(train_step(device=device, dropout=0.0), loader(device, parts), 5).trained.net.state_dict()
+        for device in (GPU, CPU)
     )
     for key, tensor in other.items():
         torch.testing.assert_close(one[key].cpu(), tensor, rtol=1e-3, atol=1e-4)
@@ -254,10 +260,10 @@ def test_an_evaluation_counts_every_image_once() -> None:
 def test_a_bad_step_is_noted_by_its_number_in_a_recording() -> None:
     student, data = train_step(graph=True), loader(parts={})
     take(student, data, WARM_UP + 2)
-    before = [p.detach().clone() for p in student.parameters]
+    before = [p.detach().clone() for p in student.trained.parameters]
     with torch.no_grad():
-        kept = student.loss_sum.clone()
+        kept = student.program.sums.loss.clone()
         data.render.normalise.shift.fill_(float("nan"))
     take(student, data, WARM_UP + 6, WARM_UP + 2)
-    assert int(student.bad_step) == WARM_UP + 2 and kept.isfinite()
-    assert all(torch.equal(a, b) for a, b in zip(before, student.parameters, strict=True))
+    assert int(student.program.bad_step) == WARM_UP + 2 and kept.isfinite()
+    assert all(torch.equal(a, b) for a, b in zip(before, student.trained.parameters, strict=True))

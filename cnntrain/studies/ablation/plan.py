@@ -149,7 +149,7 @@ def step_seconds(cfg: Fit, info: DatasetInfo, batch: int) -> float:
     for step in range(STEPS):
         began = time.perf_counter()
         built.train_step.update(built.loader, step)
-        float(built.train_step.loss_sum)  # waits for the device
+        float(built.train_step.program.sums.loss)  # waits for the device
         found.append(time.perf_counter() - began)
     return min(found[1:])
 

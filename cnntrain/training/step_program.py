@@ -1,0 +1,163 @@
+"""The device's part of a training step: a program that never synchronises with the device.
+
+It finds the learning rates, the average's share, the images' places and all that was drawn for them in the device's
+memory, by the number of the step and at addresses that hold for the whole training, so that a CUDA graph can replay it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from cnntrain.data.loading.loader import Loader
+from cnntrain.nn.conv_matmul import as_products, candidates
+from cnntrain.runtime import distributed
+from cnntrain.runtime.devices import autocast
+from cnntrain.runtime.distributed import all_reduce
+from cnntrain.tasks.task import Task
+from cnntrain.training.schedule_events import Freeze, Scale
+from cnntrain.training.sums import Sums, flat, unflat
+from cnntrain.training.train_state import TrainState
+
+
+@dataclass(frozen=True)
+class StepSettings:
+    """How steps are taken; the names are those of the options of `trainer`."""
+
+    precision: Literal["fp32", "bf16"]
+    seed: int
+    accumulate: int = 1  # batches a step
+    clip: float = 0.0  # the largest norm of the gradient, 0 for any
+    freeze: Freeze = None  # which stages are frozen from which fraction of the steps on
+    resize: Mapping[int, float] = field(default_factory=dict)  # pixels a side of images until which fraction
+    graph: Literal["auto"] | bool = False  # whether a GPU captures the steps and replays them
+    compile: bool = False  # whether the operators of the forward pass, the loss and their gradients are merged
+
+
+class Tables(NamedTuple):
+    """Numbers of every step, on the device."""
+
+    rates: Tensor  # float32 [steps, parameter groups]: learning rates
+    shares: Tensor  # float32 [steps]: of the weights in their moving average
+
+
+class StepProgram:
+    """Called with a loader it takes a step on the next `accumulate` batches: gradients, the update, the average.
+
+    Of several processes each goes through its share of every batch, and all hold the same state afterwards: losses,
+    counts, batch norm's statistics and whether the step was finite travel in one message with the gradients.
+    """
+
+    def __init__(self, trained: TrainState, rates: Sequence[float], task: Task, settings: StepSettings) -> None:
+        self.trained, self.rates, self.task, self.device = trained, rates, task, trained.device
+        self.precision, self.accumulate, self.clip = settings.precision, settings.accumulate, settings.clip
+        # One batch of one process is all of its step: then its own mean is that of the step.
+        self.weighted = task.weighted and (settings.accumulate > 1 or distributed.WORLD > 1)
+        self.scale = Scale()
+        self.running = trained.running_statistics()
+        self.sums = Sums(task.no_counts, self.device)
+        self.bad_step = torch.full((), -1, dtype=torch.int64, device=self.device)  # the first that was not finite
+        self.step, self.at = 0, torch.zeros(1, dtype=torch.int64, device=self.device)  # for the host, for the device
+        self.tables = self.tabulated() if self.device.type == "cuda" else None
+        mode = "max-autotune-no-cudagraphs" if self.device.type == "cuda" else None
+        self.compiled = torch.compile(self.losses, mode=mode, dynamic=False) if settings.compile else None
+        self.products = [] if settings.compile else candidates(trained.module)
+
+    def go_to(self, step: int) -> None:
+        """Say which step the program takes next."""
+        self.step = step
+        self.at.fill_(step)
+
+    def __call__(self, loader: Loader) -> None:
+        finite = torch.ones((), dtype=torch.bool, device=self.device)
+        divisor: Any = 0  # of the step's mean: its images, or the sum of their weights
+        apart = self.weighted or distributed.WORLD > 1
+        sums = Sums(self.sums.counts, self.device) if apart else self.sums
+        for _ in range(self.accumulate):
+            x, target, own_target = loader.batch()
+            loss, total, answer = self.forward(self.scale(x), target)
+            weight = self.task.weight(target) if self.weighted else len(x)
+            if self.weighted or self.accumulate > 1:
+                total = total * (weight / (self.accumulate * len(x)))
+            self.backward(total)
+            finite = finite & total.detach().isfinite()
+            sums.add(loss.detach() * weight, self.task.counts(answer.detach(), own_target))
+            divisor = divisor + weight
+        if apart:
+            finite = self.combine(sums, finite, divisor, self.accumulate * loader.batch_size)
+        self.guard(finite & self.clipped_norm().isfinite())
+        self.set_rates()
+        with autocast(self.precision, self.device):  # for the products of Muon; other optimizers have none
+            self.trained.optimizer.step()
+        self.trained.optimizer.zero_grad(set_to_none=True)
+        if self.trained.average:
+            share = self.tables.shares.index_select(0, self.at)[0] if self.tables else None
+            self.trained.average.follow(self.trained.average.share(self.step) if share is None else share)
+
+    def forward(self, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the loss, the one with auxiliary classifiers, and the answer."""
+        return self.compiled(x, target) if self.compiled else self.losses(x, target)
+
+    def losses(self, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what `forward` does, operator by operator."""
+        with autocast(self.precision, self.device), as_products(self.products):
+            answer, auxiliary = self.trained.answers(x)
+        loss = total = self.task.loss(answer, target)
+        for other in auxiliary:
+            total = total + self.trained.auxiliary_weight * self.task.loss(other, target)
+        return loss, total, answer
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of a loss to those of the step."""
+        loss.backward()
+
+    def combine(self, sums: Sums, finite: Tensor, divisor: Tensor | int, images: int) -> Tensor:
+        """Make the gradients those of all of the step's `images`, and batch norm's running statistics the means over
+        processes; add the sums of all processes, and return whether every one of them was `finite`.
+
+        Weighted losses arrive as sums, and `divisor` is the sum of the weights.
+        """
+        gradients = [p.grad for p in self.trained.parameters if p.grad is not None]
+        weights = [torch.as_tensor(divisor)] if self.weighted else []
+        numbers = flat(sums.loss, ~finite, *weights, *sums.counts.values()).float()
+        if distributed.WORLD > 1:
+            shares = [*gradients, *self.running]
+            torch._foreach_div_(shares, distributed.WORLD)
+            all_reduce([*shares, numbers])
+        if self.weighted:
+            torch._foreach_mul_([*gradients, numbers[0]], images / numbers[2])
+        self.sums.add(numbers[0], unflat(numbers[2 + len(weights) :], sums.counts))
+        return numbers[1] == 0
+
+    def clipped_norm(self) -> Tensor:
+        """Return the norm of the gradient as it came, and scale the gradient down to the largest one allowed."""
+        norm = nn.utils.get_total_norm([p.grad for p in self.trained.parameters if p.grad is not None])
+        if self.clip:
+            nn.utils.clip_grads_with_norm_(self.trained.parameters, self.clip, norm)
+        return norm
+
+    def guard(self, finite: Tensor) -> None:
+        """Note the first step that is not `finite`, and make the optimizer skip it and all that follow."""
+        self.bad_step.copy_(torch.where((self.bad_step < 0) & ~finite, self.at[0], self.bad_step))
+        self.trained.skip.copy_(self.bad_step >= 0)
+
+    def tabulated(self) -> Tables:
+        """Return the numbers of every step as tables on the device."""
+        groups, average = self.trained.optimizer.param_groups, self.trained.average
+        for group in groups:
+            group |= {"capturable": True} if "capturable" in group else {}  # or Adam cannot be captured
+        rates = torch.tensor([[rate * group.get("factor", 1.0) for group in groups] for rate in self.rates])
+        shares = torch.tensor([average.share(step) for step in range(len(self.rates))] if average else [])
+        return Tables(rates.to(self.device), shares.to(self.device))
+
+    def set_rates(self) -> None:
+        """Give every parameter group its factor of this step's learning rate."""
+        groups = self.trained.optimizer.param_groups
+        if self.tables:
+            rates: Sequence[Any] = self.tables.rates.index_select(0, self.at)[0].unbind()
+        else:  # fused optimizers synchronise for a tensor on a CPU
+            rates = [self.rates[self.step] * group.get("factor", 1.0) for group in groups]
+        for group, rate in zip(groups, rates, strict=True):
+            group["lr"] = rate
