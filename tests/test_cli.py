@@ -17,8 +17,9 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from cnntrain.cli import launcher, main, overrides
+from cnntrain.cli import job, main, overrides
 from cnntrain.cli.output import as_json
+from cnntrain.config import compose
 from cnntrain.runtime import streams, tables
 from cnntrain.runtime.errors import CheckpointError, IncompleteError, InputError, NonFiniteError, StoppedError, setting
 
@@ -232,11 +233,13 @@ def test_a_value_of_python_is_spelled_as_hydra_reads_it(value: object) -> None:
 
 
 def test_settings_and_flags_in_any_order(conf: Path) -> None:
-    line = overrides.read(["seed=1", "--json", "model=small", "-m", "+x=1", "~plain", "hydra.verbose=true"], conf)
+    line = overrides.parse_words(
+        ["seed=1", "--json", "model=small", "-m", "+x=1", "~plain", "hydra.verbose=true"], conf
+    )
     assert line.json
     assert line.argv == ["--multirun", "++seed=1", "model=small", "+x=1", "~plain", "hydra.verbose=true"]
-    assert overrides.read(["--info", "seed=1"], conf).argv == ["--info=all", "++seed=1"]
-    assert overrides.read(["-c", "job", "model.width=2"], conf).argv == ["--cfg=job", "++model.width=2"]
+    assert overrides.parse_words(["--info", "seed=1"], conf).argv == ["--info=all", "++seed=1"]
+    assert overrides.parse_words(["-c", "job", "model.width=2"], conf).argv == ["--cfg=job", "++model.width=2"]
 
 
 @pytest.mark.parametrize(
@@ -443,7 +446,7 @@ def test_sweep_runs_every_combination_in_numbered_folders(
 
 
 def test_every_value_of_a_sweep_stands_in_a_job_that_is_looked_at(conf: Path) -> None:
-    line = overrides.read(
+    line = overrides.parse_words(
         ["-m", "model=small,wide", "seed=range(0,3)", "plain=[1,2]", "~dataset", "hydra.job.num=1"], conf
     )
     assert line.jobs() == [
@@ -451,7 +454,20 @@ def test_every_value_of_a_sweep_stands_in_a_job_that_is_looked_at(conf: Path) ->
         ["model=wide", "++seed=1", "++plain=[1,2]", "~dataset"],
         ["model=small", "++seed=2", "++plain=[1,2]", "~dataset"],
     ]
-    assert overrides.read(["-m", "seed=interval(0,1)", "model=small"], conf).jobs() == [["model=small"]]
+    assert overrides.parse_words(["-m", "seed=interval(0,1)", "model=small"], conf).jobs() == [["model=small"]]
+
+
+def test_a_job_of_a_sweep_has_its_words_as_they_were_typed(command: Callable[..., list[DictConfig]]) -> None:
+    typed: list[list[str]] = []
+    seen = command(lambda cfg: typed.append(compose.overrides()) or {})
+    assert main.main(["fit", "-m", "plain=1e5,0x1f", "seed=choice(1e-3,2)", "output_dir=out"]) == 0
+    assert [words[:2] for words in typed] == [
+        ["++plain=1e5", "++seed=1e-3"],
+        ["++plain=1e5", "++seed=2"],
+        ["++plain=0x1f", "++seed=1e-3"],
+        ["++plain=0x1f", "++seed=2"],
+    ]
+    assert [cfg.seed for cfg in seen] == [0.001, 2, 0.001, 2]
 
 
 def test_sweep_without_a_folder_lies_under_runs(command: Callable[..., list[DictConfig]]) -> None:
@@ -470,7 +486,7 @@ def test_results_of_jobs_in_other_processes_come_by_number(
         return {}
 
     command(run)
-    monkeypatch.setattr(launcher.Task, "results", property(lambda _: [], lambda *_: None), raising=False)
+    monkeypatch.setattr(job.Job, "results", property(lambda _: [], lambda *_: None), raising=False)
     assert main.main(["fit", "-m", "seed=range(0,12)", "output_dir=out", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"jobs": [{"seed": seed} for seed in range(12)]}
 

@@ -137,8 +137,8 @@ def test_f28_an_unknown_key_in_a_yaml_file_is_found_as_well(
 
 
 def test_a_missing_run_is_asked_for(refused: Refused) -> None:
-    assert refused("eval") == "cnntrain: run=<value> is missing"
-    assert refused("predict") == "cnntrain: run=<value> and images=<value> are missing"
+    assert "run=<value> is missing; run=latest" in refused("eval")
+    assert "run=<value> and images=<value> are missing; run=latest" in refused("predict")
     assert "unknown key 'image'; did you mean 'images'?" in refused("predict", "run=x", "image=x")
     assert "nowhere" in refused("eval", "run=nowhere")
     assert "cnntrain fit" in refused("eval", "run=latest")
@@ -335,6 +335,8 @@ def test_a_sweep_is_checked_with_what_was_typed(refused: Refused) -> None:
         ("fit augmentation.flip=3", "augmentation.flip=3 should be options"),
         ("fit dataset=[digits,1_000]", "unknown dataset '1_000'"),
         ("fit ~model", "model=<name> is missing"),
+        ("fit help", "cnntrain fit --help"),
+        ("fit experiment=cifar10_fast trainer.freeze=[whiten]", "'~trainer.freeze' 'trainer.freeze=[whiten]'"),
     ],
 )
 def test_a_hint_leads_to_what_was_meant(refused: Refused, folder: Path, typed: str, message: str) -> None:

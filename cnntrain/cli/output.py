@@ -1,9 +1,8 @@
-"""What a command prints for programs: one JSON object, alone on standard output; and errors in one line."""
+"""What a command prints for programs: one JSON object, alone on standard output."""
 
 import contextlib
 import json
 import os
-import re
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -28,9 +27,3 @@ def output_to_stderr() -> Iterator[None]:
 def as_json(value: Any) -> str:
     """Return `value` as strict JSON on one line: paths as text, arrays as lists, and null for what is not finite."""
     return json.dumps(as_plain(value), allow_nan=False)
-
-
-def one_line(error: BaseException) -> str:
-    """Return the message of `error` without line breaks and without OmegaConf's and Hydra's appendices."""
-    text = re.split(r"\n\s*(?:full_key:|object_type=|reference_type=|See https|\^)", str(error))[0]
-    return " ".join(text.split())

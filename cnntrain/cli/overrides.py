@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Quote, QuotedString, ValueType
+from hydra.core.override_parser.types import Override, Quote, QuotedString, ValueType
 from hydra.errors import HydraException
 
 from cnntrain.cli.groups import ALIASES, FLAGS, choices, compose, groups, options
@@ -22,7 +22,7 @@ SHOWING = ("--help", "--hydra-help", "--cfg", "--info")  # flags that run nothin
 
 
 @dataclass
-class Line:
+class CommandLine:
     """What a command line asks of Hydra, and whether its result goes to standard output as JSON."""
 
     command: str
@@ -54,21 +54,41 @@ class Line:
         for override in OverridesParser.create().parse_overrides(self.overrides):
             key = override.get_key_element()
             if override.is_discrete_sweep():
-                choices.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+                choices.append([f"{key}={value}" for value in typed_elements(override).values()])
             elif not override.is_sweep_override() and not key.startswith("hydra"):
                 choices.append([str(override.input_line)])
         count = max(map(len, choices), default=1)
         return [[values[number % len(values)] for values in choices] for number in range(count)]
 
+    def typed_words(self) -> dict[str, str]:
+        """Return the words of a sweep's jobs as they were typed, by what Hydra makes of them: 100000.0 of 1e5."""
+        if "--multirun" not in self.flags:
+            return {}
+        sweeps = [each for each in OverridesParser.create().parse_overrides(self.overrides) if each.is_discrete_sweep()]
+        return {
+            f"{override.get_key_element()}={value}": f"{override.get_key_element()}={typed}"
+            for override in sweeps
+            for value, typed in typed_elements(override).items()
+        }
 
-def read(words: list[str], conf: Path, command: str = "fit") -> Line:
+
+def typed_elements(override: Override) -> dict[str, str]:
+    """Return the values of a sweep as they were typed, by what Hydra makes of them."""
+    values = list(override.sweep_string_iterator())
+    text = str(override.input_line).partition("=")[2].removeprefix("choice(").removesuffix(")")
+    typed = [element.strip() for element in split(text)]
+    alike = override.is_choice_sweep() and len(typed) == len(values)
+    return dict(zip(values, typed if alike else values, strict=True))
+
+
+def parse_words(words: list[str], conf: Path, command: str = "fit") -> CommandLine:
     """Sort the words after `command` into flags and overrides; `conf` tells a group's choice (`model=alexnet`) from a
     key (`seed=1`).
 
     Raises InputError for a flag that does not exist or does not go with another, a word that is neither flag nor
     setting, a setting that cannot be parsed, and several values without `-m`.
     """
-    line = Line(command, folders=[conf])
+    line = CommandLine(command, folders=[conf])
     settings: list[str] = []
     rest = list(words)
     while rest:
@@ -90,7 +110,7 @@ def read(words: list[str], conf: Path, command: str = "fit") -> Line:
     return line
 
 
-def _refuse_together(line: Line) -> None:
+def _refuse_together(line: CommandLine) -> None:
     """Raise InputError for flags that do not go together."""
     if "--help" in line.flags and not line.json:
         return
@@ -106,7 +126,7 @@ def _refuse_together(line: Line) -> None:
             raise InputError(f"{flag} says how --cfg shows the configuration: --cfg job {flag}")
 
 
-def _read_flag(word: str, rest: list[str], line: Line) -> None:
+def _read_flag(word: str, rest: list[str], line: CommandLine) -> None:
     """Store one flag in `line`; its value stands behind `=`, or is the first of the `rest` and leaves it."""
     name, equals, value = word.partition("=")
     name = ALIASES.get(name, name)
@@ -129,7 +149,7 @@ def _read_flag(word: str, rest: list[str], line: Line) -> None:
     line.flags[name] = str(expanded(value)) if name == "--config-dir" else value
 
 
-def _unknown_flag(typed: str, value: str, line: Line) -> InputError:
+def _unknown_flag(typed: str, value: str, line: CommandLine) -> InputError:
     """Return the error for a flag that does not exist: it may be a key, and `value` what it should have."""
     name, known = typed.partition("=")[0], _keys(line)
     word = name.lstrip("-").replace("-", "_")
@@ -144,13 +164,13 @@ def _unknown_flag(typed: str, value: str, line: Line) -> InputError:
     return InputError(f"unknown flag {typed!r}; settings are written without dashes: {meant}")
 
 
-def _keys(line: Line) -> list[str]:
+def _keys(line: CommandLine) -> list[str]:
     """Return the dotted keys in the files of the command, groups among them."""
     catalog = compose(line.folders, line.command, {})
     return [*flat(catalog.keys), *catalog.choices]
 
 
-def _override(word: str, settings: Sequence[str], line: Line, sweep: bool) -> str:
+def _override(word: str, settings: Sequence[str], line: CommandLine, sweep: bool) -> str:
     """Return the setting `word` as an override: values quoted where needed, plain keys forced with `++`.
 
     A forced key never fails in Hydra, so that one check of the composed configuration names every unknown key,
@@ -192,8 +212,10 @@ def _override(word: str, settings: Sequence[str], line: Line, sweep: bool) -> st
     return override
 
 
-def _hint(word: str, settings: Sequence[str], line: Line) -> str:
+def _hint(word: str, settings: Sequence[str], line: CommandLine) -> str:
     """Return what a bare word was probably meant to be."""
+    if word == "help":
+        return f"; did you mean cnntrain {line.command} --help?"
     if (line.folders[-1] / f"{word}.yaml").is_file():
         return f"; {word} is a command of its own: cnntrain {word}"
     known, runs = _keys(line), [other for other in settings if is_run(other)]

@@ -27,8 +27,10 @@ def read_config(schema: type[T], composed: DictConfig | Mapping[str, Any]) -> T:
     require_names(schema, values)
     reject_misplaced(values)
     reject_unknown(values, set(known_keys(schema, values)))
-    if left := [f"{key}=<value>" for key, value in flat(values).items() if value == "???"]:
-        raise InputError(f"{' and '.join(left)} {'is' if len(left) == 1 else 'are'} missing")
+    if missing := [key for key, value in flat(values).items() if value == "???"]:
+        words = " and ".join(f"{key}=<value>" for key in missing)
+        hint = "; run=latest is the training started last" if "run" in missing else ""
+        raise InputError(f"{words} {'is' if len(missing) == 1 else 'are'} missing{hint}")
     return build_schema(schema, values)
 
 
