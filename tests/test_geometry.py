@@ -8,11 +8,13 @@ from made import create_model
 from torch import nn
 
 from cnntrain.models.googlenet import inception, naive_inception
+from cnntrain.nn.antialias import antialiased
 from cnntrain.nn.blocks import conv, fractional_pool, global_average, linear, pooling, stochastic_pool, unpooled
 from cnntrain.nn.composite import Add, Concat
 from cnntrain.nn.convolutions import locally_connected, spatially_separable, transposed_conv
 from cnntrain.nn.geometry import StageGeometry, geometry
-from cnntrain.nn.layers import LocalContrastNorm, LocalResponseNorm, Maxout, StochasticPool2d
+from cnntrain.nn.layers import BlurPool2d, LocalContrastNorm, LocalResponseNorm, Maxout, StochasticPool2d
+from cnntrain.nn.measures import Cost, Windows, sliding, units_cost
 from cnntrain.nn.shapes import Shape
 from cnntrain.nn.stages import BuildOptions, assemble
 
@@ -190,8 +192,36 @@ def test_the_normalised_contrast_of_a_position_sees_twice_the_radius() -> None:
     assert int(seen.max() - seen.min()) + 1 == geometry(net, (2, 21, 21))[0].receptive_field[0] == 9
 
 
+class Gain(nn.Module):
+    """Every second position, times a weight a map."""
+
+    def __init__(self, channels: int, stride: int = 2) -> None:
+        super().__init__()
+        self.stride, self.weight = stride, nn.Parameter(torch.ones(channels))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x[:, :, :: self.stride, :: self.stride] * self.weight[:, None, None]
+
+    def windows(self) -> Windows:
+        return sliding(1, self.stride)
+
+    def cost(self, in_shape: Shape, out_shape: Shape) -> Cost:
+        return units_cost(out_shape, 1, bias=False)
+
+    def antialiased(self) -> list[nn.Module]:
+        return [BlurPool2d(self.stride), Gain(len(self.weight), 1)]
+
+
+def test_a_layer_of_ones_own_says_what_it_reads_and_costs_and_how_it_is_blurred() -> None:
+    row = geometry(nn.Sequential(Gain(3)), (3, 8, 8))[0]
+    assert (row.out_shape, row.receptive_field, row.stride) == ((3, 4, 4), (1, 1), (2, 2))
+    assert (row.params, row.macs, row.connections, row.activations) == (3, 48, 48, 48)
+    blurred = geometry(nn.Sequential(antialiased(Gain(3))), (3, 8, 8))[0]
+    assert (blurred.out_shape, blurred.receptive_field, blurred.stride) == ((3, 4, 4), (3, 3), (2, 2))
+
+
 @pytest.mark.parametrize("name", ["lenet5", "resnet18", "googlenet", "mobilenet_v1", "alexnet", "preact_resnet164"])
-def test_numbers_written_are_those_that_leave_the_layers(name: str) -> None:
+def test_activations_are_what_leaves_the_layers(name: str) -> None:
     shape: Shape = (3, 32, 32)
     net, counted = create_model(name, shape, 10, device="meta"), []
 
@@ -203,7 +233,7 @@ def test_numbers_written_are_those_that_leave_the_layers(name: str) -> None:
     for module in net.modules():
         module.register_forward_hook(count)
     net.eval()(torch.empty(1, *shape, device="meta"))
-    assert sum(row.numbers for row in rows(name, shape)) == sum(counted)
+    assert sum(row.activations for row in rows(name, shape)) == sum(counted)
 
 
 def test_what_has_no_receptive_field_is_refused() -> None:

@@ -9,9 +9,8 @@ the CIFAR ResNet to the last bit.
 from torch import nn
 
 from cnntrain.nn.blocks import conv, global_average, he_normal, linear, spatial
-from cnntrain.nn.composite import MultistepBlock
 from cnntrain.nn.layers import FirstHalf, Twice
-from cnntrain.nn.residual import basic_body, shortcut
+from cnntrain.nn.residual import MultistepBlock, basic_body, shortcut
 from cnntrain.nn.shapes import Shape
 from cnntrain.nn.stages import BuildOptions, Maker, assemble
 

@@ -1,29 +1,13 @@
-"""Modules with branches: chains, sums, joins and the two-step block."""
+"""Modules made of modules: chains, sums and joins of branches."""
 
+import math
 from collections import OrderedDict
 
 import torch
 from torch import Tensor, nn
 
-from cnntrain.nn.shapes import describe_shape
-
-
-class MultistepBlock(nn.Module):
-    """A residual block that also adds the state before the last: [N, 2C, H, W] to [N, 2C', H', W']."""
-
-    def __init__(self, main: nn.Module, skip: nn.Module) -> None:
-        super().__init__()
-        self.main, self.skip = main, skip
-        self.step = nn.Parameter(torch.empty(()))
-
-    def reset_parameters(self) -> None:
-        nn.init.uniform_(self.step, -0.1, 0.0)
-
-    def forward(self, x: Tensor) -> Tensor:
-        now, last = x.chunk(2, dim=1)
-        skipped = self.skip(now)
-        kept = (1 - self.step) * skipped + self.step * self.skip(last)
-        return torch.cat([(self.main(now) + kept).relu(), skipped], dim=1)
+from cnntrain.nn.measures import Cost, Measure, Measured, Spans, measure_branches
+from cnntrain.nn.shapes import Shape, describe_shape
 
 
 def chain(**parts: nn.Module | None) -> nn.Sequential:
@@ -31,7 +15,15 @@ def chain(**parts: nn.Module | None) -> nn.Sequential:
     return nn.Sequential(OrderedDict((name, part) for name, part in parts.items() if part is not None))
 
 
-class Add(nn.Module):
+class Branches(nn.Module):
+    """A module whose parts do not follow one another: it says itself how they make up its shape, spans and cost."""
+
+    def measured(self, measure: Measure, shape: Shape, spans: Spans) -> Measured:
+        """Return the shape that leaves the module, what a position of it sees, and its cost, by those of its parts."""
+        raise NotImplementedError
+
+
+class Add(Branches):
     """The sum of named branches that read the same input, itself read through `before`; then `after`."""
 
     def __init__(self, before: nn.Module | None = None, after: nn.Module | None = None, **branches: nn.Module) -> None:
@@ -52,8 +44,16 @@ class Add(nn.Module):
             total = total + out
         return self.after(total)  # type: ignore[no-any-return]
 
+    def measured(self, measure: Measure, shape: Shape, spans: Spans) -> Measured:
+        shape, spans, before = measure(self.before, shape, spans)
+        branches = [getattr(self, name) for name in self.names]
+        (shape, *_), spans, inside = measure_branches(measure, branches, shape, spans)
+        total = Cost(activations=math.prod(shape))
+        shape, spans, after = measure(self.after, shape, spans)
+        return shape, spans, before + inside + total + after
 
-class Concat(nn.Module):
+
+class Concat(Branches):
     """Named branches that read the same input, joined along the channels."""
 
     def __init__(self, **branches: nn.Module) -> None:
@@ -64,3 +64,8 @@ class Concat(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([getattr(self, name)(x) for name in self.names], dim=1)
+
+    def measured(self, measure: Measure, shape: Shape, spans: Spans) -> Measured:
+        shapes, spans, inside = measure_branches(measure, self.children(), shape, spans)
+        out = (sum(channels for channels, *_ in shapes), *shapes[0][1:])
+        return out, spans, inside + Cost(activations=math.prod(out))

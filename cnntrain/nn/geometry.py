@@ -1,95 +1,43 @@
 """What each stage of a network sees and costs, by exact arithmetic over its leaves.
 
-A position i of a map sees the input positions [i·jump + low, i·jump + high] on each axis; a layer that reads
-[i·stride + low, i·stride + high] of that map composes with it (Araujo, Norris and Sim, "Computing Receptive Fields of
-Convolutional Neural Networks", Distill 2019). Branches unite to the smallest low and the largest high.
+Torch's own layers stand in two tables; ours say what they read and cost themselves (`layers.py`, `composite.py`).
 """
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from cnntrain.nn.composite import Add, Concat, MultistepBlock
-from cnntrain.nn.layers import (
-    Absolute,
-    BlurPool2d,
-    FirstHalf,
-    LocalContrastNorm,
-    LocallyConnected2d,
-    LocalResponseNorm,
-    Maxout,
-    PadShortcut,
-    PartialConv2d,
-    RadialBasis,
-    RotatedConv2d,
-    ScaledTanh,
-    StochasticPool2d,
-    Subsample,
-    Twice,
+from cnntrain.nn.composite import Branches
+from cnntrain.nn.measures import (
+    POINTWISE,
+    Cost,
+    Costs,
+    Measured,
+    Reads,
+    Span,
+    Spans,
+    Window,
+    Windows,
+    pair,
+    sliding,
+    units_cost,
 )
 from cnntrain.nn.shapes import Shape, describe_shape, shape_after
 
-POINTWISE = (
-    *(nn.Identity, nn.ReLU, nn.GELU, nn.LeakyReLU, nn.Tanh, nn.Sigmoid, ScaledTanh, Absolute, Maxout),
-    *(nn.Dropout, nn.BatchNorm2d, LocalResponseNorm, Twice, FirstHalf),
-)
-RESHAPING = (Maxout, Twice, FirstHalf)  # of those: they change the number of maps
-CONVOLUTIONS = (nn.Conv2d, RotatedConv2d, PartialConv2d, LocallyConnected2d)
-
-
-@dataclass(frozen=True)
-class Span:
-    """The input positions that position i of a map sees on one axis; `jump` None: one position sees all there is."""
-
-    jump: int | None = 1
-    low: int = 0
-    high: int = 0
-
-    def after(self, window: tuple[int, int, int]) -> "Span":
-        """Compose with a layer that reads (stride, low, high)."""
-        stride, low, high = window
-        if self.jump is None:
-            return self
-        return Span(self.jump * stride, self.low + self.jump * low, self.high + self.jump * high)
-
-    def whole(self, size: int) -> "Span":
-        """Compose with a layer that reads all `size` positions."""
-        return self if self.jump is None else Span(None, self.low, self.high + self.jump * (size - 1))
-
-    @property
-    def size(self) -> int:
-        """Input positions seen, those beyond the border included."""
-        return self.high - self.low + 1
-
-
-Spans = tuple[Span, Span]  # height, width
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What one image's forward pass takes.
-
-    Multiplications; connections: every input or bias of a unit that has weights; numbers written: what layers, sums and
-    joins give, which is what training holds for the backward pass.
-    """
-
-    macs: int = 0
-    connections: int = 0
-    numbers: int = 0
-
-    def __add__(self, other: "Cost") -> "Cost":
-        return Cost(self.macs + other.macs, self.connections + other.connections, self.numbers + other.numbers)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class StageGeometry:
     """One row of a network's table; receptive field and stride are (height, width), with a stride of None all is seen.
 
-    What cannot be known of a foreign part is None: receptive field and stride, connections. `numbers` are written for
-    one image: times four bytes, the memory of its activations in fp32.
+    What is not known of other libraries' layers is None: receptive field and stride, connections. `activations` are
+    the values of one image: times four bytes, their memory in fp32.
     """
 
     name: str
@@ -99,12 +47,7 @@ class StageGeometry:
     params: int
     macs: int
     connections: int | None
-    numbers: int
-
-    @property
-    def flops(self) -> int:
-        """Multiplications and as many additions."""
-        return 2 * self.macs
+    activations: int
 
 
 def count_parameters(module: nn.Module) -> int:
@@ -138,13 +81,13 @@ def geometry(net: nn.Sequential, in_shape: Shape) -> list[StageGeometry]:
         counted |= fresh.keys()
         fields, strides = (spans[0].size, spans[1].size), (spans[0].jump, spans[1].jump)
         params = sum(fresh.values())
-        rows.append(StageGeometry(name, shape, fields, strides, params, cost.macs, cost.connections, cost.numbers))
+        rows.append(StageGeometry(name, shape, fields, strides, params, cost.macs, cost.connections, cost.activations))
     return rows
 
 
 def stage_spans(net: nn.Sequential, in_shape: Shape) -> dict[str, Spans]:
     """Return what one position of each spatial stage sees, as far as the layers' windows are known."""
-    found: dict[str, Spans] = {}
+    known: dict[str, Spans] = {}
     shape, spans = tuple(in_shape), (Span(), Span())
     for name, stage in net.named_children():
         try:
@@ -152,165 +95,134 @@ def stage_spans(net: nn.Sequential, in_shape: Shape) -> dict[str, Spans]:
         except (TypeError, ValueError):
             break
         if len(shape) == 3 and None not in (spans[0].jump, spans[1].jump):
-            found[name] = spans
-    return found
+            known[name] = spans
+    return known
 
 
 def outline(net: nn.Sequential, in_shape: Shape) -> list[StageGeometry]:
     """Return the rows of a network of any layers, on the meta device: shapes, parameters and what torch counts."""
     rows: list[StageGeometry] = []
-    x, numbers = torch.empty(1, *in_shape, device="meta"), [0]
+    x, written = torch.empty(1, *in_shape, device="meta"), [0]
 
     def count(module: nn.Module, inputs: object, out: object) -> None:
         if isinstance(out, Tensor) and not list(module.children()) and not isinstance(module, nn.Identity | nn.Flatten):
-            numbers[-1] += math.prod(out.shape)
+            written[-1] += math.prod(out.shape)
 
     handles = [module.register_forward_hook(count) for module in net.modules()]
     with torch.no_grad():
         for name, stage in net.eval().named_children():
-            numbers.append(0)
+            written.append(0)
             with FlopCounterMode(display=False) as counter:
                 x = stage(x)
             params = count_parameters(stage)
             macs = counter.get_total_flops() // 2
-            rows.append(StageGeometry(name, tuple(x.shape[1:]), None, None, params, macs, None, numbers[-1]))
+            rows.append(StageGeometry(name, tuple(x.shape[1:]), None, None, params, macs, None, written[-1]))
     for handle in handles:
         handle.remove()
     return rows
 
 
-def measure(module: nn.Module, shape: Shape, spans: Spans) -> tuple[Shape, Spans, Cost]:
-    """Follow shape, spans and cost through a module: chains in order, branches side by side, leaves by their kind."""
+def measure(module: nn.Module, shape: Shape, spans: Spans) -> Measured:
+    """Return the shape that leaves a module, what a position of it sees, and its cost: a chain's parts in order."""
     if isinstance(module, nn.Sequential):
         total = Cost()
         for child in module:
             shape, spans, cost = measure(child, shape, spans)
             total = total + cost
         return shape, spans, total
-    if isinstance(module, Add | Concat | MultistepBlock):
-        return measure_branches(module, shape, spans)
-    out = leaf_shape(module, shape)
-    return out, leaf_spans(module, shape, spans), leaf_cost(module, shape, out)
+    if isinstance(module, Branches):
+        return module.measured(measure, shape, spans)
+    out = shape if isinstance(module, KEEPING) else shape_after(module, shape)
+    height, width = windows(module, shape)
+    return out, (spans[0].after(height), spans[1].after(width)), leaf_cost(module, shape, out)
 
 
-def measure_branches(module: Add | Concat | MultistepBlock, shape: Shape, spans: Spans) -> tuple[Shape, Spans, Cost]:
-    """Follow the branches of a composite, which all read what arrives, to their sum or their join."""
-    total = Cost()
-    if isinstance(module, Add):
-        shape, spans, total = measure(module.before, shape, spans)
-    if isinstance(module, MultistepBlock):  # both states have the same shape and one passes the body
-        followed = [measure(branch, (shape[0] // 2, *shape[1:]), spans) for branch in (module.main, module.skip)]
-    else:
-        followed = [measure(getattr(module, name), shape, spans) for name in module.names]
-    shapes, united = [branch[0] for branch in followed], unite([branch[1] for branch in followed])
-    total = sum((cost for _, _, cost in followed), total)
-    out = shapes[0]
-    if isinstance(module, Concat):
-        out = (sum(part[0] for part in shapes), *out[1:])
-    elif isinstance(module, MultistepBlock):
-        out = (2 * out[0], *out[1:])
-    total = total + Cost(numbers=math.prod(out))
-    if isinstance(module, Add):
-        out, united, cost = measure(module.after, out, united)
-        total = total + cost
-    return out, united, total
+def windows(leaf: nn.Module, shape: Shape) -> Windows:
+    """Return what a position of a leaf reads, on each axis, of maps of a shape.
 
-
-def unite(branches: list[Spans]) -> Spans:
-    """Return what positions see through any of the branches, which must step over the input alike."""
-
-    def union(spans: list[Span]) -> Span:
-        if len({span.jump for span in spans}) > 1:
-            raise ValueError(f"branches have different strides: {', '.join(str(span.jump) for span in spans)}")
-        return Span(spans[0].jump, min(span.low for span in spans), max(span.high for span in spans))
-
-    return union([spans[0] for spans in branches]), union([spans[1] for spans in branches])
-
-
-def leaf_shape(leaf: nn.Module, shape: Shape) -> Shape:
-    """Return the shape that leaves a leaf."""
-    return shape if isinstance(leaf, POINTWISE) and not isinstance(leaf, RESHAPING) else shape_after(leaf, shape)
-
-
-def leaf_spans(leaf: nn.Module, shape: Shape, spans: Spans) -> Spans:
-    """Compose the spans with what one position of the leaf reads."""
-    if isinstance(leaf, nn.Flatten):
-        return (spans[0].whole(shape[1]), spans[1].whole(shape[2])) if len(shape) == 3 else spans
-    if isinstance(leaf, nn.AdaptiveAvgPool2d):
-        height, width = (adaptive(leaf, side, out) for side, out in zip(shape[1:], pair(leaf.output_size), strict=True))
-        if pair(leaf.output_size) == (1, 1):
-            return spans[0].whole(shape[1]), spans[1].whole(shape[2])
-        return spans[0].after(height), spans[1].after(width)
-    if isinstance(leaf, (nn.Linear, RadialBasis, *POINTWISE)):
-        return spans
-    height, width = window(leaf)
-    return spans[0].after(height), spans[1].after(width)
-
-
-def adaptive(leaf: nn.AdaptiveAvgPool2d, side: int, out: int) -> tuple[int, int, int]:
-    """Return the window of an adaptive pooling whose windows are all alike."""
-    if side % out:
-        raise TypeError(f"the receptive field through {leaf} is not known: its windows differ in size on {side}")
-    return side // out, 0, side // out - 1
-
-
-def window(leaf: nn.Module) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-    """Return (stride, low, high) on each axis: position i reads [i·stride + low, i·stride + high].
-
-    Raises `TypeError` for a layer of another kind: there is no default that would be right.
+    Raises `TypeError` for a layer that is not known: there is no default that would be right.
     """
-    if isinstance(leaf, PadShortcut):
-        return (leaf.stride, 0, 0), (leaf.stride, 0, 0)
-    if isinstance(leaf, BlurPool2d):
-        return (leaf.stride, -1, 1), (leaf.stride, -1, 1)
-    if isinstance(leaf, Subsample):
-        return (2, 0, 1), (2, 0, 1)
-    if isinstance(leaf, LocalContrastNorm):  # the deviation is that of centred values, which see as far again
-        reach = 2 * (leaf.size // 2)
-        return (1, -reach, reach), (1, -reach, reach)
-    if isinstance(leaf, (*CONVOLUTIONS, nn.MaxPool2d, nn.AvgPool2d, StochasticPool2d)):
-        kernel, stride, padding = pair(leaf.kernel_size), pair(leaf.stride), pair(leaf.padding)
-        dilation = pair(getattr(leaf, "dilation", 1))
-        low = [-p for p in padding]
-        high = [d * (k - 1) - p for d, k, p in zip(dilation, kernel, padding, strict=True)]
-        return (stride[0], low[0], high[0]), (stride[1], low[1], high[1])
-    if isinstance(leaf, nn.ConvTranspose2d) and pair(leaf.stride) == (1, 1):  # a stride gives positions unlike windows
-        (top, left), (tall, wide) = pair(leaf.padding), pair(leaf.kernel_size)
-        down, across = pair(leaf.dilation)
-        return (1, top - down * (tall - 1), top), (1, left - across * (wide - 1), left)
+    if torchs := entry(WINDOWS, leaf):
+        return torchs(leaf, shape)
+    if isinstance(leaf, Reads):
+        return leaf.windows()
     raise TypeError(f"the receptive field through {type(leaf).__name__} is not known")
 
 
-def pair(value: object) -> tuple[int, int]:
-    """Read a torch layer's setting: one number for both axes, or two."""
-    if isinstance(value, int):
-        return value, value
-    if isinstance(value, tuple) and len(value) == 2:
-        return int(value[0]), int(value[1])
-    raise TypeError(f"{value!r} does not say how many positions an axis takes")
-
-
 def leaf_cost(leaf: nn.Module, shape: Shape, out: Shape) -> Cost:
-    """Return the cost of a leaf; pooling, normalisation and activations multiply by no weight.
+    """Return the cost of a leaf; without weights it multiplies by none.
 
     Raises `TypeError` for an unknown layer with parameters.
     """
-    numbers = 0 if isinstance(leaf, nn.Identity | nn.Flatten) else math.prod(out)
-    if isinstance(leaf, nn.Conv2d | nn.Linear | RotatedConv2d):
-        weights = leaf.weight[0].numel()
-        return Cost(math.prod(out) * weights, math.prod(out) * (weights + (leaf.bias is not None)), numbers)
-    if isinstance(leaf, nn.ConvTranspose2d):
-        macs = math.prod(shape) * leaf.weight[0].numel()
-        return Cost(macs, macs + (math.prod(out) if leaf.bias is not None else 0), numbers)
-    if isinstance(leaf, PartialConv2d):
-        area = math.prod(out[1:])
-        return Cost(area * leaf.weight.numel(), area * (leaf.weight.numel() + leaf.bias.numel()), numbers)
-    if isinstance(leaf, LocallyConnected2d):
-        return Cost(leaf.weight.numel(), leaf.weight.numel() + leaf.bias.numel(), numbers)
-    if isinstance(leaf, Subsample):
-        return Cost(0, math.prod(out) * (4 + 1), numbers)
-    if isinstance(leaf, RadialBasis):
-        return Cost(leaf.codes.numel(), leaf.codes.numel(), numbers)
-    if isinstance(leaf, POINTWISE) or not list(leaf.parameters()):
-        return Cost(numbers=numbers)
-    raise TypeError(f"the cost of {type(leaf).__name__} with {describe_shape(shape)} inputs is not known")
+    if torchs := entry(COSTS, leaf):
+        return torchs(leaf, shape, out)
+    if isinstance(leaf, Costs):
+        return leaf.cost(shape, out)
+    if count_parameters(leaf):
+        raise TypeError(f"the cost of {type(leaf).__name__} with {describe_shape(shape)} inputs is not known")
+    return Cost(activations=math.prod(out))
+
+
+def entry(table: Mapping[type[nn.Module], T], leaf: nn.Module) -> T | None:
+    """Return what a table has for the class of a leaf, or for the nearest class that it derives from."""
+    return next((table[kind] for kind in type(leaf).__mro__ if kind in table), None)
+
+
+def everything(leaf: nn.Module, shape: Shape) -> Windows:
+    """Return the windows of a layer whose outputs read whole maps."""
+    if len(shape) != 3:
+        return POINTWISE
+    return Window(None, 0, shape[1] - 1), Window(None, 0, shape[2] - 1)
+
+
+def adaptive(leaf: nn.AdaptiveAvgPool2d, shape: Shape) -> Windows:
+    """Return the windows of an adaptive pooling whose windows are all alike."""
+    sides, outs = shape[1:], pair(leaf.output_size)
+    if any(side % out for side, out in zip(sides, outs, strict=True)):
+        raise TypeError(
+            f"the receptive field through {leaf} is not known: its windows differ in size on {describe_shape(sides)}"
+        )
+    if outs == (1, 1):
+        return everything(leaf, shape)
+    kernel = (sides[0] // outs[0], sides[1] // outs[1])
+    return sliding(kernel, kernel)
+
+
+def transposed(leaf: nn.ConvTranspose2d, shape: Shape) -> Windows:
+    """Return the windows of a transposed convolution."""
+    if pair(leaf.stride) != (1, 1):
+        raise TypeError(f"the receptive field through ConvTranspose2d of stride {leaf.stride} is not known")
+    height, width = sliding(leaf.kernel_size, 1, leaf.padding, leaf.dilation)
+    return Window(1, -height.high, -height.low), Window(1, -width.high, -width.low)
+
+
+def transposed_cost(leaf: nn.ConvTranspose2d, shape: Shape, out: Shape) -> Cost:
+    """Return the cost of a transposed convolution, in which every input has a unit's weights."""
+    macs, outputs = math.prod(shape) * leaf.weight[0].numel(), math.prod(out)
+    return Cost(macs, macs + (outputs if leaf.bias is not None else 0), outputs)
+
+
+# Torch's layers that keep the shape, and those of all that read each position for itself.
+KEEPING = (
+    *(nn.Identity, nn.ReLU, nn.GELU, nn.LeakyReLU, nn.Tanh, nn.Sigmoid),
+    *(nn.Dropout, nn.BatchNorm2d),
+)
+WINDOWS: dict[type[nn.Module], Callable[[Any, Shape], Windows]] = {
+    **dict.fromkeys((*KEEPING, nn.Linear), lambda leaf, shape: POINTWISE),
+    **dict.fromkeys(
+        (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d),
+        lambda leaf, shape: sliding(leaf.kernel_size, leaf.stride, leaf.padding, getattr(leaf, "dilation", 1)),
+    ),
+    nn.ConvTranspose2d: transposed,
+    nn.AdaptiveAvgPool2d: adaptive,
+    nn.Flatten: everything,
+}
+COSTS: dict[type[nn.Module], Callable[[Any, Shape, Shape], Cost]] = {
+    **dict.fromkeys((nn.Identity, nn.Flatten), lambda leaf, shape, out: Cost()),
+    **dict.fromkeys(
+        (nn.Conv2d, nn.Linear),
+        lambda leaf, shape, out: units_cost(out, leaf.weight[0].numel(), leaf.bias is not None),
+    ),
+    nn.BatchNorm2d: lambda leaf, shape, out: Cost(activations=math.prod(out)),
+    nn.ConvTranspose2d: transposed_cost,
+}

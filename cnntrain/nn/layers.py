@@ -1,6 +1,9 @@
 """Layers of the papers that torch does not have, each with its forward pass in plain tensor arithmetic.
 
 Constants (a band, a Gaussian) are made where they are used, in the input's type and on its device: nothing to store.
+
+A layer says what its positions read, what its weights cost, and how it is built without its stride (`measures.py`:
+`Reads`, `Costs`, `Strides`).
 """
 
 import math
@@ -11,22 +14,32 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cnntrain.nn.measures import POINTWISE, Cost, Windows, sliding, units_cost
+from cnntrain.nn.shapes import Shape
 
-class ScaledTanh(nn.Module):
+
+class Pointwise(nn.Module):
+    """A layer whose every position reads that position of the maps, or all numbers where there are no maps."""
+
+    def windows(self) -> Windows:
+        return POINTWISE
+
+
+class ScaledTanh(Pointwise):
     """1.7159 tanh(2x/3), which maps ±1 to ±1 (LeCun et al. 1998, appendix A)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return 1.7159 * torch.tanh(x * (2 / 3))
 
 
-class Absolute(nn.Module):
+class Absolute(Pointwise):
     """|x|: the rectification of Jarrett et al., ICCV 2009."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.abs()
 
 
-class LocalResponseNorm(nn.Module):
+class LocalResponseNorm(Pointwise):
     """x / (k + α · the sum of squares over `size` neighbouring maps)^(3/4) (Krizhevsky et al. 2012, section 3.3).
 
     Here α multiplies the sum, as in the paper; torch's multiplies the mean. The sum over channels is a 1×1 convolution
@@ -72,6 +85,10 @@ class LocalContrastNorm(nn.Module):
         centred = x - self.local_mean(x)
         return centred / (self.local_mean(centred.square()) + self.floor**2).sqrt()
 
+    def windows(self) -> Windows:
+        reach = 2 * (self.size // 2)  # the deviation is that of centred values, which see as far again
+        return sliding(2 * reach + 1, padding=reach)
+
     def extra_repr(self) -> str:
         return f"size={self.size}"
 
@@ -84,7 +101,7 @@ class StochasticPool2d(nn.Module):
 
     def __init__(self, kernel_size: int, stride: int) -> None:
         super().__init__()
-        self.kernel_size, self.stride, self.padding = kernel_size, stride, 0
+        self.kernel_size, self.stride = kernel_size, stride
 
     def forward(self, x: Tensor) -> Tensor:
         size, step = self.kernel_size, self.stride
@@ -95,6 +112,9 @@ class StochasticPool2d(nn.Module):
         mark = torch.rand_like(total) * total
         chosen = (windows.cumsum(-1) <= mark).sum(-1, keepdim=True).clamp(max=size * size - 1)
         return windows.gather(-1, chosen).squeeze(-1)
+
+    def windows(self) -> Windows:
+        return sliding(self.kernel_size, self.stride)
 
 
 class FractionalMaxPool2d(nn.Module):
@@ -115,7 +135,7 @@ class FractionalMaxPool2d(nn.Module):
         return pooled
 
 
-class Maxout(nn.Module):
+class Maxout(Pointwise):
     """The largest of each `pieces` consecutive channels (Goodfellow et al., ICML 2013)."""
 
     def __init__(self, pieces: int) -> None:
@@ -132,8 +152,7 @@ class RotatedConv2d(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, padding: int = 0) -> None:
         super().__init__()
-        self.kernel_size, self.stride = (kernel_size, kernel_size), (1, 1)
-        self.padding, self.dilation = (padding, padding), (1, 1)
+        self.kernel_size, self.padding = kernel_size, padding
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel_size, kernel_size))
         self.bias = nn.Parameter(torch.empty(out_channels))
 
@@ -146,6 +165,12 @@ class RotatedConv2d(nn.Module):
         turned = torch.stack([torch.rot90(self.weight, turns, (2, 3)) for turns in range(4)], dim=1).flatten(0, 1)
         return F.conv2d(x, turned, self.bias.repeat_interleave(4), padding=self.padding)
 
+    def windows(self) -> Windows:
+        return sliding(self.kernel_size, padding=self.padding)
+
+    def cost(self, in_shape: Shape, out_shape: Shape) -> Cost:
+        return units_cost(out_shape, self.weight[0].numel(), bias=True)
+
 
 class LocallyConnected2d(nn.Module):
     """A convolution without shared weights: every output position has kernels of its own (LeCun 1989, Net-3).
@@ -157,8 +182,7 @@ class LocallyConnected2d(nn.Module):
         self, in_channels: int, out_channels: int, kernel_size: int, stride: int, out_size: tuple[int, int]
     ) -> None:
         super().__init__()
-        self.kernel_size, self.stride = (kernel_size, kernel_size), (stride, stride)
-        self.padding, self.dilation, self.out_size = (0, 0), (1, 1), out_size
+        self.kernel_size, self.stride, self.out_size = kernel_size, stride, out_size
         positions = out_size[0] * out_size[1]
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels * kernel_size**2, positions))
         self.bias = nn.Parameter(torch.empty(out_channels, positions))
@@ -172,6 +196,12 @@ class LocallyConnected2d(nn.Module):
         patches = F.unfold(x, self.kernel_size, stride=self.stride)  # [N, in × kernel × kernel, positions]
         out = torch.einsum("nkp,okp->nop", patches, self.weight) + self.bias
         return out.reshape(*out.shape[:2], *self.out_size)
+
+    def windows(self) -> Windows:
+        return sliding(self.kernel_size, self.stride)
+
+    def cost(self, in_shape: Shape, out_shape: Shape) -> Cost:
+        return units_cost(out_shape, self.weight.shape[1], bias=True)
 
 
 class PartialConv2d(nn.Module):
@@ -189,7 +219,7 @@ class PartialConv2d(nn.Module):
         pairs = sum(map(len, table))
         self.register_buffer("outputs", torch.empty(pairs, dtype=torch.int64), persistent=False)
         self.register_buffer("inputs", torch.empty(pairs, dtype=torch.int64), persistent=False)
-        self.kernel_size, self.stride, self.padding, self.dilation = (kernel, kernel), (1, 1), (0, 0), (1, 1)
+        self.kernel_size = kernel
         self.weight = nn.Parameter(torch.empty(pairs, kernel, kernel))
         self.bias = nn.Parameter(torch.empty(len(table)))
 
@@ -206,11 +236,19 @@ class PartialConv2d(nn.Module):
 
     def dense_weight(self) -> Tensor:
         """Return the kernels as [outputs, inputs, kernel, kernel], zero where the table has no connection."""
-        shape = (self.out_channels, self.in_channels, *self.kernel_size)
+        shape = (self.out_channels, self.in_channels, self.kernel_size, self.kernel_size)
         return self.weight.new_zeros(shape).index_put((self.outputs, self.inputs), self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.conv2d(x, self.dense_weight(), self.bias)
+
+    def windows(self) -> Windows:
+        return sliding(self.kernel_size)
+
+    def cost(self, in_shape: Shape, out_shape: Shape) -> Cost:
+        area = math.prod(out_shape[1:])
+        macs = area * self.weight.numel()
+        return Cost(macs, macs + area * self.bias.numel(), math.prod(out_shape))
 
 
 class Unpool(nn.Module):
@@ -254,6 +292,9 @@ class BlurPool2d(nn.Module):
             F.pad(x, (1, 1 + beyond[0], 1, 1 + beyond[1]), mode=mode), window, None, self.stride, groups=channels
         )
 
+    def windows(self) -> Windows:
+        return sliding(3, self.stride, padding=1)
+
     def extra_repr(self) -> str:
         return f"stride={self.stride}"
 
@@ -275,6 +316,13 @@ class Subsample(nn.Module):
         mean = nn.functional.avg_pool2d(x, 2)  # times 4 is exact, and ONNX has no pooling that sums
         return mean * (4 * self.weight)[:, None, None] + self.bias[:, None, None]
 
+    def windows(self) -> Windows:
+        return sliding(2, stride=2)
+
+    def cost(self, in_shape: Shape, out_shape: Shape) -> Cost:
+        outputs = math.prod(out_shape)
+        return Cost(0, outputs * (4 + 1), outputs)
+
 
 # Bitmaps of 7 columns and 12 rows, drawn after figure 3: each digit as printed, +1 for ink and -1 for paper.
 BITMAPS = (
@@ -291,7 +339,7 @@ BITMAPS = (
 )
 
 
-class RadialBasis(nn.Module):
+class RadialBasis(Pointwise):
     """Minus the squared distance from what arrives to the fixed ±1 code of each class."""
 
     codes: Tensor
@@ -307,15 +355,18 @@ class RadialBasis(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return -(x.unsqueeze(1) - self.codes).square().sum(dim=2)
 
+    def cost(self, in_shape: Shape, out_shape: Shape) -> Cost:
+        return units_cost(out_shape, self.codes.shape[1], bias=False)
 
-class Twice(nn.Module):
+
+class Twice(Pointwise):
     """The same maps twice: x(0) and x(-1)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([x, x], dim=1)
 
 
-class FirstHalf(nn.Module):
+class FirstHalf(Pointwise):
     """The first half of the maps: x(t) alone."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -332,6 +383,12 @@ class PadShortcut(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = x[:, :, :: self.stride, :: self.stride]
         return torch.cat([x, x.new_zeros(x.shape[0], self.extra, *x.shape[2:])], dim=1) if self.extra else x
+
+    def windows(self) -> Windows:
+        return sliding(1, self.stride)
+
+    def antialiased(self) -> list[nn.Module]:
+        return [BlurPool2d(self.stride), PadShortcut(1, self.extra)]
 
 
 Activation = Literal["relu", "gelu", "tanh", "scaled_tanh", "sigmoid", "leaky_relu", "none"]

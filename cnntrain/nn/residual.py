@@ -5,13 +5,16 @@ Residual Networks", ECCV 2016 (pre-activation). A block decides from the shape t
 to change it.
 """
 
+import math
 from typing import Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from cnntrain.nn.blocks import spatial
-from cnntrain.nn.composite import Add, chain
+from cnntrain.nn.composite import Add, Branches, chain
 from cnntrain.nn.layers import PadShortcut
+from cnntrain.nn.measures import Cost, Measure, Measured, Spans, measure_branches
 from cnntrain.nn.shapes import Shape
 from cnntrain.nn.stages import Maker, widenable
 
@@ -28,6 +31,33 @@ def shortcut(kind: Shortcut, channels: int, out: int, stride: int, *, norm: bool
     if out < channels:
         raise ValueError(f"shortcut=A cannot narrow {channels} channels to {out}; use shortcut=B")
     return PadShortcut(stride, out - channels)
+
+
+class MultistepBlock(Branches):
+    """A residual block that also adds the state before the last: [N, 2C, H, W] to [N, 2C', H', W'].
+
+    x(t+1) = (1 - k) x(t) + k x(t-1) + F(x(t)) with one trainable k (Lu et al., ICML 2018, equation 3).
+    """
+
+    def __init__(self, main: nn.Module, skip: nn.Module) -> None:
+        super().__init__()
+        self.main, self.skip = main, skip
+        self.step = nn.Parameter(torch.empty(()))
+
+    def reset_parameters(self) -> None:
+        nn.init.uniform_(self.step, -0.1, 0.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        now, last = x.chunk(2, dim=1)
+        now_skipped = self.skip(now)
+        states = (1 - self.step) * now_skipped + self.step * self.skip(last)
+        return torch.cat([(self.main(now) + states).relu(), now_skipped], dim=1)
+
+    def measured(self, measure: Measure, shape: Shape, spans: Spans) -> Measured:
+        state = (shape[0] // 2, *shape[1:])
+        (out, _), spans, inside = measure_branches(measure, (self.main, self.skip), state, spans)
+        both = (2 * out[0], *out[1:])
+        return both, spans, inside + Cost(activations=math.prod(both))
 
 
 def conv3(channels: int, out: int, stride: int = 1) -> nn.Conv2d:

@@ -8,7 +8,7 @@ from cnntrain.nn.geometry import StageGeometry, geometry
 from cnntrain.nn.shapes import Shape, describe_shape
 from cnntrain.nn.stages import BuildOptions
 
-BYTES = 4  # of a number in fp32
+BYTES = 4  # of an activation in fp32
 
 
 def network(options: Mapping[str, Any]) -> str:
@@ -25,7 +25,7 @@ def totals(stages: list[StageGeometry]) -> dict[str, Any]:
         "params": sum(stage.params for stage in stages),
         "macs": macs,
         "flops": 2 * macs,
-        "activation_bytes": BYTES * sum(stage.numbers for stage in stages),
+        "activation_bytes": BYTES * sum(stage.activations for stage in stages),
         "connections": sum(connections) if len(connections) == len(stages) else None,
     }
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from cnntrain.nn.geometry import Span, Spans
+from cnntrain.nn.measures import Span, Spans
 from cnntrain.transforms.resampling import Motion, Sampling, Size, sample, sampling
 from cnntrain.transforms.transform import Amount
 

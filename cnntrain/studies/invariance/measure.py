@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from cnntrain.data.storage.images import DatasetInfo, Split
-from cnntrain.nn.geometry import Span, Spans, stage_spans
+from cnntrain.nn.geometry import stage_spans
+from cnntrain.nn.measures import Span, Spans
 from cnntrain.nn.stages import require, walk
 from cnntrain.runtime.devices import autocast
 from cnntrain.runtime.seeding import generator
