@@ -11,6 +11,7 @@ its own.
 
 import argparse
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -25,7 +26,7 @@ from cnntrain.models import MODELS
 from cnntrain.nn.stages import BuildOptions
 from cnntrain.runtime.devices import choose_device, choose_precision, prepare
 from cnntrain.runtime.tables import render
-from cnntrain.stats.paired_tests import seed_rows
+from cnntrain.stats.paired_tests import compare_over_seeds
 from cnntrain.tasks import task_for
 from cnntrain.training.evaluate import answers
 from cnntrain.training.loop import TrainProgress, train
@@ -127,8 +128,8 @@ def main() -> None:
         rows.append({"seed": seed} | row)
     print(render(rows, "markdown"))
     if not given.only:
-        held = [[row[way] - row[FILES] for row in rows] for way in STORED]
-        print(render(seed_rows(FILES, STORED, held), "markdown"))
+        differences = [[row[way] - row[FILES] for row in rows] for way in STORED]
+        print(render([asdict(test) for test in compare_over_seeds(FILES, STORED, differences)], "markdown"))
 
 
 if __name__ == "__main__":

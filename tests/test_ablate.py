@@ -23,9 +23,9 @@ from cnntrain.runs import resume, setup
 from cnntrain.runs.folder import create_folder, lock_folder
 from cnntrain.runs.images import noted
 from cnntrain.runs.load import load_run
-from cnntrain.studies.ablation import plan as planning
-from cnntrain.studies.ablation import variants as study
-from cnntrain.studies.ablation.controls import controls
+from cnntrain.studies.ablation import variants
+from cnntrain.studies.ablation.controls import with_controls
+from cnntrain.studies.ablation.plan import sized_variants
 from cnntrain.training import checkpoints
 
 Call = Callable[..., dict[str, Any]]
@@ -40,15 +40,15 @@ def settings(model: str, dataset: str = "imagenet", **options: Any) -> dict[str,
     return {"model": chosen, "dataset": shared | {"name": dataset}, "data_root": "data"}
 
 
-def variant(full: study.Variant, *stages: str) -> study.Variant:
+def variant(full: variants.Removal, *stages: str) -> variants.Removal:
     """Return the variant without some stages."""
-    return study.without(full, stages, "retrain")
+    return variants.without(full, stages, "retrain")
 
 
 def test_the_plan_counts_what_the_lecture_and_the_paper_remove() -> None:
-    full = study.Variant("full", (), (), settings("alexnet"))
+    full = variants.Removal("full", settings("alexnet"))
     removed = [("fc7",), ("fc6", "fc7"), ("conv3", "conv4"), ("conv3", "conv4", "fc6", "fc7")]
-    lines = planning.plan([full, *(variant(full, *stages) for stages in removed)])
+    lines = sized_variants([full, *(variant(full, *stages) for stages in removed)])
     assert [line.params_removed for line in lines] == [0, 16_781_312, 49_414_144, 1_696_512, 51_110_656]
     assert lines[2].replumbed == ("fc8 takes 256×6×6, not 4096",)
     assert lines[3].replumbed == ("conv5 takes 256×13×13, not 384×13×13",)
@@ -57,8 +57,8 @@ def test_the_plan_counts_what_the_lecture_and_the_paper_remove() -> None:
 
 @pytest.mark.parametrize("control", ["params", "macs"])
 def test_a_control_gives_back_what_a_removal_saves(control: str) -> None:
-    full = study.Variant("full", (), (), settings("lenet5", "digits"))
-    lines = planning.plan(controls([full, variant(full, "conv2"), variant(full, "fc3")], control))
+    full = variants.Removal("full", settings("lenet5", "digits"))
+    lines = sized_variants(with_controls([full, variant(full, "conv2"), variant(full, "fc3")], control))
     assert [line.variant.name for line in lines[1:3]] == ["no_conv2", f"no_conv2_{control}"]
     for line in lines[2::2]:
         size, target = (line.params, lines[0].params) if control == "params" else (line.macs, lines[0].macs)
@@ -66,21 +66,21 @@ def test_a_control_gives_back_what_a_removal_saves(control: str) -> None:
 
 
 def test_a_control_of_blocks_with_shortcuts_widens_what_fits() -> None:
-    full = study.Variant("full", (), (), settings("resnet20", "cifar10"))
-    *_, line = planning.plan(controls([full, variant(full, "block2_2")], "params"))
+    full = variants.Removal("full", settings("resnet20", "cifar10"))
+    *_, line = sized_variants(with_controls([full, variant(full, "block2_2")], "params"))
     assert line.params == pytest.approx(269_722, rel=0.05) and line.variant.settings["model"]["widen"]
 
 
 def test_generated_studies_name_every_stage_and_go_down_from_the_top() -> None:
-    full = study.Variant("full", (), (), settings("lenet5", "digits"))
-    each = [one.name for one in study.generated(full, study.each_stage, "retrain")]
+    full = variants.Removal("full", settings("lenet5", "digits"))
+    each = [one.name for one in variants.generated(full, variants.each_stage, "retrain")]
     assert each == ["no_conv1", "no_pool1", "no_conv2", "no_pool2", "no_fc3", "no_fc4"]
-    down = [one.stages for one in study.generated(full, study.cumulative, "retrain")]
+    down = [one.stages for one in variants.generated(full, variants.cumulative, "retrain")]
     assert down[0] == ("fc4",) and down[-1] == ("pool1", "conv2", "pool2", "fc3", "fc4")
-    weights = [one.name for one in study.generated(full, study.each_stage, "reinit")]
+    weights = [one.name for one in variants.generated(full, variants.each_stage, "reinit")]
     assert weights == ["reinit_conv1", "reinit_conv2", "reinit_fc3", "reinit_fc4"]
-    blocks = study.Variant("full", (), (), settings("resnet20", "cifar10"))
-    lesions = [one.name for one in study.generated(blocks, study.each_stage, "lesion")]
+    blocks = variants.Removal("full", settings("resnet20", "cifar10"))
+    lesions = [one.name for one in variants.generated(blocks, variants.each_stage, "lesion")]
     assert lesions == [f"no_block{group}" for group in ("1_1", "1_2", "1_3", "2_2", "2_3", "3_2", "3_3")]
 
 

@@ -16,9 +16,11 @@ from cnntrain.stats import looks
 from cnntrain.stats.intervals import wilson
 from cnntrain.stats.paired_tests import seeds_needed
 from cnntrain.stats.power import flips, seeds_wanted
-from cnntrain.studies.ablation.answer import Answer, Cell, Variant, answer, significant, summary
+from cnntrain.studies.ablation.answer import Answer, CellResult, answer, significant, summary
 from cnntrain.studies.ablation.figures import differences_picture
 from cnntrain.studies.ablation.report import answer_tables, flat, printed_rows, report, sentences
+from cnntrain.studies.ablation.variants import Removal, SizedVariant
+from cnntrain.studies.cells import CellScores
 
 N = 1000
 ROW_KEYS = {
@@ -32,24 +34,29 @@ TABLE_KEYS = {
 }
 
 
-def variant(name: str, *removed: str, params: int = 500, control: str | None = None) -> Variant:
-    return Variant(name, removed, params, 1000 - params, 10 * params, (f"without {' '.join(removed)}",), control)
+def variant(name: str, *removed: str, params: int = 500, control: str | None = None) -> SizedVariant:
+    removal = Removal(name, {}, stages=removed, control=control)
+    return SizedVariant(removal, removed, params, 1000 - params, 10 * params)
+
+
+def measured(score: float, correct: np.ndarray, n: int = N) -> CellResult:
+    return CellResult(CellScores(0.9, score, n, 1.0), correct)
 
 
 PLAN = [variant("full", params=1000), variant("no_a", "a"), variant("no_b", "b", params=900)]
 PLAN += [variant("no_ab", "a", "b", params=400)]
 
 
-def study(rights: Sequence[Sequence[int]], plan: Sequence[Variant] = PLAN) -> list[Cell]:
+def study(rights: Sequence[Sequence[int]], plan: Sequence[SizedVariant] = PLAN) -> dict[tuple[str, int], CellResult]:
     """Return a cell for each variant and seed with so many of the thousand test images right, the first ones."""
-    return [
-        Cell(one.name, seed, 0.9, right / N, N, np.arange(N) < right)
+    return {
+        (one.name, seed): measured(right / N, np.arange(N) < right)
         for one, row in zip(plan, rights, strict=True)
         for seed, right in enumerate(row)
-    ]
+    }
 
 
-def drawn(seeds: int = 8, drops: Sequence[int] = (0, 4, 20, 60)) -> list[Cell]:
+def drawn(seeds: int = 8, drops: Sequence[int] = (0, 4, 20, 60)) -> dict[tuple[str, int], CellResult]:
     generator = np.random.default_rng(seeds)
     return study([[int(right) for right in generator.normal(750 - drop, 4, seeds)] for drop in drops])
 
@@ -64,11 +71,12 @@ def step_down(ps: Sequence[float]) -> list[float]:
 def test_differences_are_those_of_the_paired_t_test_and_of_the_sign_flips() -> None:
     cells, seeds = drawn(), range(8)
     found = answer(PLAN, cells, seeds)
-    assert found.complete and len(found.rows) == 32 and all(set(row) == ROW_KEYS for row in found.rows)
-    assert all(set(row) == TABLE_KEYS for row in found.table)
-    top1 = {one.name: np.array([cell.top1 for cell in cells if cell.variant == one.name]) for one in PLAN}
+    keys = found.as_json("top1")
+    assert found.complete and len(found.rows) == 32 and all(set(row) == ROW_KEYS for row in keys["rows"])
+    assert all(set(row) == TABLE_KEYS for row in keys["table"])
+    top1 = {one.name: np.array([cells[one.name, seed].scores.test_score for seed in seeds]) for one in PLAN}
     ps = []
-    for row in found.table[1:]:
+    for row in keys["table"][1:]:
         deltas = top1[row["variant"]] - top1["full"]
         oracle = stats.ttest_rel(top1[row["variant"]], top1["full"]).confidence_interval(0.95)
         assert (row["delta_mean"], row["delta_low"], row["delta_high"]) == pytest.approx(
@@ -79,25 +87,26 @@ def test_differences_are_those_of_the_paired_t_test_and_of_the_sign_flips() -> N
         assert row["top1_std"] == pytest.approx(top1[row["variant"]].std(ddof=1))
         assert (row["top1_low"], row["top1_high"]) == wilson(round(N * row["top1_mean"]), N)
         ps.append(flips.pvalue)
-    ps.append(found.interactions[0]["p"])
-    corrected = [row["p_holm"] for row in found.table[1:] + found.interactions]
-    assert corrected == pytest.approx(step_down(ps))
-    assert [row["believable"] for row in found.table] == [None, False, True, True]
-    assert found.table[0]["delta_mean"] is found.table[0]["verdict"] is None
-    assert "no_b is worse than full by" in found.table[2]["verdict"]
+    ps.append(keys["interactions"][0]["p"])
+    corrected = [row["p_holm"] for row in keys["table"][1:] + keys["interactions"]]
+    assert corrected == pytest.approx(step_down(ps)) and corrected == [test.p_holm for test in found.tests]
+    assert [row["believable"] for row in keys["table"]] == [None, False, True, True]
+    assert keys["table"][0]["delta_mean"] is keys["table"][0]["verdict"] is None
+    assert keys["table"][2]["verdict"].startswith("no_b is worse than full by")
 
 
 def test_images_are_tested_for_each_seed_and_corrected_over_its_variants() -> None:
     found = answer(PLAN, study([[750, 750], [745, 760], [760, 740], [700, 740]]), range(2))
     for seed in range(2):
-        tests = [row["mcnemar"][seed] for row in found.table[1:]]
-        exact = [stats.binomtest(test["only_this"], test["only_this"] + test["only_other"]).pvalue for test in tests]
-        assert [test["p"] for test in tests] == pytest.approx(exact)
-        assert [test["p_holm"] for test in tests] == pytest.approx(step_down(exact))
-    assert found.table[1]["mcnemar"][0] | {"p": 0, "p_holm": 0} == {
+        tests = [row.mcnemar[seed] for row in found.table[1:] if row.mcnemar]
+        exact = [stats.binomtest(test.only_this, test.only_this + test.only_other).pvalue for test in tests]
+        assert [test.p for test in tests] == pytest.approx(exact)
+        assert [test.p_holm for test in tests] == pytest.approx(step_down(exact))
+    first = found.as_json("top1")["table"][1]["mcnemar"][0]
+    assert first | {"p": 0, "p_holm": 0} == {
         **{"seed": 0, "n": N, "only_this": 0, "only_other": 5, "p": 0, "p_holm": 0}
     }
-    ways = [(row["mcnemar_worse"], row["mcnemar_better"]) for row in found.table[1:]]
+    ways = [(row.mcnemar_worse, row.mcnemar_better) for row in found.table[1:]]
     assert ways == [(0, 1), (1, 1), (2, 0)]
     assert [row["McNemar"] for row in list(answer_tables(found).values())[1]] == [
         "1 better of 2",
@@ -106,14 +115,14 @@ def test_images_are_tested_for_each_seed_and_corrected_over_its_variants() -> No
     ]
 
 
-def test_parts_are_held_against_their_sum() -> None:
+def test_parts_are_compared_with_their_sum() -> None:
     rights = [[750, 752, 748, 751, 749, 750, 751, 749], [740] * 8, [730] * 8, [700, 699, 700, 702, 698, 701, 700, 700]]
     found = answer(PLAN, study(rights), range(8))
-    (row,) = found.interactions
+    (row,) = found.as_json("top1")["interactions"]
     full, one, other, both = (np.array(values) / N for values in rights)
     sums = (both - full) - (one - full) - (other - full)
     oracle = stats.ttest_1samp(sums, 0).confidence_interval(0.95)
-    assert (row["variant"], row["parts"], row["n_seeds"]) == ("no_ab", ["no_a", "no_b"], 8)
+    assert (row["variant"], row["parts"], row["n_seeds"]) == ("no_ab", ("no_a", "no_b"), 8)
     assert (row["delta_mean"], row["delta_low"], row["delta_high"]) == pytest.approx(
         (sums.mean(), oracle.low, oracle.high)
     )
@@ -125,21 +134,21 @@ def test_interactions_are_of_disjoint_parts_that_are_matched_alike() -> None:
     plan = [variant("full"), *(variant(name, *name) for name in ("a", "b", "c", "ab", "bc", "abc"))]
     plan += [variant("wide_a", "a", control="params"), variant("pooling")]
     found = answer(plan, study([[700 + i, 701] for i in range(len(plan))], plan), range(2))
-    pairs = {(row["variant"], *row["parts"]) for row in found.interactions}
+    pairs = {(row.variant, *row.parts) for row in found.interactions}
     assert pairs == {("ab", "a", "b"), ("bc", "b", "c"), ("abc", "a", "bc"), ("abc", "c", "ab")}
 
 
 @pytest.mark.parametrize("lost", [[("no_b", 3), ("no_b", 5)], [("full", 0)]])
 def test_a_row_with_a_missing_cell_has_no_verdict(lost: list[tuple[str, int]]) -> None:
-    cells = [cell for cell in drawn() if (cell.variant, cell.seed) not in lost]
+    cells = {key: cell for key, cell in drawn().items() if key not in lost}
     found = answer(PLAN, cells, range(8))
-    rows = {row["variant"]: row for row in found.table}
+    rows = {row["variant"]: row for row in found.as_json("top1")["table"]}
     broken = ["no_b"] if lost[0][0] == "no_b" else ["no_a", "no_b", "no_ab"]
     assert not found.complete and len(found.rows) == 32 - len(lost)
     for name in broken:
         empty = ("delta_mean", "delta_low", "p", "p_holm", "believable", "seeds_wanted", "seeds_again", "mcnemar_worse")
         assert [rows[name][key] for key in empty] == [None] * len(empty)
-    assert found.interactions[0]["believable"] is None and "missing" in found.interactions[0]["verdict"]
+    assert found.interactions[0].test.significant is None and "missing" in str(found.interactions[0].test.verdict)
     if broken == ["no_b"]:
         assert rows["no_b"]["verdict"] == "no_b: no verdict, 2 of 8 cells are missing." and rows["no_b"]["n_seeds"] == 6
         assert rows["no_ab"]["believable"] and "1 more waits for missing cells" in summary(found)
@@ -151,47 +160,46 @@ def test_a_row_with_a_missing_cell_has_no_verdict(lost: list[tuple[str, int]]) -
 
 
 def test_a_study_that_has_not_begun_says_so() -> None:
-    found = answer(PLAN, [], range(8))
-    assert found.rows == [] and not found.complete and found.table[1]["top1_mean"] is found.table[1]["n"] is None
+    found = answer(PLAN, {}, range(8))
+    assert found.rows == [] and not found.complete and found.table[1].score_mean is found.table[1].n is None
     assert summary(found) == "Nothing can be concluded: cells are missing."
     assert "None is finished." in report("study", {}, [], found)
     assert differences_picture(found.table)
 
 
-def test_what_is_believed_stays_believed_as_cells_come_in() -> None:
-    cells = drawn(drops=(0, 7, 9, 12))
+def test_what_is_significant_stays_so_as_cells_come_in() -> None:
+    cells = list(drawn(drops=(0, 7, 9, 12)).items())
     earlier: dict[str, float] = {}
     for count in range(1, 5):
-        for row in answer(PLAN, cells[: 8 * count], range(8)).table[1:count]:
-            assert row["p_holm"] <= earlier.get(row["variant"], 1.0)
-            earlier[row["variant"]] = row["p_holm"]
+        for row in answer(PLAN, dict(cells[: 8 * count]), range(8)).table[1:count]:
+            assert row.test.p_holm is not None and row.test.p_holm <= earlier.get(row.variant, 1.0)
+            earlier[row.variant] = row.test.p_holm
     assert len(earlier) == 3
 
 
 def test_one_seed_concludes_nothing() -> None:
     found = answer(PLAN, study([[750], [740], [500], [100]]), [0])
-    assert found.complete and all(row["p"] is row["believable"] is row["delta_low"] is None for row in found.table)
-    assert found.table[2]["delta_mean"] == pytest.approx(-0.25) and found.table[2]["top1_std"] is None
-    assert all("one seed, from which nothing can be concluded" in row["verdict"] for row in found.table[1:])
+    assert found.complete and all(test.p is test.significant is test.delta_low is None for test in found.tests)
+    assert found.tests[1].delta == pytest.approx(-0.25) and found.table[2].score_std is None
+    assert all("one seed" in str(row.test.verdict) for row in found.table[1:])
     assert summary(found) == "Nothing can be concluded: there is one seed for each variant."
 
 
 def test_the_order_of_cells_and_cells_of_others_change_nothing() -> None:
     cells = drawn()
-    shuffled = [cells[i] for i in np.random.default_rng(0).permutation(len(cells))]
-    others = [Cell("no_c", 0, 0.9, 0.5, N, np.arange(N) < 500), Cell("no_a", 99, 0.9, 0.5, N, np.arange(N) < 500)]
-    assert answer(PLAN, shuffled + others, range(8)) == answer(PLAN, cells, range(8))
-    with pytest.raises(ValueError, match="one variant and seed"):
-        answer(PLAN, [*cells, cells[3]], range(8))
+    keys = list(cells)
+    shuffled = {keys[i]: cells[keys[i]] for i in np.random.default_rng(0).permutation(len(cells))}
+    other = measured(0.5, np.arange(N) < 500)
+    assert answer(PLAN, shuffled | {("no_c", 0): other, ("no_a", 99): other}, range(8)) == answer(PLAN, cells, range(8))
     with pytest.raises(ValueError, match="same images"):
-        answer(PLAN, [*cells[1:], Cell("full", 0, 0.9, 0.5, 10, np.arange(10) < 5)], range(8))
+        answer(PLAN, cells | {("full", 0): measured(0.5, np.arange(10) < 5, n=10)}, range(8))
 
 
 def test_seeds_wanted_of_no_spread_or_no_difference() -> None:
     assert seeds_wanted([0.01] * 3, 4) == 8 and seeds_wanted([0.01] * 9, 4) == 10
     assert seeds_wanted([0.01, -0.01], 1) is None and seeds_wanted([0.0, 0.0], 1) is None
     found = answer(PLAN[:2], study([[750, 760], [760, 750]], PLAN[:2]), range(2))
-    assert "more than 1,000 seeds" in found.table[1]["verdict"]
+    assert found.tests[0].seeds_needed is None and "more than 1,000 seeds" in str(found.tests[0].verdict)
     assert seeds_wanted([0.01, 0.011], 4, level=1e-6) is None  # out of reach for the draws of signs
 
 
@@ -199,21 +207,21 @@ def test_seeds_wanted_of_no_spread_or_no_difference() -> None:
 # functions are those that the command calls.
 
 FLAT = [variant("full", params=1000), *(variant(f"v{i}", f"v{i}") for i in range(4))]
-JOINED = [*FLAT[:3], Variant("v01", ("v0", "v1"), 400, 600, 4000, ())]
+JOINED = [*FLAT[:3], variant("v01", "v0", "v1", params=400)]
 RIGHT = np.ones(1, dtype=bool)
 
 
-def simulate(studies: int, seeds: int, drops: Sequence[float], plan: Sequence[Variant] = FLAT) -> list[Answer]:
+def simulate(studies: int, seeds: int, drops: Sequence[float], plan: Sequence[SizedVariant] = FLAT) -> list[Answer]:
     top1 = np.random.default_rng(seeds).normal(0.75, 0.005 / 2**0.5, (studies, len(plan), seeds)).round(4)
     top1[:, 1:] -= np.array(drops)[:, None]
     return [
         answer(
             plan,
-            [
-                Cell(one.name, seed, 0.9, row[seed], 10_000, RIGHT)
+            {
+                (one.name, seed): measured(row[seed], RIGHT, n=10_000)
                 for one, row in zip(plan, rows, strict=True)
                 for seed in range(seeds)
-            ],
+            },
             range(seeds),
         )
         for rows in top1.tolist()
@@ -277,9 +285,10 @@ def test_expanded_sign_flips_reject_as_often_as_counted_ones(n: int, effect: flo
 @pytest.mark.parametrize("seeds", [6, 8, 10])
 def test_intervals_cover_and_equal_recipes_are_seldom_told_apart(seeds: int) -> None:
     found = simulate(600, seeds, [0, 0, 0, 0])
-    held = [row["delta_low"] <= 0 <= row["delta_high"] for study in found for row in study.table[1:]]
-    assert 0.93 <= np.mean(held) <= 0.97
-    wrong = np.mean([any(row["believable"] for row in study.table[1:]) for study in found])
+    tests = [row for study in found for row in study.as_json("top1")["table"][1:]]
+    covered = [test["delta_low"] <= 0 <= test["delta_high"] for test in tests]
+    assert len(covered) == 2400 and 0.93 <= np.mean(covered) <= 0.97
+    wrong = np.mean([any(test.significant for test in study.tests) for study in found])
     assert wrong <= 0.05
     assert (wrong > 0) == (seeds >= 8)  # with four rows six seeds cannot tell anything apart, which the words say
 
@@ -287,7 +296,7 @@ def test_intervals_cover_and_equal_recipes_are_seldom_told_apart(seeds: int) -> 
 @pytest.mark.parametrize("drops", [(0.01, 0, 0, 0), (0.01, 0.01, 0.01, 0.01)])
 def test_a_difference_of_one_point_is_found_with_eight_seeds(drops: tuple[float, ...]) -> None:
     found = simulate(400, 8, drops)
-    assert np.mean([study.table[1]["believable"] for study in found]) >= 0.75
+    assert np.mean([bool(study.tests[0].significant) for study in found]) >= 0.75
 
 
 @pytest.mark.parametrize("drops", [(0, 0, 0), (0.02, 0, 0.02)])  # nothing at all; one stage alone matters
@@ -299,8 +308,8 @@ def test_a_study_with_interactions_finds_nothing_that_is_not_there(
 ) -> None:
     wrong = 0
     for study in simulate(studies, seeds, drops, JOINED):
-        rows = [row for row, drop in zip(study.table[1:], drops, strict=True) if not drop] + study.interactions
-        wrong += any(row["believable"] for row in rows)
+        real = [*map(bool, drops), False]  # there is no interaction
+        wrong += any(test.significant for test, there in zip(study.tests, real, strict=True) if not there)
     assert 0 < wrong / studies <= above(0.05, studies)
 
 
@@ -352,15 +361,14 @@ def test_planned_looks_share_the_level() -> None:
 def test_a_later_look_is_held_to_its_level() -> None:
     cells = study([[750] * 8, [740 + i for i in range(8)]], PLAN[:2])
     now, later = answer(PLAN[:2], cells, range(8)), answer(PLAN[:2], cells, range(8), 0.0016, 0.0008)
-    assert now.table[1]["p"] == later.table[1]["p"] == 2 / 2**8
-    assert now.table[1]["believable"] and not later.table[1]["believable"]
-    assert (
-        "too few to conclude; one comparison needs at least 11 seeds at the level 0.0016" in later.table[1]["verdict"]
-    )
-    assert later.table[1]["seeds_wanted"] < later.table[1]["seeds_again"]
+    assert now.tests[0].p == later.tests[0].p == 2 / 2**8
+    assert now.tests[0].significant and not later.tests[0].significant
+    assert "at least 11 seeds at the level 0.0016" in str(later.tests[0].verdict)
+    anew, again = later.tests[0].seeds_needed, later.tests[0].seeds_needed_again
+    assert anew and again and anew < again
     assert significant(now) == ["no_a against full"] and significant(later) == []
     still = answer(PLAN[:2], cells, range(8), 0.0016, 0.0008, significant(now))
-    assert significant(still) == significant(now) and "at an earlier look" in still.table[1]["verdict"]
+    assert significant(still) == significant(now) and "at an earlier look" in str(still.tests[0].verdict)
 
 
 # To be read.
@@ -369,16 +377,17 @@ def test_a_later_look_is_held_to_its_level() -> None:
 def test_tables_are_short_and_csv_holds_everything() -> None:
     plan = [variant("full", params=60_965_224)]
     names = ("no_fc7", "no_fc6_fc7", "no_conv3_conv4", "no_conv3_conv4_fc6_fc7")
-    plan += [Variant(name, tuple(name.split("_")[1:]), 9_854_568, 51_110_656, 724_406_816, ()) for name in names]
+    plan += [variant(name, *name.split("_")[1:], params=9_854_568) for name in names]
     cells = study([[750 + seed for seed in range(8)], [749] * 8, [735] * 8, [730] * 8, [600] * 8], plan)
     found = answer(plan, cells, range(8))
     tables = answer_tables(found)
     assert len(tables) == 3  # sizes and errors, differences, interactions
     assert all(len(line) <= 120 for rows in tables.values() for line in render(rows).splitlines())
-    lines = list(csv.DictReader(io.StringIO(render(flat(found.rows), "csv"))))
+    keys = found.as_json("top1")
+    lines = list(csv.DictReader(io.StringIO(render(flat(keys["rows"]), "csv"))))
     assert len(lines) == 40 and lines[-1]["removed"] == "conv3 conv4 fc6 fc7" and float(lines[0]["top1"]) == 0.75
-    table = list(csv.DictReader(io.StringIO(render(flat(found.table), "csv"))))
-    assert float(table[2]["delta_mean"]) == found.table[2]["delta_mean"] and table[0]["p"] == ""
+    table = list(csv.DictReader(io.StringIO(render(flat(keys["table"]), "csv"))))
+    assert float(table[2]["delta_mean"]) == found.tests[1].delta and table[0]["p"] == ""
 
 
 def test_the_report_holds_setting_plan_answer_and_every_row() -> None:
@@ -394,7 +403,7 @@ def test_the_report_holds_setting_plan_answer_and_every_row() -> None:
     assert [row["paper, error %"] for row in rows] == ["18.1", "18.4", None, "50.0"]
     assert [row["paper, error %: drop"] for row in rows] == [None, "+0.3", None, "+31.9"]
     assert [row["lecture, drop"] for row in rows] == [None, "1.1", None, None]
-    worst = found.table[3]
+    worst = found.as_json("top1")["table"][3]
     assert rows[3]["ours: drop, points"] == (
         f"{-100 * worst['delta_mean']:+.2f} ({-100 * worst['delta_high']:+.2f} … {-100 * worst['delta_low']:+.2f})"
     )
@@ -411,7 +420,7 @@ def test_the_lectures_study_has_its_variants_and_the_papers_numbers() -> None:
     assert [row["paper, top-1 error %: drop"] for row in rows[1:]] == ["-0.5", "+4.3", "+4.9", "+30.8"]
     assert [row["paper, top-5 error %: drop"] for row in rows[1:]] == ["+0.3", "+4.3", "+4.0", "+32.0"]
     assert [row["lecture, drop"] for row in rows[1:]] == ["1.1", "5.7", None, "33.5"]
-    text = report("z", {}, [], answer(plan, [], [0]), printed=content["printed"], source=content["source"])
+    text = report("z", {}, [], answer(plan, {}, [0]), printed=content["printed"], source=content["source"])
     assert content["source"] and all(f"\n{sentence}\n" in text for sentence in content["source"])
 
 

@@ -13,73 +13,68 @@ from scipy import stats
 
 from cnntrain.cli.main import main
 from cnntrain.stats.paired_tests import (
-    Images,
+    DiscordantPairs,
+    compare_over_images,
+    compare_over_seeds,
     conclude,
-    disagreement,
+    discordant_pairs,
     holm,
     image_interval,
-    image_rows,
     is_significant,
     mcnemar,
     seed_interval,
-    seed_rows,
     seeds_needed,
     sign_flip,
 )
 
 Call = Callable[..., dict[str, Any]]
-IMAGE_KEYS = {
-    *("name", "against", "n", "only_this", "only_other", "delta", "delta_low", "delta_high", "p", "p_holm"),
-    *("believable", "verdict"),
-}
-SEED_KEYS = {
-    *("name", "against", "n_seeds", "delta", "delta_low", "delta_high", "p", "p_holm", "believable", "verdict"),
-}
 
 
 @pytest.mark.parametrize(("first", "second"), [(0, 1), (3, 9), (10, 10), (40, 17), (300, 410)])
 def test_mcnemar_is_the_binomial_test_of_the_disagreements(first: int, second: int) -> None:
-    images = Images(first, second, 1000)
+    images = DiscordantPairs(first, second, 1000)
     assert mcnemar(images) == pytest.approx(stats.binomtest(first, first + second, 0.5).pvalue)
-    assert mcnemar(Images(second, first, 1000)) == pytest.approx(mcnemar(images))
+    assert mcnemar(DiscordantPairs(second, first, 1000)) == pytest.approx(mcnemar(images))
 
 
 def test_networks_that_never_disagree_do_not_differ() -> None:
     right = np.array([True, False, True])
-    images = disagreement(right, right)
-    assert images == Images(0, 0, 3) and mcnemar(images) == 1 and images.delta == 0
+    images = discordant_pairs(right, right)
+    assert images == DiscordantPairs(0, 0, 3) and mcnemar(images) == 1 and images.delta == 0
     low, high = image_interval(images)
     assert low < 0 < high
 
 
 def test_disagreement_counts_each_side_and_refuses_other_images() -> None:
     first, second = np.array([1, 1, 0, 0, 1], bool), np.array([1, 0, 1, 0, 0], bool)
-    images = disagreement(first, second)
-    assert images == Images(2, 1, 5)
+    images = discordant_pairs(first, second)
+    assert images == DiscordantPairs(2, 1, 5)
     assert images.delta == pytest.approx(second.mean() - first.mean())
     with pytest.raises(ValueError, match="same images"):
-        disagreement(first, second[:4])
+        discordant_pairs(first, second[:4])
 
 
 @pytest.mark.parametrize("cells", [(0.90, 0.02, 0.05, 0.03), (0.60, 0.15, 0.15, 0.10), (0.97, 0.0, 0.01, 0.02)])
 def test_the_interval_over_images_covers_the_true_difference(cells: tuple[float, ...]) -> None:
     drawn = np.random.default_rng(1).multinomial(200, cells, size=4000)  # both, only first, only second, neither
     true = cells[2] - cells[1]
-    held = [low <= true <= high for low, high in (image_interval(Images(int(c[1]), int(c[2]), 200)) for c in drawn)]
+    held = [
+        low <= true <= high for low, high in (image_interval(DiscordantPairs(int(c[1]), int(c[2]), 200)) for c in drawn)
+    ]
     assert 0.94 < np.mean(held) < 0.99
 
 
 def test_the_interval_over_images_is_the_set_of_differences_that_the_score_test_keeps() -> None:
-    low, high = image_interval(Images(0, 0, 200))
+    low, high = image_interval(DiscordantPairs(0, 0, 200))
     z = stats.norm.ppf(0.975)
     assert (low, high) == pytest.approx((-(z**2) / (200 + z**2), z**2 / (200 + z**2)))  # without disagreement, closed
     for first, second in ((3, 9), (40, 17), (0, 7), (25, 25)):
-        low, high = image_interval(Images(first, second, 300))
+        low, high = image_interval(DiscordantPairs(first, second, 300))
         assert low < (second - first) / 300 < high
-        assert image_interval(Images(second, first, 300)) == pytest.approx((-high, -low))
+        assert image_interval(DiscordantPairs(second, first, 300)) == pytest.approx((-high, -low))
         chi_squared = (second - first) ** 2 / (first + second)  # McNemar's statistic is the score at no difference
         assert (low > 0 or high < 0) == (chi_squared > z**2)
-    assert image_interval(Images(0, 5, 5))[1] == 1 and image_interval(Images(5, 0, 5))[0] == -1
+    assert image_interval(DiscordantPairs(0, 5, 5))[1] == 1 and image_interval(DiscordantPairs(5, 0, 5))[0] == -1
 
 
 def test_the_interval_over_seeds_is_that_of_the_paired_t_test() -> None:
@@ -147,26 +142,27 @@ def sign_flip_floor(n: int) -> float:
 
 
 def test_sentences_say_what_the_numbers_allow() -> None:
-    rows = image_rows("a", ["b", "c", "d"], [Images(2, 40, 500), Images(5, 7, 500), "measured on 3 images"])
-    assert all(set(row) == IMAGE_KEYS for row in rows)
-    assert [row["believable"] for row in rows] == [True, False, None]
-    assert "b is better than a by 7.60 points" in rows[0]["verdict"]
-    assert "do not differ significantly" in rows[1]["verdict"] and "+0.40 points" in rows[1]["verdict"]
-    assert rows[2]["verdict"] == "d cannot be held against a: measured on 3 images."
+    rows = compare_over_images(
+        "a", ["b", "c", "d"], [DiscordantPairs(2, 40, 500), DiscordantPairs(5, 7, 500), "measured on 3 images"]
+    )
+    assert [row.significant for row in rows] == [True, False, None]
+    assert "b is better than a by 7.60 points" in str(rows[0].verdict)
+    assert "do not differ significantly" in str(rows[1].verdict) and "+0.40 points" in str(rows[1].verdict)
+    assert rows[2].verdict == "d cannot be held against a: measured on 3 images."
     assert conclude(rows) == "Of 2 differences from a, 1 is significant after Holm's correction: b (+7.60 points)."
-    assert conclude(rows[1:2]) == rows[1]["verdict"]
-    assert "worse than" in image_rows("a", ["b"], [Images(40, 2, 500)])[0]["verdict"]
+    assert conclude(rows[1:2]) == str(rows[1].verdict)
+    assert "worse than" in str(compare_over_images("a", ["b"], [DiscordantPairs(40, 2, 500)])[0].verdict)
 
 
 def test_few_seeds_conclude_nothing_however_equal_they_are() -> None:
     few, enough, noise = [0.02] * 3, [0.02, 0.021, 0.019, 0.02, 0.022, 0.018], [0.02, -0.021, 0.019, -0.02, 0.022, 0.0]
-    assert "needs at least 6 seeds" in seed_rows("A", ["B"], [few])[0]["verdict"]
-    (row,) = seed_rows("A", ["B"], [enough])
-    assert set(row) == SEED_KEYS and row["believable"] and "B is better than A by 2.00 points" in row["verdict"]
-    rows = seed_rows("A", ["B", "C"], [enough, noise])
-    assert not any(row["believable"] for row in rows)  # six seeds are too few for two comparisons
-    assert "2 comparisons need at least 7 seeds" in rows[0]["verdict"]
-    assert "do not differ significantly" in seed_rows("A", ["B"], [noise])[0]["verdict"]
+    assert "needs at least 6 seeds" in str(compare_over_seeds("A", ["B"], [few])[0].verdict)
+    (row,) = compare_over_seeds("A", ["B"], [enough])
+    assert row.significant and row.verdict and "B is better than A by 2.00 points" in str(row.verdict)
+    rows = compare_over_seeds("A", ["B", "C"], [enough, noise])
+    assert not any(row.significant for row in rows)  # six seeds are too few for two comparisons
+    assert "2 comparisons need at least 7 seeds" in str(rows[0].verdict)
+    assert "do not differ significantly" in str(compare_over_seeds("A", ["B"], [noise])[0].verdict)
 
 
 def test_p_and_interval_must_agree() -> None:
@@ -179,6 +175,15 @@ def test_p_and_interval_must_agree() -> None:
 
 
 # The command.
+
+IMAGE_KEYS = {
+    *("name", "against", "n", "only_this", "only_other", "delta", "delta_low", "delta_high", "p", "p_holm"),
+    *("believable", "verdict"),
+}
+SEED_KEYS = {
+    *("name", "against", "n_seeds", "delta", "delta_low", "delta_high", "p", "p_holm", "believable", "verdict"),
+    "seeds",
+}
 
 
 @pytest.fixture
@@ -218,6 +223,7 @@ def test_two_runs_are_compared_on_the_same_images(cnntrain: Call, trained: Path)
     assert [row["settings"] for row in found["runs"]] == [{"trainer.epochs": 1}, {"trainer.epochs": 7}]
     assert [row["group"] for row in found["runs"]] == ["A", "B"]
     (row,) = found["over_images"]
+    assert set(row) == IMAGE_KEYS
     assert (row["name"], row["against"], row["n"], row["only_this"], row["only_other"]) == ("c", "b", 200, 32, 0)
     assert row["delta"] == pytest.approx(0.16) and row["p"] == pytest.approx(2 * 0.5**32)
     assert row["believable"] and "c is better than b by 16.00 points" in found["verdict"] == row["verdict"]
@@ -232,6 +238,7 @@ def test_seeds_are_paired_where_groups_share_them(cnntrain: Call, trained: Path)
     found = cnntrain("compare", "runs=[one,two]")
     assert [row["run"] for row in found["runs"][:2]] == ["one/0", "one/1"] and len(found["runs"]) == 15
     (row,) = found["over_seeds"]
+    assert set(row) == SEED_KEYS
     assert row["seeds"] == list(range(7)) and row["n_seeds"] == 7
     deltas = [(20 + seed - 10 - seed % 3) / 200 for seed in range(7)]
     assert row["delta"] == pytest.approx(np.mean(deltas)) and row["p"] == pytest.approx(2 / 2**7)

@@ -337,6 +337,6 @@ def test_f33_a_cell_whose_log_cannot_be_written_is_made(
     folder: Path, full: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cells.disk, "appending", lambda path: contextlib.nullcontext(full))
-    with cells.quiet(folder / cells.LOG):
+    with cells.output_to(folder / cells.LOG):
         print("epoch 1")
         print("a warning", file=sys.stderr, flush=True)

@@ -93,11 +93,11 @@ def test_a_run_keeps_its_whitening_and_resumes_to_the_same_bits(
 
 
 def test_weights_put_back_to_their_beginning_stay_whitened() -> None:
-    from cnntrain.studies.cells import put_back
+    from cnntrain.studies.ablation.changes import with_stages_of
 
     net, fresh = (create_model("airbench", (3, 12, 12), 10, remove=["pool4"], seed=seed) for seed in (0, 1))
     calibrate(net, blobs)
-    found = put_back(net, fresh, ["whiten", "conv1_1"]).state_dict()
+    found = with_stages_of(net, fresh, ["whiten", "conv1_1"]).state_dict()
     assert torch.equal(found["whiten.conv.weight"], net.state_dict()["whiten.conv.weight"])
     assert torch.equal(found["whiten.conv.bias"], fresh.state_dict()["whiten.conv.bias"])
     assert torch.equal(found["conv1_1.conv.weight"], fresh.state_dict()["conv1_1.conv.weight"])

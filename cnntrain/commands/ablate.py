@@ -4,32 +4,25 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from cnntrain.config.compose import command_line, plain_config
+from cnntrain.config.compose import plain_config
 from cnntrain.config.read import read_config
 from cnntrain.config.schema import Ablate
-from cnntrain.runs import records, setup
-from cnntrain.runs.folder import create_folder, provenance
-from cnntrain.runs.load import naming_plugins
+from cnntrain.runs import setup
 from cnntrain.runtime.devices import prepare
 from cnntrain.runtime.errors import IncompleteError, InputError, listed
-from cnntrain.runtime.jsonfile import write_json
-from cnntrain.runtime.progress import say
-from cnntrain.stats import looks
-from cnntrain.studies import cells, grid, pool
-from cnntrain.studies.ablation import answer as ablation
+from cnntrain.runtime.progress import clock, say
+from cnntrain.runtime.tables import render
 from cnntrain.studies.ablation import plan
-from cnntrain.studies.ablation import variants as study
-from cnntrain.studies.ablation.controls import controls
+from cnntrain.studies.ablation.report import answer_tables, sentences
 from cnntrain.studies.ablation.study import (
-    STUDY,
-    Watch,
-    analysed,
+    REPORT,
+    AnsweredStudy,
+    PlannedStudy,
     answer_study,
-    estimate,
-    looked,
+    make_cells,
     plan_json,
-    show_plan,
-    tell_changes,
+    plan_study,
+    write_answer,
 )
 
 
@@ -41,38 +34,21 @@ def run(composed: DictConfig) -> dict[str, Any]:
             "check_resume and init_from belong to fit; trained networks enter a study by mode= and runs=[…]"
         )
     prepare(deterministic=cfg.deterministic)
-    trained = grid.trained_runs(cfg)
-    with naming_plugins(records.settings(trained[0]) if trained else {}):
-        variants = controls(study.variants_of(cfg, trained), cfg.control)
-    lines = plan.plan(variants)
-    comparisons = ablation.comparisons(analysed(lines))
-    seeds = grid.seeds_of(cfg, trained, comparisons)
-    folder = grid.study_folder(cfg, variants, trained)
-    made = grid.cells_of(cfg, variants, seeds, folder)
-    jobs = cfg.jobs or pool.default_jobs(cfg.device)
-    left = [cell for cell in made if not cells.finished(cell.folder)]
-    seconds = estimate(lines, cfg) if left or cfg.plan else None
-    show_plan(cfg, lines, seeds, left, seconds, jobs)
-    say(plan.prospects(looks.look(looked(folder), list(seeds), comparisons, cfg.looks), comparisons))
+    study = plan_study(cfg)
+    show_plan(study)
     if cfg.plan:
-        return {"study_dir": str(folder), "rows": [], "table": plan_json(lines, len(seeds)), "complete": False}
-    if cfg.resume == "never" and len(left) < len(made):
-        raise InputError(f"{folder} already holds cells of this study; leave out resume=never to go on with it")
-    create_folder(folder)
-    write_json(folder / STUDY, {"settings": plain_config(composed), **provenance(command_line("ablate"))})
-    failed: list[str] = []
-    if left:
-        expected = [seconds[cell.variant] if seconds else 0.0 for cell in left]
-        watch = Watch(left, expected, jobs)
-        pool.make_all(left, min(jobs, len(left)), watch.hear, plugins=cfg.plugins, deterministic=cfg.deterministic)
-        failed = watch.failed
-    else:
-        tell_changes(made[0])
-    found = answer_study(cfg, folder, lines, made, list(seeds))
+        return plan_json(study)
+    failed = make_cells(study, plain_config(composed))
+    answered = answer_study(study)
+    show_answer(answered, study)
+    result = write_answer(study, answered)
+    print(f"\nstudy  {study.folder}\nreport {study.folder / REPORT}")
+    if not result["complete"]:
+        say("some runs are missing, so the study is not complete; the same command makes those that nobody makes")
     if failed:
         again = "the same command makes them again"
-        raise IncompleteError(f"{len(failed)} of {len(made)} runs failed ({listed(failed)}); {again}", found)
-    return found
+        raise IncompleteError(f"{len(failed)} of {len(study.cells)} runs failed ({listed(failed)}); {again}", result)
+    return result
 
 
 def check(composed: DictConfig) -> None:
@@ -82,4 +58,21 @@ def check(composed: DictConfig) -> None:
         setup.check(cfg)
 
 
-# The answer.
+def show_plan(study: PlannedStudy) -> None:
+    """Print the variants with their sizes, the number of runs, the time they take and what can be concluded."""
+    print(render(plan.rows(study.variants, study.seconds), study.cfg.table))
+    total, left, seeds = len(study.cells), study.left, len(study.seeds)
+    done = f", {total - len(left)} of them finished" if len(left) < total else ""
+    what = f"{len(study.variants)} variants × {seeds} seed{'s' if seeds > 1 else ''}: {total} runs{done}"
+    if study.seconds and left:
+        jobs = min(study.jobs, len(left))
+        what += f"; about {clock(sum(study.seconds[cell.variant.name] for cell in left) / jobs)} with {jobs} at a time"
+    say(f"\n{what}")
+    say(study.prospects)
+
+
+def show_answer(answered: AnsweredStudy, study: PlannedStudy) -> None:
+    """Print the tables and sentences of the answer."""
+    for heading, rows in answer_tables(answered.answer).items():
+        print(f"\n{heading}\n\n{render(rows, study.cfg.table)}")
+    print("", *sentences(answered.answer), *answered.about, sep="\n")

@@ -7,8 +7,9 @@ seeds are the question people mean, and the seeds are the sample. The two are te
 import functools
 import itertools
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy import optimize, special
@@ -18,8 +19,8 @@ EXACT_SEEDS = 12  # up to here every pattern of signs is counted, beyond it many
 DRAWS = 99_999
 
 
-class Images(NamedTuple):
-    """Two classifiers on the same images: how many only one of them gets right."""
+class DiscordantPairs(NamedTuple):
+    """Two classifiers on the same `n` images: how many only one of them gets right."""
 
     only_first: int
     only_second: int
@@ -27,50 +28,72 @@ class Images(NamedTuple):
 
     @property
     def delta(self) -> float:
-        """Top-1 of the second minus that of the first."""
+        """Accuracy of the second minus that of the first."""
         return (self.only_second - self.only_first) / self.n
 
 
-def disagreement(first: np.ndarray, second: np.ndarray) -> Images:
+@dataclass(frozen=True)
+class PairedTest:
+    """One comparison, `name` minus `reference`, over the same images or over shared seeds.
+
+    Differences are in accuracy as a share: 0.01 is one percentage point. What is not tested is None.
+    """
+
+    name: str
+    reference: str
+    verdict: str | None  # a sentence; None for the reference itself
+    pairs: int | None = None  # images, or seeds
+    only_this: int | None = None  # images that only `name` gets right; None over seeds
+    only_reference: int | None = None  # images that only `reference` gets right; None over seeds
+    delta: float | None = None  # over seeds the mean
+    delta_low: float | None = None  # 95 % interval: Tango's over images, Student's over seeds
+    delta_high: float | None = None
+    p: float | None = None  # two-sided: McNemar's test over images, sign flips over seeds
+    p_holm: float | None = None  # after Holm's correction over all comparisons of the family
+    significant: bool | None = None
+    seeds_needed: int | None = None  # for 80 % power in a new study; None unless asked, and for more than 1,000
+    seeds_needed_again: int | None = None  # the same for this study asked again, at the level that is left
+    seeds: tuple[int, ...] = ()  # those that both share, where runs are compared over seeds
+
+
+def discordant_pairs(first: np.ndarray, second: np.ndarray) -> DiscordantPairs:
     """Count the images that only one of two classifiers gets right, from truth values [N] in the same order."""
     if first.shape != second.shape or first.ndim != 1 or len(first) == 0:
         raise ValueError(f"outcomes of shapes {first.shape} and {second.shape} are not of the same images")
-    return Images(int((first & ~second).sum()), int((second & ~first).sum()), len(first))
+    return DiscordantPairs(int((first & ~second).sum()), int((second & ~first).sum()), len(first))
 
 
-def mcnemar(images: Images) -> float:
+def mcnemar(pairs: DiscordantPairs) -> float:
     """Return the exact two-sided p of McNemar's test: given a disagreement, either is right with probability 1/2.
 
     The binomial distribution is used at any number of disagreements (McNemar 1947 approximates it by chi-squared).
     """
-    total = images.only_first + images.only_second
-    fewer = min(images.only_first, images.only_second)
+    total = pairs.only_first + pairs.only_second
+    fewer = min(pairs.only_first, pairs.only_second)
     return min(1.0, 2 * float(special.bdtr(fewer, total, 0.5)))
 
 
-def image_interval(images: Images, z: float = 1.959963984540054) -> tuple[float, float]:
-    """Return the interval of the difference in top-1 over images, at 95 % unless another `z` is given.
+def image_interval(pairs: DiscordantPairs, z: float = 1.959963984540054) -> tuple[float, float]:
+    """Return the interval of the difference in accuracy over images, at 95 % unless another `z` is given.
 
     Tango's score interval for paired proportions (1998, equations 6 to 9), which holds for few disagreements too: the
     differences from which what was seen lies less than `z` standard errors away.
     """
-    found = images.delta
+    observed = pairs.delta
 
     def score(delta: float) -> float:
-        gap = images.only_second - images.only_first - images.n * delta
+        gap = pairs.only_second - pairs.only_first - pairs.n * delta
         if gap == 0:
             return 0.0
         # The likeliest share of images that only the first gets right, if `delta` were the difference.
-        linear = (
-            (2 * images.n - images.only_second + images.only_first) * delta - images.only_second - images.only_first
-        )
-        constant = -images.only_first * delta * (1 - delta)
-        share = (math.sqrt(linear**2 - 8 * images.n * constant) - linear) / (4 * images.n)
-        return gap / math.sqrt(images.n * (2 * share + delta * (1 - delta)))
+        linear = (2 * pairs.n - pairs.only_second + pairs.only_first) * delta - pairs.only_second - pairs.only_first
+        constant = -pairs.only_first * delta * (1 - delta)
+        share = (math.sqrt(linear**2 - 8 * pairs.n * constant) - linear) / (4 * pairs.n)
+        return gap / math.sqrt(pairs.n * (2 * share + delta * (1 - delta)))
 
     edge = 1 - 1e-12
-    low = optimize.brentq(lambda delta: score(delta) - z, -edge, found) if found > -edge else -1.0
-    high = optimize.brentq(lambda delta: score(delta) + z, found, edge) if found < edge else 1.0
+    low = optimize.brentq(lambda delta: score(delta) - z, -edge, observed) if observed > -edge else -1.0
+    high = optimize.brentq(lambda delta: score(delta) + z, observed, edge) if observed < edge else 1.0
     return float(low), float(high)
 
 
@@ -142,58 +165,80 @@ def is_significant(low: float, high: float, p: float | None, level: float = LEVE
     return p is not None and p <= level + 1e-12 and not low <= 0 <= high
 
 
-# Rows: what is held against the first, or the reason (text) why it cannot be.
+# Comparisons with the first: tested, or not, for a reason (text).
 
 
-def image_rows(first: str, names: Sequence[str], held: Sequence[Images | str]) -> list[dict[str, Any]]:
-    """Return a row for each network that is held against `first` on the same images.
+def compare_over_images(
+    reference: str, names: Sequence[str], outcomes: Sequence[DiscordantPairs | str]
+) -> list[PairedTest]:
+    """Test each network against `reference` on the same images; an outcome that is text says why it cannot be."""
+    ps = [mcnemar(pairs) if isinstance(pairs, DiscordantPairs) else None for pairs in outcomes]
+    tests = []
+    for name, pairs, p, p_holm in zip(names, outcomes, ps, holm(ps), strict=True):
+        if isinstance(pairs, str) or p_holm is None:
+            tests.append(PairedTest(name, reference, f"{name} cannot be held against {reference}: {pairs}."))
+            continue
+        low, high = image_interval(pairs)
+        tests.append(
+            PairedTest(
+                name,
+                reference,
+                image_verdict(name, reference, pairs, p_holm),
+                pairs=pairs.n,
+                only_this=pairs.only_second,
+                only_reference=pairs.only_first,
+                delta=pairs.delta,
+                delta_low=low,
+                delta_high=high,
+                p=p,
+                p_holm=p_holm,
+                significant=is_significant(low, high, p_holm),
+            )
+        )
+    return tests
 
-    Keys: name, against, n, only_this, only_other, delta, delta_low, delta_high, p, p_holm, believable, verdict.
-    """
-    ps = [mcnemar(images) if isinstance(images, Images) else None for images in held]
-    rows = []
-    for name, images, p, corrected in zip(names, held, ps, holm(ps), strict=True):
-        row: dict[str, Any] = {"name": name, "against": first}
-        if isinstance(images, Images) and corrected is not None:
-            low, high = image_interval(images)
-            row |= {"n": images.n, "only_this": images.only_second, "only_other": images.only_first}
-            row |= {"delta": images.delta, "delta_low": low, "delta_high": high, "p": p, "p_holm": corrected}
-            row |= {"believable": is_significant(low, high, corrected)}
-            row |= {"verdict": image_verdict(name, first, images, corrected)}
-        else:
-            empty = ("n", "only_this", "only_other", "delta", "delta_low", "delta_high", "p", "p_holm", "believable")
-            row |= dict.fromkeys(empty) | {"verdict": f"{name} cannot be held against {first}: {images}."}
-        rows.append(row)
-    return rows
 
-
-def seed_rows(first: str, names: Sequence[str], held: Sequence[Sequence[float] | str]) -> list[dict[str, Any]]:
-    """Return a row for each way of training that is held against `first`, from differences over shared seeds.
-
-    Keys: name, against, n_seeds, delta (a mean), delta_low, delta_high, p, p_holm, believable, verdict.
-    """
-    ps = [None if isinstance(deltas, str) else sign_flip(deltas) for deltas in held]
+def compare_over_seeds(
+    reference: str, names: Sequence[str], differences: Sequence[Sequence[float] | str]
+) -> list[PairedTest]:
+    """Test each way of training against `reference` by its differences over shared seeds, or text that says why not."""
+    ps = [None if isinstance(deltas, str) else sign_flip(deltas) for deltas in differences]
     tested = sum(p is not None for p in ps)
-    rows = []
-    for name, deltas, p, corrected in zip(names, held, ps, holm(ps), strict=True):
-        row: dict[str, Any] = {"name": name, "against": first}
-        if not isinstance(deltas, str) and corrected is not None:
-            mean, low, high = seed_interval(deltas)
-            row |= {"n_seeds": len(deltas), "delta": mean, "delta_low": low, "delta_high": high}
-            row |= {"p": p, "p_holm": corrected, "believable": is_significant(low, high, corrected)}
-            row |= {"verdict": seed_verdict(name, first, deltas, corrected, tested)}
+    tests = []
+    for name, deltas, p, p_holm in zip(names, differences, ps, holm(ps), strict=True):
+        if isinstance(deltas, str) or p is None or p_holm is None:
+            tests.append(PairedTest(name, reference, f"{name} cannot be held against {reference}: {deltas}."))
         else:
-            empty = ("n_seeds", "delta", "delta_low", "delta_high", "p", "p_holm", "believable")
-            row |= dict.fromkeys(empty) | {"verdict": f"{name} cannot be held against {first}: {deltas}."}
-        rows.append(row)
-    return rows
+            tests.append(seed_test(name, reference, deltas, p, p_holm, tested))
+    return tests
+
+
+def seed_test(
+    name: str, reference: str, deltas: Sequence[float], p: float, p_holm: float, comparisons: int, level: float = LEVEL
+) -> PairedTest:
+    """Return the test of one of so many comparisons over seeds, from its differences and its p."""
+    mean, low, high = seed_interval(deltas)
+    return PairedTest(
+        name,
+        reference,
+        seed_verdict(name, reference, deltas, p_holm, comparisons, level),
+        pairs=len(deltas),
+        delta=mean,
+        delta_low=low,
+        delta_high=high,
+        p=p,
+        p_holm=p_holm,
+        significant=is_significant(low, high, p_holm, level),
+    )
 
 
 # In words.
 
 
-def points(share: float) -> str:
-    """Write a difference of proportions in percentage points: +1.20."""
+def points(share: float | None) -> str:
+    """Write a difference of proportions in percentage points: +1.20; nothing for None."""
+    if share is None:
+        return ""
     return f"{100 * share:+.2f}"
 
 
@@ -203,16 +248,16 @@ def compared(name: str, first: str, delta: float, low: float, high: float) -> st
     return f"{name} is {words} {first} by {points(abs(delta))[1:]} points ({points(low)} … {points(high)})"
 
 
-def image_verdict(name: str, first: str, images: Images, p: float) -> str:
+def image_verdict(name: str, first: str, pairs: DiscordantPairs, p: float) -> str:
     """Return the sentence about two networks on the same images, from the corrected p."""
-    low, high = image_interval(images)
-    measured = f"{images.only_second:,} images right only by {name}, {images.only_first:,} only by {first}; p = {p:.2g}"
+    low, high = image_interval(pairs)
+    measured = f"{pairs.only_second:,} images right only by {name}, {pairs.only_first:,} only by {first}; p = {p:.2g}"
     if is_significant(low, high, p):
-        sentence = compared(name, first, images.delta, low, high)
+        sentence = compared(name, first, pairs.delta, low, high)
         return f"{sentence} on images like these: significant for these two networks ({measured})."
     return (
-        f"{name} and {first} do not differ significantly on {images.n:,} images: "
-        f"{points(images.delta)} points ({points(low)} … {points(high)}; {measured})."
+        f"{name} and {first} do not differ significantly on {pairs.n:,} images: "
+        f"{points(pairs.delta)} points ({points(low)} … {points(high)}; {measured})."
     )
 
 
@@ -235,13 +280,13 @@ def seed_verdict(name: str, first: str, differences: Sequence[float], p: float, 
     return f"{name} and {first} do not differ significantly over {n} shared seeds: {measured}; p = {p:.2g})."
 
 
-def conclude(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return one sentence for all rows: that of a single one, else how many are significant and which."""
-    if len(rows) == 1:
-        return str(rows[0]["verdict"])
-    tested = [row for row in rows if row["believable"] is not None]
-    kept = [f"{row['name']} ({points(row['delta'])} points)" for row in tested if row["believable"]]
-    count = f"{len(tested)} difference{'' if len(tested) == 1 else 's'} from {rows[0]['against']}"
+def conclude(tests: Sequence[PairedTest]) -> str:
+    """Return one sentence for all comparisons: that of a single one, else how many are significant and which."""
+    if len(tests) == 1:
+        return str(tests[0].verdict)
+    tested = [test for test in tests if test.significant is not None]
+    significant = [f"{test.name} ({points(test.delta)} points)" for test in tested if test.significant]
+    count = f"{len(tested)} difference{'' if len(tested) == 1 else 's'} from {tests[0].reference}"
     correction = " after Holm's correction" if len(tested) > 1 else ""
-    found = f"{len(kept) or 'none'} {'are' if len(kept) > 1 else 'is'} significant{correction}"
-    return f"Of {count}, {found}{': ' + ', '.join(kept) if kept else ''}."
+    which = f"{len(significant) or 'none'} {'are' if len(significant) > 1 else 'is'} significant{correction}"
+    return f"Of {count}, {which}{': ' + ', '.join(significant) if significant else ''}."

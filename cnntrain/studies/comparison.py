@@ -1,9 +1,9 @@
 """Runs side by side, and which of their differences are significant."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -12,16 +12,23 @@ from cnntrain.nn.geometry import count_parameters, describe
 from cnntrain.runs import records
 from cnntrain.runs.evaluation import Evaluation, evaluation
 from cnntrain.runs.load import read_info, rebuild
-from cnntrain.runs.select import SAME, by_experiment
+from cnntrain.runs.select import SAME, by_experiment, find_runs, short_names
 from cnntrain.runtime.jsonfile import flat
-from cnntrain.runtime.tables import percent, render
-from cnntrain.stats import paired_tests
+from cnntrain.runtime.tables import percent
+from cnntrain.stats.paired_tests import (
+    PairedTest,
+    compare_over_images,
+    compare_over_seeds,
+    conclude,
+    discordant_pairs,
+    points,
+)
 
 ABSENT = "–"
 
 
-@dataclass(frozen=True)
-class Entry:
+@dataclass(frozen=True, eq=False)
+class ComparedRun:
     """A run with all that is compared of it."""
 
     folder: Path
@@ -29,47 +36,96 @@ class Entry:
     seed: int
     settings: dict[str, Any]  # dotted keys
     evaluation: Evaluation
-    right: np.ndarray  # truth values [N]
+    correct: np.ndarray  # truth values [N]
+
+    @property
+    def score(self) -> float:
+        """The task's headline number, a share of images."""
+        return float(self.evaluation.found["top1"])
 
 
 @dataclass(frozen=True)
-class Group:
+class Experiment:
     """Runs that differ in their seed only."""
 
     label: str
-    entries: list[Entry]
+    runs: list[ComparedRun]
     params: int
-    macs: int | None  # None where a layer's cost is not known
+    macs: int | None  # of one image; None where a layer's cost is not known
 
     @property
-    def accuracies(self) -> list[float]:
-        """The top-1 of each run."""
-        return [entry.evaluation.found["top1"] for entry in self.entries]
+    def mean(self) -> float:
+        """The mean score."""
+        return float(np.mean([run.score for run in self.runs]))
+
+    @property
+    def std(self) -> float | None:
+        """The standard deviation of the score over seeds, None of a single run."""
+        return float(np.std([run.score for run in self.runs], ddof=1)) if len(self.runs) > 1 else None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs, the experiments that they belong to, and the tests of each against the first."""
+
+    split: str
+    weights: str
+    differing: list[str]  # settings, dotted, other than seed and places
+    runs: list[ComparedRun]
+    experiments: list[Experiment]
+    over_images: list[PairedTest]  # each run but the first
+    over_seeds: list[PairedTest]  # each experiment that shares two seeds or more with the first
+
+    @property
+    def verdict(self) -> str:
+        """One sentence for all."""
+        return conclude(self.over_seeds or self.over_images)
+
+    def experiment_of(self, run: ComparedRun) -> Experiment:
+        """Return the experiment that a run belongs to."""
+        return next(experiment for experiment in self.experiments if run in experiment.runs)
+
+
+def compare(cfg: schema.Compare) -> Comparison:
+    """Compare runs as configured; evaluations that are missing are made."""
+    folders = find_runs(cfg.runs)
+    evaluations = evaluated(folders, cfg)
+    runs = [compared_run(*each) for each in zip(folders, short_names(folders), evaluations, strict=True)]
+    experiments = gather(runs)
+    return Comparison(
+        cfg.split,
+        cfg.weights,
+        differing_keys(experiments),
+        runs,
+        experiments,
+        tests_over_images(runs),
+        tests_over_seeds(experiments),
+    )
 
 
 def evaluated(folders: Sequence[Path], cfg: schema.Compare) -> list[Evaluation]:
     """Return the evaluations of runs, made where they are missing, or where only some have checksums to compare."""
-    found = [evaluation(folder, cfg) for folder in folders]
-    mixed = len({each.checksums is None for each in found}) > 1
-    return [evaluation(folder, cfg, checked=True) for folder in folders] if mixed else found
+    evaluations = [evaluation(folder, cfg) for folder in folders]
+    mixed = len({each.checksums is None for each in evaluations}) > 1
+    return [evaluation(folder, cfg, checked=True) for folder in folders] if mixed else evaluations
 
 
-def read_entry(folder: Path, name: str, found: Evaluation) -> Entry:
+def compared_run(folder: Path, name: str, measured: Evaluation) -> ComparedRun:
     """Return a run with its evaluation."""
     settings = records.settings(folder)
-    right = found.probabilities.argmax(axis=1) == found.labels
-    return Entry(folder, name, settings["seed"], flat(settings), found, right)
+    correct = measured.probabilities.argmax(axis=1) == measured.labels
+    return ComparedRun(folder, name, settings["seed"], flat(settings), measured, correct)
 
 
 def letters(number: int) -> str:
-    """Return the label of a group by its number: A … Z, AA …"""
+    """Return the label of an experiment by its number: A … Z, AA …"""
     return chr(ord("A") + number % 26) * (number // 26 + 1)
 
 
-def group(entries: Sequence[Entry]) -> list[Group]:
+def gather(runs: Sequence[ComparedRun]) -> list[Experiment]:
     """Gather the runs that differ in their seed only, in order of appearance."""
-    gathered = [[entries[i] for i in places] for places in by_experiment([entry.settings for entry in entries])]
-    return [Group(letters(i), members, *size(members[0].folder)) for i, members in enumerate(gathered)]
+    gathered = [[runs[i] for i in places] for places in by_experiment([run.settings for run in runs])]
+    return [Experiment(letters(i), members, *size(members[0].folder)) for i, members in enumerate(gathered)]
 
 
 def size(folder: Path) -> tuple[int, int | None]:
@@ -80,153 +136,202 @@ def size(folder: Path) -> tuple[int, int | None]:
     return count_parameters(net), None if lacking else sum(stage.macs for stage in stages)
 
 
-def differing_keys(groups: Sequence[Group]) -> list[str]:
-    """Return the settings, other than seed and places, that are not the same in all groups."""
-    settings = [found.entries[0].settings for found in groups]
+def differing_keys(experiments: Sequence[Experiment]) -> list[str]:
+    """Return the settings, other than seed and places, that are not the same in all experiments."""
+    settings = [experiment.runs[0].settings for experiment in experiments]
     keys = dict.fromkeys(key for values in settings for key in values if key not in SAME)
     return [key for key in keys if any(values.get(key, ABSENT) != settings[0].get(key, ABSENT) for values in settings)]
 
 
-def why_not(first: Entry, second: Entry) -> str | None:
-    """Return the reason why two runs cannot be held against each other image by image, or None."""
-    one, other = first.evaluation, second.evaluation
-    if len(one.labels) != len(other.labels):
-        return f"measured on {len(other.labels):,} images, {first.name} on {len(one.labels):,}"
-    if (one.labels != other.labels).any():
+def why_not(first: ComparedRun, second: ComparedRun) -> str | None:
+    """Return the reason why two runs cannot be compared image by image, or None."""
+    one, two = first.evaluation, second.evaluation
+    if len(one.labels) != len(two.labels):
+        return f"measured on {len(two.labels):,} images, {first.name} on {len(one.labels):,}"
+    if (one.labels != two.labels).any():
         return f"measured on images with other labels than {first.name}"
-    if one.found["record"]["images"] != other.found["record"]["images"]:
+    if one.found["record"]["images"] != two.found["record"]["images"]:
         return f"measured on other images, or the same at another size, than {first.name}"
     return None
 
 
-def over_images(entries: Sequence[Entry]) -> list[dict[str, Any]]:
-    """Hold each run against the first on the same images."""
-    first, others = entries[0], entries[1:]
-    held = [why_not(first, other) or paired_tests.disagreement(first.right, other.right) for other in others]
-    return paired_tests.image_rows(first.name, [other.name for other in others], held)
+def tests_over_images(runs: Sequence[ComparedRun]) -> list[PairedTest]:
+    """Compare each run with the first on the same images."""
+    first, others = runs[0], runs[1:]
+    outcomes = [why_not(first, run) or discordant_pairs(first.correct, run.correct) for run in others]
+    return compare_over_images(first.name, [run.name for run in others], outcomes)
 
 
-def over_seeds(groups: Sequence[Group]) -> list[dict[str, Any]]:
-    """Hold each group against the first over the seeds that they share; a group that shares fewer than two has no row.
-
-    The rows name those seeds.
-    """
-    first, pairs = groups[0], {other.label: shared(groups[0], other) for other in groups[1:]}
-    pairs = {name: both for name, both in pairs.items() if len(both) > 1}
-    held: list[str | list[float]] = []
+def tests_over_seeds(experiments: Sequence[Experiment]) -> list[PairedTest]:
+    """Compare each experiment with the first over the seeds that they share, where these are two or more."""
+    first, pairs = experiments[0], {other.label: shared(experiments[0], other) for other in experiments[1:]}
+    pairs = {label: both for label, both in pairs.items() if len(both) > 1}
+    differences: list[str | list[float]] = []
     for both in pairs.values():
-        deltas = [b.evaluation.found["top1"] - a.evaluation.found["top1"] for a, b in both]
-        held.append(next((why for a, b in both if (why := why_not(a, b))), None) or deltas)
-    rows = paired_tests.seed_rows(first.label, list(pairs), held)
-    return [row | {"seeds": [a.seed for a, _ in both]} for row, both in zip(rows, pairs.values(), strict=True)]
+        reason = next((why for one, two in both if (why := why_not(one, two))), None)
+        differences.append(reason or [two.score - one.score for one, two in both])
+    tests = compare_over_seeds(first.label, list(pairs), differences)
+    seeds = [tuple(one.seed for one, _ in both) for both in pairs.values()]
+    return [replace(test, seeds=each) for test, each in zip(tests, seeds, strict=True)]
 
 
-def shared(first: Group, second: Group) -> list[tuple[Entry, Entry]]:
+def shared(first: Experiment, second: Experiment) -> list[tuple[ComparedRun, ComparedRun]]:
     """Return the pairs of runs of the same seed, by seed; of several with one seed the first counts."""
-    one, other = ({entry.seed: entry for entry in reversed(found.entries)} for found in (first, second))
-    return [(one[seed], other[seed]) for seed in sorted(one.keys() & other.keys())]
+    one, two = ({run.seed: run for run in reversed(experiment.runs)} for experiment in (first, second))
+    return [(one[seed], two[seed]) for seed in sorted(one.keys() & two.keys())]
 
 
-def as_json(entry: Entry, own: Group, differing: Sequence[str]) -> dict[str, Any]:
-    """Return a run for `--json`."""
-    measured = {key: entry.evaluation.found[key] for key in ("n", "loss", "top1", "top1_low", "top1_high")}
+# To JSON.
+
+
+def comparison_json(comparison: Comparison) -> dict[str, Any]:
+    """Return what `--json` prints, with its stable keys."""
     return {
-        "run": entry.name,
-        "run_dir": str(entry.folder),
-        "group": own.label,
-        "seed": entry.seed,
-        "settings": {key: entry.settings.get(key) for key in differing},
-        "params": own.params,
-        "macs": own.macs,
-        **measured,
+        "split": comparison.split,
+        "weights": comparison.weights,
+        "differing": comparison.differing,
+        "runs": [run_json(run, comparison) for run in comparison.runs],
+        "groups": [experiment_json(experiment) for experiment in comparison.experiments],
+        "over_images": [images_json(test) for test in comparison.over_images],
+        "over_seeds": [seeds_json(test) for test in comparison.over_seeds],
+        "verdict": comparison.verdict,
     }
 
 
-def group_json(found: Group) -> dict[str, Any]:
-    """Return a group for `--json`; the deviation over seeds is null for a single run."""
-    values = found.accuracies
+def run_json(run: ComparedRun, comparison: Comparison) -> dict[str, Any]:
+    """Return a run; of its settings those that differ."""
+    experiment = comparison.experiment_of(run)
     return {
-        "group": found.label,
-        "runs": [entry.name for entry in found.entries],
-        "seeds": [entry.seed for entry in found.entries],
-        "params": found.params,
-        "macs": found.macs,
-        "top1_mean": float(np.mean(values)),
-        "top1_std": float(np.std(values, ddof=1)) if len(values) > 1 else None,
+        "run": run.name,
+        "run_dir": str(run.folder),
+        "group": experiment.label,
+        "seed": run.seed,
+        "settings": {key: run.settings.get(key) for key in comparison.differing},
+        "params": experiment.params,
+        "macs": experiment.macs,
+        **{key: run.evaluation.found[key] for key in ("n", "loss", "top1", "top1_low", "top1_high")},
     }
 
 
-def show(found: Mapping[str, Any], style: Literal["text", "markdown", "csv"]) -> None:
-    """Print what was found: tables and sentences, or for `csv` one table with everything known of each run."""
-    first = found["runs"][0]["run"]
-    if style == "csv":
-        print(render(one_table(found), "csv"))
-        return
-    if found["differing"]:
-        firsts = {row["group"]: row["settings"] for row in reversed(found["runs"])}
-        labels = [row["group"] for row in found["groups"]]
-        settings = [{"setting": key} | {at: word(firsts[at][key]) for at in labels} for key in found["differing"]]
-        print(render(settings, style), end="\n\n")
-    else:
-        print("the runs differ in nothing but their seed\n")
-    print(render([run_row(row) for row in found["runs"]], style), end="\n\n")
-    if any(row["top1_std"] is not None for row in found["groups"]):
-        print(render([group_row(row) for row in found["groups"]], style), end="\n\n")
-    print(f"against {first}, image by image ({found['split']}, {found['weights']} weights)\n")
-    print(render([difference_row(row) for row in found["over_images"]], style), end="\n\n")
-    if found["over_seeds"]:
-        print(f"against {found['groups'][0]['group']}, seed by seed\n")
-        print(render([difference_row(row) for row in found["over_seeds"]], style), end="\n\n")
-    reasons = [row["verdict"] for row in found["over_images"] if row["believable"] is None]
-    for sentence in dict.fromkeys([*reasons, *(row["verdict"] for row in found["over_seeds"]), found["verdict"]]):
-        print(sentence)
-    if not found["over_seeds"] and any(row["believable"] for row in found["over_images"]):
-        print("What another seed would give is not known: train each with the same eight seeds and compare those.")
+def experiment_json(experiment: Experiment) -> dict[str, Any]:
+    """Return an experiment; the deviation over seeds is null for a single run."""
+    return {
+        "group": experiment.label,
+        "runs": [run.name for run in experiment.runs],
+        "seeds": [run.seed for run in experiment.runs],
+        "params": experiment.params,
+        "macs": experiment.macs,
+        "top1_mean": experiment.mean,
+        "top1_std": experiment.std,
+    }
 
 
-def word(value: object) -> str:
+def images_json(test: PairedTest) -> dict[str, Any]:
+    """Return a test over images."""
+    counts = {"n": test.pairs, "only_this": test.only_this, "only_other": test.only_reference}
+    return {"name": test.name, "against": test.reference, **counts, **difference_json(test)}
+
+
+def seeds_json(test: PairedTest) -> dict[str, Any]:
+    """Return a test over seeds."""
+    pair = {"name": test.name, "against": test.reference, "n_seeds": test.pairs}
+    return pair | difference_json(test) | {"seeds": test.seeds}
+
+
+def difference_json(test: PairedTest) -> dict[str, Any]:
+    """Return a difference with its tests."""
+    return {
+        "delta": test.delta,
+        "delta_low": test.delta_low,
+        "delta_high": test.delta_high,
+        "p": test.p,
+        "p_holm": test.p_holm,
+        "believable": test.significant,
+        "verdict": test.verdict,
+    }
+
+
+# To be read.
+
+
+def setting_rows(comparison: Comparison) -> list[dict[str, object]]:
+    """Return a line for each setting that differs, with its value in each experiment."""
+    values = {experiment.label: experiment.runs[0].settings for experiment in comparison.experiments}
+    return [
+        {"setting": key, **{label: setting_word(settings.get(key)) for label, settings in values.items()}}
+        for key in comparison.differing
+    ]
+
+
+def setting_word(value: object) -> str:
     """Write a setting."""
     return ABSENT if value is None else ", ".join(map(str, value)) or "[]" if isinstance(value, list) else str(value)
 
 
-def run_row(row: Mapping[str, Any]) -> dict[str, object]:
-    """Return a run as a line of the table."""
-    return {
-        "run": row["run"],
-        "group": row["group"],
-        "seed": row["seed"],
-        "parameters": row["params"],
-        "MACs": row["macs"],
-        "top-1": percent(row["top1"]),
-        "95 % interval": f"{100 * row['top1_low']:.2f} … {100 * row['top1_high']:.2f}",
-        "n": row["n"],
-    }
+def run_rows(comparison: Comparison) -> list[dict[str, object]]:
+    """Return a line for each run."""
+    lines = []
+    for run in comparison.runs:
+        experiment, scores = comparison.experiment_of(run), run.evaluation.found
+        lines.append(
+            {
+                "run": run.name,
+                "group": experiment.label,
+                "seed": run.seed,
+                "parameters": experiment.params,
+                "MACs": experiment.macs,
+                "top-1": percent(run.score),
+                "95 % interval": f"{100 * scores['top1_low']:.2f} … {100 * scores['top1_high']:.2f}",
+                "n": scores["n"],
+            }
+        )
+    return lines
 
 
-def group_row(row: Mapping[str, Any]) -> dict[str, object]:
-    """Return a group as a line of the table."""
-    deviation = None if row["top1_std"] is None else f"{100 * row['top1_std']:.2f}"
-    return {"group": row["group"], "runs": len(row["runs"]), "mean top-1": percent(row["top1_mean"]), "std": deviation}
-
-
-def difference_row(row: Mapping[str, Any]) -> dict[str, object]:
-    """Return a comparison over images or over seeds as a line of the table, empty where it was not tested."""
-    if "seeds" in row:
-        line = {"group": row["name"], "shared seeds": row["n_seeds"]}
-    else:
-        line = {"run": row["name"], "only it right": row["only_this"], "only the other": row["only_other"]}
-    if row["delta"] is None:
-        return line | dict.fromkeys(("points", "95 % interval", "p", "p (Holm)"))
-    delta, low, high = (paired_tests.points(row[key]) for key in ("delta", "delta_low", "delta_high"))
-    return line | {"points": delta, "95 % interval": f"{low} … {high}", "p": row["p"], "p (Holm)": row["p_holm"]}
-
-
-def one_table(found: Mapping[str, Any]) -> list[dict[str, object]]:
-    """Return one row a run: its settings that differ, its size and accuracy, and how it compares with the first."""
-    keys = ("delta", "delta_low", "delta_high", "p", "p_holm")
-    compared = [dict.fromkeys(keys), *({key: row[key] for key in keys} for row in found["over_images"])]
-    plain = [{key: value for key, value in row.items() if key != "settings"} for row in found["runs"]]
+def experiment_rows(comparison: Comparison) -> list[dict[str, object]]:
+    """Return a line for each experiment; none where every one is a single run."""
+    if all(experiment.std is None for experiment in comparison.experiments):
+        return []
     return [
-        {**row, **{key: "" if value is None else word(value) for key, value in full["settings"].items()}, **against}
-        for row, full, against in zip(plain, found["runs"], compared, strict=True)
+        {
+            "group": experiment.label,
+            "runs": len(experiment.runs),
+            "mean top-1": percent(experiment.mean),
+            "std": None if experiment.std is None else f"{100 * experiment.std:.2f}",
+        }
+        for experiment in comparison.experiments
     ]
+
+
+def difference_row(test: PairedTest) -> dict[str, object]:
+    """Return a test over images or over seeds as a line of a table, empty where it was not tested."""
+    if test.seeds:
+        line: dict[str, object] = {"group": test.name, "shared seeds": test.pairs}
+    else:
+        line = {"run": test.name, "only it right": test.only_this, "only the other": test.only_reference}
+    if test.delta is None:
+        return line | dict.fromkeys(("points", "95 % interval", "p", "p (Holm)"))
+    ends = f"{points(test.delta_low)} … {points(test.delta_high)}"
+    return line | {"points": points(test.delta), "95 % interval": ends, "p": test.p, "p (Holm)": test.p_holm}
+
+
+def one_table(comparison: Comparison) -> list[dict[str, object]]:
+    """Return one row a run: its settings that differ, its size and score, and how it compares with the first."""
+    keys = ("delta", "delta_low", "delta_high", "p", "p_holm")
+    differences = [dict.fromkeys(keys), *({key: getattr(test, key) for key in keys} for test in comparison.over_images)]
+    rows = []
+    for run, difference in zip(comparison.runs, differences, strict=True):
+        row = run_json(run, comparison)
+        settings = {key: "" if value is None else setting_word(value) for key, value in row.pop("settings").items()}
+        rows.append(row | settings | difference)
+    return rows
+
+
+def sentences(comparison: Comparison) -> list[str]:
+    """Return what the comparison says, and what it does not."""
+    untested = [test for test in comparison.over_images if test.significant is None]
+    verdicts = [test.verdict for test in (*untested, *comparison.over_seeds)]
+    text = list(dict.fromkeys([*filter(None, verdicts), comparison.verdict]))
+    if not comparison.over_seeds and any(test.significant for test in comparison.over_images):
+        text.append("What another seed gives is not known: train each with the same eight seeds and compare those.")
+    return text

@@ -17,8 +17,7 @@ from cnntrain.runtime.devices import prepare
 from cnntrain.runtime.errors import StoppedError
 from cnntrain.runtime.signals import Signals
 from cnntrain.runtime.streams import guarded
-from cnntrain.studies.cells import Message, work
-from cnntrain.studies.grid import Cell
+from cnntrain.studies.cells import Cell, Message, work
 
 GRACE = 5.0  # seconds in which processes may end by themselves: a cluster signals them all
 
@@ -69,7 +68,7 @@ def make_here(cells: Sequence[Cell], hear: Callable[[Message], None]) -> None:
     stopped: list[Message] = []
 
     def tell(message: Message) -> None:
-        if message["kind"] == "stopped":
+        if message.kind == "stopped":
             stopped.append(message)
         hear(message)
 
@@ -80,7 +79,7 @@ def make_here(cells: Sequence[Cell], hear: Callable[[Message], None]) -> None:
     finally:
         torch.set_num_threads(threads)
     if stopped:
-        number = signal.Signals(stopped[0]["signal"])
+        number = signal.Signals(stopped[0].signal)
         raise StoppedError(f"stopped by {number.name}; the same command resumes the study", number)
 
 
@@ -105,8 +104,8 @@ def worker(cells: Sequence[Cell], end: Connection, number: int, plugins: Sequenc
     threading.Thread(target=end_with_parent, args=(os.getppid(),), daemon=True).start()
     torch.set_num_threads(1)
     if hasattr(os, "sched_setaffinity"):
-        own = cores()
-        os.sched_setaffinity(0, {own[number % len(own)]})
+        usable = cores()
+        os.sched_setaffinity(0, {usable[number % len(usable)]})
     prepare(deterministic=deterministic)
     import_plugins(plugins)
     with contextlib.suppress(BrokenPipeError):  # the parent has died
@@ -136,10 +135,10 @@ def listen(
                 process.join()
                 if process.exitcode and end in making and not signals.stop():
                     died = f"its process died ({'signal' if process.exitcode < 0 else 'code'} {abs(process.exitcode)})"
-                    hear({"kind": "failed", "cell": making[end], "reason": died})
+                    hear(Message("failed", making[end], reason=died))
                 continue
-            if message["kind"] == "began":
-                making[end] = message["cell"]
+            if message.kind == "began":
+                making[end] = message.cell
             else:
                 making.pop(end, None)
             hear(message)

@@ -3,11 +3,13 @@
 The seeds are the sample of the verdicts; the images' sampling error (Wilson's interval, McNemar's test) stands beside
 them. All comparisons of a study, interactions among them, are one family of Holm's correction. One with a missing cell
 gets no verdict, and counts as one that shows nothing: as cells come in, a corrected p can only fall.
+
+A score is the task's headline number, a share of images: top-1 accuracy for classification.
 """
 
 import itertools
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,72 +17,131 @@ import numpy as np
 from cnntrain.stats.intervals import wilson
 from cnntrain.stats.paired_tests import (
     LEVEL,
+    PairedTest,
     compared,
     conclude,
-    disagreement,
+    discordant_pairs,
     holm,
-    is_significant,
     mcnemar,
     points,
-    seed_interval,
-    seed_verdict,
+    seed_test,
     sign_flip,
 )
 from cnntrain.stats.power import MOST_SEEDS, seeds_wanted
-
-TESTED = ("delta_mean", "delta_low", "delta_high", "p", "p_holm", "believable", "seeds_wanted", "seeds_again")
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One line of a study; the first is the full network that the others are held against."""
-
-    name: str
-    removed: tuple[str, ...]  # stages; none for variants of another kind
-    params: int
-    params_removed: int  # of the full network's; negative where there are more
-    macs: int | None  # None where a layer's cost is not known
-    overrides: tuple[str, ...]  # what it changes, in words
-    control: str | None = None  # what it is matched in by widening; stages interact among variants matched alike only
+from cnntrain.studies.ablation.variants import SizedVariant
+from cnntrain.studies.cells import CellScores
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One variant under one seed, finished."""
+class CellResult:
+    """What a finished cell measured."""
+
+    scores: CellScores
+    correct: np.ndarray  # truth values [N]: the test images that it has right, in the same order in all cells
+
+
+Results = Mapping[tuple[str, int], CellResult]  # by variant and seed
+
+
+@dataclass(frozen=True)
+class CellRow:
+    """A finished cell."""
 
     variant: str
+    removed: tuple[str, ...]  # stages
     seed: int
-    train_top1: float
-    top1: float  # on the test images
-    n: int
-    right: np.ndarray  # truth values [n], the images in the same order in all cells
+    params: int
+    params_removed: int  # of the full network's; negative where there are more
+    macs: int | None  # of one image; None where a layer's cost is not known
+    train_score: float
+    score: float  # on the test images
+    score_low: float  # Wilson's 95 % interval
+    score_high: float
+    n: int  # test images
+
+
+@dataclass(frozen=True)
+class SeedImageTest:
+    """McNemar's test of a variant against the first under one seed, on the test images."""
+
+    seed: int
+    n: int  # images
+    only_this: int  # images that only the variant has right
+    only_other: int  # images that only the first has right
+    p: float
+    p_holm: float  # corrected over the variants of this seed
+
+
+@dataclass(frozen=True)
+class VariantRow:
+    """A variant over its finished seeds, and its test against the first; what cannot be said is None."""
+
+    variant: str
+    removed: tuple[str, ...]
+    n_seeds: int  # finished
+    params: int
+    params_removed: int
+    macs: int | None
+    train_score_mean: float | None
+    train_score_std: float | None  # over seeds; None for one
+    score_mean: float | None
+    score_std: float | None
+    n: int | None  # test images
+    score_low: float | None  # Wilson's 95 % interval of the mean
+    score_high: float | None
+    test: PairedTest  # over seeds; that of the first variant has no numbers
+    mcnemar: tuple[SeedImageTest, ...] | None
+    mcnemar_worse: int | None  # seeds with p_holm of at most 0.05
+    mcnemar_better: int | None
+
+
+@dataclass(frozen=True)
+class InteractionRow:
+    """What a variant adds to the sum of the two variants that remove its stages in parts."""
+
+    variant: str
+    parts: tuple[str, str]
+    n_seeds: int  # under which all four variants are finished
+    test: PairedTest
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A row for each finished cell, one for each variant, one for each interaction; complete where no cell is missing.
+    """A row for each finished cell, each variant (the full network first) and each interaction."""
 
-    rows: variant, removed, seed, params, params_removed, macs, train_top1, top1, top1_low, top1_high (Wilson), n.
-    table: variant, removed, n_seeds, params, params_removed, macs, train_top1_mean, train_top1_std, top1_mean, top1_std
-    (over seeds), n, top1_low, top1_high (Wilson, of the mean), delta_mean, delta_low, delta_high (top-1 minus that of
-    the first), p, p_holm, believable (significant), seeds_wanted (in a new study), seeds_again (in this one, asked
-    again), mcnemar (for each seed: seed, n, only_this, only_other, p, p_holm), mcnemar_worse, mcnemar_better (seeds
-    with p_holm ≤ 0.05), verdict (a sentence).
-    interactions: variant, parts, n_seeds, delta_mean (what the variant adds to the sum of its parts), …, verdict.
-    """
+    rows: list[CellRow]
+    table: list[VariantRow]
+    interactions: list[InteractionRow]
+    complete: bool  # no cell is missing
 
-    rows: list[dict[str, Any]]
-    table: list[dict[str, Any]]
-    interactions: list[dict[str, Any]]
-    complete: bool
+    @property
+    def first(self) -> VariantRow:
+        """The variant that the others are compared with."""
+        return self.table[0]
 
+    @property
+    def tests(self) -> list[PairedTest]:
+        """The comparisons with the first, then the interactions: one family."""
+        return [row.test for row in self.table[1:]] + [row.test for row in self.interactions]
 
-Found = Mapping[tuple[str, int], Cell]
+    def as_json(self, headline: str) -> dict[str, Any]:
+        """Return the rows with their stable keys, in which the task's headline stands for the score."""
+        return {
+            "rows": [named(asdict(row), headline) for row in self.rows],
+            "table": [variant_json(row, headline) for row in self.table],
+            "interactions": [
+                {"variant": row.variant, "parts": row.parts, "n_seeds": row.n_seeds}
+                | paired_test_json(row.test)
+                | {"verdict": row.test.verdict}
+                for row in self.interactions
+            ],
+            "complete": self.complete,
+        }
 
 
 def answer(
-    variants: Sequence[Variant],
-    cells: Sequence[Cell],
+    variants: Sequence[SizedVariant],
+    results: Results,
     seeds: Sequence[int],
     level: float = LEVEL,
     again: float = 0.0,
@@ -89,96 +150,113 @@ def answer(
     """Return what the finished cells say about the variants; cells of other variants or seeds are left out.
 
     `level` is that of this look at the study, `again` that of another one; `known` was significant at an earlier one.
-    Raises `ValueError` for two cells of one variant and seed, and for cells of different test images.
+    Raises `ValueError` for cells of different test images.
     """
-    found = {(cell.variant, cell.seed): cell for cell in cells}
-    if len(found) < len(cells):
-        raise ValueError("two cells are of one variant and seed")
     rows = [
-        cell_row(variant, found[variant.name, seed])
+        cell_row(variant, seed, results[variant.name, seed])
         for variant in variants
         for seed in seeds
-        if (variant.name, seed) in found
+        if (variant.name, seed) in results
+    ]
+    first, others = variants[0].name, [variant.name for variant in variants[1:]]
+    unions = unions_of(variants[1:])
+    compared_pairs = [with_first(name, first, results, seeds) for name in others]
+    compared_pairs += [with_sum(*names, first, results, seeds) for names in unions]
+    tests = seed_tests(compared_pairs, level, again, known)
+    interactions = [
+        InteractionRow(both, (part, rest), len(shared((both, part, rest, first), results, seeds)), test)
+        for (both, part, rest), test in zip(unions, tests[len(others) :], strict=True)
     ]
     complete = len(rows) == len(variants) * len(seeds)
-    first, others = variants[0].name, [variant.name for variant in variants[1:]]
-    sums = unions(variants[1:])
-    held = [against_first(name, first, found, seeds) for name in others]
-    held += [against_sum(*names, first, found, seeds) for names in sums]
-    tests = seed_tests(held, level, again, known)
-    table = variant_rows(variants, found, seeds, tests[: len(others)])
-    interactions = [
-        {"variant": both, "parts": [one, other], "n_seeds": len(shared((both, one, other, first), found, seeds))} | test
-        for (both, one, other), test in zip(sums, tests[len(others) :], strict=True)
-    ]
-    return Answer(rows, table, interactions, complete)
+    return Answer(rows, variant_rows(variants, results, seeds, tests[: len(others)]), interactions, complete)
 
 
-def comparisons(variants: Sequence[Variant]) -> int:
-    """Return how many comparisons a study makes: each variant against the first, and each interaction."""
-    return len(variants) - 1 + len(unions(variants[1:]))
+def count_comparisons(variants: Sequence[SizedVariant]) -> int:
+    """Return how many comparisons a study makes: each variant with the first, and each interaction."""
+    return len(variants) - 1 + len(unions_of(variants[1:]))
 
 
 # Rows.
 
 
-def plan_keys(variant: Variant) -> dict[str, Any]:
-    """Return what is known of a variant before it is trained."""
-    return {"variant": variant.name, "removed": list(variant.removed)}
-
-
-def size_keys(variant: Variant) -> dict[str, Any]:
-    """Return a variant's size."""
-    return {"params": variant.params, "params_removed": variant.params_removed, "macs": variant.macs}
-
-
-def cell_row(variant: Variant, cell: Cell) -> dict[str, Any]:
+def cell_row(variant: SizedVariant, seed: int, result: CellResult) -> CellRow:
     """Return a finished cell as a row."""
-    low, high = wilson(round(cell.top1 * cell.n), cell.n)
-    measured = {"train_top1": cell.train_top1, "top1": cell.top1, "top1_low": low, "top1_high": high, "n": cell.n}
-    return plan_keys(variant) | {"seed": cell.seed} | size_keys(variant) | measured
+    scores = result.scores
+    low, high = wilson(round(scores.test_score * scores.test_n), scores.test_n)
+    return CellRow(
+        variant.name,
+        variant.removed,
+        seed,
+        variant.params,
+        variant.params_removed,
+        variant.macs,
+        scores.train_score,
+        scores.test_score,
+        low,
+        high,
+        scores.test_n,
+    )
 
 
 def variant_rows(
-    variants: Sequence[Variant], found: Found, seeds: Sequence[int], tests: Sequence[dict[str, Any]]
-) -> list[dict[str, Any]]:
-    """Return a row for each variant, with the test of each but the first; that of the first has accuracies only."""
+    variants: Sequence[SizedVariant], results: Results, seeds: Sequence[int], tests: Sequence[PairedTest]
+) -> list[VariantRow]:
+    """Return a row for each variant, with the test of each but the first; that of the first has scores only."""
     first, names = variants[0].name, [variant.name for variant in variants[1:]]
-    images = image_tests(first, names, found, seeds)
-    rows = [plan_keys(variant) | accuracies(variant, found, seeds) for variant in variants]
-    absent = missing((first,), found, seeds)
-    rows[0] |= dict.fromkeys((*TESTED, "mcnemar", "mcnemar_worse", "mcnemar_better"))
-    rows[0] |= {"verdict": f"{first}: {absent}." if absent else None}
-    for row, name, test in zip(rows[1:], names, tests, strict=True):
-        whole = test["delta_mean"] is not None
-        sure = [image for image in images[name] if whole and image["p_holm"] <= LEVEL]
-        worse = sum(image["only_this"] < image["only_other"] for image in sure)
-        row |= test | {"mcnemar": images[name], "mcnemar_worse": worse if whole else None}
-        row |= {"mcnemar_better": len(sure) - worse if whole else None}
+    images = image_tests(first, names, results, seeds)
+    absent = missing((first,), results, seeds)
+    itself = PairedTest(first, first, f"{first}: {absent}." if absent else None)
+    rows = [variant_row(variants[0], results, seeds, itself, None)]
+    for variant, test in zip(variants[1:], tests, strict=True):
+        rows.append(variant_row(variant, results, seeds, test, images[variant.name]))
     return rows
 
 
-def unions(variants: Sequence[Variant]) -> list[tuple[str, str, str]]:
-    """Return (both, one, other) for each variant whose removed stages are those of two others, disjoint, together."""
+def variant_row(
+    variant: SizedVariant,
+    results: Results,
+    seeds: Sequence[int],
+    test: PairedTest,
+    images: Sequence[SeedImageTest] | None,
+) -> VariantRow:
+    """Return the row of a variant over the seeds that are finished."""
+    finished = [results[variant.name, seed].scores for seed in seeds if (variant.name, seed) in results]
+    mean, std = mean_and_std([scores.test_score for scores in finished])
+    # All seeds are measured on the same images: the mean is no surer of them than one seed is.
+    n = finished[0].test_n if finished else None
+    low, high = wilson(round(mean * n), n) if n and mean is not None else (None, None)
+    sure = [image for image in images or () if image.p_holm <= LEVEL]
+    worse = sum(image.only_this < image.only_other for image in sure)
+    tested = images is not None and test.delta is not None
+    return VariantRow(
+        variant.name,
+        variant.removed,
+        len(finished),
+        variant.params,
+        variant.params_removed,
+        variant.macs,
+        *mean_and_std([scores.train_score for scores in finished]),
+        mean,
+        std,
+        n,
+        low,
+        high,
+        test,
+        None if images is None else tuple(images),
+        worse if tested else None,
+        len(sure) - worse if tested else None,
+    )
+
+
+def unions_of(variants: Sequence[SizedVariant]) -> list[tuple[str, str, str]]:
+    """Return (both, part, rest) for each variant whose removed stages are those of two others, disjoint, together."""
     removing = [(variant, frozenset(variant.removed)) for variant in variants if variant.removed]
     return [
         (both.name, one.name, other.name)
-        for both, whole in removing
+        for both, union in removing
         for (one, a), (other, b) in itertools.combinations(removing, 2)
-        if len(a) + len(b) == len(whole) and a | b == whole and both.control == one.control == other.control
+        if len(a) + len(b) == len(union) and a | b == union and both.control == one.control == other.control
     ]
-
-
-def accuracies(variant: Variant, found: Found, seeds: Sequence[int]) -> dict[str, Any]:
-    """Return size and accuracies of a variant over the seeds that are finished; what cannot be said is None."""
-    cells = [found[variant.name, seed] for seed in seeds if (variant.name, seed) in found]
-    train, test = mean_and_std([cell.train_top1 for cell in cells]), mean_and_std([cell.top1 for cell in cells])
-    row = {"n_seeds": len(cells)} | size_keys(variant)
-    row |= {"train_top1_mean": train[0], "train_top1_std": train[1], "top1_mean": test[0], "top1_std": test[1]}
-    # All seeds are measured on the same images: the mean is no surer of them than one seed is.
-    n = cells[0].n if cells else None
-    low, high = wilson(round(test[0] * n), n) if n and test[0] is not None else (None, None)
-    return row | {"n": n, "top1_low": low, "top1_high": high}
 
 
 def mean_and_std(values: Sequence[float]) -> tuple[float | None, float | None]:
@@ -189,9 +267,9 @@ def mean_and_std(values: Sequence[float]) -> tuple[float | None, float | None]:
 # Tests.
 
 
-def missing(names: Sequence[str], found: Found, seeds: Sequence[int]) -> str | None:
+def missing(names: Sequence[str], results: Results, seeds: Sequence[int]) -> str | None:
     """Say which cells of the variants are missing, the first meant where none is named; None where all are there."""
-    counts = {name: sum((name, seed) not in found for seed in seeds) for name in names}
+    counts = {name: sum((name, seed) not in results for seed in seeds) for name in names}
     return (
         ", ".join(
             f"{count} of {len(seeds)} cells{'' if name == names[0] else f' of {name}'} "
@@ -203,101 +281,109 @@ def missing(names: Sequence[str], found: Found, seeds: Sequence[int]) -> str | N
     )
 
 
-def shared(names: Sequence[str], found: Found, seeds: Sequence[int]) -> list[int]:
+def shared(names: Sequence[str], results: Results, seeds: Sequence[int]) -> list[int]:
     """Return the seeds under which all the variants are finished."""
-    return [seed for seed in seeds if all((name, seed) in found for name in names)]
+    return [seed for seed in seeds if all((name, seed) in results for name in names)]
 
 
-class Held(NamedTuple):
-    """What is held against what, and the paired differences in top-1 by seed, or the reason why there are none."""
+class Compared(NamedTuple):
+    """What is compared with what, and the paired differences in score by seed, or the reason why there are none."""
 
     name: str
-    against: str
+    reference: str
     deltas: list[float] | str
 
 
-def against_first(name: str, first: str, found: Found, seeds: Sequence[int]) -> Held:
-    """Return top-1 of a variant minus that of the first for each seed."""
-    absent = missing((name, first), found, seeds)
-    return Held(name, first, absent or [found[name, seed].top1 - found[first, seed].top1 for seed in seeds])
+def with_first(name: str, first: str, results: Results, seeds: Sequence[int]) -> Compared:
+    """Return the score of a variant minus that of the first for each seed."""
+    absent = missing((name, first), results, seeds)
+    return Compared(
+        name,
+        first,
+        absent or [results[name, seed].scores.test_score - results[first, seed].scores.test_score for seed in seeds],
+    )
 
 
-def against_sum(both: str, one: str, other: str, first: str, found: Found, seeds: Sequence[int]) -> Held:
-    """Return what a variant adds to the sum of its parts: (both - first) - (one - first) - (other - first)."""
-    names = both, one, other, first
-    top1 = [[found[name, seed].top1 for name in names] for seed in shared(names, found, seeds)]
-    sums = [whole - part - rest + full for whole, part, rest, full in top1]
-    return Held(both, sum_of(one, other), missing(names, found, seeds) or sums)
+def with_sum(both: str, part: str, rest: str, first: str, results: Results, seeds: Sequence[int]) -> Compared:
+    """Return what a variant adds to the sum of its parts: (both - first) - (part - first) - (rest - first)."""
+    names = both, part, rest, first
+    scores = [[results[name, seed].scores.test_score for name in names] for seed in shared(names, results, seeds)]
+    sums = [union - one - other + full for union, one, other, full in scores]
+    return Compared(both, sum_of(part, rest), missing(names, results, seeds) or sums)
 
 
-def seed_tests(held: Sequence[Held], level: float, again: float, known: Collection[str]) -> list[dict[str, Any]]:
-    """Return the keys `TESTED` and the verdict of each comparison; None where there is a reason or one seed instead."""
-    ps = [None if isinstance(one.deltas, str) or len(one.deltas) < 2 else sign_flip(one.deltas) for one in held]
+def seed_tests(comparisons: Sequence[Compared], level: float, again: float, known: Collection[str]) -> list[PairedTest]:
+    """Test each comparison, all as one family; those with a reason or one seed instead have no p."""
+    ps = [
+        None if isinstance(each.deltas, str) or len(each.deltas) < 2 else sign_flip(each.deltas) for each in comparisons
+    ]
     tests = []
-    for (name, against, deltas), p, corrected in zip(
-        held, ps, holm([1.0 if p is None else p for p in ps]), strict=True
+    for (name, reference, deltas), p, p_holm in zip(
+        comparisons, ps, holm([1.0 if p is None else p for p in ps]), strict=True
     ):
-        test: dict[str, Any] = dict.fromkeys(TESTED)
         if isinstance(deltas, str):
-            sentence = f"{name}: no verdict, {deltas}."
-        elif p is None or corrected is None:
-            test["delta_mean"] = deltas[0]
-            change = f"{name} against {against}: {points(deltas[0])} points"
+            tests.append(PairedTest(name, reference, f"{name}: no verdict, {deltas}."))
+        elif p is None or p_holm is None:
+            change = f"{name} against {reference}: {points(deltas[0])} points"
             sentence = f"{change} with one seed, from which nothing can be concluded."
+            tests.append(PairedTest(name, reference, sentence, delta=deltas[0]))
         else:
-            mean, low, high = seed_interval(deltas)
-            test |= {"delta_mean": mean, "delta_low": low, "delta_high": high, "p": p, "p_holm": corrected}
-            test["believable"] = is_significant(low, high, corrected, level)
-            sentence = seed_verdict(name, against, deltas, corrected, len(held), level)
-            if not test["believable"] and label(name, against) in known:
-                test["believable"] = True
-                change = f"{compared(name, against, mean, low, high)} over {len(deltas)} shared seeds"
-                sentence = f"{change}: significant at an earlier look (now p = {corrected:.2g})."
-            if not test["believable"]:
-                test["seeds_wanted"] = seeds_wanted(deltas, len(held))
-                test["seeds_again"] = seeds_wanted(deltas, len(held), again)
-                sentence += f" {needs(test['seeds_wanted'], test['seeds_again'])}"
-        tests.append(test | {"verdict": sentence})
+            test = seed_test(name, reference, deltas, p, p_holm, len(comparisons), level)
+            tests.append(test if test.significant else judged_again(test, deltas, len(comparisons), again, known))
     return tests
 
 
+def judged_again(
+    test: PairedTest, deltas: Sequence[float], comparisons: int, again: float, known: Collection[str]
+) -> PairedTest:
+    """Return a test that is not significant at this look: it was at an earlier one, or how many seeds it needs."""
+    assert test.delta is not None and test.delta_low is not None and test.delta_high is not None
+    if label(test.name, test.reference) in known:
+        change = compared(test.name, test.reference, test.delta, test.delta_low, test.delta_high)
+        sentence = (
+            f"{change} over {len(deltas)} shared seeds: significant at an earlier look (now p = {test.p_holm:.2g})."
+        )
+        return replace(test, significant=True, verdict=sentence)
+    anew, later = seeds_wanted(deltas, comparisons), seeds_wanted(deltas, comparisons, again)
+    return replace(test, seeds_needed=anew, seeds_needed_again=later, verdict=f"{test.verdict} {needs(anew, later)}")
+
+
 def image_tests(
-    first: str, names: Sequence[str], found: Found, seeds: Sequence[int]
-) -> dict[str, list[dict[str, Any]]]:
+    first: str, names: Sequence[str], results: Results, seeds: Sequence[int]
+) -> dict[str, list[SeedImageTest]]:
     """Return McNemar's test of each variant against the first for each seed, corrected over the variants of a seed."""
-    tests: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    tests: dict[str, list[SeedImageTest]] = {name: [] for name in names}
     for seed in seeds:
-        held = {
-            name: disagreement(found[first, seed].right, found[name, seed].right)
+        pairs = {
+            name: discordant_pairs(results[first, seed].correct, results[name, seed].correct)
             for name in names
-            if {(first, seed), (name, seed)} <= found.keys()
+            if {(first, seed), (name, seed)} <= results.keys()
         }
-        ps = {name: mcnemar(images) for name, images in held.items()}
+        ps = {name: mcnemar(counts) for name, counts in pairs.items()}
         corrected = dict(zip(names, holm([ps.get(name, 1.0) for name in names]), strict=True))
-        for name, images in held.items():
-            counts = {"seed": seed, "n": images.n, "only_this": images.only_second, "only_other": images.only_first}
-            tests[name].append(counts | {"p": ps[name], "p_holm": corrected[name]})
+        for name, counts in pairs.items():
+            p_holm = corrected[name]
+            assert p_holm is not None
+            tests[name].append(SeedImageTest(seed, counts.n, counts.only_second, counts.only_first, ps[name], p_holm))
     return tests
 
 
 # In words.
 
 
-def label(name: str, against: str) -> str:
+def label(name: str, reference: str) -> str:
     """Return the name of a comparison."""
-    return f"{name} against {against}"
+    return f"{name} against {reference}"
 
 
-def significant(found: Answer) -> list[str]:
+def significant(study: Answer) -> list[str]:
     """Return the names of the comparisons whose difference is significant."""
-    first = found.table[0]["variant"]
-    names = [label(row["variant"], first) for row in found.table if row["believable"]]
-    return names + [label(row["variant"], sum_of(*row["parts"])) for row in found.interactions if row["believable"]]
+    return [label(test.name, test.reference) for test in study.tests if test.significant]
 
 
-def sum_of(one: str, other: str) -> str:
+def sum_of(part: str, rest: str) -> str:
     """Name what the parts of an interaction cost alone."""
-    return f"the sum of {one} and {other}"
+    return f"the sum of {part} and {rest}"
 
 
 def needs(anew: int | None, again: int | None) -> str:
@@ -308,14 +394,43 @@ def needs(anew: int | None, again: int | None) -> str:
     return f"{start} {anew:,} seeds in a new study{f', {again:,} in this one asked again' if again else ''}."
 
 
-def summary(found: Answer) -> str:
+def summary(study: Answer) -> str:
     """Return one sentence for the whole study."""
-    first, *others = found.table
-    tested = [row for row in others if row["believable"] is not None]
+    others = [row.test for row in study.table[1:]]
+    tested = [test for test in others if test.significant is not None]
     if not tested:
-        reason = "there is one seed for each variant" if found.complete else "cells are missing"
+        reason = "there is one seed for each variant" if study.complete else "cells are missing"
         return f"Nothing can be concluded: {reason}." if others else "There is no variant to hold against the first."
-    named = [row | {"name": row["variant"], "against": first["variant"], "delta": row["delta_mean"]} for row in tested]
     untested = len(others) - len(tested)
     rest = f" {untested} more {'waits' if untested == 1 else 'wait'} for missing cells." if untested else ""
-    return conclude(named) + rest
+    return conclude(tested) + rest
+
+
+# To JSON.
+
+
+def named(row: Mapping[str, Any], headline: str) -> dict[str, Any]:
+    """Return a row with the task's headline for the score in its keys."""
+    return {key.replace("score", headline): value for key, value in row.items()}
+
+
+def variant_json(row: VariantRow, headline: str) -> dict[str, Any]:
+    """Return the row of a variant with its stable keys."""
+    keys = asdict(row)
+    del keys["test"]
+    images = {key: keys.pop(key) for key in ("mcnemar", "mcnemar_worse", "mcnemar_better")}
+    return named(keys, headline) | paired_test_json(row.test) | images | {"verdict": row.test.verdict}
+
+
+def paired_test_json(test: PairedTest) -> dict[str, Any]:
+    """Return a test over seeds with its stable keys."""
+    return {
+        "delta_mean": test.delta,
+        "delta_low": test.delta_low,
+        "delta_high": test.delta_high,
+        "p": test.p,
+        "p_holm": test.p_holm,
+        "believable": test.significant,
+        "seeds_wanted": test.seeds_needed,
+        "seeds_again": test.seeds_needed_again,
+    }

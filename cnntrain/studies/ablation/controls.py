@@ -11,15 +11,14 @@ from cnntrain.data.storage.images import DatasetInfo
 from cnntrain.nn.geometry import count_parameters
 from cnntrain.nn.stages import StageError
 from cnntrain.runtime.errors import InputError
-from cnntrain.studies.ablation import variants as study
 from cnntrain.studies.ablation.plan import network, rows_of
-from cnntrain.studies.ablation.variants import info_of
+from cnntrain.studies.ablation.variants import Removal, info_of, stage_names, widened
 
 EXACT, NEAR = 0.002, 0.05  # relative: good enough to stop searching; too far to be called equal
 Size = Callable[[nn.Sequential, DatasetInfo], int]
 
 
-def controls(variants: Sequence[study.Variant], control: str) -> list[study.Variant]:
+def with_controls(variants: Sequence[Removal], control: str) -> list[Removal]:
     """Return the variants, each removal followed by its control in `params` or `macs`.
 
     Raises `InputError` where no width makes up for what was removed.
@@ -28,12 +27,12 @@ def controls(variants: Sequence[study.Variant], control: str) -> list[study.Vari
         return list(variants)
     size = parameters if control == "params" else multiplications
     target = size(network(variants[0]), info_of(variants[0].settings))
-    found = []
+    controlled = []
     for variant in variants:
-        found.append(variant)
+        controlled.append(variant)
         if variant.stages:
-            found.append(study.widened(variant, widths(variants[0], variant, size, target), control))
-    return found
+            controlled.append(widened(variant, widths(variants[0], variant, size, target), control))
+    return controlled
 
 
 def parameters(net: nn.Sequential, info: DatasetInfo) -> int:
@@ -43,13 +42,13 @@ def parameters(net: nn.Sequential, info: DatasetInfo) -> int:
 
 def multiplications(net: nn.Sequential, info: DatasetInfo) -> int:
     """Return the multiplications of one image; an `InputError` where they are not known."""
-    found = rows_of(net, info.shape)[1]
-    if found is None:
+    macs = rows_of(net, info.shape)[1]
+    if macs is None:
         raise InputError("control=macs: the multiplications of this network are not known; use control=params")
-    return found
+    return macs
 
 
-def widths(full: study.Variant, variant: study.Variant, size: Size, target: int) -> dict[str, float]:
+def widths(full: Removal, variant: Removal, size: Size, target: int) -> dict[str, float]:
     """Return by which factors stages must be wider for a variant to reach `target`, to 5 % or much better.
 
     They are the nearest stages with a width on both sides of what is removed, together or one of them; where what
@@ -64,7 +63,7 @@ def widths(full: study.Variant, variant: study.Variant, size: Size, target: int)
         except StageError:
             return None
 
-    names, plain = study.stage_names(full), network(variant)
+    names, plain = stage_names(full), network(variant)
     left = [name for name, _ in plain.named_children()]
     wide = [name for name in left if sized([name], {}, 1.0) is not None]
     near = neighbours(names, variant.stages, wide)
@@ -89,13 +88,13 @@ def widths(full: study.Variant, variant: study.Variant, size: Size, target: int)
 
 def neighbours(names: Sequence[str], removed: Sequence[str], wide: Sequence[str]) -> list[str]:
     """Return, for each run of removed stages, the nearest stages before and after it that have a width."""
-    found: dict[str, None] = {}
+    nearest: dict[str, None] = {}
     for i, name in enumerate(names):
         if name in removed:
             before = [other for other in names[:i] if other in wide]
             after = [other for other in names[i:] if other in wide]
-            found |= dict.fromkeys(before[-1:] + after[:1])
-    return list(found)
+            nearest |= dict.fromkeys(before[-1:] + after[:1])
+    return list(nearest)
 
 
 def search(size: Callable[[float], int | None], target: int, steps: int = 16) -> tuple[float, float]:
@@ -103,10 +102,10 @@ def search(size: Callable[[float], int | None], target: int, steps: int = 16) ->
     low, high, best = 1 / 64, 64.0, (math.inf, 1.0)
     for _ in range(steps):
         middle = math.sqrt(low * high)
-        found = size(middle)
-        if found is None:  # too narrow or too wide for a shortcut: towards the width as it is
+        reached = size(middle)
+        if reached is None:  # too narrow or too wide for a shortcut: towards the width as it is
             low, high = (middle, high) if middle < 1 else (low, middle)
             continue
-        best = min(best, (abs(found - target) / target, round(middle, 4)))
-        low, high = (middle, high) if found < target else (low, middle)
+        best = min(best, (abs(reached - target) / target, round(middle, 4)))
+        low, high = (middle, high) if reached < target else (low, middle)
     return best

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,38 +22,25 @@ from cnntrain.runtime.progress import clock
 from cnntrain.stats.looks import Look
 from cnntrain.stats.paired_tests import LEVEL, seeds_needed
 from cnntrain.stats.power import detectable
-from cnntrain.studies.ablation import variants as study
-from cnntrain.studies.ablation.variants import info_of
+from cnntrain.studies.ablation.variants import Removal, SizedVariant, info_of
 
 LARGE = 5e9  # multiplications of a step beyond which a smaller batch is timed
 STEPS = 3
 
 
-@dataclass(frozen=True)
-class Planned:
-    """A line of the plan: a variant, its size, and what its removal did to the stages that are left."""
-
-    variant: study.Variant
-    params: int
-    params_removed: int
-    macs: int | None
-    receptive_field: tuple[int, int] | None  # of one position of the last maps
-    replumbed: tuple[str, ...]  # stages that are left and have other parameters than before
-
-
-def network(variant: study.Variant) -> nn.Sequential:
+def network(variant: Removal) -> nn.Sequential:
     """Build a variant's network without memory."""
     return build_model(variant.settings["model"], info_of(variant.settings), device="meta")
 
 
-def plan(variants: Sequence[study.Variant]) -> list[Planned]:
-    """Return the lines of the plan; the first variant is the full one.
+def sized_variants(variants: Sequence[Removal]) -> list[SizedVariant]:
+    """Return the variants with their sizes; the first is the full one.
 
     Raises `InputError` for a stage that is too large to be trained.
     """
-    full, found = network(variants[0]), list[Planned]()
+    full, sized = network(variants[0]), list[SizedVariant]()
     shape = info_of(variants[0].settings).shape
-    whole, full_rows = count_parameters(full), rows_of(full, shape)[0]
+    full_rows = rows_of(full, shape)[0]
     for variant in variants:
         net = network(variant)
         rows, macs = rows_of(net, shape)
@@ -61,11 +48,14 @@ def plan(variants: Sequence[study.Variant]) -> list[Planned]:
         changed = replumbed(full, net, full_rows, rows, shape) if same else ("another network",)
         size = count_parameters(net)
         check_sizes(variant, net)
-        found.append(Planned(variant, size, whole - size, macs, last_field(rows), changed))
-    return found
+        removed = variant.stages if variant.control or variant.only_removes(variants[0]) else ()
+        sized.append(
+            SizedVariant(variant, removed, size, count_parameters(full) - size, macs, last_field(rows), changed)
+        )
+    return sized
 
 
-def check_sizes(variant: study.Variant, net: nn.Sequential) -> None:
+def check_sizes(variant: Removal, net: nn.Sequential) -> None:
     """Refuse a variant whose removal blows up a stage beyond what can be trained."""
     for name, stage in net.named_children():
         try:
@@ -93,10 +83,10 @@ def replumbed(
     parts, changed = dict(full.named_children()), []
     arrived, arrives = (arriving(rows, shape) for rows in (before, after))
     for name, stage in net.named_children():
-        one, other = ([tuple(p.shape) for p in part.parameters()] for part in (parts[name], stage))
-        if one != other and arrived[name] != arrives[name]:
+        old, new = ([tuple(p.shape) for p in part.parameters()] for part in (parts[name], stage))
+        if old != new and arrived[name] != arrives[name]:
             changed.append(f"{name} takes {arrives[name]}, not {arrived[name]}")
-        elif one != other:
+        elif old != new:
             changed.append(f"{name} has {count_parameters(stage):,} parameters, not {count_parameters(parts[name]):,}")
     return tuple(changed)
 
@@ -110,7 +100,7 @@ def arriving(rows: Sequence[Row], shape: Shape) -> dict[str, str]:
 # Time.
 
 
-def seconds_of(planned: Planned, threads: int) -> float:
+def seconds_of(planned: SizedVariant, threads: int) -> float:
     """Return about how long one run of a variant takes on one job, from a few steps on noise."""
     cfg = read_config(Fit, planned.variant.settings)
     info, trainer = info_of(planned.variant.settings), cfg.trainer
@@ -121,9 +111,9 @@ def seconds_of(planned: Planned, threads: int) -> float:
         work = 3 * (planned.macs or planned.params)
         if work * batch > LARGE and batch > 8:
             few = max(2, min(batch // 2, int(LARGE / work) // 2))
-            one, two = (step_seconds(cfg, info, size) for size in (few, 2 * few))
-            step = one + max(two - one, 0) / few * (batch - few)
-            image = max(two - one, 0) / few
+            single, double = (step_seconds(cfg, info, size) for size in (few, 2 * few))
+            image = max(double - single, 0) / few
+            step = single + image * (batch - few)
         else:
             step = step_seconds(cfg, info, batch)
             image = step / batch
@@ -145,16 +135,16 @@ def step_seconds(cfg: Fit, info: DatasetInfo, batch: int) -> float:
         dataset=cfg.dataset | {"workers": 0, "balance": "none"},
     )
     built = setup.build(small, noise)
-    found = []
+    times = []
     for step in range(STEPS):
         began = time.perf_counter()
         built.train_step.update(built.loader, step)
         float(built.train_step.program.sums.loss)  # waits for the device
-        found.append(time.perf_counter() - began)
-    return min(found[1:])
+        times.append(time.perf_counter() - began)
+    return min(times[1:])
 
 
-def short(line: Planned, most: int = 2) -> str:
+def short(line: SizedVariant, most: int = 2) -> str:
     """Return what is wider and what is re-plumbed, as far as a table has room for it."""
     widen = line.variant.settings["model"].get("widen") or {}
     words = [f"{name} × {factor:.3g}" for name, factor in widen.items()] + list(line.replumbed)
@@ -162,9 +152,9 @@ def short(line: Planned, most: int = 2) -> str:
     return "; ".join(words[:most]) + more
 
 
-def rows(planned: Sequence[Planned], seconds: Mapping[str, float] | None) -> list[dict[str, Any]]:
+def rows(planned: Sequence[SizedVariant], seconds: Mapping[str, float] | None) -> list[dict[str, Any]]:
     """Return the plan as a table."""
-    found = []
+    table = []
     for line in planned:
         field = line.receptive_field
         row: dict[str, Any] = {
@@ -177,8 +167,8 @@ def rows(planned: Sequence[Planned], seconds: Mapping[str, float] | None) -> lis
         }
         if seconds is not None:
             row["a run"] = clock(seconds[line.variant.name])
-        found.append(row)
-    return found
+        table.append(row)
+    return table
 
 
 # What can be concluded.

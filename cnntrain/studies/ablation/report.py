@@ -1,11 +1,12 @@
 """A study's answer to be read: short tables for the terminal, and `report.md` with everything that it rests on."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import asdict
 
 from cnntrain.runtime.tables import Row, render
-from cnntrain.stats.paired_tests import points
-from cnntrain.studies.ablation.answer import Answer, summary
+from cnntrain.stats.paired_tests import PairedTest, points
+from cnntrain.studies.ablation.answer import Answer, VariantRow, summary
+from cnntrain.studies.cells import HEADLINE
 
 STATISTICS = (
     "Differences are paired: the top-1 of a variant minus that of the full network under the same seed. Intervals are "
@@ -28,35 +29,34 @@ Printed = Mapping[str, Mapping[str, float]]
 # Tables.
 
 
-def answer_tables(found: Answer) -> dict[str, list[dict[str, object]]]:
+def answer_tables(study: Answer) -> dict[str, list[dict[str, object]]]:
     """Return the answer as tables of at most 120 columns of text for names of up to 22 letters, by their headings."""
-    first = found.table[0]["variant"]
     tables = {
-        "size and error in %, mean ± standard deviation over seeds": [error_row(row) for row in found.table],
-        f"top-1 minus that of {first}, over seeds and (McNemar) over images": [
-            {"variant": row["variant"]} | tested_columns(row) | {"McNemar": mcnemar_word(row)}
-            for row in found.table[1:]
+        "size and error in %, mean ± standard deviation over seeds": [error_row(row) for row in study.table],
+        f"top-1 minus that of {study.first.variant}, over seeds and (McNemar) over images": [
+            {"variant": row.variant} | tested_columns(row.test) | {"McNemar": mcnemar_word(row)}
+            for row in study.table[1:]
         ],
         "top-1 minus what the parts cost alone": [
-            {"variant": row["variant"], "parts": "+".join(row["parts"])} | tested_columns(row)
-            for row in found.interactions
+            {"variant": row.variant, "parts": "+".join(row.parts)} | tested_columns(row.test)
+            for row in study.interactions
         ],
     }
     return {heading: rows for heading, rows in tables.items() if rows}
 
 
-def sentences(found: Answer) -> list[str]:
+def sentences(study: Answer) -> list[str]:
     """Return what the answer says: a sentence for each variant and each interaction, and one for all variants."""
-    said = [row["verdict"] for row in found.table + found.interactions if row["verdict"]]
-    whole = summary(found)
-    return said if whole in said else [*said, whole]
+    verdicts = [test.verdict for test in (study.first.test, *study.tests) if test.verdict]
+    conclusion = summary(study)
+    return verdicts if conclusion in verdicts else [*verdicts, conclusion]
 
 
 def flat(rows: Sequence[Row]) -> list[dict[str, object]]:
     """Return rows of an answer without what has rows of its own, lists as words: what a CSV file can hold."""
     return [
         {
-            key: " ".join(map(str, value)) if isinstance(value, list) else value
+            key: " ".join(map(str, value)) if isinstance(value, list | tuple) else value
             for key, value in row.items()
             if key != "mcnemar"
         }
@@ -64,20 +64,21 @@ def flat(rows: Sequence[Row]) -> list[dict[str, object]]:
     ]
 
 
-def error_row(row: Mapping[str, Any]) -> dict[str, object]:
+def error_row(row: VariantRow) -> dict[str, object]:
     """Return a variant's size and errors as a line of a table."""
-    known = row["top1_low"] is not None
-    images = f"{100 - 100 * row['top1_high']:.2f} … {100 - 100 * row['top1_low']:.2f}" if known else None
+    images = None
+    if row.score_low is not None and row.score_high is not None:
+        images = f"{100 - 100 * row.score_high:.2f} … {100 - 100 * row.score_low:.2f}"
     return {
-        "variant": row["variant"],
-        "parameters": row["params"],
-        "removed": row["params_removed"],
-        "MACs": row["macs"],
-        "seeds": row["n_seeds"],
-        "train error": error_word(row["train_top1_mean"], row["train_top1_std"]),
-        "test error": error_word(row["top1_mean"], row["top1_std"]),
+        "variant": row.variant,
+        "parameters": row.params,
+        "removed": row.params_removed,
+        "MACs": row.macs,
+        "seeds": row.n_seeds,
+        "train error": error_word(row.train_score_mean, row.train_score_std),
+        "test error": error_word(row.score_mean, row.score_std),
         "95 % of images": images,
-        "n": row["n"],
+        "n": row.n,
     }
 
 
@@ -88,45 +89,50 @@ def error_word(mean: float | None, std: float | None) -> str | None:
     return f"{100 - 100 * mean:.2f}" if std is None else f"{100 - 100 * mean:.2f} ± {100 * std:.2f}"
 
 
-def tested_columns(row: Mapping[str, Any]) -> dict[str, object]:
+def tested_columns(test: PairedTest) -> dict[str, object]:
     """Return a difference and its tests as columns of a table, empty where there are none."""
-    sided = row["delta_low"] is not None
-    told, wanted = row["believable"], row["seeds_wanted"]
     return {
-        "points": None if row["delta_mean"] is None else points(row["delta_mean"]),
-        "95 % of seeds": f"{points(row['delta_low'])} … {points(row['delta_high'])}" if sided else None,
-        "p": None if row["p"] is None else float(f"{row['p']:.2g}"),
-        "p (Holm)": None if row["p"] is None else float(f"{row['p_holm']:.2g}"),
-        "significant": told,
-        "seeds needed": "> 1,000" if told is False and wanted is None else wanted,
+        "points": None if test.delta is None else points(test.delta),
+        "95 % of seeds": interval_word(test),
+        "p": None if test.p is None else float(f"{test.p:.2g}"),
+        "p (Holm)": None if test.p_holm is None else float(f"{test.p_holm:.2g}"),
+        "significant": test.significant,
+        "seeds needed": "> 1,000" if test.significant is False and test.seeds_needed is None else test.seeds_needed,
     }
 
 
-def mcnemar_word(row: Mapping[str, Any]) -> str | None:
-    """Say in how many seeds the images alone tell the two networks apart, and which way: 7 worse of 8."""
-    if row["mcnemar_worse"] is None:
+def interval_word(test: PairedTest) -> str | None:
+    """Write the interval of a difference, None where there is none."""
+    if test.delta_low is None or test.delta_high is None:
         return None
-    counts = {"worse": row["mcnemar_worse"], "better": row["mcnemar_better"]}
-    told = [f"{count} {word}" for word, count in counts.items() if count]
-    return f"{', '.join(told) or '0'} of {row['n_seeds']}"
+    return f"{points(test.delta_low)} … {points(test.delta_high)}"
 
 
-def printed_rows(found: Answer, printed: Printed) -> list[dict[str, object]]:
+def mcnemar_word(row: VariantRow) -> str | None:
+    """Say in how many seeds the images alone tell the two networks apart, and which way: 7 worse of 8."""
+    if row.mcnemar_worse is None:
+        return None
+    counts = {"worse": row.mcnemar_worse, "better": row.mcnemar_better}
+    parts = [f"{count} {word}" for word, count in counts.items() if count]
+    return f"{', '.join(parts) or '0'} of {row.n_seeds}"
+
+
+def printed_rows(study: Answer, printed: Printed) -> list[dict[str, object]]:
     """Return our errors and drops (lost top-1 points) with the columns `printed` elsewhere beside them.
 
     Such a column holds errors in per cent where it has one for the first variant, and the drops from that follow it;
     else it holds drops.
     """
-    first = found.table[0]["variant"]
+    first = study.first.variant
     rows = []
-    for ours in found.table:
-        name, drop = ours["variant"], None
-        if ours["delta_low"] is not None:
-            mean, low, high = (points(-ours[key] + 0.0) for key in ("delta_mean", "delta_high", "delta_low"))
+    for ours in study.table:
+        name, test, drop = ours.variant, ours.test, None
+        if test.delta is not None and test.delta_low is not None and test.delta_high is not None:
+            mean, low, high = (points(-share + 0.0) for share in (test.delta, test.delta_high, test.delta_low))
             drop = f"{mean} ({low} … {high})"
         row: dict[str, object] = {
             "variant": name,
-            "ours: test error %": error_word(ours["top1_mean"], ours["top1_std"]),
+            "ours: test error %": error_word(ours.score_mean, ours.score_std),
         }
         row["ours: drop, points"] = drop
         for column, values in printed.items():
@@ -145,7 +151,7 @@ def report(
     name: str,
     setting: Mapping[str, object],
     plan: Sequence[Row],
-    found: Answer,
+    study: Answer,
     *,
     about: Sequence[str] = (),
     picture: str | None = None,
@@ -157,24 +163,21 @@ def report(
     `about` are sentences on how often the study was asked; `picture` is the path of the picture from the report;
     `source` are sentences that say where `printed` is from.
     """
-    parts = [f"# {name}", *([] if found.complete else ["**Not complete.**"]), summary(found)]
+    parts = [f"# {name}", *([] if study.complete else ["**Not complete.**"]), summary(study)]
     parts += ["## Setting", "\n".join(f"- {key}: {text(value)}" for key, value in setting.items())]
     parts += ["## Variants", markdown(plan), "## Answer"]
-    for heading, rows in answer_tables(found).items():
+    for heading, rows in answer_tables(study).items():
         parts += [f"{heading[0].upper()}{heading[1:]}:", markdown(rows)]
-    parts.append("\n".join(f"- {sentence}" for sentence in [*sentences(found), *about]))
+    parts.append("\n".join(f"- {sentence}" for sentence in [*sentences(study), *about]))
     if picture:
         parts.append(f"![Differences in top-1 with their intervals, sorted]({picture})")
-    parts += ["## How the statistics were made", *STATISTICS, *([SUMS] if found.interactions else [])]
+    parts += ["## How the statistics were made", *STATISTICS, *([SUMS] if study.interactions else [])]
     if printed:
-        parts += ["## Beside what is printed elsewhere", markdown(printed_rows(found, printed)), *source]
-    parts += ["## Every cell", markdown(flat(found.rows)) or "None is finished."]
-    images = [
-        {"variant": row["variant"]} | test for row in found.table for test in row["mcnemar"] or () if row["mcnemar"]
-    ]
+        parts += ["## Beside what is printed elsewhere", markdown(printed_rows(study, printed)), *source]
+    parts += ["## Every cell", markdown(flat(study.as_json(HEADLINE)["rows"])) or "None is finished."]
+    images = [{"variant": row.variant} | asdict(test) for row in study.table for test in row.mcnemar or ()]
     if images:
-        first = found.table[0]["variant"]
-        parts += [f"## McNemar's test of every cell against that of {first}", markdown(images)]
+        parts += [f"## McNemar's test of every cell against that of {study.first.variant}", markdown(images)]
     return "\n\n".join(parts) + "\n"
 
 

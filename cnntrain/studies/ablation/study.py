@@ -1,7 +1,7 @@
 """A study of removals: planned, made cell by cell, and answered."""
 
-import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +13,178 @@ from cnntrain.config.schema import Ablate
 from cnntrain.data.datasets.splits import changes
 from cnntrain.runs import records
 from cnntrain.runs.evaluation import Evaluation, evaluation_folder, read_evaluation
-from cnntrain.runs.folder import RECORD, RESULTS
+from cnntrain.runs.folder import RECORD, RESULTS, create_folder, find_all_runs, provenance
 from cnntrain.runs.images import PIXELS, noted
+from cnntrain.runs.load import naming_plugins
 from cnntrain.runtime import disk
 from cnntrain.runtime.devices import machine
-from cnntrain.runtime.errors import listed
+from cnntrain.runtime.errors import InputError, listed
 from cnntrain.runtime.jsonfile import write_json
-from cnntrain.runtime.progress import clock, say
-from cnntrain.runtime.tables import percent, render
+from cnntrain.runtime.progress import say
+from cnntrain.runtime.tables import render
 from cnntrain.stats import looks
-from cnntrain.studies import cells, grid
-from cnntrain.studies.ablation import answer as ablation
+from cnntrain.stats.paired_tests import LEVEL, seeds_needed
+from cnntrain.studies import grid, pool
 from cnntrain.studies.ablation import plan
-from cnntrain.studies.ablation import variants as study
+from cnntrain.studies.ablation.answer import (
+    Answer,
+    CellResult,
+    answer,
+    count_comparisons,
+    label,
+    significant,
+    sum_of,
+)
+from cnntrain.studies.ablation.controls import with_controls
 from cnntrain.studies.ablation.figures import differences_picture
-from cnntrain.studies.ablation.report import answer_tables, flat, report, sentences
+from cnntrain.studies.ablation.report import flat, report
+from cnntrain.studies.ablation.variants import TRAINING, Removal, SizedVariant, fit_words, variants_of
+from cnntrain.studies.cells import HEADLINE, Cell, finished_scores
+from cnntrain.studies.progress import CellProgress
 
 STUDY, REPORT, LOOKS = "study.json", "report.md", "looks.json"
+LEAST_SEEDS = 8  # where their number is left open
 
 
-def tell_changes(cell: grid.Cell) -> None:
-    """Say when the images of a finished cell are no longer as they were: nothing is measured on them anew."""
+@dataclass(frozen=True)
+class PlannedStudy:
+    """A study before its cells are made."""
+
+    cfg: Ablate
+    folder: Path
+    variants: list[SizedVariant]  # the full network first
+    seeds: list[int]
+    cells: list[Cell]
+    left: list[Cell]  # that are not finished
+    seconds: dict[str, float] | None  # that a run of each variant takes, about; None where nothing is trained
+    jobs: int  # cells at a time
+    prospects: str  # what can be concluded, a sentence
+
+
+@dataclass(frozen=True)
+class AnsweredStudy:
+    """A study with what its finished cells say, and every look that was had at it."""
+
+    answer: Answer
+    looks: list[looks.Look]
+    about: list[str]  # sentences on what looking more than once means
+
+
+# The plan.
+
+
+def plan_study(cfg: Ablate) -> PlannedStudy:
+    """Find the variants, seeds and cells of a study, and time those that are not finished; no image is read.
+
+    Raises `InputError` for what cannot be built, or where the study's folder holds other cells.
+    """
+    trained = trained_runs(cfg)
+    with naming_plugins(records.settings(trained[0]) if trained else {}):
+        removals = with_controls(variants_of(cfg, trained), cfg.control)
+    variants = plan.sized_variants(removals)
+    comparisons = count_comparisons(variants)
+    starts = seeds_of(cfg, trained, comparisons)
+    folder = Path(cfg.output_dir) if cfg.output_dir else default_folder(cfg, removals[0], trained)
+    cells = grid.cells_of(removals, starts, folder, fit_words())
+    left = [cell for cell in cells if not finished_scores(cell.folder)]
+    seconds = None
+    if cfg.mode in TRAINING and (left or cfg.plan):
+        say("timing a few steps of each variant on noise …")
+        seconds = {variant.name: plan.seconds_of(variant, threads=1) for variant in variants}
+    prospects = plan.prospects(looks.look(earlier_looks(folder), list(starts), comparisons, cfg.looks), comparisons)
+    jobs = cfg.jobs or pool.default_jobs(cfg.device)
+    return PlannedStudy(cfg, folder, variants, list(starts), cells, left, seconds, jobs, prospects)
+
+
+def trained_runs(cfg: Ablate) -> list[Path]:
+    """Return the trained runs that a mode needs.
+
+    Raises `InputError` when there are none, or they are given where none are needed.
+    """
+    if cfg.mode == "retrain":
+        if cfg.runs:
+            raise InputError("mode=retrain starts from the beginning; runs=[…] belongs to finetune, lesion, reinit, …")
+        return []
+    if not cfg.runs:
+        raise InputError(f"mode={cfg.mode} needs trained networks: runs=[…], one a seed")
+    return find_all_runs(cfg.runs)
+
+
+def seeds_of(cfg: Ablate, trained: Sequence[Path], comparisons: int) -> dict[int, Path | None]:
+    """Return the seeds of a study, each with the trained run that it starts from.
+
+    Where their number is left open, it is one with which the comparisons can be significant. Raises `InputError` for a
+    repeated seed, runs of different networks or data, and runs in the wrong mode.
+    """
+    if cfg.mode == "retrain":
+        count = cfg.seeds or max(LEAST_SEEDS, seeds_needed(comparisons, LEVEL / cfg.looks) or 0)
+        seeds = count if isinstance(count, list) else list(range(cfg.seed, cfg.seed + count))
+        if not seeds or len(set(seeds)) < len(seeds):
+            raise InputError(f"seeds={cfg.seeds}: each seed once, at least one")
+        return dict.fromkeys(seeds)
+    settings = {path: records.settings(path) for path in trained}
+    first = settings[trained[0]]
+    for path, recorded in settings.items():
+        changed = [key for key in ("model", "dataset") if recorded[key] != first[key]]
+        if changed:
+            raise InputError(f"{path} was trained with another {changed[0]} than {trained[0]}")
+        if recorded.get("init_from") and cfg.mode == "reinit":
+            raise InputError(f"{path} started from another run: mode=reinit knows only weights drawn from a seed")
+    starts: dict[int, Path | None] = {recorded["seed"]: path for path, recorded in settings.items()}
+    if len(starts) < len(trained):
+        raise InputError("runs: two of them have the same seed; a study pairs its variants seed by seed")
+    return starts
+
+
+def default_folder(cfg: Ablate, full: Removal, trained: Sequence[Path]) -> Path:
+    """Return the folder of a study for which none is named."""
+    what = {"mode": cfg.mode, "runs": sorted(str(path) for path in trained)}
+    return grid.study_folder("ablate", (cfg.study or {}).get("name") or "remove", full.settings, what)
+
+
+def plan_json(study: PlannedStudy) -> dict[str, Any]:
+    """Return the plan with the keys of the answer, without results."""
+    table = [
+        {
+            "variant": variant.name,
+            "removed": variant.variant.stages,
+            "n_seeds": len(study.seeds),
+            "params": variant.params,
+            "params_removed": variant.params_removed,
+            "macs": variant.macs,
+            "receptive_field": variant.receptive_field,
+            "replumbed": variant.replumbed,
+        }
+        for variant in study.variants
+    ]
+    return {"study_dir": str(study.folder), "rows": [], "table": table, "complete": False}
+
+
+# The cells.
+
+
+def make_cells(study: PlannedStudy, settings: Mapping[str, Any]) -> list[str]:
+    """Make the cells that are left, and return the names of those that failed; `settings` go into the study's record.
+
+    Raises `InputError` where cells are finished and `resume=never`.
+    """
+    cfg, left = study.cfg, study.left
+    if cfg.resume == "never" and len(left) < len(study.cells):
+        raise InputError(f"{study.folder} already holds cells of this study; leave out resume=never to resume it")
+    create_folder(study.folder)
+    write_json(study.folder / STUDY, {"settings": settings, **provenance(command_line("ablate"))})
+    if not left:
+        warn_of_changed_images(study.cells[0])
+        return []
+    jobs = min(study.jobs, len(left))
+    expected = [study.seconds[cell.variant.name] if study.seconds else 0.0 for cell in left]
+    progress = CellProgress(left, expected, study.jobs)
+    pool.make_all(left, jobs, progress.hear, plugins=cfg.plugins, deterministic=cfg.deterministic)
+    return progress.failed
+
+
+def warn_of_changed_images(cell: Cell) -> None:
+    """Say when the images of a finished cell are no longer as they were: nothing is measured on them again."""
     files = noted(cell.folder)
     if files and (wrong := changes(read_dataset(cell.settings["dataset"], cell.settings["data_root"]), files)):
         say(
@@ -41,235 +192,124 @@ def tell_changes(cell: grid.Cell) -> None:
         )
 
 
-def estimate(lines: Sequence[plan.Planned], cfg: Ablate) -> dict[str, float] | None:
-    """Return about how many seconds a run of each variant takes; None where nothing is trained."""
-    if cfg.mode not in study.TRAINING:
-        return None
-    say("timing a few steps of each variant on noise …")
-    return {line.variant.name: plan.seconds_of(line, threads=1) for line in lines}
+# The answer.
 
 
-def show_plan(
-    cfg: Ablate,
-    lines: Sequence[plan.Planned],
-    seeds: Mapping[int, Path | None],
-    left: Sequence[grid.Cell],
-    seconds: Mapping[str, float] | None,
-    jobs: int,
-) -> None:
-    """Print the variants with their sizes, the number of runs and the time they take."""
-    print(render(plan.rows(lines, seconds), cfg.table))
-    total = len(lines) * len(seeds)
-    done = f", {total - len(left)} of them finished" if len(left) < total else ""
-    what = f"{len(lines)} variants × {len(seeds)} seed{'s' if len(seeds) > 1 else ''}: {total} runs{done}"
-    if seconds and left:
-        longest = sum(seconds[cell.variant] for cell in left) / min(jobs, len(left))
-        what += f"; about {clock(longest)} with {min(jobs, len(left))} at a time"
-    say(f"\n{what}")
+def answer_study(study: PlannedStudy) -> AnsweredStudy:
+    """Read the finished cells and test the differences; the look is recorded before anything of the answer is seen."""
+    earlier, results = earlier_looks(study.folder), read_results(study.cells)
+    now = looks.look(earlier, study.seeds, count_comparisons(study.variants), study.cfg.looks)
+    others = [look for look in earlier if look.seeds != now.seeds]
+    again = looks.next_level([*others, now], study.cfg.looks)
+    known = [name for look in others for name in look.found]
+    verdicts = answer(study.variants, results, study.seeds, now.level, again, known)
+    answered = AnsweredStudy(verdicts, earlier, [])
+    if any(test.p is not None for test in verdicts.tests):
+        now = now._replace(found=tuple(significant(verdicts)))
+        answered = AnsweredStudy(verdicts, [*others, now], looks.words(earlier, now, again))
+    write_json(study.folder / LOOKS, looks_json(answered))
+    return answered
 
 
-def plan_json(lines: Sequence[plan.Planned], n_seeds: int) -> list[dict[str, Any]]:
-    """Return the plan with the keys of the answer's table."""
-    return [
-        {
-            "variant": line.variant.name,
-            "removed": list(line.variant.stages),
-            "n_seeds": n_seeds,
-            "params": line.params,
-            "params_removed": line.params_removed,
-            "macs": line.macs,
-            "receptive_field": line.receptive_field,
-            "replumbed": list(line.replumbed),
-        }
-        for line in lines
-    ]
+def looks_json(answered: AnsweredStudy) -> dict[str, Any]:
+    """Return the looks at a study as they are recorded."""
+    return {"looks": [look._asdict() for look in answered.looks]}
 
 
-class Watch:
-    """Says what becomes of the cells, and how long the rest will take."""
-
-    def __init__(self, left: Sequence[grid.Cell], expected: Sequence[float], jobs: int) -> None:
-        self.left, self.expected, self.jobs = left, expected, jobs
-        self.failed: list[str] = []
-        self.open, self.ended, self.began = set(range(len(left))), 0, time.monotonic()
-        self.spent = self.foreseen = 0.0  # seconds of the cells that are done: as measured, and as expected
-
-    def hear(self, message: cells.Message) -> None:
-        """Take in what a process tells of a cell."""
-        cell, kind = self.left[message["cell"]], message["kind"]
-        name = f"{cell.variant}, seed {cell.seed}"
-        if kind == "done":
-            self.open.discard(message["cell"])
-            self.ended += 1
-            self.spent += message["seconds"]
-            self.foreseen += self.expected[message["cell"]]
-            accuracy = f"test top-1 {percent(message['test_top1'])}"
-            say(f"[{self.ended}/{len(self.left)}] {name}: {accuracy} ({clock(message['seconds'])}), {self.rest()} left")
-        elif kind == "failed":
-            self.open.discard(message["cell"])
-            self.ended += 1
-            self.failed.append(name)
-            say(f"[{self.ended}/{len(self.left)}] {name} failed: {message['reason']} ({cell.folder / cells.LOG})")
-        elif kind == "stopped":
-            say(f"{name}: stopped and saved")
-
-    def rest(self) -> str:
-        """Return how long the cells that are left will take, by what those that are done took."""
-        pace = self.spent / self.foreseen if self.foreseen else 0.0
-        ahead = sum(self.expected[number] for number in self.open) * pace
-        if not self.foreseen:
-            ahead = self.spent / self.ended * len(self.open)
-        return clock(ahead / min(self.jobs, max(len(self.open), 1)))
-
-
-def answer_study(
-    cfg: Ablate, folder: Path, lines: Sequence[plan.Planned], made: Sequence[grid.Cell], seeds: Sequence[int]
-) -> dict[str, Any]:
-    """Read the finished cells, test the differences, write and show what was found."""
-    variants, earlier = analysed(lines), looked(folder)
-    now = looks.look(earlier, seeds, ablation.comparisons(variants), cfg.looks)
-    others = [one for one in earlier if one.seeds != now.seeds]
-    again, known = looks.next_level([*others, now], cfg.looks), [name for one in others for name in one.found]
-    found = ablation.answer(variants, read_cell(made), seeds, now.level, again, known)
-    tested = any(row["p"] is not None for row in found.table + found.interactions)
-    now = now._replace(found=tuple(ablation.significant(found)))
-    record = {"looks": [one._asdict() for one in ([*others, now] if tested else earlier)]}
-    write_json(folder / LOOKS, record)  # before anything of the answer is seen
-    for heading, rows in answer_tables(found).items():
-        print(f"\n{heading}\n\n{render(rows, cfg.table)}")
-    about = looks.words(earlier, now, again) if tested else []
-    print("", *sentences(found), *about, sep="\n")
-    write(cfg, folder, lines, found, setting(cfg, lines[0].variant, seeds, made[0]), about)
-    result = {
-        "study_dir": str(folder),
-        "rows": found.rows,
-        "table": found.table,
-        "interactions": found.interactions,
-        "complete": found.complete,
-    } | record
-    write_json(folder / RESULTS, result)
-    print(f"\nstudy  {folder}\nreport {folder / REPORT}")
-    if not found.complete:
-        say("some runs are missing, so the study is not complete; the same command makes those that nobody makes")
-    return result
-
-
-def analysed(lines: Sequence[plan.Planned]) -> list[ablation.Variant]:
-    """Return the variants as their answer names them."""
-    return [
-        ablation.Variant(
-            line.variant.name,
-            line.variant.stages if line.variant.control or line.variant.only_removes(lines[0].variant) else (),
-            line.params,
-            line.params_removed,
-            line.macs,
-            line.variant.words,
-            line.variant.control,
-        )
-        for line in lines
-    ]
-
-
-def looked(folder: Path) -> list[looks.Look]:
+def earlier_looks(folder: Path) -> list[looks.Look]:
     """Return the looks at a study so far; where none is recorded, the one that left its results."""
     if (folder / LOOKS).is_file():
-        kept = records.read_record(folder / LOOKS, records.LooksRecord)["looks"]
         return [
-            looks.Look(tuple(one["seeds"]), one["level"], one["spent"], tuple(one.get("found", ()))) for one in kept
+            looks.Look(tuple(look["seeds"]), look["level"], look["spent"], tuple(look.get("found", ())))
+            for look in records.read_record(folder / LOOKS, records.LooksRecord)["looks"]
         ]
     if not (folder / RESULTS).is_file():
         return []
-    kept = records.read_record(folder / RESULTS, records.StudyRecord)
-    found = ablation.Answer(kept["rows"], kept["table"], kept["interactions"], kept["complete"])
-    tested = [*found.table[1:], *found.interactions]
+    results = records.read_record(folder / RESULTS, records.StudyRecord)
+    first, tested = results["table"][0]["variant"], [*results["table"][1:], *results["interactions"]]
     if all(row["p"] is None for row in tested):
         return []
-    look = looks.look([], list({row["seed"] for row in found.rows}), len(tested))
-    return [look._replace(found=tuple(ablation.significant(found)))]
+    names = [
+        label(row["variant"], sum_of(*row["parts"]) if "parts" in row else first) for row in tested if row["believable"]
+    ]
+    look = looks.look([], list({row["seed"] for row in results["rows"]}), len(tested))
+    return [look._replace(found=tuple(names))]
 
 
-def write(
-    cfg: Ablate,
-    folder: Path,
-    lines: Sequence[plan.Planned],
-    found: ablation.Answer,
-    words: Mapping[str, str],
-    about: Sequence[str],
-) -> None:
-    """Write the answer as tables of numbers, as pictures and as a report."""
-    options: dict[str, Any] = cfg.study or {}
-    disk.write(folder / "rows.csv", render(flat(found.rows), "csv") + "\n")
-    disk.write(folder / "table.csv", render(flat(found.table), "csv") + "\n")
+def read_results(cells: Sequence[Cell]) -> dict[tuple[str, int], CellResult]:
+    """Return what the finished cells measured, but of those whose test images are not those of the first."""
+    results: dict[tuple[str, int], CellResult] = {}
+    first: tuple[Cell, Evaluation] | None = None
+    for cell in cells:
+        if (scores := finished_scores(cell.folder)) is None:
+            continue
+        evaluation = read_evaluation(evaluation_folder(cell.folder, "test", "last"))
+        first = first or (cell, evaluation)
+        if not same_images(first, (cell, evaluation)):
+            say(f"{cell.folder} was measured on other test images than {first[0].folder}, and is left out")
+            continue
+        correct = evaluation.probabilities.argmax(axis=1) == evaluation.labels
+        results[cell.variant.name, cell.seed] = CellResult(scores, correct)
+    return results
+
+
+def same_images(*measured: tuple[Cell, Evaluation]) -> bool:
+    """Say whether two cells were measured on the same test images, by their pixels where both see them alike."""
+    (_, first), (_, second) = measured
+    seen = [{key: cell.settings["dataset"].get(key) for key in PIXELS} for cell, _ in measured]
+    if seen[0] == seen[1] and (first.checksums is None) == (second.checksums is None):
+        return bool(first.found["record"]["images"] == second.found["record"]["images"])
+    files = [each.files for each in (first, second) if each.files is not None]
+    return np.array_equal(first.labels, second.labels) and (len(files) < 2 or np.array_equal(files[0], files[1]))
+
+
+def write_answer(study: PlannedStudy, answered: AnsweredStudy) -> dict[str, Any]:
+    """Write the answer as tables of numbers, as pictures and as a report; return what `--json` prints."""
+    folder, options = study.folder, study.cfg.study or {}
+    result = {"study_dir": str(folder)} | answered.answer.as_json(HEADLINE) | looks_json(answered)
+    disk.write(folder / "rows.csv", render(flat(result["rows"]), "csv") + "\n")
+    disk.write(folder / "table.csv", render(flat(result["table"]), "csv") + "\n")
     picture = None
-    if any(row["delta_mean"] is not None for row in found.table[1:]):
+    if any(row.test.delta is not None for row in answered.answer.table[1:]):
         for style in ("png", "svg"):
-            disk.write(folder / "figures" / f"differences.{style}", differences_picture(found.table, style))
+            disk.write(folder / "figures" / f"differences.{style}", differences_picture(answered.answer.table, style))
         picture = "figures/differences.png"
     text = report(
         options.get("name") or "Removals",
-        words,
-        plan.rows(lines, None),
-        found,
-        about=about,
+        setting(study),
+        plan.rows(study.variants, None),
+        answered.answer,
+        about=answered.about,
         picture=picture,
         printed=options.get("printed"),
         source=options.get("source") or (),
     )
     disk.write(folder / REPORT, text)
+    write_json(folder / RESULTS, result)
+    return result
 
 
-def read_cell(made: Sequence[grid.Cell]) -> list[ablation.Cell]:
-    """Return what the finished cells found, but of those that were measured on other test images than the first."""
-    found, first = list[ablation.Cell](), None
-    for cell in made:
-        if (result := cells.finished(cell.folder)) is None:
-            continue
-        measured = read_evaluation(evaluation_folder(cell.folder, "test", "last"))
-        first = first or (cell, measured)
-        if not same_images(first, (cell, measured)):
-            say(f"{cell.folder} was measured on other test images than {first[0].folder}, and is left out")
-            continue
-        right = measured.probabilities.argmax(axis=1) == measured.labels
-        accuracies = result["train_top1"], result["test_top1"], result["test_n"]
-        found.append(ablation.Cell(cell.variant, cell.seed, *accuracies, right))
-    return found
-
-
-def same_images(*measured: tuple[grid.Cell, Evaluation]) -> bool:
-    """Say whether two cells were measured on the same test images, by their pixels where both see them alike."""
-    (_, one), (_, other) = measured
-    seen = [{key: cell.settings["dataset"].get(key) for key in PIXELS} for cell, _ in measured]
-    if seen[0] == seen[1] and (one.checksums is None) == (other.checksums is None):
-        return bool(one.found["record"]["images"] == other.found["record"]["images"])
-    files = [each.files for each in (one, other) if each.files is not None]
-    return np.array_equal(one.labels, other.labels) and (len(files) < 2 or np.array_equal(files[0], files[1]))
-
-
-def setting(cfg: Ablate, full: study.Variant, seeds: Sequence[int], cell: grid.Cell) -> dict[str, str]:
+def setting(study: PlannedStudy) -> dict[str, str]:
     """Return what a reader must know of how the cells were made."""
-    own, record = (
-        full.settings,
-        records.record(cell.folder) if (cell.folder / RECORD).is_file() else {},
-    )
+    settings, folder = study.variants[0].variant.settings, study.cells[0].folder
+    record = records.record(folder) if (folder / RECORD).is_file() else {}
     images = ", ".join(f"{count:,} {name}" for name, count in record.get("data", {}).get("images", {}).items())
-    optimizer = ", ".join(f"{key}={value}" for key, value in own["optimizer"].items())
-    schedule = ", ".join(f"{key}={value}" for key, value in own["schedule"].items())
-    trainer = own["trainer"]
-    found = {
+    trainer = settings["trainer"]
+    made = {
         "command": " ".join(command_line("ablate")),
-        "mode": cfg.mode,
-        "model": own["model"]["name"],
-        "dataset": f"{own['dataset']['name']}: {images} images",
-        "augmentation": ", ".join(own["augmentation"]) or "none",
-        "optimizer": optimizer,
-        "schedule": schedule,
+        "mode": study.cfg.mode,
+        "model": settings["model"]["name"],
+        "dataset": f"{settings['dataset']['name']}: {images} images",
+        "augmentation": ", ".join(settings["augmentation"]) or "none",
+        "optimizer": ", ".join(f"{key}={value}" for key, value in settings["optimizer"].items()),
+        "schedule": ", ".join(f"{key}={value}" for key, value in settings["schedule"].items()),
         "epochs": str(trainer["epochs"]),
         "batch size": str(trainer["batch_size"] * trainer["accumulate"]),
-        "seeds": ", ".join(map(str, seeds)),
+        "seeds": ", ".join(map(str, study.seeds)),
         "precision": str(record.get("precision", trainer["precision"])),
         "hardware": machine(record["hardware"]) if "hardware" in record else "",
         "versions": ", ".join(f"{name} {version}" for name, version in record.get("versions", {}).items()),
     }
-    if cfg.mode != "retrain":
-        found["trained runs"] = ", ".join(cfg.runs or [])
-    return found
+    if study.cfg.mode != "retrain":
+        made["trained runs"] = ", ".join(study.cfg.runs or [])
+    return made

@@ -1,7 +1,8 @@
-"""A study: the variants of a training, and the configuration of every cell, one variant under one seed."""
+"""The variants of a study of removals: which stages each removes, and the configuration of `fit` that it stands for."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from cnntrain.nn.stages import StageError, require, stage_shapes
 from cnntrain.runs import records, setup
 from cnntrain.runtime.errors import InputError
 from cnntrain.runtime.progress import say
+from cnntrain.studies.ablation.changes import write_changed
+from cnntrain.studies.cells import Variant
 
 FULL = "full"
 PREFIX = {"retrain": "no_", "finetune": "no_", "lesion": "no_", "reinit": "reinit_", "rerandomize": "rerandomize_"}
@@ -24,19 +27,39 @@ TRAINING = ("retrain", "finetune")  # the modes whose cells are trained; the oth
 
 
 @dataclass(frozen=True)
-class Variant:
-    """A way of training, or of changing a trained network: `settings` are those of `fit` under the study's seed."""
+class Removal(Variant):
+    """A variant without some stages, or with other weights in them; the full network's has none."""
 
-    name: str
-    stages: tuple[str, ...]  # removed, or put back to other weights
-    words: tuple[str, ...]  # what makes it from the full one
-    settings: Options
+    stages: tuple[str, ...] = ()  # removed, or put back to other weights
     control: str | None = None  # what its widened stages hold equal: params or macs
 
-    def only_removes(self, full: "Variant") -> bool:
+    def only_removes(self, full: "Removal") -> bool:
         """Say whether it differs from the full one in the stages that are removed and in nothing else."""
         model = self.settings["model"] | {"remove": full.settings["model"]["remove"]}
         return self.settings | {"model": model} == full.settings
+
+
+@dataclass(frozen=True)
+class SizedVariant:
+    """A variant with its size, and what its removal did to the stages that are left."""
+
+    variant: Removal
+    removed: tuple[str, ...]  # its stages, if it differs from the full network in them and in its control alone
+    params: int
+    params_removed: int  # of the full network's; negative where there are more
+    macs: int | None  # of one image; None where a layer's cost is not known
+    receptive_field: tuple[int, int] | None = None  # of one position of the last maps
+    replumbed: tuple[str, ...] = ()  # stages that are left and have other parameters than before
+
+    @property
+    def name(self) -> str:
+        """The variant's name."""
+        return self.variant.name
+
+    @property
+    def control(self) -> str | None:
+        """What it is matched in by widening; stages interact among variants matched alike only."""
+        return self.variant.control
 
 
 # From words to configurations of `fit`.
@@ -44,9 +67,9 @@ class Variant:
 
 def fit_words() -> list[str]:
     """Return the words of the command line that configure the training, not the study."""
-    own = {field.name for field in fields(Ablate)} - {field.name for field in fields(Fit)}
-    own |= {"output_dir", "resume", "seed", "init_from", "check_resume"}
-    return [word for word in overrides() if key_of(word).partition(".")[0] not in own]
+    of_study = {field.name for field in fields(Ablate)} - {field.name for field in fields(Fit)}
+    of_study |= {"output_dir", "resume", "seed", "init_from", "check_resume"}
+    return [word for word in overrides() if key_of(word).partition(".")[0] not in of_study]
 
 
 def compose_training(words: Sequence[str]) -> Options:
@@ -61,7 +84,7 @@ def compose_training(words: Sequence[str]) -> Options:
 # Which variants there are.
 
 
-def variants_of(cfg: Ablate, trained: Sequence[Path]) -> list[Variant]:
+def variants_of(cfg: Ablate, trained: Sequence[Path]) -> list[Removal]:
     """Return the full training and the variants that are asked for, each checked down to its shapes.
 
     Raises `InputError` for what cannot be built, naming the variant.
@@ -71,37 +94,45 @@ def variants_of(cfg: Ablate, trained: Sequence[Path]) -> list[Variant]:
         words.append("++trainer.tensorboard=false")
     base = compose_training(words)
     if trained:
-        own = records.settings(trained[0])
+        recorded = records.settings(trained[0])
         typed = {"data_root": base["data_root"]} if any(key_of(word) == "data_root" for word in words) else {}
-        base = base | {key: own[key] for key in ("model", "dataset")} if cfg.mode == "finetune" else own | typed
-    full = Variant(FULL, (), (), base)
+        same = {key: recorded[key] for key in ("model", "dataset")}
+        base = base | same if cfg.mode == "finetune" else recorded | typed
+    full = Removal(FULL, base)
     if cfg.mode == "retrain":
-        check(full)
+        require_trainable(full)
     study: Options = cfg.study or {}
     if cfg.remove is not None:
-        found = [without(full, stages, cfg.mode) for stages in groups_of(cfg.remove)]
+        variants = [without(full, stages, cfg.mode) for stages in groups_of(cfg.remove)]
     elif study.get("name") in GENERATORS and not study.get("variants"):
-        found = list(generated(full, GENERATORS[study["name"]], cfg.mode))
+        variants = list(generated(full, GENERATORS[study["name"]], cfg.mode))
     elif study.get("variants"):
-        found = [named(full, words, name, changes, cfg.mode) for name, changes in study["variants"].items()]
+        variants = [named(full, words, name, changes, cfg.mode) for name, changes in study["variants"].items()]
     else:
         raise InputError(
             f"what is to be left out? study={' or '.join(GENERATORS)} or zeiler_fergus, or 'remove=[[conv2],[fc3]]'"
         )
-    for variant in found:
-        if [other.name for other in found].count(variant.name) > 1 or variant.name == FULL:
+    for variant in variants:
+        if [other.name for other in variants].count(variant.name) > 1 or variant.name == FULL:
             raise InputError(f"two variants are called {variant.name}")
         if cfg.mode in TRAINING:
-            check(variant)
+            require_trainable(variant)
         elif not variant.stages:
             raise InputError(
                 f"{variant.name} removes no stage; mode={cfg.mode} changes the stages of a trained network"
             )
         if cfg.mode == "lesion":
             check_lesion(variant)
-    if not found:
+    if not variants:
         raise InputError(f"study={study.get('name')} finds no stage that could be removed")
-    return [full, *found]
+    return [made_by(variant, cfg.mode) for variant in (full, *variants)]
+
+
+def made_by(variant: Removal, mode: str) -> Removal:
+    """Return a variant that says what makes its cells: training, or a change of a trained network's weights."""
+    if mode in TRAINING:
+        return variant
+    return replace(variant, change=partial(write_changed, mode=mode, stages=variant.stages))
 
 
 def groups_of(remove: Sequence[Any]) -> list[tuple[str, ...]]:
@@ -113,18 +144,19 @@ def groups_of(remove: Sequence[Any]) -> list[tuple[str, ...]]:
     return [tuple(map(str, entry)) for entry in remove]
 
 
-def without(full: Variant, stages: tuple[str, ...], mode: str) -> Variant:
+def without(full: Removal, stages: tuple[str, ...], mode: str) -> Removal:
     """Return the variant that removes these stages, or in the modes that only change weights, names them."""
     check_stages(full, stages, last=mode in ("reinit", "rerandomize"))
     name = PREFIX[mode] + "_".join(stages)
     if mode in ("reinit", "rerandomize"):
-        return Variant(name, stages, (), full.settings)
+        return Removal(name, full.settings, stages=stages)
     removed = [*full.settings["model"]["remove"], *stages]
     model = full.settings["model"] | {"remove": removed}
-    return Variant(name, stages, (f"model.remove=[{','.join(removed)}]",), full.settings | {"model": model})
+    word = f"model.remove=[{','.join(removed)}]"
+    return Removal(name, full.settings | {"model": model}, (word,), stages=stages)
 
 
-def named(full: Variant, words: Sequence[str], name: str, changes: Any, mode: str) -> Variant:
+def named(full: Removal, words: Sequence[str], name: str, changes: Any, mode: str) -> Removal:
     """Return a variant of a study's file: words for `fit`, of which the modes for trained networks take the stages."""
     if not isinstance(changes, list) or not all(isinstance(word, str) for word in changes):
         raise InputError(f"study.variants.{name} should be a list of words for fit: ['model.remove=[fc7]']")
@@ -133,26 +165,26 @@ def named(full: Variant, words: Sequence[str], name: str, changes: Any, mode: st
     settings = compose_training([*words, *changes])
     stages = tuple(stage for stage in settings["model"]["remove"] if stage not in full.settings["model"]["remove"])
     if mode == "retrain":
-        return Variant(name, stages, tuple(changes), settings)
+        return Removal(name, settings, tuple(changes), stages=stages)
     variant = without(full, stages, mode)
     if mode == "finetune":
-        kept = {"model": variant.settings["model"], "dataset": full.settings["dataset"]}
-        return replace(variant, name=name, words=tuple(changes), settings=settings | kept)
+        same = {"model": variant.settings["model"], "dataset": full.settings["dataset"]}
+        return replace(variant, name=name, overrides=tuple(changes), settings=settings | same)
     return replace(variant, name=name)
 
 
-def stage_names(variant: Variant) -> list[str]:
+def stage_names(variant: Removal) -> list[str]:
     """Return the stages of a variant's network."""
     net = build_model(variant.settings["model"], info_of(variant.settings), device="meta")
     return [name for name, _ in net.named_children()]
 
 
 def info_of(settings: Options) -> DatasetInfo:
-    """Return the card of the images that a configuration learns from."""
+    """Return what is known of the images that a configuration learns from."""
     return dataset_info(settings["dataset"], settings["data_root"])
 
 
-def check_stages(full: Variant, stages: Sequence[str], *, last: bool) -> None:
+def check_stages(full: Removal, stages: Sequence[str], *, last: bool) -> None:
     """Refuse unknown stages with the nearest, and the last one unless its weights may be changed."""
     names = stage_names(full)
     require(stages, names)
@@ -161,8 +193,8 @@ def check_stages(full: Variant, stages: Sequence[str], *, last: bool) -> None:
             raise InputError(f"stage {stage!r} is the last and cannot be removed: it gives one number for each class")
 
 
-def check(variant: Variant) -> None:
-    """Find what is wrong with a variant before anything is trained."""
+def require_trainable(variant: Removal) -> None:
+    """Raise `InputError` naming the variant and what is wrong with it before anything is trained."""
     try:
         setup.check(read_config(Fit, variant.settings))
     except InputError as error:
@@ -186,8 +218,8 @@ GENERATORS: dict[str, Callable[[Sequence[str]], Iterator[tuple[str, ...]]]] = {
 
 
 def generated(
-    full: Variant, generator: Callable[[Sequence[str]], Iterator[tuple[str, ...]]], mode: str
-) -> Iterator[Variant]:
+    full: Removal, generator: Callable[[Sequence[str]], Iterator[tuple[str, ...]]], mode: str
+) -> Iterator[Removal]:
     """Yield the variants of a generator that can be had, and say of the others why not."""
     settings, names = full.settings, stage_names(full)
     info = info_of(settings)
@@ -208,14 +240,14 @@ def generated(
         yield variant
 
 
-def check_lesion(variant: Variant) -> None:
+def check_lesion(variant: Removal) -> None:
     """Refuse to take stages out of a trained network that the stages around them cannot do without.
 
     Each must give the shape that it takes, as in Veit, Wilber and Belongie, NIPS 2016.
     """
     options, info = variant.settings["model"], info_of(variant.settings)
-    whole = options | {"remove": [name for name in options["remove"] if name not in variant.stages]}
-    net = build_model(whole, info, device="meta")
+    uncut = options | {"remove": [name for name in options["remove"] if name not in variant.stages]}
+    net = build_model(uncut, info, device="meta")
     shape: Shape = info.shape
     for name, after in stage_shapes(net, shape).items():
         if name in variant.stages and after != shape:
@@ -223,7 +255,7 @@ def check_lesion(variant: Variant) -> None:
         shape = after
 
 
-def widened(variant: Variant, widen: Mapping[str, float], control: str) -> Variant:
+def widened(variant: Removal, widen: Mapping[str, float], control: str) -> Removal:
     """Return the variant with stages widened: the control of a removal."""
     model = variant.settings["model"] | {"widen": dict(widen)}
     word = "model.widen={" + ",".join(f"{name}:{factor:g}" for name, factor in widen.items()) + "}"
@@ -231,6 +263,6 @@ def widened(variant: Variant, widen: Mapping[str, float], control: str) -> Varia
         variant,
         name=f"{variant.name}_{control}",
         control=control,
-        words=(*variant.words, word),
+        overrides=(*variant.overrides, word),
         settings=variant.settings | {"model": model},
     )

@@ -1,0 +1,52 @@
+"""Trained networks changed without training: stages taken out, or put back to other weights."""
+
+import copy
+from collections.abc import Sequence
+
+from torch import nn
+
+from cnntrain.config import pretrained
+from cnntrain.config.build import build_model
+from cnntrain.runs import records
+from cnntrain.runs.folder import CONFIG, RECORD, SPLITS
+from cnntrain.runs.load import load_run, weights_digest
+from cnntrain.runtime import disk
+from cnntrain.runtime.jsonfile import write_json
+from cnntrain.runtime.seeding import generator
+from cnntrain.studies.cells import Cell, without_training_state
+from cnntrain.training import checkpoints
+
+
+def write_changed(cell: Cell, mode: str, stages: Sequence[str]) -> None:
+    """Write a trained network without some stages, or with other weights in them, as a run of its own."""
+    assert cell.start is not None
+    net, info, settings = load_run(cell.start, "last")
+    if mode == "lesion":
+        weights = {key: value for key, value in net.state_dict().items() if key.partition(".")[0] not in stages}
+    else:
+        options, seed = settings["model"], settings["seed"]
+        if mode == "rerandomize":
+            options, seed = pretrained.without_weights(options), int(generator(seed, "rerandomize").integers(2**31))
+        weights = with_stages_of(net, build_model(options, info, seed=seed), stages).state_dict()
+    state = without_training_state(checkpoints.load(cell.start / "checkpoints" / checkpoints.LAST))
+    rest = {key: value for key, value in state.items() if key not in ("model", "ema")}
+    checkpoints.save(cell.folder / "checkpoints" / checkpoints.LAST, rest | {"model": weights})
+    made = {"made_from": str(cell.start), "made_from_weights": weights_digest(cell.start, "last")}
+    record = records.record(cell.start) | made | {"mode": mode, "stages": stages}
+    if (cell.start / SPLITS).is_file():
+        disk.write(cell.folder / SPLITS, (cell.start / SPLITS).read_bytes())
+    write_json(cell.folder / RECORD, record)
+    write_json(cell.folder / CONFIG, cell.settings)
+
+
+def with_stages_of(net: nn.Sequential, fresh: nn.Sequential, stages: Sequence[str]) -> nn.Sequential:
+    """Return a copy of `net` with the weights of `fresh` in some stages; running statistics go with them.
+
+    Weights that are never trained stay: they are their own initial values.
+    """
+    changed = copy.deepcopy(net)
+    for name in stages:
+        stage = changed.get_submodule(name)
+        fixed = {key: weight for key, weight in stage.named_parameters() if not weight.requires_grad}
+        stage.load_state_dict(fresh.get_submodule(name).state_dict() | fixed)
+    return changed
