@@ -1,5 +1,7 @@
 """Tab completion: what each word may become, and that real shells insert it."""
 
+import os
+import select
 import shlex
 import shutil
 import subprocess
@@ -165,14 +167,56 @@ def test_script_is_valid(shell: str) -> None:
     assert (check.returncode, check.stderr) == (0, "")
 
 
+@pytest.fixture
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return `cnntrain` as a program on the path, for a shell without settings."""
+    path = tmp_path / "cnntrain"
+    path.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m cnntrain "$@"\n')
+    path.chmod(0o755)
+    for shell, script in completion.SCRIPTS.items():
+        (tmp_path / shell).write_text(script)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return path
+
+
 @pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
-def test_bash_keeps_what_stands_before_the_equals_sign(tmp_path: Path) -> None:
-    program = tmp_path / "cnntrain"
-    program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m cnntrain "$@"\n')
-    program.chmod(0o755)
+def test_bash_keeps_what_stands_before_the_equals_sign(program: Path) -> None:
     script = completion.SCRIPTS["bash"] + (
         "COMP_LINE='cnntrain fit --cfg job dataset=mnis'; COMP_POINT=${#COMP_LINE}\n"
         f'_cnntrain {shlex.quote(str(program))}; printf "<%s>" "${{COMPREPLY[@]}}"'
     )
     run = subprocess.run(["bash", "--norc", "-c", script], capture_output=True, text=True, check=True)
     assert run.stdout == "<mnist >"
+
+
+@pytest.mark.skipif(shutil.which("fish") is None, reason="fish is not installed")
+def test_fish_completes_a_word(program: Path) -> None:
+    script = f'source {program.with_name("fish")}; complete -C "cnntrain fit dataset=mnis"'
+    run = subprocess.run(["fish", "--no-config", "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout == "dataset=mnist\n"
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="zsh is not installed")
+def test_zsh_completes_a_word_when_tab_is_pressed(program: Path) -> None:
+    import pty
+
+    terminal, end = pty.openpty()
+    shell = subprocess.Popen(["zsh", "-f", "-i"], stdin=end, stdout=end, stderr=end, start_new_session=True)
+    os.close(end)
+
+    def shows(wanted: bytes, keys: str) -> bool:
+        """Type keys, and say whether the terminal shows what is wanted before it is still for half a minute."""
+        os.write(terminal, keys.encode())
+        shown = b""
+        while wanted not in shown and select.select([terminal], [], [], 30)[0]:
+            shown += os.read(terminal, 4096)
+        return wanted in shown
+
+    try:
+        assert shows(b"READY", f"source {program.with_name('zsh')}; print REA''DY\n")
+        assert shows(b"dataset=mnist", "cnntrain fit dataset=mnis\t")
+    finally:
+        shell.kill()
+        shell.wait()
+        os.close(terminal)
