@@ -87,6 +87,7 @@ def rows(name: str, shape: Shape, classes: int, **options: object) -> list[Stage
             6_998_552 - 9_408 + 2_712,
             1_582_671_872 - 118_013_952 + 34_019_328,
         ),
+        ("googlenet", IMAGENET, {"module": "naive"}, 97_526_008, 12_568_061_056),
         ("mobilenet_v1", IMAGENET, {}, 4_231_976, 568_740_352),
         ("resnet18", IMAGENET, {}, 11_689_512, 1_814_073_344),
         ("resnet34", IMAGENET, {}, 21_797_672, 3_663_761_408),

@@ -28,6 +28,7 @@ from cnntrain.nn.stages import BuildOptions, Maker, assemble
 from cnntrain.runtime.ranges import NonNegative
 
 Stem = Literal["plain", "separable"]
+Inception = Literal["naive"] | None
 
 # 1×1, 3×3 reduce, 3×3, 5×5 reduce, 5×5, pool projection.
 MODULES = {
@@ -58,23 +59,33 @@ PUBLISHED = {
     "fc": (1000, 1),
 }
 
-AUXILIARY = {"head_4a": "inception_4a", "head_4d": "inception_4d"}
+# The auxiliary classifiers and the stages that they read.
+HEADS = {"head_4a": "inception_4a", "head_4d": "inception_4d"}
 
 
-def googlenet(in_shape: Shape, num_classes: int, build: BuildOptions, *, stem: Stem = "plain") -> nn.Sequential:
+def googlenet(
+    in_shape: Shape,
+    num_classes: int,
+    build: BuildOptions,
+    *,
+    stem: Stem = "plain",
+    module: Inception = None,
+) -> nn.Sequential:
     """Nine Inception modules, global average, linear: 6,998,552 parameters at 224 pixels and 1000 classes.
 
     `stem=separable` is the first convolution that the paper's table counts: eight 7×7 kernels a colour, then 1×1.
+    `module=naive` leaves out the 1×1 reductions (figure 2a).
     """
-    makers = stages(in_shape, num_classes, stem)
+    makers = stages(in_shape, num_classes, stem, module)
     return assemble(makers, in_shape, out_shape=(num_classes,), init=he_normal_inputs, build=build)
 
 
-def stages(in_shape: Shape, num_classes: int, stem: Stem) -> dict[str, Maker]:
+def stages(in_shape: Shape, num_classes: int, stem: Stem = "plain", module: Inception = None) -> dict[str, Maker]:
     """Return the makers of all stages."""
     kernel, stride = by_size(in_shape, small=(3, 1), medium=(7, 2), large=(7, 2))
     first = {"pool1": pooling("max", 3, 2, ceil=True)}
-    module = {name: inception(*widths) for name, widths in MODULES.items()}
+    make = naive_inception if module == "naive" else inception
+    modules = {name: make(*widths) for name, widths in MODULES.items()}
     return {
         "conv1": conv(64, kernel, stride=stride, padding=kernel // 2)
         if stem == "plain"
@@ -85,17 +96,17 @@ def stages(in_shape: Shape, num_classes: int, stem: Stem) -> dict[str, Maker]:
         "conv2": conv(192, 3, padding=1),
         "norm2": lrn(),
         "pool2": pooling("max", 3, 2, ceil=True),
-        "inception_3a": module["3a"],
-        "inception_3b": module["3b"],
+        "inception_3a": modules["3a"],
+        "inception_3b": modules["3b"],
         "pool3": pooling("max", 3, 2, ceil=True),
-        "inception_4a": module["4a"],
-        "inception_4b": module["4b"],
-        "inception_4c": module["4c"],
-        "inception_4d": module["4d"],
-        "inception_4e": module["4e"],
+        "inception_4a": modules["4a"],
+        "inception_4b": modules["4b"],
+        "inception_4c": modules["4c"],
+        "inception_4d": modules["4d"],
+        "inception_4e": modules["4e"],
         "pool4": pooling("max", 3, 2, ceil=True),
-        "inception_5a": module["5a"],
-        "inception_5b": module["5b"],
+        "inception_5a": modules["5a"],
+        "inception_5b": modules["5b"],
         "pool5": global_average(),
         "dropout": dropout(0.4),
         "fc": linear(num_classes),
@@ -135,8 +146,8 @@ def inception(one: int, reduce3: int, three: int, reduce5: int, five: int, proje
     return make
 
 
-def naive_inception(one: int, three: int, five: int) -> Maker:
-    """The module before its 1×1 reductions: the pooled maps pass as they are (figure 2a)."""
+def naive_inception(one: int, reduce3: int, three: int, reduce5: int, five: int, projected: int) -> Maker:
+    """The module without its 1×1 reductions: the pooled maps pass as they are (figure 2a)."""
 
     def make(shape: Shape) -> nn.Module:
         channels = spatial(shape)[0]
@@ -157,8 +168,8 @@ def googlenet_heads(
 
     `auxiliary` is the weight of each one's loss, 0 for none.
     """
-    order = list(stages(in_shape, num_classes, "plain"))
-    places = {head: (stage, auxiliary_head(num_classes)) for head, stage in AUXILIARY.items()}
+    order = list(stages(in_shape, num_classes))
+    places = {head: (stage, auxiliary_head(num_classes)) for head, stage in HEADS.items()}
     return attach(net, in_shape, num_classes, order, places, auxiliary, init=he_normal_inputs, build=build)
 
 
