@@ -421,6 +421,24 @@ def test_a_file_is_whole_or_as_it_was_and_nothing_lies_beside_it(tmp_path: Path,
     assert path.read_bytes() == b"\xc3\xa9\n" and [*path.parent.iterdir()] == [path]
 
 
+def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    nobody = 2**30  # above every process number
+    names = {
+        "killed": f".tmp.{nobody}.results.json",
+        "running": f".tmp.{os.getppid()}.results.json",
+        "other": f".tmp.{nobody}.report.md",
+        "odd": ".tmp.x.results.json",
+    }
+    for name in names.values():
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (0, 0))
+    disk.write(tmp_path / "results.json", "{}")
+    assert {path.name for path in tmp_path.iterdir()} == {"results.json", *names.values()} - {names["killed"]}
+    (tmp_path / names["killed"]).touch()  # a moment ago: its writer may run on another machine
+    disk.write(tmp_path / "results.json", "{}")
+    assert (tmp_path / names["killed"]).exists()
+
+
 def test_a_file_without_room_is_not_begun(tmp_path: Path) -> None:
     full = pytest.raises(DiskError, match=r"the disk is full \(1048576.0 TiB are needed, \d+\.\d [GT]iB are free\)")
     with full, disk.replacing(tmp_path / "file", need=2**60):

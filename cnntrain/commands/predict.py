@@ -14,7 +14,7 @@ from cnntrain.data.storage.images import Files
 from cnntrain.report import html
 from cnntrain.runs.folder import find_run, new_folder, refuse_unwritable
 from cnntrain.runs.load import load_run
-from cnntrain.runs.predictions import classified, find_images, warning_of_unlike, write_table
+from cnntrain.runs.predictions import classified, find_images, table_size, warning_of_unlike, write_table
 from cnntrain.runtime import disk
 from cnntrain.runtime.devices import choose_device, prepare
 from cnntrain.runtime.errors import IncompleteError, InputError
@@ -45,7 +45,9 @@ def run(composed: DictConfig) -> dict[str, Any]:
     first = next(parts, None)
     if first is None:
         raise InputError(f"none of the {len(unreadable)} files can be read: {next(iter(unreadable.values()))}")
-    with disk.replacing(table) as partial:  # which comes last: where it lies, all is done
+    with disk.replacing(
+        table, table_size(first[0], len(files))
+    ) as partial:  # which comes last: where it lies, all is done
         shown, moments = write_table(partial, itertools.chain([first], parts))
         warning = warning_of_unlike(moments, info, inverted=invert)
         if cfg.report:

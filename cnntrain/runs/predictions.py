@@ -122,6 +122,11 @@ def write_table(
     return shown, torch.cat(moments)
 
 
+def table_size(rows: Sequence[TableRow], count: int) -> int:
+    """Return about how many bytes a table of `count` rows like these has."""
+    return count * sum(len(",".join(row.values()).encode()) + 1 for row in rows) // len(rows)
+
+
 def table_row(path: Path, probabilities: Tensor, classes: Sequence[str]) -> TableRow:
     """Return a line of the table: file, class, probability, and the five likeliest."""
     likely = likeliest(probabilities, classes)

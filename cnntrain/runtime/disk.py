@@ -4,14 +4,17 @@ A place that is a link is replaced, never written through.
 """
 
 import contextlib
+import glob
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from cnntrain.runtime.errors import DiskError
 
-PARTIAL = ".tmp."  # how the name of a file begins that is not whole yet
+PARTIAL = ".tmp."  # how the name of a file begins that is not whole yet; the writer's process and its name follow
+MOMENT = 60  # seconds
 
 
 @contextlib.contextmanager
@@ -19,9 +22,12 @@ def replacing(path: Path, need: float = 0) -> Iterator[Path]:
     """Give a path beside `path`, with the same suffix; what is written there takes its place when the context ends.
 
     `need` is the file's size in bytes, where it is known. Missing folders are made. Raises `DiskError` when the disk is
-    full or cannot be written; then, and after any other error, `path` is as it was and nothing lies beside it.
+    full or cannot be written; then, and after any other error, `path` is as it was and nothing lies beside it. What
+    killed writers of `path` have left beside it is removed first.
     """
     make_folder(path.parent)
+    for leftover in path.parent.glob(f"{PARTIAL}*.{glob.escape(path.name)}"):
+        remove_abandoned(leftover)
     partial = path.with_name(f"{PARTIAL}{os.getpid()}.{path.name}")  # replacing must not cross file systems
     try:
         with explained(path, need):
@@ -84,6 +90,25 @@ def clean(folder: Path) -> None:
     """Remove what processes that died while writing have left in a folder, which no other process writes to."""
     for leftover in folder.glob(f"{PARTIAL}*"):
         leftover.unlink(missing_ok=True)
+
+
+def remove_abandoned(partial: Path) -> None:
+    """Remove a file that is not whole yet, unless its writer runs here, or elsewhere and has written a moment ago."""
+    writer = partial.name.removeprefix(PARTIAL).partition(".")[0]
+    with contextlib.suppress(OSError, ValueError):  # it is gone, or not ours
+        if not is_running(int(writer)) and time.time() - partial.stat().st_mtime > MOMENT:
+            partial.unlink()
+
+
+def is_running(process: int) -> bool:
+    """Say whether a process of this machine runs; of Windows, which has no harmless way to ask, say that it does."""
+    if os.name == "nt":
+        return True
+    try:
+        os.kill(process, 0)
+    except OSError as error:  # or it is another user's
+        return not isinstance(error, ProcessLookupError)
+    return True
 
 
 @contextlib.contextmanager
