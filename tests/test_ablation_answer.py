@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,13 +17,16 @@ from cnntrain.stats import looks
 from cnntrain.stats.intervals import wilson
 from cnntrain.stats.paired_tests import seeds_needed
 from cnntrain.stats.power import flips, seeds_wanted
-from cnntrain.studies.ablation.answer import Answer, CellResult, answer, significant, summary
+from cnntrain.studies.ablation.answer import Answer, CellResult, significant, summary
+from cnntrain.studies.ablation.answer import answer as answer_cells
 from cnntrain.studies.ablation.figures import differences_picture
 from cnntrain.studies.ablation.report import answer_tables, flat, printed_rows, report, sentences
 from cnntrain.studies.ablation.variants import Removal, SizedVariant
 from cnntrain.studies.cells import CellScores
+from cnntrain.tasks.classification import Classification
 
 N = 1000
+answer = partial(answer_cells, headline=Classification.headline)
 ROW_KEYS = {
     *("variant", "removed", "seed", "params", "params_removed", "macs", "train_top1", "top1", "top1_low", "top1_high"),
     "n",
@@ -71,7 +75,7 @@ def step_down(ps: Sequence[float]) -> list[float]:
 def test_differences_are_those_of_the_paired_t_test_and_of_the_sign_flips() -> None:
     cells, seeds = drawn(), range(8)
     found = answer(PLAN, cells, seeds)
-    keys = found.as_json("top1")
+    keys = found.as_json()
     assert found.complete and len(found.rows) == 32 and all(set(row) == ROW_KEYS for row in keys["rows"])
     assert all(set(row) == TABLE_KEYS for row in keys["table"])
     top1 = {one.name: np.array([cells[one.name, seed].scores.test_score for seed in seeds]) for one in PLAN}
@@ -102,7 +106,7 @@ def test_images_are_tested_for_each_seed_and_corrected_over_its_variants() -> No
         exact = [stats.binomtest(test.only_this, test.only_this + test.only_other).pvalue for test in tests]
         assert [test.p for test in tests] == pytest.approx(exact)
         assert [test.p_holm for test in tests] == pytest.approx(step_down(exact))
-    first = found.as_json("top1")["table"][1]["mcnemar"][0]
+    first = found.as_json()["table"][1]["mcnemar"][0]
     assert first | {"p": 0, "p_holm": 0} == {
         **{"seed": 0, "n": N, "only_this": 0, "only_other": 5, "p": 0, "p_holm": 0}
     }
@@ -118,7 +122,7 @@ def test_images_are_tested_for_each_seed_and_corrected_over_its_variants() -> No
 def test_parts_are_compared_with_their_sum() -> None:
     rights = [[750, 752, 748, 751, 749, 750, 751, 749], [740] * 8, [730] * 8, [700, 699, 700, 702, 698, 701, 700, 700]]
     found = answer(PLAN, study(rights), range(8))
-    (row,) = found.as_json("top1")["interactions"]
+    (row,) = found.as_json()["interactions"]
     full, one, other, both = (np.array(values) / N for values in rights)
     sums = (both - full) - (one - full) - (other - full)
     oracle = stats.ttest_1samp(sums, 0).confidence_interval(0.95)
@@ -142,7 +146,7 @@ def test_interactions_are_of_disjoint_parts_that_are_matched_alike() -> None:
 def test_a_row_with_a_missing_cell_has_no_verdict(lost: list[tuple[str, int]]) -> None:
     cells = {key: cell for key, cell in drawn().items() if key not in lost}
     found = answer(PLAN, cells, range(8))
-    rows = {row["variant"]: row for row in found.as_json("top1")["table"]}
+    rows = {row["variant"]: row for row in found.as_json()["table"]}
     broken = ["no_b"] if lost[0][0] == "no_b" else ["no_a", "no_b", "no_ab"]
     assert not found.complete and len(found.rows) == 32 - len(lost)
     for name in broken:
@@ -285,7 +289,7 @@ def test_expanded_sign_flips_reject_as_often_as_counted_ones(n: int, effect: flo
 @pytest.mark.parametrize("seeds", [6, 8, 10])
 def test_intervals_cover_and_equal_recipes_are_seldom_told_apart(seeds: int) -> None:
     found = simulate(600, seeds, [0, 0, 0, 0])
-    tests = [row for study in found for row in study.as_json("top1")["table"][1:]]
+    tests = [row for study in found for row in study.as_json()["table"][1:]]
     covered = [test["delta_low"] <= 0 <= test["delta_high"] for test in tests]
     assert len(covered) == 2400 and 0.93 <= np.mean(covered) <= 0.97
     wrong = np.mean([any(test.significant for test in study.tests) for study in found])
@@ -360,14 +364,14 @@ def test_planned_looks_share_the_level() -> None:
 
 def test_a_later_look_is_held_to_its_level() -> None:
     cells = study([[750] * 8, [740 + i for i in range(8)]], PLAN[:2])
-    now, later = answer(PLAN[:2], cells, range(8)), answer(PLAN[:2], cells, range(8), 0.0016, 0.0008)
+    now, later = answer(PLAN[:2], cells, range(8)), answer(PLAN[:2], cells, range(8), level=0.0016, again=0.0008)
     assert now.tests[0].p == later.tests[0].p == 2 / 2**8
     assert now.tests[0].significant and not later.tests[0].significant
     assert "at least 11 seeds at the level 0.0016" in str(later.tests[0].verdict)
     anew, again = later.tests[0].seeds_needed, later.tests[0].seeds_needed_again
     assert anew and again and anew < again
     assert significant(now) == ["no_a against full"] and significant(later) == []
-    still = answer(PLAN[:2], cells, range(8), 0.0016, 0.0008, significant(now))
+    still = answer(PLAN[:2], cells, range(8), level=0.0016, again=0.0008, known=significant(now))
     assert significant(still) == significant(now) and "at an earlier look" in str(still.tests[0].verdict)
 
 
@@ -383,7 +387,7 @@ def test_tables_are_short_and_csv_holds_everything() -> None:
     tables = answer_tables(found)
     assert len(tables) == 3  # sizes and errors, differences, interactions
     assert all(len(line) <= 120 for rows in tables.values() for line in render(rows).splitlines())
-    keys = found.as_json("top1")
+    keys = found.as_json()
     lines = list(csv.DictReader(io.StringIO(render(flat(keys["rows"]), "csv"))))
     assert len(lines) == 40 and lines[-1]["removed"] == "conv3 conv4 fc6 fc7" and float(lines[0]["top1"]) == 0.75
     table = list(csv.DictReader(io.StringIO(render(flat(keys["table"]), "csv"))))
@@ -403,7 +407,7 @@ def test_the_report_holds_setting_plan_answer_and_every_row() -> None:
     assert [row["paper, error %"] for row in rows] == ["18.1", "18.4", None, "50.0"]
     assert [row["paper, error %: drop"] for row in rows] == [None, "+0.3", None, "+31.9"]
     assert [row["lecture, drop"] for row in rows] == [None, "1.1", None, None]
-    worst = found.as_json("top1")["table"][3]
+    worst = found.as_json()["table"][3]
     assert rows[3]["ours: drop, points"] == (
         f"{-100 * worst['delta_mean']:+.2f} ({-100 * worst['delta_high']:+.2f} … {-100 * worst['delta_low']:+.2f})"
     )

@@ -180,7 +180,7 @@ def idle(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (ablate, "estimate"),
         (compare, "evaluated"),
         (invariance, "follow"),
-        (report, "evaluation"),
+        (report, "ensure_evaluation"),
     ):
         monkeypatch.setattr(module, name, begins)
     monkeypatch.setattr(export, "FORMATS", dict.fromkeys(FORMATS, (begins, begins)))

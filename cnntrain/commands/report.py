@@ -26,7 +26,7 @@ from cnntrain.report.page import (
     title,
 )
 from cnntrain.runs import records
-from cnntrain.runs.evaluation import evaluation
+from cnntrain.runs.evaluation import ensure_evaluation
 from cnntrain.runs.folder import find_run, read_metrics, refuse_unwritable
 from cnntrain.runs.images import run_images
 from cnntrain.runs.load import load_run
@@ -47,11 +47,11 @@ def run(composed: DictConfig) -> dict[str, Any]:
     refuse_unwritable(target.parent, word="output=" if cfg.output else "")
     net, info, settings = load_run(folder, cfg.weights)
     record = records.record(folder)
-    measured = evaluation(folder, cfg, checked=True)
+    measured = ensure_evaluation(folder, cfg, checksums=True)
     data_root = cfg.data_root or settings["data_root"]
     split = run_images(folder, settings, info, data_root, cfg.split, cache="none").split  # a few images are shown
 
-    found = measured.found
+    found = measured.results
     page = {
         "title": title(settings, info),
         "folder": str(folder),

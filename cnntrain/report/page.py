@@ -184,8 +184,8 @@ def evaluated(measured: Evaluation, split: Split, places: list[int]) -> np.ndarr
 def outdated(what: str, measured: Evaluation) -> InputError:
     """Build the error for images that are not those that were evaluated."""
     words = [
-        setting("run", measured.found["run_dir"]),
-        *(f"{key}={measured.found[key]}" for key in ("split", "weights")),
+        setting("run", measured.results["run_dir"]),
+        *(f"{key}={measured.results[key]}" for key in ("split", "weights")),
     ]
     command = f"cnntrain eval {' '.join(words)}"
     return InputError(f"{what} changed since {measured.folder} was made; evaluate again: {command}")

@@ -1,11 +1,12 @@
-"""What a run says of a split: measured once, kept, and read again."""
+"""Evaluations: what a network answers on a split, measured in one place, kept in a folder and read again."""
 
 import hashlib
 import zipfile
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -27,29 +28,67 @@ from cnntrain.runtime.errors import InputError, as_text
 from cnntrain.runtime.jsonfile import write_json
 from cnntrain.runtime.progress import say, track
 from cnntrain.runtime.tables import render
-from cnntrain.stats.metrics import classification
+from cnntrain.tasks import task_for, task_of
+from cnntrain.tasks.task import Headline
 from cnntrain.training.evaluate import Outputs, outputs
 
 PREDICTIONS, TABLE = "predictions.npz", "predictions.csv"
 
 
-class Evaluation(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Evaluation:
     """What an evaluation left in its folder."""
 
     folder: Path
-    found: dict[str, Any]  # results.json
+    results: dict[str, Any]  # results.json
     probabilities: np.ndarray  # float32 [N, classes]
     labels: np.ndarray  # int64 [N]
     checksums: np.ndarray | None  # of the images' pixels, uint64 [N]; None where they were not kept
     files: np.ndarray | None  # text [N]; None for images that are no files
 
+    @property
+    def headline(self) -> Headline:
+        """The number of the results that stands for the score."""
+        return task_of(self.results).headline
 
-class Measured(NamedTuple):
-    """What a network says of a split, and of which images."""
+    @property
+    def score(self) -> float:
+        """The headline number."""
+        return float(self.results[self.headline.key])
 
+    @property
+    def correct(self) -> np.ndarray:
+        """Which images are classified correctly: truth values [N]."""
+        return np.asarray(self.probabilities.argmax(axis=1) == self.labels)
+
+
+@dataclass(frozen=True)
+class EvaluationSetup:
+    """What is evaluated, and how images are shown to the network."""
+
+    dataset: str
+    weights: str
+    device: torch.device
+    precision: Literal["fp32", "bf16"]
+    batch_size: int
+    workers: int
+    tta: str = "none"
+    other_dataset: dict[str, Any] | None = None  # the options of images that are not the run's own
+
+
+@dataclass(frozen=True, eq=False)
+class SplitAnswers:
+    """What a network answers on a split, and on which images."""
+
+    split: str
     outputs: Outputs
     checksums: np.ndarray  # of the images' pixels, uint64 [N]
     files: list[str] | None  # None for images that are no files
+
+    def score(self, info: DatasetInfo) -> float:
+        """Return the task's headline number."""
+        task, (answers, targets) = task_for(info), self.outputs
+        return float(task.score(task.counts(answers, targets), len(targets))[task.headline.key])
 
 
 def evaluate(
@@ -61,7 +100,7 @@ def evaluate(
     dataset: dict[str, Any] | None = None,
     output: Path | None = None,
 ) -> tuple[dict[str, Any], Path]:
-    """Measure the run in `folder`, write what was found and return it with the folder it went to.
+    """Measure the run in `folder`, write the results and return them with the folder they went to.
 
     `dataset` changes or replaces the run's own images; `argv` is the command line to remember.
     """
@@ -75,120 +114,111 @@ def evaluate(
     target = output or evaluation_folder(folder, images.name, cfg.weights, tta, images.other)
     refuse_unwritable(target, 4 * len(images.split) * len(info.classes), typed)  # for its logits
 
-    net, precision = net.to(device), choose_precision(cfg.precision, device)
-    measured = measure_split(
-        net,
-        images.split,
-        info,
-        batch_size=cfg.batch_size,
-        workers=images.workers,
-        device=device,
-        precision=precision,
-        title=f"eval {images.name}",
-        tta=tta,
+    precision = choose_precision(cfg.precision, device)
+    other = dataset if images.other else None
+    setup = EvaluationSetup(
+        images.dataset, cfg.weights, device, precision, cfg.batch_size, images.workers, tta, other_dataset=other
     )
-    words = {"split": images.name, "dataset": images.dataset, "weights": cfg.weights, "tta": tta}
-    made = {"device": str(device), "precision": precision, "other_dataset": dataset if images.other else None}
-    return keep_evaluation(target, folder, measured, info, words, argv, made), target
+    answers = measure_split(net.to(device), images.split, info, setup, images.name, title=f"eval {images.name}")
+    return write_evaluation(target, folder, answers, info, setup, argv), target
 
 
 def measure_split(
     net: nn.Module,
     split: Split,
     info: DatasetInfo,
+    setup: EvaluationSetup,
+    name: str,
     *,
-    batch_size: int,
-    workers: int,
-    device: torch.device,
-    precision: Literal["fp32", "bf16"],
     title: str,
-    tta: str = "none",
-) -> Measured:
-    """Show a network all images of a split under a bar with a title; each is told apart by a checksum as it passes."""
-    seen: list[np.ndarray] = []
+) -> SplitAnswers:
+    """Show a network all images of the split `name` under a bar with a title; each gets a checksum as it passes."""
+    sums: list[np.ndarray] = []
+    size = setup.batch_size
     batches = eval_batches(
-        split, info, batch_size=batch_size, device=device, workers=workers, look=lambda x: seen.append(checksums(x))
+        split,
+        info,
+        batch_size=size,
+        device=setup.device,
+        workers=setup.workers,
+        look=lambda images: sums.append(checksums(images)),
     )
-    result = outputs(net, track(batches, -(-len(split) // batch_size), title), precision=precision, views=TTA[tta])
+    shown = track(batches, -(-len(split) // size), title)
+    answers = outputs(net, shown, precision=setup.precision, views=TTA[setup.tta])
     files = files_of(split.source)
     names = None if files is None else [as_text(files.path(position)) for position in range(len(split))]
-    return Measured(result, np.concatenate(seen), names)
+    return SplitAnswers(name, answers, np.concatenate(sums), names)
 
 
-def keep_evaluation(
-    target: Path,
-    folder: Path,
-    measured: Measured,
-    info: DatasetInfo,
-    words: dict[str, str],
-    argv: list[str],
-    made: dict[str, Any],
+def write_evaluation(
+    target: Path, folder: Path, answers: SplitAnswers, info: DatasetInfo, setup: EvaluationSetup, argv: list[str]
 ) -> dict[str, Any]:
-    """Write what a run says of a split into `target`, and return the numbers.
-
-    `words` say which split, dataset, weights and views; `made` on what it was measured.
-    """
-    result, labels = measured.outputs, measured.outputs.labels.numpy()
-    found = {"run_dir": str(folder), **words, **classification(result.logits, result.labels, info.classes)}
-    probabilities = result.logits.softmax(dim=1)
+    """Write what the run in `folder` answers on a split into `target`, and return the numbers."""
+    (logits, targets), labels = answers.outputs, answers.outputs.labels.numpy()
+    asked = {"split": answers.split, "dataset": setup.dataset, "weights": setup.weights, "tta": setup.tta}
+    results = {"run_dir": str(folder), **asked, **task_for(info).measure(logits, targets)}
+    probabilities = logits.softmax(dim=1)
     arrays = {
-        "logits": result.logits.numpy(),
+        "logits": logits.numpy(),
         "probabilities": probabilities.numpy(),
         "predicted": probabilities.numpy().argmax(axis=1),
         "labels": labels,
         "classes": np.array(info.classes),
-        "checksums": measured.checksums,
+        "checksums": answers.checksums,
     }
-    if measured.files is not None:
-        arrays["files"] = np.array(measured.files)
+    if answers.files is not None:
+        arrays["files"] = np.array(answers.files)
     with disk.replacing(target / PREDICTIONS) as partial:
         np.savez_compressed(partial, **arrays)
-    disk.write(target / TABLE, render(table(measured, probabilities, info.classes), "csv") + "\n")
-    made |= {
+    disk.write(target / TABLE, render(image_rows(answers, probabilities, info.classes), "csv") + "\n")
+    record = provenance(argv) | {
+        "device": str(setup.device),
+        "precision": setup.precision,
+        "other_dataset": setup.other_dataset,
         "hardware": hardware(),
-        "weights": weights_digest(folder, words["weights"]),
-        "images": images_digest(labels, measured.checksums),
+        "weights": weights_digest(folder, setup.weights),
+        "images": images_digest(labels, answers.checksums),
     }
-    write_json(target / RESULTS, found | {"record": provenance(argv) | made})
-    return found
+    write_json(target / RESULTS, results | {"record": record})
+    return results
 
 
-def table(measured: Measured, probabilities: Tensor, classes: Sequence[str]) -> list[dict[str, object]]:
+def image_rows(answers: SplitAnswers, probabilities: Tensor, classes: Sequence[str]) -> list[dict[str, object]]:
     """Return a line for each image: its file, or its number where it is none, its label and the likeliest classes."""
-    labels = measured.outputs.labels.tolist()
+    labels = answers.outputs.labels.tolist()
     rows: list[dict[str, object]] = []
-    for file, label, shares in zip(measured.files or range(len(labels)), labels, probabilities, strict=True):
+    for file, label, shares in zip(answers.files or range(len(labels)), labels, probabilities, strict=True):
         likely = likeliest(shares, classes)
-        answer = {"predicted": likely["top1"], "probability": likely["top1_probability"]}
-        rows.append({"file": file, "label": classes[label], **answer, **likely})
+        best = {"predicted": likely["top1"], "probability": likely["top1_probability"]}
+        rows.append({"file": file, "label": classes[label], **best, **likely})
     return rows
 
 
-def evaluation(folder: Path, cfg: schema.Evaluated, *, checked: bool = False) -> Evaluation:
+def ensure_evaluation(folder: Path, cfg: schema.Evaluated, *, checksums: bool = False) -> Evaluation:
     """Return a run's evaluation, made first where it is missing or is one of other weights or of another dataset.
 
-    One that is to be `checked` has a checksum of each image.
+    With `checksums` one that lacks those of the images is made again.
     """
     target = evaluation_folder(folder, cfg.split, cfg.weights)
-    found = current(target, weights_digest(folder, cfg.weights))
-    if found and (found.checksums is not None or not checked):
-        return found
+    evaluation = reusable_evaluation(target, weights_digest(folder, cfg.weights))
+    if evaluation and (evaluation.checksums is not None or not checksums):
+        return evaluation
     say(f"evaluating {folder} ({cfg.split} images, {cfg.weights} weights)")
     evaluate(folder, cfg, ["cnntrain", "eval", f"run={folder}", f"split={cfg.split}", f"weights={cfg.weights}"])
     return read_evaluation(target)
 
 
-def current(target: Path, weights: str) -> Evaluation | None:
-    """Return the evaluation in a folder if it is whole, and one of these weights on the run's own images."""
+def reusable_evaluation(target: Path, weights: str) -> Evaluation | None:
+    """Return the evaluation in a folder if it is complete, and one of these weights on the run's own images."""
     if not ((target / RESULTS).is_file() and (target / PREDICTIONS).is_file()):
         return None
     try:
-        found = read_evaluation(target)
+        evaluation = read_evaluation(target)
     except InputError as error:
         say(f"warning: {error}")
         return None
-    record = found.found["record"]
-    return found if record["weights"] == weights and not record.get("other_dataset") else None
+    record = evaluation.results["record"]
+    return evaluation if record["weights"] == weights and not record.get("other_dataset") else None
 
 
 def read_evaluation(target: Path) -> Evaluation:
@@ -196,28 +226,28 @@ def read_evaluation(target: Path) -> Evaluation:
 
     Raises `InputError` naming the file and what is wrong with it.
     """
-    found, path = records.evaluation(target), target / PREDICTIONS
+    results, path = records.evaluation(target), target / PREDICTIONS
     try:
         with path.open("rb") as file, np.load(file) as saved:
             arrays = {key: saved.get(key) for key in ("probabilities", "labels", "checksums", "files")}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path} is damaged: {error or type(error).__name__}") from error
-    n, classes = found["n"], len(found["per_class"])
+    n, classes = results["n"], len(results["per_class"])
     shapes = {key: None if array is None else array.shape for key, array in arrays.items()}
     per_image = [shape for key, shape in shapes.items() if key == "labels" or (key != "probabilities" and shape)]
     if shapes["probabilities"] != (n, classes) or any(shape != (n,) for shape in per_image):
-        raise InputError(f"{path} is not what {target / RESULTS} was written of")
-    return Evaluation(target, found, **arrays)
+        raise InputError(f"{path} does not belong to {target / RESULTS}")
+    return Evaluation(target, results, **arrays)
 
 
-def shows(measured: Evaluation, split: Split) -> bool:
+def is_evaluation_of(evaluation: Evaluation, split: Split) -> bool:
     """Say whether a split holds the images that were evaluated, as far as their checksums are known."""
-    if not np.array_equal(split.labels.numpy(), measured.labels):
+    if not np.array_equal(split.labels.numpy(), evaluation.labels):
         return False
-    if measured.checksums is None:
+    if evaluation.checksums is None:
         return True
     parts = np.array_split(np.arange(len(split)), -(-len(split) // 500))
-    return all((checksums(split.source.read(part)) == measured.checksums[part]).all() for part in parts)
+    return all((checksums(split.source.read(part)) == evaluation.checksums[part]).all() for part in parts)
 
 
 def evaluation_folder(folder: Path, split: str, weights: str, tta: str = "none", other: str = "") -> Path:

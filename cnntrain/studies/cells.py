@@ -20,12 +20,13 @@ from cnntrain.config.schema import Fit, Options
 from cnntrain.data.datasets.registry import limited
 from cnntrain.data.datasets.splits import UNUSED, members
 from cnntrain.data.storage.images import Dataset
-from cnntrain.runs import records, setup
-from cnntrain.runs.evaluation import evaluation_folder, keep_evaluation, measure_split
+from cnntrain.runs import records
+from cnntrain.runs.evaluation import EvaluationSetup, evaluation_folder, measure_split, write_evaluation
 from cnntrain.runs.folder import CONFIG, RECORD, create_folder, lock_folder
 from cnntrain.runs.images import image_choice, noted, read_noted, refuse_unlike_record
 from cnntrain.runs.load import load_run
 from cnntrain.runs.resume import finished_result
+from cnntrain.runs.setup import build
 from cnntrain.runs.train import Training
 from cnntrain.runtime import disk
 from cnntrain.runtime.devices import choose_device, choose_precision
@@ -33,11 +34,11 @@ from cnntrain.runtime.errors import CnntrainError, InUseError, StoppedError
 from cnntrain.runtime.jsonfile import as_plain, flat, write_json
 from cnntrain.runtime.memory import spent
 from cnntrain.runtime.streams import forgiving
+from cnntrain.tasks import task_for, task_of
 from cnntrain.training import checkpoints
 
 RENAME = "name another output_dir for a study of the images as they are"  # what helps when its images have changed
 CELL, LOG = "cell.json", "log.txt"
-HEADLINE = "top1"  # the key of the score in files and in `--json`
 HELD: dict[str, Any] = {}  # the images that the cells of this process share: dataset, options and files
 
 
@@ -121,7 +122,8 @@ def finished_scores(folder: Path) -> CellScores | None:
 
 def scores_of(keys: Mapping[str, Any]) -> CellScores:
     """Return what `cell.json` holds."""
-    return CellScores(keys[f"train_{HEADLINE}"], keys[f"test_{HEADLINE}"], keys["test_n"], keys["seconds"])
+    headline = task_of(keys).headline.key
+    return CellScores(keys[f"train_{headline}"], keys[f"test_{headline}"], keys["test_n"], keys["seconds"])
 
 
 def make(cell: Cell) -> CellScores:
@@ -200,7 +202,7 @@ def train(cell: Cell, dataset: Dataset) -> None:
     cfg = read_config(Fit, cell.settings)
     if (cell.folder / CONFIG).exists() and finished_result(cell.folder, cfg):
         return
-    built = setup.build(cfg, dataset, begun=bool(checkpoints.begun(cell.folder / "checkpoints")))
+    built = build(cfg, dataset, begun=bool(checkpoints.begun(cell.folder / "checkpoints")))
     Training(built, cell.folder, as_plain(cell.settings), list(cell.command)).run()
 
 
@@ -226,28 +228,16 @@ def measure(cell: Cell, dataset: Dataset) -> dict[str, Any]:
     net, info, _ = load_run(cell.folder, "last")
     cfg = read_config(Fit, cell.settings)
     device = choose_device(cfg.device)
-    net, precision = (
-        net.to(device).to(memory_format=torch.channels_last),
-        choose_precision(cfg.trainer.precision, device),
+    net = net.to(device).to(memory_format=torch.channels_last)
+    precision = choose_precision(cfg.trainer.precision, device)
+    setup = EvaluationSetup(
+        dataset.info.name, "last", device, precision, cfg.trainer.eval_batch_size, cfg.dataset["workers"]
     )
-    size, workers = cfg.trainer.eval_batch_size, cfg.dataset["workers"]
     scores: dict[str, Any] = {}
     for name in ("train", "test"):
-        measured = measure_split(
-            net,
-            getattr(dataset, name),
-            info,
-            batch_size=size,
-            workers=workers,
-            device=device,
-            precision=precision,
-            title=name,
-        )
-        correct = measured.outputs.logits.argmax(dim=1) == measured.outputs.labels
-        scores |= {f"{name}_{HEADLINE}": int(correct.sum()) / len(correct), f"{name}_n": len(correct)}
-    words = {"split": "test", "dataset": dataset.info.name, "weights": "last", "tta": "none"}
-    made = {"device": str(device), "precision": precision, "other_dataset": None}
+        answers = measure_split(net, getattr(dataset, name), info, setup, name, title=name)
+        headline = task_for(info).headline.key
+        scores |= {f"{name}_{headline}": answers.score(info), f"{name}_n": len(answers.outputs.labels)}
     argv = ["cnntrain", "eval", f"run={cell.folder}", "weights=last"]
-    target = evaluation_folder(cell.folder, "test", "last")
-    keep_evaluation(target, cell.folder, measured, info, words, argv, made)
+    write_evaluation(evaluation_folder(cell.folder, "test", "last"), cell.folder, answers, info, setup, argv)
     return scores

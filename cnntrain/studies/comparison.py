@@ -10,11 +10,10 @@ import numpy as np
 from cnntrain.config import schema
 from cnntrain.nn.geometry import count_parameters, describe
 from cnntrain.runs import records
-from cnntrain.runs.evaluation import Evaluation, evaluation
+from cnntrain.runs.evaluation import Evaluation, ensure_evaluation
 from cnntrain.runs.load import read_info, rebuild
 from cnntrain.runs.select import SAME, by_experiment, find_runs, short_names
 from cnntrain.runtime.jsonfile import flat
-from cnntrain.runtime.tables import percent
 from cnntrain.stats.paired_tests import (
     PairedTest,
     compare_over_images,
@@ -23,6 +22,7 @@ from cnntrain.stats.paired_tests import (
     discordant_pairs,
     points,
 )
+from cnntrain.tasks.task import Headline
 
 ABSENT = "–"
 
@@ -36,12 +36,11 @@ class ComparedRun:
     seed: int
     settings: dict[str, Any]  # dotted keys
     evaluation: Evaluation
-    correct: np.ndarray  # truth values [N]
 
     @property
     def score(self) -> float:
         """The task's headline number, a share of images."""
-        return float(self.evaluation.found["top1"])
+        return self.evaluation.score
 
 
 @dataclass(frozen=True)
@@ -77,6 +76,11 @@ class Comparison:
     over_seeds: list[PairedTest]  # each experiment that shares two seeds or more with the first
 
     @property
+    def headline(self) -> Headline:
+        """The number that is compared."""
+        return self.runs[0].evaluation.headline
+
+    @property
     def verdict(self) -> str:
         """One sentence for all."""
         return conclude(self.over_seeds or self.over_images)
@@ -105,16 +109,15 @@ def compare(cfg: schema.Compare) -> Comparison:
 
 def evaluated(folders: Sequence[Path], cfg: schema.Compare) -> list[Evaluation]:
     """Return the evaluations of runs, made where they are missing, or where only some have checksums to compare."""
-    evaluations = [evaluation(folder, cfg) for folder in folders]
+    evaluations = [ensure_evaluation(folder, cfg) for folder in folders]
     mixed = len({each.checksums is None for each in evaluations}) > 1
-    return [evaluation(folder, cfg, checked=True) for folder in folders] if mixed else evaluations
+    return [ensure_evaluation(folder, cfg, checksums=True) for folder in folders] if mixed else evaluations
 
 
-def compared_run(folder: Path, name: str, measured: Evaluation) -> ComparedRun:
+def compared_run(folder: Path, name: str, evaluation: Evaluation) -> ComparedRun:
     """Return a run with its evaluation."""
     settings = records.settings(folder)
-    correct = measured.probabilities.argmax(axis=1) == measured.labels
-    return ComparedRun(folder, name, settings["seed"], flat(settings), measured, correct)
+    return ComparedRun(folder, name, settings["seed"], flat(settings), evaluation)
 
 
 def letters(number: int) -> str:
@@ -150,7 +153,7 @@ def why_not(first: ComparedRun, second: ComparedRun) -> str | None:
         return f"measured on {len(two.labels):,} images, {first.name} on {len(one.labels):,}"
     if (one.labels != two.labels).any():
         return f"measured on images with other labels than {first.name}"
-    if one.found["record"]["images"] != two.found["record"]["images"]:
+    if one.results["record"]["images"] != two.results["record"]["images"]:
         return f"measured on other images, or the same at another size, than {first.name}"
     return None
 
@@ -158,7 +161,8 @@ def why_not(first: ComparedRun, second: ComparedRun) -> str | None:
 def tests_over_images(runs: Sequence[ComparedRun]) -> list[PairedTest]:
     """Compare each run with the first on the same images."""
     first, others = runs[0], runs[1:]
-    outcomes = [why_not(first, run) or discordant_pairs(first.correct, run.correct) for run in others]
+    correct = first.evaluation.correct
+    outcomes = [why_not(first, run) or discordant_pairs(correct, run.evaluation.correct) for run in others]
     return compare_over_images(first.name, [run.name for run in others], outcomes)
 
 
@@ -191,7 +195,7 @@ def comparison_json(comparison: Comparison) -> dict[str, Any]:
         "weights": comparison.weights,
         "differing": comparison.differing,
         "runs": [run_json(run, comparison) for run in comparison.runs],
-        "groups": [experiment_json(experiment) for experiment in comparison.experiments],
+        "groups": [experiment_json(experiment, comparison.headline) for experiment in comparison.experiments],
         "over_images": [images_json(test) for test in comparison.over_images],
         "over_seeds": [seeds_json(test) for test in comparison.over_seeds],
         "verdict": comparison.verdict,
@@ -200,7 +204,7 @@ def comparison_json(comparison: Comparison) -> dict[str, Any]:
 
 def run_json(run: ComparedRun, comparison: Comparison) -> dict[str, Any]:
     """Return a run; of its settings those that differ."""
-    experiment = comparison.experiment_of(run)
+    experiment, headline = comparison.experiment_of(run), comparison.headline
     return {
         "run": run.name,
         "run_dir": str(run.folder),
@@ -209,11 +213,11 @@ def run_json(run: ComparedRun, comparison: Comparison) -> dict[str, Any]:
         "settings": {key: run.settings.get(key) for key in comparison.differing},
         "params": experiment.params,
         "macs": experiment.macs,
-        **{key: run.evaluation.found[key] for key in ("n", "loss", "top1", "top1_low", "top1_high")},
+        **{key: run.evaluation.results[key] for key in ("n", "loss", headline.key, headline.low, headline.high)},
     }
 
 
-def experiment_json(experiment: Experiment) -> dict[str, Any]:
+def experiment_json(experiment: Experiment, headline: Headline) -> dict[str, Any]:
     """Return an experiment; the deviation over seeds is null for a single run."""
     return {
         "group": experiment.label,
@@ -221,8 +225,8 @@ def experiment_json(experiment: Experiment) -> dict[str, Any]:
         "seeds": [run.seed for run in experiment.runs],
         "params": experiment.params,
         "macs": experiment.macs,
-        "top1_mean": experiment.mean,
-        "top1_std": experiment.std,
+        f"{headline.key}_mean": experiment.mean,
+        f"{headline.key}_std": experiment.std,
     }
 
 
@@ -270,9 +274,9 @@ def setting_word(value: object) -> str:
 
 def run_rows(comparison: Comparison) -> list[dict[str, object]]:
     """Return a line for each run."""
-    lines = []
+    headline, lines = comparison.headline, []
     for run in comparison.runs:
-        experiment, scores = comparison.experiment_of(run), run.evaluation.found
+        experiment, results = comparison.experiment_of(run), run.evaluation.results
         lines.append(
             {
                 "run": run.name,
@@ -280,9 +284,9 @@ def run_rows(comparison: Comparison) -> list[dict[str, object]]:
                 "seed": run.seed,
                 "parameters": experiment.params,
                 "MACs": experiment.macs,
-                "top-1": percent(run.score),
-                "95 % interval": f"{100 * scores['top1_low']:.2f} … {100 * scores['top1_high']:.2f}",
-                "n": scores["n"],
+                headline.label: headline.text(run.score),
+                "95 % interval": f"{100 * results[headline.low]:.2f} … {100 * results[headline.high]:.2f}",
+                "n": results["n"],
             }
         )
     return lines
@@ -296,7 +300,7 @@ def experiment_rows(comparison: Comparison) -> list[dict[str, object]]:
         {
             "group": experiment.label,
             "runs": len(experiment.runs),
-            "mean top-1": percent(experiment.mean),
+            f"mean {comparison.headline.label}": comparison.headline.text(experiment.mean),
             "std": None if experiment.std is None else f"{100 * experiment.std:.2f}",
         }
         for experiment in comparison.experiments

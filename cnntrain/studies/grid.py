@@ -10,7 +10,7 @@ from cnntrain.config.schema import Options
 from cnntrain.data.datasets.registry import ALIKE
 from cnntrain.data.datasets.splits import changes
 from cnntrain.runs import records, resume
-from cnntrain.runs.evaluation import evaluation_folder, read_evaluation, shows
+from cnntrain.runs.evaluation import evaluation_folder, is_evaluation_of, read_evaluation
 from cnntrain.runs.folder import CONFIG, RECORD, RESULTS, RUNS
 from cnntrain.runs.images import noted, resolved_root
 from cnntrain.runs.load import weights_digest
@@ -97,4 +97,4 @@ def has_same_images(cell: Cell) -> bool:
         return False
     test = divide_dataset(dataset, options, data_root, cell.seed, only="test", listed=files).test
     measured = evaluation_folder(cell.folder, "test", "last")
-    return test is None or not (measured / RESULTS).is_file() or shows(read_evaluation(measured), test)
+    return test is None or not (measured / RESULTS).is_file() or is_evaluation_of(read_evaluation(measured), test)

@@ -4,15 +4,15 @@ import time
 from collections.abc import Sequence
 
 from cnntrain.runtime.progress import clock, say
-from cnntrain.runtime.tables import percent
 from cnntrain.studies.cells import LOG, Cell, Message
+from cnntrain.tasks.task import Headline
 
 
 class CellProgress:
     """Listens to what processes tell of the cells that are `left`, which `expected` takes so many seconds each."""
 
-    def __init__(self, left: Sequence[Cell], expected: Sequence[float], jobs: int) -> None:
-        self.left, self.expected, self.jobs = left, expected, jobs
+    def __init__(self, left: Sequence[Cell], expected: Sequence[float], jobs: int, headline: Headline) -> None:
+        self.left, self.expected, self.jobs, self.headline = left, expected, jobs, headline
         self.failed: list[str] = []
         self.open, self.ended, self.began = set(range(len(left))), 0, time.monotonic()
         self.spent = self.foreseen = 0.0  # seconds of the cells that are done: as measured, and as expected
@@ -27,8 +27,8 @@ class CellProgress:
         if message.scores:
             self.spent += message.scores.seconds
             self.foreseen += self.expected[message.cell]
-            accuracy = f"test top-1 {percent(message.scores.test_score)}"
-            say(f"{at}: {accuracy} ({clock(message.scores.seconds)}), {self.time_left()} left")
+            result = f"test {self.headline.label} {self.headline.text(message.scores.test_score)}"
+            say(f"{at}: {result} ({clock(message.scores.seconds)}), {self.time_left()} left")
         elif message.kind == "failed":
             self.failed.append(cell.name)
             say(f"{at} failed: {message.reason} ({cell.folder / LOG})")

@@ -30,6 +30,7 @@ from cnntrain.stats.paired_tests import (
 from cnntrain.stats.power import MOST_SEEDS, seeds_wanted
 from cnntrain.studies.ablation.variants import SizedVariant
 from cnntrain.studies.cells import CellScores
+from cnntrain.tasks.task import Headline
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,7 @@ class Answer:
     table: list[VariantRow]
     interactions: list[InteractionRow]
     complete: bool  # no cell is missing
+    headline: Headline  # the number that stands for the score
 
     @property
     def first(self) -> VariantRow:
@@ -124,11 +126,11 @@ class Answer:
         """The comparisons with the first, then the interactions: one family."""
         return [row.test for row in self.table[1:]] + [row.test for row in self.interactions]
 
-    def as_json(self, headline: str) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """Return the rows with their stable keys, in which the task's headline stands for the score."""
         return {
-            "rows": [named(asdict(row), headline) for row in self.rows],
-            "table": [variant_json(row, headline) for row in self.table],
+            "rows": [named(asdict(row), self.headline) for row in self.rows],
+            "table": [variant_json(row, self.headline) for row in self.table],
             "interactions": [
                 {"variant": row.variant, "parts": row.parts, "n_seeds": row.n_seeds}
                 | paired_test_json(row.test)
@@ -143,6 +145,7 @@ def answer(
     variants: Sequence[SizedVariant],
     results: Results,
     seeds: Sequence[int],
+    headline: Headline,
     level: float = LEVEL,
     again: float = 0.0,
     known: Collection[str] = (),
@@ -168,7 +171,8 @@ def answer(
         for (both, part, rest), test in zip(unions, tests[len(others) :], strict=True)
     ]
     complete = len(rows) == len(variants) * len(seeds)
-    return Answer(rows, variant_rows(variants, results, seeds, tests[: len(others)]), interactions, complete)
+    table = variant_rows(variants, results, seeds, tests[: len(others)])
+    return Answer(rows, table, interactions, complete, headline)
 
 
 def count_comparisons(variants: Sequence[SizedVariant]) -> int:
@@ -409,12 +413,12 @@ def summary(study: Answer) -> str:
 # To JSON.
 
 
-def named(row: Mapping[str, Any], headline: str) -> dict[str, Any]:
+def named(row: Mapping[str, Any], headline: Headline) -> dict[str, Any]:
     """Return a row with the task's headline for the score in its keys."""
-    return {key.replace("score", headline): value for key, value in row.items()}
+    return {key.replace("score", headline.key): value for key, value in row.items()}
 
 
-def variant_json(row: VariantRow, headline: str) -> dict[str, Any]:
+def variant_json(row: VariantRow, headline: Headline) -> dict[str, Any]:
     """Return the row of a variant with its stable keys."""
     keys = asdict(row)
     del keys["test"]

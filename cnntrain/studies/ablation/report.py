@@ -6,7 +6,6 @@ from dataclasses import asdict
 from cnntrain.runtime.tables import Row, render
 from cnntrain.stats.paired_tests import PairedTest, points
 from cnntrain.studies.ablation.answer import Answer, VariantRow, summary
-from cnntrain.studies.cells import HEADLINE
 
 STATISTICS = (
     "Differences are paired: the top-1 of a variant minus that of the full network under the same seed. Intervals are "
@@ -174,7 +173,7 @@ def report(
     parts += ["## How the statistics were made", *STATISTICS, *([SUMS] if study.interactions else [])]
     if printed:
         parts += ["## Beside what is printed elsewhere", markdown(printed_rows(study, printed)), *source]
-    parts += ["## Every cell", markdown(flat(study.as_json(HEADLINE)["rows"])) or "None is finished."]
+    parts += ["## Every cell", markdown(flat(study.as_json()["rows"])) or "None is finished."]
     images = [{"variant": row.variant} | asdict(test) for row in study.table for test in row.mcnemar or ()]
     if images:
         parts += [f"## McNemar's test of every cell against that of {study.first.variant}", markdown(images)]

@@ -38,9 +38,11 @@ from cnntrain.studies.ablation.answer import (
 from cnntrain.studies.ablation.controls import with_controls
 from cnntrain.studies.ablation.figures import differences_picture
 from cnntrain.studies.ablation.report import flat, report
-from cnntrain.studies.ablation.variants import TRAINING, Removal, SizedVariant, fit_words, variants_of
-from cnntrain.studies.cells import HEADLINE, Cell, finished_scores
+from cnntrain.studies.ablation.variants import TRAINING, Removal, SizedVariant, fit_words, info_of, variants_of
+from cnntrain.studies.cells import Cell, finished_scores
 from cnntrain.studies.progress import CellProgress
+from cnntrain.tasks import task_for
+from cnntrain.tasks.task import Headline
 
 STUDY, REPORT, LOOKS = "study.json", "report.md", "looks.json"
 LEAST_SEEDS = 8  # where their number is left open
@@ -59,6 +61,11 @@ class PlannedStudy:
     seconds: dict[str, float] | None  # that a run of each variant takes, about; None where nothing is trained
     jobs: int  # cells at a time
     prospects: str  # what can be concluded, a sentence
+
+    @property
+    def headline(self) -> Headline:
+        """The number that stands for the score of a cell."""
+        return task_for(info_of(self.variants[0].variant.settings)).headline
 
 
 @dataclass(frozen=True)
@@ -178,7 +185,7 @@ def make_cells(study: PlannedStudy, settings: Mapping[str, Any]) -> list[str]:
         return []
     jobs = min(study.jobs, len(left))
     expected = [study.seconds[cell.variant.name] if study.seconds else 0.0 for cell in left]
-    progress = CellProgress(left, expected, study.jobs)
+    progress = CellProgress(left, expected, study.jobs, study.headline)
     pool.make_all(left, jobs, progress.hear, plugins=cfg.plugins, deterministic=cfg.deterministic)
     return progress.failed
 
@@ -202,7 +209,7 @@ def answer_study(study: PlannedStudy) -> AnsweredStudy:
     others = [look for look in earlier if look.seeds != now.seeds]
     again = looks.next_level([*others, now], study.cfg.looks)
     known = [name for look in others for name in look.found]
-    verdicts = answer(study.variants, results, study.seeds, now.level, again, known)
+    verdicts = answer(study.variants, results, study.seeds, study.headline, now.level, again, known)
     answered = AnsweredStudy(verdicts, earlier, [])
     if any(test.p is not None for test in verdicts.tests):
         now = now._replace(found=tuple(significant(verdicts)))
@@ -248,8 +255,7 @@ def read_results(cells: Sequence[Cell]) -> dict[tuple[str, int], CellResult]:
         if not same_images(first, (cell, evaluation)):
             say(f"{cell.folder} was measured on other test images than {first[0].folder}, and is left out")
             continue
-        correct = evaluation.probabilities.argmax(axis=1) == evaluation.labels
-        results[cell.variant.name, cell.seed] = CellResult(scores, correct)
+        results[cell.variant.name, cell.seed] = CellResult(scores, evaluation.correct)
     return results
 
 
@@ -258,7 +264,7 @@ def same_images(*measured: tuple[Cell, Evaluation]) -> bool:
     (_, first), (_, second) = measured
     seen = [{key: cell.settings["dataset"].get(key) for key in PIXELS} for cell, _ in measured]
     if seen[0] == seen[1] and (first.checksums is None) == (second.checksums is None):
-        return bool(first.found["record"]["images"] == second.found["record"]["images"])
+        return bool(first.results["record"]["images"] == second.results["record"]["images"])
     files = [each.files for each in (first, second) if each.files is not None]
     return np.array_equal(first.labels, second.labels) and (len(files) < 2 or np.array_equal(files[0], files[1]))
 
@@ -266,7 +272,7 @@ def same_images(*measured: tuple[Cell, Evaluation]) -> bool:
 def write_answer(study: PlannedStudy, answered: AnsweredStudy) -> dict[str, Any]:
     """Write the answer as tables of numbers, as pictures and as a report; return what `--json` prints."""
     folder, options = study.folder, study.cfg.study or {}
-    result = {"study_dir": str(folder)} | answered.answer.as_json(HEADLINE) | looks_json(answered)
+    result = {"study_dir": str(folder)} | answered.answer.as_json() | looks_json(answered)
     disk.write(folder / "rows.csv", render(flat(result["rows"]), "csv") + "\n")
     disk.write(folder / "table.csv", render(flat(result["table"]), "csv") + "\n")
     picture = None
