@@ -16,14 +16,14 @@ usage: cnntrain {command} [group=option ...] [key=value ...] [flags]
 groups, with the chosen option marked *
 {groups}
 
-keys, with their values under these choices (nested: group.key=value; lists: key=[a,b])
+keys, with their values for these options (nested: group.key=value; lists: key=[a,b])
 {keys}
 
 flags
-  -m, --multirun    run every combination of the values that commas separate: seed=0,1,2
+  -m, --multirun    run every combination of the values between commas: seed=0,1,2
   --json            print the result as one JSON object, the last line of standard output
-  --cfg job         show the configuration and stop; with --resolve, its references filled in
-  --config-dir DIR  take further groups and options from the folder DIR
+  --cfg job         show the configuration and stop; --resolve fills in its references
+  --config-dir DIR  take more groups and options from the folder DIR
 """
 COMMENT_COLUMN = 36
 

@@ -10,19 +10,19 @@ from cnntrain.runtime.streams import guarded
 
 COMMANDS: dict[str, str] = {
     "fit": "train a network; the run's folder keeps its configuration, metrics and weights",
-    "eval": "measure a trained network on validation or test images",
-    "predict": "label images with a trained network",
+    "eval": "evaluate a trained network on validation or test images",
+    "predict": "classify images with a trained network",
     "export": "write a trained network to a file for other programs",
-    "env": "show versions and hardware, for a report of a problem",
-    "report": "write a run's configuration, curves, accuracy and mistakes as one page",
-    "compare": "hold runs side by side and say which differences are significant",
-    "invariance": "follow how far shifts, scale and rotation move a network's features, stage by stage",
-    "ablate": "train with and without layers, seed by seed, and say what each is worth",
+    "env": "show versions and hardware, for a problem report",
+    "report": "write a run's configuration, curves, accuracy and mistakes as one HTML page",
+    "compare": "compare runs and say which differences are significant",
+    "invariance": "measure how far shifts, scale and rotation move a network's features, stage by stage",
+    "ablate": "train with and without layers, with several seeds, and say what each is worth",
     "describe": "list a network's stages with shapes, parameters and operations",
 }
 
 USAGE = """\
-cnntrain trains, evaluates and explains convolutional networks from a line of words.
+Train, evaluate and explain convolutional networks from the command line.
 
 usage: cnntrain <command> [key=value ...] [flags]
 
