@@ -9,8 +9,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cnntrain.data.augment.augmentations import AUGMENTATIONS, Augmentation
-from cnntrain.data.loading.batch import Batch, Normalise
+from cnntrain.data.loading.batch import Batch
 from cnntrain.data.loading.loader import ResidentLoader, StreamedLoader, eval_batches, plan_epoch
+from cnntrain.data.loading.normalise import Normalise, denormalised, normalised
 from cnntrain.data.storage.images import DatasetInfo, Pixels, Split
 from cnntrain.runtime.errors import InputError
 
@@ -83,6 +84,17 @@ def test_flip_and_crop_in_one_gather_equal_padding_flipping_and_slicing(channels
         assert any(
             torch.allclose(normalise(c.permute(1, 2, 0)[None].contiguous())[0], x[row], atol=1e-5) for c in candidates
         )
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pixels_are_normalised_alike_from_bytes_and_numbers_and_back(channels: int) -> None:
+    facts, pixels = info(channels), split(channels).source.read(range(4))
+    expected = (pixels.numpy() / 255 - np.array(facts.mean)) / np.array(facts.std)
+    images = Normalise(facts, CPU)(pixels)
+    numbers = pixels.permute(0, 3, 1, 2).float()
+    np.testing.assert_allclose(images.permute(0, 2, 3, 1), expected, atol=1e-5)
+    torch.testing.assert_close(normalised(numbers, facts), images)
+    torch.testing.assert_close(denormalised(images, facts), numbers, atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

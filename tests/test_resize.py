@@ -20,8 +20,9 @@ from cnntrain.cli.main import main
 from cnntrain.data.augment.augmentations import Plan, flip, resized_crop
 from cnntrain.data.augment.resize import resized_at_once, resized_one_by_one
 from cnntrain.data.datasets.registry import fingerprint, load
-from cnntrain.data.loading.batch import Normalise, Store
+from cnntrain.data.loading.batch import Store
 from cnntrain.data.loading.loader import ResidentLoader, StreamedLoader, eval_batches
+from cnntrain.data.loading.normalise import Normalise
 from cnntrain.data.storage.images import resident, stored
 from cnntrain.runtime.errors import InputError
 from cnntrain.runtime.seeding import generator

@@ -185,7 +185,7 @@ def test_grids_hold_every_image_in_its_place() -> None:
 
 
 def test_the_batch_is_shown_as_its_pixels_were() -> None:
-    from cnntrain.data.loading.batch import Normalise
+    from cnntrain.data.loading.normalise import Normalise
 
     pixels = torch.randint(256, (4, 4, 4, 3), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     shown = pictures.batch_picture(Normalise(INFO, torch.device("cpu"))(pixels), INFO)

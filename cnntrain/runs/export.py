@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cnntrain.config import pretrained
 from cnntrain.config.build import build_model
-from cnntrain.data.loading.batch import Normalise
+from cnntrain.data.loading.normalise import Normalise
 from cnntrain.data.storage.images import DatasetInfo
 from cnntrain.runs import records
 from cnntrain.runtime.errors import InputError

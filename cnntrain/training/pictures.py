@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from cnntrain.data.loading.normalise import denormalised
 from cnntrain.data.storage.images import DatasetInfo, Split
 from cnntrain.runtime.drawing import styled
 from cnntrain.stats.metrics import confusion_matrix
@@ -45,9 +46,7 @@ def enlarge(image: Tensor, least: int = 256) -> Tensor:
 
 def batch_picture(images: Tensor, info: DatasetInfo) -> Tensor:
     """Show a batch as the network sees it, augmented: `images`, float [N, C, H, W], with normalisation undone."""
-    mean, std = (torch.tensor(numbers, device=images.device)[:, None, None] for numbers in (info.mean, info.std))
-    values = images[:MOST].float() * std + mean
-    return grid((values * 255).round().clamp(0, 255).to(torch.uint8).cpu())
+    return grid(denormalised(images[:MOST], info).round().clamp(0, 255).to(torch.uint8).cpu())
 
 
 # Weights.

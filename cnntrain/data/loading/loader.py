@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from cnntrain.data.augment.augmentations import Augmentation, Plan
-from cnntrain.data.loading.batch import Batch, Collate, Normalise, Store
+from cnntrain.data.loading.batch import Batch, Collate, Store
+from cnntrain.data.loading.normalise import Normalise
 from cnntrain.data.loading.prefetch import Slots
 from cnntrain.data.loading.workers import end_workers, read_batches, torch_loader
 from cnntrain.data.storage.images import DatasetInfo, Pixels, Split, stored

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from cnntrain.data.loading.normalise import normalised
 from cnntrain.data.storage.images import DatasetInfo, Split
 from cnntrain.nn.geometry import stage_spans
 from cnntrain.nn.measures import Span, Spans
@@ -46,22 +47,16 @@ class Subject:
     precision: Literal["fp32", "bf16"]
     device: torch.device
 
-    def normalise(self, pixels: Tensor) -> Tensor:
-        """Return pixels [B, C, H, W] in 0..255 as the network takes them."""
-        std = torch.tensor(self.info.std, device=pixels.device)
-        mean = torch.tensor(self.info.mean, device=pixels.device)
-        return pixels * (1 / (255 * std)).view(1, -1, 1, 1) + (-mean / std).view(1, -1, 1, 1)
-
     def logits(self, pixels: Tensor) -> Tensor:
         """Return the logits of pixels [B, C, H, W], the same as those that `follow` ends with."""
         with autocast(self.precision, self.device):
-            found: Tensor = self.net(self.normalise(pixels).clone(memory_format=torch.channels_last))
+            found: Tensor = self.net(normalised(pixels, self.info).clone(memory_format=torch.channels_last))
         return found
 
     def follow(self, views: Sequence[Tensor]) -> Iterator[tuple[str, list[Tensor]]]:
         """Yield each stage's name and what leaves it for each of `views`, pixels [B, C, H, W], the input first."""
         # A copy of one layout for all: a layer may choose its algorithm by the strides, even those of a single channel.
-        inputs = [self.normalise(view).clone(memory_format=torch.channels_last) for view in views]
+        inputs = [normalised(view, self.info).clone(memory_format=torch.channels_last) for view in views]
         yield INPUT, inputs
         with autocast(self.precision, self.device):
             for steps in zip(*(walk(self.net, x) for x in inputs), strict=True):
