@@ -104,7 +104,7 @@ def test_only_where_maps_are_small_and_many(monkeypatch: pytest.MonkeyPatch) -> 
         large, small = (many(torch.randn(1, FEWEST_MAPS, side, side)) for side in (8, 4))
     assert ["Product" in type(out.grad_fn).__name__ for out in (large, small)] == [False, True]
     assert SMALL == 4 * 4
-    monkeypatch.setattr(conv_matmul, "MOST_NUMBERS", 2 * 4 * 4 * FEWEST_MAPS * 9)
+    monkeypatch.setattr(conv_matmul, "MOST_VALUES", 2 * 4 * 4 * FEWEST_MAPS * 9)
     with as_products([many]):
         outs = [many(torch.randn(images, FEWEST_MAPS, 4, 4)) for images in (2, 3)]
     assert ["Product" in type(out.grad_fn).__name__ for out in outs] == [True, False]

@@ -9,7 +9,7 @@ from made import create_model
 from torch import nn
 from torch.nn import functional as F
 
-from cnntrain.models.convnet import Convolution, Norm, Pooling
+from cnntrain.models.convnet import Convolution, Normalisation, Pooling
 from cnntrain.models.lenet import CONV3_TABLE
 from cnntrain.nn.blocks import conv, unpooled
 from cnntrain.nn.convolutions import maxout_conv, transposed_conv
@@ -243,7 +243,7 @@ def test_lm_resnet_follows_its_recursion() -> None:
     ("option", "value"),
     [
         *(("convolution", value) for value in get_args(Convolution)),
-        *(("norm", value) for value in get_args(Norm)),
+        *(("norm", value) for value in get_args(Normalisation)),
         *(("activation", value) for value in get_args(Activation)),
         *(("pool", value) for value in get_args(Pooling)),
         *(("groups", 2), ("dilation", 2), ("hidden", 0), ("dropout", 0.5), ("widths", [4, 4, 4]), ("kernel", 5)),

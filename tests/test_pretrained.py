@@ -214,7 +214,7 @@ def test_timms_weights_come_by_its_own_code(monkeypatch: pytest.MonkeyPatch) -> 
     known = {"num_classes": 7, "classifier": "fc", "input_size": (3, 24, 24), "mean": (0.1,) * 3, "std": (0.2,) * 3}
     known |= {"hf_hub_id": "timm/tinynet.a1", "hf_hub_filename": None}
 
-    def create_model(arch: str, *, num_classes: int, in_chans: int, pretrained: bool = False) -> nn.Module:
+    def timms_own(arch: str, *, num_classes: int, in_chans: int, pretrained: bool = False) -> nn.Module:
         if pretrained and arch == "tinynet.none":
             raise RuntimeError("no weights there")
         net = TinyNet(num_classes)
@@ -228,7 +228,7 @@ def test_timms_weights_come_by_its_own_code(monkeypatch: pytest.MonkeyPatch) -> 
             raise RuntimeError("Invalid pretrained tag (odd) for tinynet.")
         return SimpleNamespace(**known)
 
-    fake = SimpleNamespace(list_models=lambda: ["tinynet"], create_model=create_model, get_pretrained_cfg=configuration)
+    fake = SimpleNamespace(list_models=lambda: ["tinynet"], create_model=timms_own, get_pretrained_cfg=configuration)
     monkeypatch.setitem(sys.modules, "timm", fake)
     for classes, new in ((4, "all but fc.weight, fc.bias, which are new"), (7, "all")):
         net = create_model("timm", SHAPE, classes, arch="tinynet", weights="default")

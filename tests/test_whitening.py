@@ -11,7 +11,7 @@ from made import create_model
 from torch import nn
 from torch.nn import functional as F
 
-from cnntrain.nn.blocks import dirac
+from cnntrain.nn.initialisers import dirac
 from cnntrain.nn.whitening import Whitening, calibrate
 
 Call = Callable[..., dict[str, Any]]

@@ -21,7 +21,7 @@ from cnntrain.runtime.tables import render
 
 
 def run(composed: DictConfig) -> dict[str, Any]:
-    """Print a network's stages; return what `--json` prints. No image is read, no weight of ours drawn."""
+    """Print a network's stages; return what `--json` prints. No image is read, and our networks get no memory."""
     cfg = pretrained.with_expected_size(read_config(schema.Describe, composed))
     if cfg.models:
         return compare(cfg, cfg.models)
@@ -66,7 +66,7 @@ check = partial(read_config, schema.Describe)  # of a sweep's jobs, before any o
 def compare(cfg: schema.Describe, names: list[str]) -> dict[str, Any]:
     """Print one line a network, each with its default options for the images of one dataset."""
     info = dataset_info(cfg.dataset, cfg.data_root)
-    found = []
+    rows = []
     for name in names:
         try:
             net = build_model({"name": name}, info, device="meta")
@@ -77,8 +77,8 @@ def compare(cfg: schema.Describe, names: list[str]) -> dict[str, Any]:
         stages, lacking = describe(net, info.shape)
         if lacking:
             say(f"{name}: {lacking}")
-        found.append({"model": name, "stages": len(stages), **totals(stages)})
+        rows.append({"model": name, "stages": len(stages), **totals(stages)})
     if cfg.table == "text":
         print(f"for {describe_shape(info.shape)} images of {len(info.classes)} classes\n")
-    print(render([{"model": one["model"], "stages": one["stages"], **short(one)} for one in found], cfg.table))
-    return {"in_shape": list(info.shape), "models": found}
+    print(render([{"model": row["model"], "stages": row["stages"], **short(row)} for row in rows], cfg.table))
+    return {"in_shape": list(info.shape), "models": rows}

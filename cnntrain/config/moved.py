@@ -44,11 +44,16 @@ NAMES = {  # those that have another module or another name than the rest of the
         "Shape": "transforms.transform.ImageShape",
     },
     "models": {"HEADS": "models.AUXILIARY"},
-    "models.blocks": {"chain": "nn.composite.chain", "ACTIVATIONS": "nn.layers.ACTIVATIONS"},
+    "models.blocks": {
+        "chain": "nn.composite.chain",
+        "ACTIVATIONS": "nn.layers.ACTIVATIONS",
+        "require": "nn.blocks.check_count",
+    },
     "models.heads": {"Heads": "nn.auxiliary.AuxiliaryClassifiers"},
-    "models.stages": {"Add": "nn.composite.Add", "Concat": "nn.composite.Concat"},
+    "models.stages": {"Build": "nn.stages.BuildOptions", "Add": "nn.composite.Add", "Concat": "nn.composite.Concat"},
     "optim": {name: f"training.lr_schedules.{name}" for name in ("SCHEDULES", "learning_rates")},
 }
+NAMES["models.blocks"] |= {name: f"nn.initialisers.{name}" for name in ("he_normal", "he_normal_inputs", "dirac")}
 NAMES["data.datasets"] = {name: f"data.datasets.registry.{name}" for name in NAMES["data.datasets"]}
 NAMES["data.datasets"]["DatasetEntry"] = "config.moved.dataset_entry"
 

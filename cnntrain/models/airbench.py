@@ -12,7 +12,8 @@ from functools import partial
 import torch
 from torch import nn
 
-from cnntrain.nn.blocks import batch_norm, check_count, conv, dirac, linear, norm_act, pooling
+from cnntrain.nn.blocks import batch_norm, check_count, conv, linear, norm_act, pooling
+from cnntrain.nn.initialisers import dirac
 from cnntrain.nn.layers import Activation
 from cnntrain.nn.shapes import Shape
 from cnntrain.nn.stages import BuildOptions, Maker, assemble
@@ -36,7 +37,7 @@ def airbench(
 
     Without `whiten_bias` nothing is trained before the first group, and gradients end there. `norm_momentum` and
     `norm_scale` are those of `blocks.batch_norm`; `identity` begins with filters that pass on their input
-    (`blocks.dirac`).
+    (`initialisers.dirac`).
     """
     check_count(widths, 3, "widths")
     norm = partial(batch_norm, momentum=norm_momentum, scale=norm_scale)

@@ -13,7 +13,8 @@ from typing import Literal
 
 from torch import nn
 
-from cnntrain.nn.blocks import by_size, check_count, conv, dense, he_normal_inputs, linear, lrn, pooling
+from cnntrain.nn.blocks import by_size, check_count, conv, dense, linear, lrn, pooling
+from cnntrain.nn.initialisers import he_normal_inputs
 from cnntrain.nn.shapes import Shape
 from cnntrain.nn.stages import BuildOptions, Maker, assemble
 from cnntrain.runtime.ranges import Count
@@ -33,7 +34,7 @@ def alexnet(
 ) -> nn.Sequential:
     """Five convolutions and three fully connected layers; 60,965,224 parameters at 227 pixels and 1000 classes.
 
-    `groups=2` are the two graphics cards of the paper; 1 connects all maps (62,378,344 parameters). `order=pool_norm`
+    `groups=2` are the two GPUs of the paper; 1 connects all maps (62,378,344 parameters). `order=pool_norm`
     normalises after pooling, as Caffe's variant does.
     """
     check_count(widths, 5, "widths")

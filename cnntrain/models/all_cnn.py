@@ -6,7 +6,8 @@ Deviation: initial weights after He et al. 2015.
 
 from torch import nn
 
-from cnntrain.nn.blocks import conv, dropout, global_average, he_normal_inputs
+from cnntrain.nn.blocks import conv, dropout, global_average
+from cnntrain.nn.initialisers import he_normal_inputs
 from cnntrain.nn.shapes import Shape
 from cnntrain.nn.stages import BuildOptions, assemble
 

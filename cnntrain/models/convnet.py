@@ -26,7 +26,7 @@ from cnntrain.nn.stages import BuildOptions, Maker, StageError, assemble
 from cnntrain.runtime.ranges import Count, Fraction, Natural
 
 Convolution = Literal["plain", "depthwise_separable", "spatially_separable", "maxout", "rotated_maxout", "transposed"]
-Norm = Literal["none", "batch", "batch_last", "local_response", "local_contrast"]
+Normalisation = Literal["none", "batch", "batch_last", "local_response", "local_contrast"]
 Pooling = Literal["max", "avg", "overlapping", "stochastic", "fractional", "unpooled", "stride", "none"]
 
 
@@ -40,7 +40,7 @@ def convnet(
     convolution: Convolution = "plain",
     groups: Count = 1,
     dilation: Count = 1,
-    norm: Norm = "none",
+    norm: Normalisation = "none",
     activation: Activation = "relu",
     pool: Pooling = "max",
     hidden: Natural = 128,

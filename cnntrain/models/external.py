@@ -1,4 +1,4 @@
-"""Models of torchvision and timm by name, drawn or with pretrained weights, as stages where that is right."""
+"""Models of torchvision and timm by name, randomly initialised or pretrained, as stages where that is right."""
 
 import importlib
 import sys
@@ -82,7 +82,7 @@ def torchvision_models(arch: str) -> Any:
 
 
 def torchvision_images(*, arch: str = "resnet18", weights: str | None = None) -> Preprocessing | None:
-    """Return the images that the weights expect, those of the newest ones for a file; None for drawn weights."""
+    """Return the images that the weights expect, those of the newest ones for a file; None for random weights."""
     if weights is None:
         return None
     wants = torchvision_models(arch).get_model_weights(arch).DEFAULT.transforms()
@@ -121,7 +121,7 @@ def timm_models(arch: str) -> Any:
 
 
 def timm_images(*, arch: str = "resnet18", weights: str | None = None) -> Preprocessing | None:
-    """Return the images that the weights expect; None for drawn weights, or where timm has none."""
+    """Return the images that the weights expect; None for random weights, or where timm has none."""
     if weights is None:
         return None
     try:
@@ -132,7 +132,7 @@ def timm_images(*, arch: str = "resnet18", weights: str | None = None) -> Prepro
 
 
 def head_of(model: nn.Module, num_classes: int) -> list[str]:
-    """Return the tensors of the classifier that timm drew anew because the weights know other classes."""
+    """Return the tensors of the classifier that timm initialised because the weights know other classes."""
     known: Mapping[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
     if known["num_classes"] == num_classes:
         return []
@@ -186,16 +186,16 @@ def read_weights(path: Path) -> Mapping[str, Tensor]:
         raise InputError(f"model.weights={path} does not exist; give null, default or a file")
     try:
         if path.suffix == ".safetensors":
-            found: Any = importlib.import_module("safetensors.torch").load_file(path)
+            state: Any = importlib.import_module("safetensors.torch").load_file(path)
         else:
-            found = torch.load(path, map_location="cpu", weights_only=True)
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a damaged file or one of another kind leads to
         raise InputError(f"model.weights={path} holds no state dict: {type(error).__name__}") from error
     for wrapping in ("state_dict", "model"):
-        found = found.get(wrapping, found) if isinstance(found, Mapping) else found
-    if not isinstance(found, Mapping) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
-        raise InputError(f"model.weights={path} holds no state dict: {type(found).__name__}")
-    return found
+        state = state.get(wrapping, state) if isinstance(state, Mapping) else state
+    if not isinstance(state, Mapping) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        raise InputError(f"model.weights={path} holds no state dict: {type(state).__name__}")
+    return state
 
 
 def fill(model: nn.Module, label: str, state: Mapping[str, Tensor]) -> list[str]:
@@ -203,12 +203,12 @@ def fill(model: nn.Module, label: str, state: Mapping[str, Tensor]) -> list[str]
 
     Raises `InputError` when tensors are missing, or more than a head has another shape.
     """
-    own = model.state_dict()
-    missing = [key for key in own if key not in state]
-    other = [key for key in own if key in state and own[key].shape != state[key].shape]
+    tensors = model.state_dict()
+    missing = [key for key in tensors if key not in state]
+    other = [key for key in tensors if key in state and tensors[key].shape != state[key].shape]
     if missing or len({key.rpartition(".")[0] for key in other}) > 1:
         raise InputError(f"model.weights are not those of {label}: {listed([*missing, *other])} differ")
-    model.load_state_dict({key: state[key] for key in own if key not in other}, strict=False)
+    model.load_state_dict({key: state[key] for key in tensors if key not in other}, strict=False)
     return other
 
 
@@ -223,7 +223,7 @@ def finished(
 ) -> nn.Sequential:
     """Return a model's stages. Of weights that were loaded, the attribute `pretrained` says which tensors are `new`.
 
-    The layers of these are drawn as our own are, small: some libraries draw a classifier so wide that features cannot
+    Their layers are initialised as our own are, small: some libraries draw a classifier so wide that features cannot
     make up for it.
     """
     for path in dict.fromkeys(key.rpartition(".")[0] for key in new or ()):
@@ -233,6 +233,6 @@ def finished(
         raise StageError(f"{label} comes ready-made: model.widen and model.antialias are for cnntrain's own networks")
     net = chain_of(model, label, in_shape, num_classes, build.remove)
     if new is not None:
-        kept = f"all but {', '.join(new)}, which are new" if new else "all"
-        net.pretrained = f"weights of {label}: {kept}"  # type: ignore[assignment]
+        loaded = f"all but {', '.join(new)}, which are new" if new else "all"
+        net.pretrained = f"weights of {label}: {loaded}"  # type: ignore[assignment]
     return net.to(build.device)

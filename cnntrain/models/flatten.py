@@ -1,8 +1,9 @@
 """A ready-made model as named stages, where that can be proved right.
 
 A trace with the model's own parts as leaves (nested Sequentials opened) is a chain if each call reads only what the
-call before it gave. The chain is then held to the original, in output and input gradient, in evaluation and training; a
-model that is none, or differs, comes as one stage, `network`, which can be trained and observed but not taken apart.
+call before it gave. The chain is then compared with the original, in output and input gradient, in evaluation and
+training; a model that is none, or differs, comes as one stage, `network`, which can be trained and observed but not
+taken apart.
 """
 
 import math
@@ -118,19 +119,19 @@ def prove(model: nn.Module, net: nn.Sequential, in_shape: Shape) -> None:
     x = torch.randn(2, *in_shape, generator=torch.Generator().manual_seed(0))
     try:
         for training in (False, True):
-            found = []
+            results = []
             for candidate in (model, net):
                 candidate.train(training)
                 torch.default_generator.manual_seed(0)
-                given = x.clone().requires_grad_()
-                out = candidate(given)
-                found.append((out, torch.autograd.grad(out.square().sum(), given)[0]))
-            if not all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(*found, strict=True)):
+                images = x.clone().requires_grad_()
+                out = candidate(images)
+                results.append((out, torch.autograd.grad(out.square().sum(), images)[0]))
+            if not all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(*results, strict=True)):
                 raise ChainError(
                     f"one part after another gives another result in {'training' if training else 'evaluation'}"
                 )
     except (RuntimeError, ValueError, AssertionError, AttributeError) as error:
-        raise ChainError(f"it cannot be held to the original: {str(error).splitlines()[0]}") from error
+        raise ChainError(f"it cannot be compared with the original: {str(error).splitlines()[0]}") from error
     finally:
         torch.default_generator.set_state(state)
         model.train(was_training)

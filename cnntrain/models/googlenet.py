@@ -9,20 +9,9 @@ from typing import Literal
 from torch import nn
 
 from cnntrain.nn.auxiliary import AuxiliaryClassifiers, attach
-from cnntrain.nn.blocks import (
-    by_size,
-    conv,
-    dense,
-    dropout,
-    global_average,
-    he_normal_inputs,
-    linear,
-    lrn,
-    pooling,
-    sequence,
-    spatial,
-)
+from cnntrain.nn.blocks import by_size, conv, dense, dropout, global_average, linear, lrn, pooling, sequence, spatial
 from cnntrain.nn.composite import Concat, chain
+from cnntrain.nn.initialisers import he_normal_inputs
 from cnntrain.nn.shapes import Shape
 from cnntrain.nn.stages import BuildOptions, Maker, assemble
 from cnntrain.runtime.ranges import NonNegative
@@ -164,7 +153,7 @@ def naive_inception(one: int, reduce3: int, three: int, reduce5: int, five: int,
 def googlenet_heads(
     net: nn.Sequential, in_shape: Shape, num_classes: int, build: BuildOptions, *, auxiliary: NonNegative = 0.3
 ) -> AuxiliaryClassifiers:
-    """Return the companion that trains `net` with its two auxiliary classifiers, after 4a and 4d (section 5).
+    """Return the two auxiliary classifiers that `net` is trained with, after 4a and 4d (section 5).
 
     `auxiliary` is the weight of each one's loss, 0 for none.
     """

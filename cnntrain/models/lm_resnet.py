@@ -8,7 +8,8 @@ the CIFAR ResNet to the last bit.
 
 from torch import nn
 
-from cnntrain.nn.blocks import conv, global_average, he_normal, linear, spatial
+from cnntrain.nn.blocks import conv, global_average, linear, spatial
+from cnntrain.nn.initialisers import he_normal
 from cnntrain.nn.layers import FirstHalf, Twice
 from cnntrain.nn.residual import MultistepBlock, basic_body, shortcut
 from cnntrain.nn.shapes import Shape

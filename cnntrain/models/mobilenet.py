@@ -4,8 +4,9 @@ table 1. A depthwise and a pointwise convolution are one stage. Below 48 pixels 
 
 from torch import nn
 
-from cnntrain.nn.blocks import by_size, conv, global_average, he_normal, linear
+from cnntrain.nn.blocks import by_size, conv, global_average, linear
 from cnntrain.nn.convolutions import depthwise_separable
+from cnntrain.nn.initialisers import he_normal
 from cnntrain.nn.shapes import Shape
 from cnntrain.nn.stages import BuildOptions, Maker, assemble
 

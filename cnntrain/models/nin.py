@@ -9,7 +9,8 @@ from typing import Literal
 
 from torch import nn
 
-from cnntrain.nn.blocks import by_size, conv, dropout, global_average, he_normal_inputs, linear, pooling
+from cnntrain.nn.blocks import by_size, conv, dropout, global_average, linear, pooling
+from cnntrain.nn.initialisers import he_normal_inputs
 from cnntrain.nn.shapes import Shape
 from cnntrain.nn.stages import BuildOptions, Maker, assemble
 

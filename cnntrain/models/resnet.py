@@ -12,7 +12,8 @@ from typing import Literal
 
 from torch import nn
 
-from cnntrain.nn.blocks import by_size, conv, global_average, he_normal, linear, norm_act, pooling
+from cnntrain.nn.blocks import by_size, conv, global_average, linear, norm_act, pooling
+from cnntrain.nn.initialisers import he_normal
 from cnntrain.nn.layers import Activation
 from cnntrain.nn.residual import basic_block, bottleneck_block, preact_basic_block, preact_bottleneck_block
 from cnntrain.nn.shapes import Shape

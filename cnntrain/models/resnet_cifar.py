@@ -6,7 +6,8 @@ Deviation: none in the layers; initial weights follow the authors' code (normal,
 
 from torch import nn
 
-from cnntrain.nn.blocks import conv, global_average, he_normal, linear, norm_act
+from cnntrain.nn.blocks import conv, global_average, linear, norm_act
+from cnntrain.nn.initialisers import he_normal
 from cnntrain.nn.residual import Shortcut, basic_block, preact_basic_block, preact_bottleneck_block
 from cnntrain.nn.shapes import Shape
 from cnntrain.nn.stages import BuildOptions, Maker, assemble

@@ -8,7 +8,8 @@ deeper networks from the shallower; `batch_norm` is torchvision's variant, whose
 
 from torch import nn
 
-from cnntrain.nn.blocks import conv, dense, he_normal_inputs, linear, pooling
+from cnntrain.nn.blocks import conv, dense, linear, pooling
+from cnntrain.nn.initialisers import he_normal_inputs
 from cnntrain.nn.shapes import Shape, describe_shape
 from cnntrain.nn.stages import BuildOptions, Maker, StageError, assemble
 from cnntrain.runtime.ranges import Count

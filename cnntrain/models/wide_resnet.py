@@ -5,7 +5,8 @@ Deviation: none in the layers; projections are 1×1 convolutions without batch n
 
 from torch import nn
 
-from cnntrain.nn.blocks import conv, global_average, he_normal, linear, norm_act
+from cnntrain.nn.blocks import conv, global_average, linear, norm_act
+from cnntrain.nn.initialisers import he_normal
 from cnntrain.nn.residual import preact_basic_block
 from cnntrain.nn.shapes import Shape
 from cnntrain.nn.stages import BuildOptions, Maker, assemble

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from cnntrain.nn.blocks import by_size, check_count, conv, dense, he_normal_inputs, linear, lrn, pooling
+from cnntrain.nn.blocks import by_size, check_count, conv, dense, linear, lrn, pooling
+from cnntrain.nn.initialisers import he_normal_inputs
 from cnntrain.nn.shapes import Shape
 from cnntrain.nn.stages import BuildOptions, assemble
 from cnntrain.runtime.ranges import Count

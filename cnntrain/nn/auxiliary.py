@@ -1,4 +1,4 @@
-"""Auxiliary classifiers: a companion for training, outside the chain of stages, which it reads by walking."""
+"""Auxiliary classifiers: they read inner stages in training and are no part of the network."""
 
 from collections.abc import Mapping, Sequence
 
@@ -21,10 +21,10 @@ class AuxiliaryClassifiers(nn.Module):
         self.net, self.heads, self.at, self.weight = net, nn.ModuleDict(heads), dict(at), weight
 
     def forward(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        found: dict[str, Tensor] = {}
+        logits: dict[str, Tensor] = {}
         for stage, x in walk(self.net, x):  # noqa: B020 - the last activation is the logits
-            found |= {head: self.heads[head](x) for head, place in self.at.items() if place == stage}
-        return x, found
+            logits |= {head: self.heads[head](x) for head, place in self.at.items() if place == stage}
+        return x, logits
 
     @property
     def params(self) -> int:

@@ -1,4 +1,4 @@
-"""Small makers that the networks are written with: each is told the shape that arrives and returns a module."""
+"""Small makers that the networks are written with: each takes the shape that arrives and returns a module."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -20,14 +20,14 @@ from cnntrain.nn.shapes import Shape, describe_shape, shape_after
 from cnntrain.nn.stages import Maker, StageError, widenable
 
 T = TypeVar("T")
-Norm = Callable[[int], nn.Module]  # the normalisation of so many maps
+NormLayer = Callable[[int], nn.Module]  # the normalisation of so many maps
 Pool = Literal["max", "avg", "none"]
 
 assert tuple(ACTIVATIONS) == get_args(Activation)
 
 
 def sequence(**makers: Maker) -> Maker:
-    """One stage of several makers, each told what leaves the one before it."""
+    """One stage of several makers, each for the shape that leaves the one before it."""
 
     def make(shape: Shape) -> nn.Module:
         parts = {}
@@ -76,7 +76,7 @@ def conv(
     padding: int = 0,
     dilation: int = 1,
     groups: int = 1,
-    norm: bool | Norm = False,
+    norm: bool | NormLayer = False,
     norm_last: bool = False,
     bias: bool | None = None,
     activation: Activation = "relu",
@@ -103,7 +103,7 @@ def conv(
     return make
 
 
-def norm_act(norm: Norm = nn.BatchNorm2d, activation: Activation = "relu") -> Maker:
+def norm_act(norm: NormLayer = nn.BatchNorm2d, activation: Activation = "relu") -> Maker:
     """A normalisation and an activation as a stage of their own: batch norm and ReLU close a pre-activation network."""
     return lambda shape: chain(norm=norm(spatial(shape)[0]), act=ACTIVATIONS[activation]())
 
@@ -232,27 +232,3 @@ def local_contrast(size: int = 9) -> Maker:
         return LocalContrastNorm(size)
 
     return make
-
-
-def he_normal(leaf: nn.Module) -> None:
-    """Normal weights of variance 2 / (outputs × kernel area) for convolutions (He et al. 2015, section 2.2)."""
-    if isinstance(leaf, nn.Conv2d):
-        nn.init.kaiming_normal_(leaf.weight, mode="fan_out", nonlinearity="relu")
-
-
-def he_normal_inputs(leaf: nn.Module) -> None:
-    """Normal weights of variance 2 / inputs of a unit, biases of zero: for plain ReLU networks (He et al. 2015)."""
-    if isinstance(leaf, nn.Conv2d | nn.Linear):
-        nn.init.kaiming_normal_(leaf.weight, nonlinearity="relu")
-        if leaf.bias is not None:
-            nn.init.zeros_(leaf.bias)
-
-
-def dirac(leaf: nn.Module) -> None:
-    """The first filters of a convolution pass on its input, map by map; the others stay as they were drawn.
-
-    Zagoruyko and Komodakis 2017 (arXiv:1706.00388), for the part of the filters that has an input (arXiv:2404.00498,
-    section 3.2). Even windows have no middle and stay as they were drawn altogether.
-    """
-    if isinstance(leaf, nn.Conv2d) and all(side % 2 for side in leaf.kernel_size):
-        nn.init.dirac_(leaf.weight.detach()[: leaf.weight.shape[1]])

@@ -6,7 +6,7 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
-from cnntrain.nn.measures import Cost, Measure, Measured, Spans, measure_branches
+from cnntrain.nn.measures import Cost, LayerGeometry, Measure, Spans, measure_branches
 from cnntrain.nn.shapes import Shape, describe_shape
 
 
@@ -18,7 +18,7 @@ def chain(**parts: nn.Module | None) -> nn.Sequential:
 class Branches(nn.Module):
     """A module whose parts do not follow one another: it says itself how they make up its shape, spans and cost."""
 
-    def measured(self, measure: Measure, shape: Shape, spans: Spans) -> Measured:
+    def measured(self, measure: Measure, shape: Shape, spans: Spans) -> LayerGeometry:
         """Return the shape that leaves the module, what a position of it sees, and its cost, by those of its parts."""
         raise NotImplementedError
 
@@ -44,7 +44,7 @@ class Add(Branches):
             total = total + out
         return self.after(total)  # type: ignore[no-any-return]
 
-    def measured(self, measure: Measure, shape: Shape, spans: Spans) -> Measured:
+    def measured(self, measure: Measure, shape: Shape, spans: Spans) -> LayerGeometry:
         shape, spans, before = measure(self.before, shape, spans)
         branches = [getattr(self, name) for name in self.names]
         (shape, *_), spans, inside = measure_branches(measure, branches, shape, spans)
@@ -65,7 +65,7 @@ class Concat(Branches):
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([getattr(self, name)(x) for name in self.names], dim=1)
 
-    def measured(self, measure: Measure, shape: Shape, spans: Spans) -> Measured:
+    def measured(self, measure: Measure, shape: Shape, spans: Spans) -> LayerGeometry:
         shapes, spans, inside = measure_branches(measure, self.children(), shape, spans)
         out = (sum(channels for channels, *_ in shapes), *shapes[0][1:])
         return out, spans, inside + Cost(activations=math.prod(out))

@@ -21,10 +21,10 @@ from cnntrain.runtime.devices import cpu_multiplies_tiles
 FEWEST_MAPS = 128  # with fewer a product has too little to do for what its windows cost
 SMALL = 16  # pixels of a map up to which all is a product
 SMALL_TILES = 49  # up to which the filters' gradient is, in tiles
-MOST_NUMBERS = 2**27  # in the windows of a batch, for the sake of memory
+MOST_VALUES = 2**27  # in the windows of a batch, for the sake of memory
 
 
-class Geometry(NamedTuple):
+class Filtering(NamedTuple):
     """How a filter walks, on both axes."""
 
     stride: tuple[int, int]
@@ -66,18 +66,18 @@ def as_products(convolutions: list[nn.Conv2d]) -> Iterator[None]:
 def convolve(module: nn.Conv2d, x: Tensor) -> Tensor:
     """Return what a convolution makes of maps [N, C, H, W], by a product where they are small."""
     weight, bias = module.weight, module.bias
-    how = Geometry(module.stride, module.padding, module.dilation)  # type: ignore[arg-type] # no string: see candidates
+    how = Filtering(module.stride, module.padding, module.dilation)  # type: ignore[arg-type] # no string: see candidates
     kind = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
     height, width = (how.places(x.shape[2 + axis], weight.shape[2 + axis], axis) for axis in (0, 1))
     places = height * width
-    if min(height, width) < 1 or places > small(kind) or len(x) * places * weight[0].numel() > MOST_NUMBERS:
+    if min(height, width) < 1 or places > small(kind) or len(x) * places * weight[0].numel() > MOST_VALUES:
         return F.conv2d(x, weight, bias, *how)
     out: Tensor = Product.apply(x.to(kind), weight.to(kind), None if bias is None else bias.to(kind), how)
     return out
 
 
 def small(kind: torch.dtype) -> int:
-    """Return how many pixels a map may have for a product of numbers of a kind to pay."""
+    """Return how many pixels a map may have for a product in a number format to pay."""
     return SMALL_TILES if kind == torch.bfloat16 and cpu_multiplies_tiles() else SMALL
 
 
@@ -85,7 +85,7 @@ class Product(torch.autograd.Function):
     """A convolution whose parts are matrix products where that is faster."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, how: Geometry) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, how: Filtering) -> Tensor:
         """Return maps [N, outputs, H', W'] in channels_last of maps [N, C, H, W] and filters [outputs, C, h, w]."""
         ctx.save_for_backward(x, weight)
         ctx.how = how
@@ -101,18 +101,15 @@ class Product(torch.autograd.Function):
         for_x, for_weight, for_bias, _ = ctx.needs_input_grad
         size = list(gradient.shape[2:])
         rows = gradient.permute(0, 2, 3, 1).reshape(-1, len(weight))
-        found: list[Tensor | None] = [None, None, None]
+        of_x = gradient_of_maps(gradient, x, weight, how) if for_x else None
+        of_weight = None
         if for_weight:
             product = rows.t() @ windows(x, weight.shape[2:], size, how)
-            found[1] = product.view(len(weight), *weight.shape[2:], -1).permute(0, 3, 1, 2)
-        if for_bias:
-            found[2] = rows.sum(0)
-        if for_x:
-            found[0] = gradient_of_maps(gradient, x, weight, how)
-        return (*found, None)
+            of_weight = product.view(len(weight), *weight.shape[2:], -1).permute(0, 3, 1, 2)
+        return of_x, of_weight, rows.sum(0) if for_bias else None, None
 
 
-def gradient_of_maps(gradient: Tensor, x: Tensor, weight: Tensor, how: Geometry) -> Tensor:
+def gradient_of_maps(gradient: Tensor, x: Tensor, weight: Tensor, how: Filtering) -> Tensor:
     """Return the gradient for the maps x that a convolution read, given that for the maps it made.
 
     Where filters move by one pixel it is a convolution again, by the filters turned round, with inputs and outputs
@@ -121,16 +118,16 @@ def gradient_of_maps(gradient: Tensor, x: Tensor, weight: Tensor, how: Geometry)
     reach = [how.dilation[axis] * (weight.shape[2 + axis] - 1) for axis in (0, 1)]
     padding = (reach[0] - how.padding[0], reach[1] - how.padding[1])
     if x.shape[2] * x.shape[3] <= SMALL and how.stride == (1, 1) and min(padding) >= 0:
-        back = Geometry((1, 1), padding, how.dilation)
+        back = Filtering((1, 1), padding, how.dilation)
         turned = weight.flip(2, 3).permute(2, 3, 0, 1).reshape(-1, weight.shape[1])
         size = list(x.shape[2:])
         return multiplied(windows(gradient, weight.shape[2:], size, back), turned, None, len(x), size)
     settings = (list(how.stride), list(how.padding), list(how.dilation), False, [0, 0], 1)
-    found: Tensor = torch.ops.aten.convolution_backward(gradient, x, weight, None, *settings, [True, False, False])[0]
-    return found
+    of_x: Tensor = torch.ops.aten.convolution_backward(gradient, x, weight, None, *settings, [True, False, False])[0]
+    return of_x
 
 
-def windows(x: Tensor, kernel: torch.Size, size: list[int], how: Geometry) -> Tensor:
+def windows(x: Tensor, kernel: torch.Size, size: list[int], how: Filtering) -> Tensor:
     """Return what filters of a kernel's size see of maps [N, C, H, W] at each place [N·H'·W', h·w·C]."""
     down, across = how.padding
     lines = F.pad(x.permute(0, 2, 3, 1), (0, 0, across, across, down, down)).contiguous()

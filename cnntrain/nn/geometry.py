@@ -17,7 +17,7 @@ from cnntrain.nn.measures import (
     POINTWISE,
     Cost,
     Costs,
-    Measured,
+    LayerGeometry,
     Reads,
     Span,
     Spans,
@@ -122,7 +122,7 @@ def outline(net: nn.Sequential, in_shape: Shape) -> list[StageGeometry]:
     return rows
 
 
-def measure(module: nn.Module, shape: Shape, spans: Spans) -> Measured:
+def measure(module: nn.Module, shape: Shape, spans: Spans) -> LayerGeometry:
     """Return the shape that leaves a module, what a position of it sees, and its cost: a chain's parts in order."""
     if isinstance(module, nn.Sequential):
         total = Cost()
@@ -132,7 +132,7 @@ def measure(module: nn.Module, shape: Shape, spans: Spans) -> Measured:
         return shape, spans, total
     if isinstance(module, Branches):
         return module.measured(measure, shape, spans)
-    out = shape if isinstance(module, KEEPING) else shape_after(module, shape)
+    out = shape if isinstance(module, ELEMENTWISE) else shape_after(module, shape)
     height, width = windows(module, shape)
     return out, (spans[0].after(height), spans[1].after(width)), leaf_cost(module, shape, out)
 
@@ -142,7 +142,7 @@ def windows(leaf: nn.Module, shape: Shape) -> Windows:
 
     Raises `TypeError` for a layer that is not known: there is no default that would be right.
     """
-    if torchs := entry(WINDOWS, leaf):
+    if torchs := entry(TORCH_WINDOWS, leaf):
         return torchs(leaf, shape)
     if isinstance(leaf, Reads):
         return leaf.windows()
@@ -154,7 +154,7 @@ def leaf_cost(leaf: nn.Module, shape: Shape, out: Shape) -> Cost:
 
     Raises `TypeError` for an unknown layer with parameters.
     """
-    if torchs := entry(COSTS, leaf):
+    if torchs := entry(TORCH_COSTS, leaf):
         return torchs(leaf, shape, out)
     if isinstance(leaf, Costs):
         return leaf.cost(shape, out)
@@ -202,13 +202,13 @@ def transposed_cost(leaf: nn.ConvTranspose2d, shape: Shape, out: Shape) -> Cost:
     return Cost(macs, macs + (outputs if leaf.bias is not None else 0), outputs)
 
 
-# Torch's layers that keep the shape, and those of all that read each position for itself.
-KEEPING = (
+# Torch's layers whose every position reads itself, and that keep the number of maps.
+ELEMENTWISE = (
     *(nn.Identity, nn.ReLU, nn.GELU, nn.LeakyReLU, nn.Tanh, nn.Sigmoid),
     *(nn.Dropout, nn.BatchNorm2d),
 )
-WINDOWS: dict[type[nn.Module], Callable[[Any, Shape], Windows]] = {
-    **dict.fromkeys((*KEEPING, nn.Linear), lambda leaf, shape: POINTWISE),
+TORCH_WINDOWS: dict[type[nn.Module], Callable[[Any, Shape], Windows]] = {
+    **dict.fromkeys((*ELEMENTWISE, nn.Linear), lambda leaf, shape: POINTWISE),
     **dict.fromkeys(
         (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d),
         lambda leaf, shape: sliding(leaf.kernel_size, leaf.stride, leaf.padding, getattr(leaf, "dilation", 1)),
@@ -217,7 +217,7 @@ WINDOWS: dict[type[nn.Module], Callable[[Any, Shape], Windows]] = {
     nn.AdaptiveAvgPool2d: adaptive,
     nn.Flatten: everything,
 }
-COSTS: dict[type[nn.Module], Callable[[Any, Shape, Shape], Cost]] = {
+TORCH_COSTS: dict[type[nn.Module], Callable[[Any, Shape, Shape], Cost]] = {
     **dict.fromkeys((nn.Identity, nn.Flatten), lambda leaf, shape, out: Cost()),
     **dict.fromkeys(
         (nn.Conv2d, nn.Linear),

@@ -91,8 +91,8 @@ class Strides(Protocol):
     def antialiased(self) -> list[nn.Module]: ...
 
 
-Measured = tuple[Shape, Spans, Cost]
-Measure = Callable[[nn.Module, Shape, Spans], Measured]  # of a module that a shape and spans reach
+LayerGeometry = tuple[Shape, Spans, Cost]  # what leaves a layer, what a position of it sees, its cost
+Measure = Callable[[nn.Module, Shape, Spans], LayerGeometry]  # of a module that a shape and spans reach
 
 
 def pair(value: object) -> tuple[int, int]:

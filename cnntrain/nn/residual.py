@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from cnntrain.nn.blocks import spatial
 from cnntrain.nn.composite import Add, Branches, chain
 from cnntrain.nn.layers import PadShortcut
-from cnntrain.nn.measures import Cost, Measure, Measured, Spans, measure_branches
+from cnntrain.nn.measures import Cost, LayerGeometry, Measure, Spans, measure_branches
 from cnntrain.nn.shapes import Shape
 from cnntrain.nn.stages import Maker, widenable
 
@@ -53,7 +53,7 @@ class MultistepBlock(Branches):
         states = (1 - self.step) * now_skipped + self.step * self.skip(last)
         return torch.cat([(self.main(now) + states).relu(), now_skipped], dim=1)
 
-    def measured(self, measure: Measure, shape: Shape, spans: Spans) -> Measured:
+    def measured(self, measure: Measure, shape: Shape, spans: Spans) -> LayerGeometry:
         state = (shape[0] // 2, *shape[1:])
         (out, _), spans, inside = measure_branches(measure, (self.main, self.skip), state, spans)
         both = (2 * out[0], *out[1:])

@@ -17,8 +17,8 @@ def shape_after(module: nn.Module, shape: Shape) -> Shape:
 
     Raises `ValueError` when the module swallows the batch axis or leaves nothing, and what the module itself raises.
     """
-    held = next(itertools.chain(module.parameters(), module.buffers()), None)
-    training, device = module.training, "meta" if held is None else held.device
+    tensor = next(itertools.chain(module.parameters(), module.buffers()), None)
+    training, device = module.training, "meta" if tensor is None else tensor.device
     with torch.no_grad(), ShapesOnly():
         out = module.eval()(torch.empty(2, *shape, device=device))
     module.train(training)

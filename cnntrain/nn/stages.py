@@ -1,9 +1,9 @@
 """The layer mechanism: a network is an ordered mapping of stage names to makers.
 
-A maker is told the shape that reaches it and returns an ordinary module; `assemble` threads the shapes through and
-returns a plain `nn.Sequential`. Removing a stage is building without it, and widening one is building it wider, so
-everything after it infers its shapes anew.
-The stage's name is its address everywhere: on the command line, in the state dict, in a table's row.
+A maker takes the shape that reaches it and returns an ordinary module; `assemble` passes the shapes on from stage to
+stage and returns a plain `nn.Sequential`. Removing a stage is building without it, and widening one is building it
+wider: every later shape adapts. The name of a stage is its address everywhere: on the command line, in the state dict,
+in a table's row.
 """
 
 import contextlib
@@ -226,20 +226,20 @@ def tail(net: nn.Sequential, after: str) -> nn.Sequential:
 
 @contextlib.contextmanager
 def record(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """Keep what leaves the named modules (paths of `named_modules`) during the forward pass inside the context.
+    """Record what leaves the named modules (paths of `named_modules`) during the forward pass inside the context.
 
-    What is kept is cloned, because a later in-place operation would overwrite it.
+    The activations are clones, because a later in-place operation would overwrite them.
 
     Raises `StageError` for an unknown path, `RuntimeError` when a module runs twice.
     """
     modules = dict(model.named_modules())
-    kept: dict[str, Tensor] = {}
+    activations: dict[str, Tensor] = {}
 
     def keep(name: str) -> Callable[[nn.Module, object, Tensor], None]:
         def hook(module: nn.Module, inputs: object, output: Tensor) -> None:
-            if name in kept:
+            if name in activations:
                 raise RuntimeError(f"{name} ran twice: one name cannot stand for two activations")
-            kept[name] = output.clone()
+            activations[name] = output.clone()
 
         return hook
 
@@ -248,7 +248,7 @@ def record(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]
             raise StageError(str(unknown("module", name, filter(None, modules))))
     handles = [modules[name].register_forward_hook(keep(name)) for name in names]
     try:
-        yield kept
+        yield activations
     finally:
         for handle in handles:
             handle.remove()
