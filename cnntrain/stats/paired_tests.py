@@ -141,7 +141,7 @@ def sign_patterns(n: int) -> np.ndarray:
     return np.array([(1.0, *signs) for signs in itertools.product((-1.0, 1.0), repeat=n - 1)])
 
 
-def holm(ps: Sequence[float | None]) -> list[float | None]:
+def holm_correction(ps: Sequence[float | None]) -> list[float | None]:
     """Return the p of each row after Holm's correction over the rows that have one (Holm 1979)."""
     order = sorted((p, row) for row, p in enumerate(ps) if p is not None)
     corrected: list[float | None] = [None] * len(ps)
@@ -165,7 +165,7 @@ def is_significant(low: float, high: float, p: float | None, level: float = LEVE
     return p is not None and p <= level + 1e-12 and not low <= 0 <= high
 
 
-# Comparisons with the first: tested, or not, for a reason (text).
+# Comparisons with a reference: tested, or not, for a reason (text).
 
 
 def compare_over_images(
@@ -174,9 +174,9 @@ def compare_over_images(
     """Test each network against `reference` on the same images; an outcome that is text says why it cannot be."""
     ps = [mcnemar(pairs) if isinstance(pairs, DiscordantPairs) else None for pairs in outcomes]
     tests = []
-    for name, pairs, p, p_holm in zip(names, outcomes, ps, holm(ps), strict=True):
+    for name, pairs, p, p_holm in zip(names, outcomes, ps, holm_correction(ps), strict=True):
         if isinstance(pairs, str) or p_holm is None:
-            tests.append(PairedTest(name, reference, f"{name} cannot be held against {reference}: {pairs}."))
+            tests.append(PairedTest(name, reference, f"{name} cannot be compared with {reference}: {pairs}."))
             continue
         low, high = image_interval(pairs)
         tests.append(
@@ -205,9 +205,9 @@ def compare_over_seeds(
     ps = [None if isinstance(deltas, str) else sign_flip(deltas) for deltas in differences]
     tested = sum(p is not None for p in ps)
     tests = []
-    for name, deltas, p, p_holm in zip(names, differences, ps, holm(ps), strict=True):
+    for name, deltas, p, p_holm in zip(names, differences, ps, holm_correction(ps), strict=True):
         if isinstance(deltas, str) or p is None or p_holm is None:
-            tests.append(PairedTest(name, reference, f"{name} cannot be held against {reference}: {deltas}."))
+            tests.append(PairedTest(name, reference, f"{name} cannot be compared with {reference}: {deltas}."))
         else:
             tests.append(seed_test(name, reference, deltas, p, p_holm, tested))
     return tests
@@ -242,10 +242,10 @@ def points(share: float | None) -> str:
     return f"{100 * share:+.2f}"
 
 
-def compared(name: str, first: str, delta: float, low: float, high: float) -> str:
+def difference_words(name: str, reference: str, delta: float, low: float, high: float) -> str:
     """Say which is better and by how much."""
     words = "better than" if delta > 0 else "worse than" if delta < 0 else "as good as"
-    return f"{name} is {words} {first} by {points(abs(delta))[1:]} points ({points(low)} … {points(high)})"
+    return f"{name} is {words} {reference} by {points(abs(delta))[1:]} points ({points(low)} … {points(high)})"
 
 
 def image_verdict(name: str, first: str, pairs: DiscordantPairs, p: float) -> str:
@@ -253,7 +253,7 @@ def image_verdict(name: str, first: str, pairs: DiscordantPairs, p: float) -> st
     low, high = image_interval(pairs)
     measured = f"{pairs.only_second:,} images right only by {name}, {pairs.only_first:,} only by {first}; p = {p:.2g}"
     if is_significant(low, high, p):
-        sentence = compared(name, first, pairs.delta, low, high)
+        sentence = difference_words(name, first, pairs.delta, low, high)
         return f"{sentence} on images like these: significant for these two networks ({measured})."
     return (
         f"{name} and {first} do not differ significantly on {pairs.n:,} images: "
@@ -267,17 +267,18 @@ def seed_verdict(name: str, first: str, differences: Sequence[float], p: float, 
     n, needed = len(differences), seeds_needed(rows, level)
     if is_significant(low, high, p, level):
         after = " after Holm's correction" if rows > 1 else ""
-        return f"{compared(name, first, mean, low, high)} over {n} shared seeds: significant (p = {p:.2g}{after})."
-    measured = f"{points(mean)} points ({points(low)} … {points(high)}"
-    if needed is None:
-        return f"{name} against {first} over {n} shared seeds: {measured}), at a level of which nothing is left."
-    if n < needed:
-        asked = "one comparison needs" if rows == 1 else f"{rows} comparisons need"
         return (
-            f"{name} against {first} over {n} shared seeds: {measured}), too few to conclude; "
-            f"{asked} at least {needed} seeds{'' if level == LEVEL else f' at the level {level:.2g}'}."
+            f"{difference_words(name, first, mean, low, high)} over {n} shared seeds: significant (p = {p:.2g}{after})."
         )
-    return f"{name} and {first} do not differ significantly over {n} shared seeds: {measured}; p = {p:.2g})."
+    start = f"{name} and {first} do not differ significantly over {n} shared seeds: {points(mean)} points"
+    ends = f"{points(low)} … {points(high)}"
+    if needed is None:
+        return f"{start} ({ends}). Nothing is left of the significance level."
+    if n < needed:
+        asked = "One comparison needs" if rows == 1 else f"{rows} comparisons need"
+        at = "" if level == LEVEL else f" at the level {level:.2g}"
+        return f"{start} ({ends}). {asked} at least {needed} seeds{at}."
+    return f"{start} ({ends}; p = {p:.2g})."
 
 
 def conclude(tests: Sequence[PairedTest]) -> str:

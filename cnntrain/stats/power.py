@@ -20,7 +20,7 @@ STUDIES = 2000  # that are simulated for a number of seeds
 SIMULATED_SEEDS = 60  # beyond them the t test decides as sign flips do: their power differs by less than 0.002
 
 
-def seeds_wanted(differences: Sequence[float], rows: int, level: float = LEVEL) -> int | None:
+def seeds_for_power(differences: Sequence[float], rows: int, level: float = LEVEL) -> int | None:
     """Return how many seeds find a difference like this one, in one of so many rows, in four studies of five.
 
     Mean and deviation are taken as measured. They are themselves uncertain, the more the fewer seeds they are from. The
@@ -33,10 +33,10 @@ def seeds_wanted(differences: Sequence[float], rows: int, level: float = LEVEL) 
     least = max(needed, len(differences) + 1)
     if spread < 1e-12:
         return least
-    wanted = bisect.bisect_left(
+    count = bisect.bisect_left(
         range(MOST_SEEDS + 1), True, lo=least, key=lambda n: detectable(n, level / rows) <= mean / spread
     )
-    return wanted if wanted <= MOST_SEEDS else None
+    return count if count <= MOST_SEEDS else None
 
 
 @functools.cache
@@ -45,11 +45,11 @@ def detectable(n: int, level: float) -> float:
     if n > SIMULATED_SEEDS:
         edge = float(special.stdtrit(n - 1, 1 - level / 2))
         return smallest(lambda effect: 1 - float(special.nctdtr(n - 1, effect * n**0.5, edge)), n)
-    noise = studies(n)
+    noise = standard_differences(n)
     means, half = noise.mean(axis=1), special.stdtrit(n - 1, 1 - LEVEL / 2) * noise.std(axis=1, ddof=1) / math.sqrt(n)
 
     def power(effect: float) -> float:
-        return float(((np.abs(means + effect) > half) & (flips(noise + effect) <= level)).mean())
+        return float(((np.abs(means + effect) > half) & (sign_flip_p(noise + effect) <= level)).mean())
 
     return smallest(power, n)
 
@@ -65,7 +65,7 @@ def smallest(power: Callable[[float], float], n: int) -> float:
     return high
 
 
-def studies(n: int) -> np.ndarray:
+def standard_differences(n: int) -> np.ndarray:
     """Return the standard normal differences of many studies under `n` seeds: [studies, n].
 
     Their means are the quantiles of a mean rather than draws of it, which leaves little to chance.
@@ -75,7 +75,7 @@ def studies(n: int) -> np.ndarray:
     return np.asarray(drawn - drawn.mean(axis=1, keepdims=True) + means[:, None])
 
 
-def flips(values: np.ndarray) -> np.ndarray:
+def sign_flip_p(values: np.ndarray) -> np.ndarray:
     """Return the p [R] of sign flips for rows of differences [R, n].
 
     Beyond what is counted exactly, the distribution of the sum under random signs is expanded around the normal one, by

@@ -18,16 +18,16 @@ from cnntrain.stats.intervals import wilson
 from cnntrain.stats.paired_tests import (
     LEVEL,
     PairedTest,
-    compared,
     conclude,
+    difference_words,
     discordant_pairs,
-    holm,
+    holm_correction,
     mcnemar,
     points,
     seed_test,
     sign_flip,
 )
-from cnntrain.stats.power import MOST_SEEDS, seeds_wanted
+from cnntrain.stats.power import MOST_SEEDS, seeds_for_power
 from cnntrain.studies.ablation.variants import SizedVariant
 from cnntrain.studies.cells import CellScores
 from cnntrain.tasks.task import Headline
@@ -323,13 +323,13 @@ def seed_tests(comparisons: Sequence[Compared], level: float, again: float, know
     ]
     tests = []
     for (name, reference, deltas), p, p_holm in zip(
-        comparisons, ps, holm([1.0 if p is None else p for p in ps]), strict=True
+        comparisons, ps, holm_correction([1.0 if p is None else p for p in ps]), strict=True
     ):
         if isinstance(deltas, str):
             tests.append(PairedTest(name, reference, f"{name}: no verdict, {deltas}."))
         elif p is None or p_holm is None:
-            change = f"{name} against {reference}: {points(deltas[0])} points"
-            sentence = f"{change} with one seed, from which nothing can be concluded."
+            change = f"{name} differs from {reference} by {points(deltas[0])} points with one seed"
+            sentence = f"{change}, which cannot show that a difference is significant."
             tests.append(PairedTest(name, reference, sentence, delta=deltas[0]))
         else:
             test = seed_test(name, reference, deltas, p, p_holm, len(comparisons), level)
@@ -343,12 +343,12 @@ def judged_again(
     """Return a test that is not significant at this look: it was at an earlier one, or how many seeds it needs."""
     assert test.delta is not None and test.delta_low is not None and test.delta_high is not None
     if label(test.name, test.reference) in known:
-        change = compared(test.name, test.reference, test.delta, test.delta_low, test.delta_high)
+        change = difference_words(test.name, test.reference, test.delta, test.delta_low, test.delta_high)
         sentence = (
             f"{change} over {len(deltas)} shared seeds: significant at an earlier look (now p = {test.p_holm:.2g})."
         )
         return replace(test, significant=True, verdict=sentence)
-    anew, later = seeds_wanted(deltas, comparisons), seeds_wanted(deltas, comparisons, again)
+    anew, later = seeds_for_power(deltas, comparisons), seeds_for_power(deltas, comparisons, again)
     return replace(test, seeds_needed=anew, seeds_needed_again=later, verdict=f"{test.verdict} {needs(anew, later)}")
 
 
@@ -364,7 +364,7 @@ def image_tests(
             if {(first, seed), (name, seed)} <= results.keys()
         }
         ps = {name: mcnemar(counts) for name, counts in pairs.items()}
-        corrected = dict(zip(names, holm([ps.get(name, 1.0) for name in names]), strict=True))
+        corrected = dict(zip(names, holm_correction([ps.get(name, 1.0) for name in names]), strict=True))
         for name, counts in pairs.items():
             p_holm = corrected[name]
             assert p_holm is not None
@@ -391,11 +391,11 @@ def sum_of(part: str, rest: str) -> str:
 
 
 def needs(anew: int | None, again: int | None) -> str:
-    """Say how many seeds would do, in a new study and in this one asked again."""
-    start = "With this difference and deviation, 80 % power takes"
+    """Say how many seeds would do, in a new study and in this one tested again."""
+    start = "Seeds needed for 80 % power at this difference and standard deviation"
     if anew is None:
-        return f"{start} more than {MOST_SEEDS:,} seeds."
-    return f"{start} {anew:,} seeds in a new study{f', {again:,} in this one asked again' if again else ''}."
+        return f"{start}: more than {MOST_SEEDS:,}."
+    return f"{start}: {anew:,} in a new study{f', {again:,} if this one is tested again' if again else ''}."
 
 
 def summary(study: Answer) -> str:
@@ -404,7 +404,7 @@ def summary(study: Answer) -> str:
     tested = [test for test in others if test.significant is not None]
     if not tested:
         reason = "there is one seed for each variant" if study.complete else "cells are missing"
-        return f"Nothing can be concluded: {reason}." if others else "There is no variant to hold against the first."
+        return f"Nothing can be concluded: {reason}." if others else "There is no variant to compare with the first."
     untested = len(others) - len(tested)
     rest = f" {untested} more {'waits' if untested == 1 else 'wait'} for missing cells." if untested else ""
     return conclude(tested) + rest

@@ -183,13 +183,12 @@ def prospects(look: Look, comparisons: int) -> str:
     )
     at = f"level {level:.2g}{'' if level == LEVEL else f' of {LEVEL} at this look'}"
     if n == 1:
-        return "one seed concludes nothing: the difference may be the seed's"
+        return "one seed cannot show that a difference is significant"
     if needed is None:
-        return (
-            f"nothing is left of the level {LEVEL}, so that nothing can be concluded: take other seeds in a new study"
-        )
+        return f"nothing is left of the significance level {LEVEL}: take other seeds in a new study"
     if n < needed:
-        return f"{n} seeds are too few to conclude: {family} need{'s' if comparisons == 1 else ''} {needed} ({at})"
+        need = f"{family} need{'s' if comparisons == 1 else ''} at least {needed} ({at})"
+        return f"{n} seeds are too few to show a significant difference: {need}"
     effect, holm = detectable(n, level / comparisons), " after Holm's correction" if comparisons > 1 else ""
     return (
         f"{n} seeds, {family}, {at}{holm}: 80 % power for a difference of {effect:.1f} standard deviations over seeds"

@@ -98,7 +98,9 @@ def plan_study(cfg: Ablate) -> PlannedStudy:
     if cfg.mode in TRAINING and (left or cfg.plan):
         say("timing a few steps of each variant on noise …")
         seconds = {variant.name: plan.seconds_of(variant, threads=1) for variant in variants}
-    prospects = plan.prospects(looks.look(earlier_looks(folder), list(starts), comparisons, cfg.looks), comparisons)
+    prospects = plan.prospects(
+        looks.take_look(earlier_looks(folder), list(starts), comparisons, cfg.looks), comparisons
+    )
     jobs = cfg.jobs or pool.default_jobs(cfg.device)
     return PlannedStudy(cfg, folder, variants, list(starts), cells, left, seconds, jobs, prospects)
 
@@ -205,7 +207,7 @@ def warn_of_changed_images(cell: Cell) -> None:
 def answer_study(study: PlannedStudy) -> AnsweredStudy:
     """Read the finished cells and test the differences; the look is recorded before anything of the answer is seen."""
     earlier, results = earlier_looks(study.folder), read_results(study.cells)
-    now = looks.look(earlier, study.seeds, count_comparisons(study.variants), study.cfg.looks)
+    now = looks.take_look(earlier, study.seeds, count_comparisons(study.variants), study.cfg.looks)
     others = [look for look in earlier if look.seeds != now.seeds]
     again = looks.next_level([*others, now], study.cfg.looks)
     known = [name for look in others for name in look.found]
@@ -213,7 +215,7 @@ def answer_study(study: PlannedStudy) -> AnsweredStudy:
     answered = AnsweredStudy(verdicts, earlier, [])
     if any(test.p is not None for test in verdicts.tests):
         now = now._replace(found=tuple(significant(verdicts)))
-        answered = AnsweredStudy(verdicts, [*others, now], looks.words(earlier, now, again))
+        answered = AnsweredStudy(verdicts, [*others, now], looks.look_words(earlier, now, again))
     write_json(study.folder / LOOKS, looks_json(answered))
     return answered
 
@@ -239,7 +241,7 @@ def earlier_looks(folder: Path) -> list[looks.Look]:
     names = [
         label(row["variant"], sum_of(*row["parts"]) if "parts" in row else first) for row in tested if row["believable"]
     ]
-    look = looks.look([], list({row["seed"] for row in results["rows"]}), len(tested))
+    look = looks.take_look([], list({row["seed"] for row in results["rows"]}), len(tested))
     return [look._replace(found=tuple(names))]
 
 
