@@ -2,8 +2,11 @@
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +15,9 @@ from PIL import Image
 from scipy import stats
 
 from cnntrain.cli.main import config_dir
+from cnntrain.report.document import Figure
+from cnntrain.report.text import as_markdown
+from cnntrain.runtime.drawing import Medium, styled, write_figure
 from cnntrain.runtime.tables import render
 from cnntrain.stats import looks
 from cnntrain.stats.intervals import wilson
@@ -19,8 +25,8 @@ from cnntrain.stats.paired_tests import seeds_needed
 from cnntrain.stats.power import seeds_for_power, sign_flip_p
 from cnntrain.studies.ablation.answer import Answer, CellResult, significant, summary
 from cnntrain.studies.ablation.answer import answer as answer_cells
-from cnntrain.studies.ablation.figures import differences_picture
-from cnntrain.studies.ablation.report import answer_tables, flat, printed_rows, report, sentences
+from cnntrain.studies.ablation.figures import differences_figure
+from cnntrain.studies.ablation.report import answer_tables, flat, printed_rows, sentences, study_document
 from cnntrain.studies.ablation.variants import Removal, SizedVariant
 from cnntrain.studies.cells import CellScores
 from cnntrain.tasks.classification import Classification
@@ -63,6 +69,17 @@ def study(rights: Sequence[Sequence[int]], plan: Sequence[SizedVariant] = PLAN) 
 def drawn(seeds: int = 8, drops: Sequence[int] = (0, 4, 20, 60)) -> dict[tuple[str, int], CellResult]:
     generator = np.random.default_rng(seeds)
     return study([[int(right) for right in generator.normal(750 - drop, 4, seeds)] for drop in drops])
+
+
+def report(*args: Any, **options: Any) -> str:
+    return as_markdown(study_document(*args, **options))
+
+
+def picture(folder: Path, found: Answer, kind: str, medium: Medium = "page") -> bytes:
+    """Return the file of the figure of the differences."""
+    with styled(medium):
+        write_figure(differences_figure(found), folder / "differences")
+    return (folder / f"differences.{kind}").read_bytes()
 
 
 def step_down(ps: Sequence[float]) -> list[float]:
@@ -112,7 +129,7 @@ def test_images_are_tested_for_each_seed_and_corrected_over_its_variants() -> No
     }
     ways = [(row.mcnemar_worse, row.mcnemar_better) for row in found.table[1:]]
     assert ways == [(0, 1), (1, 1), (2, 0)]
-    assert [row["McNemar"] for row in list(answer_tables(found).values())[1]] == [
+    assert [row["McNemar"] for row in answer_tables(found)[1].rows] == [
         "1 better of 2",
         "1 worse, 1 better of 2",
         "2 worse of 2",
@@ -168,7 +185,8 @@ def test_a_study_that_has_not_begun_says_so() -> None:
     assert found.rows == [] and not found.complete and found.table[1].score_mean is found.table[1].n is None
     assert summary(found) == "Nothing can be concluded: cells are missing."
     assert "None is finished." in report("study", {}, [], found)
-    assert differences_picture(found.table)
+    with styled():
+        assert differences_figure(found)
 
 
 def test_what_is_significant_stays_so_as_cells_come_in() -> None:
@@ -389,7 +407,7 @@ def test_tables_are_short_and_csv_holds_everything() -> None:
     found = answer(plan, cells, range(8))
     tables = answer_tables(found)
     assert len(tables) == 3  # sizes and errors, differences, interactions
-    assert all(len(line) <= 120 for rows in tables.values() for line in render(rows).splitlines())
+    assert all(len(line) <= 120 for table in tables for line in render(table.rows).splitlines())
     keys = found.as_json()
     lines = list(csv.DictReader(io.StringIO(render(flat(keys["rows"]), "csv"))))
     assert len(lines) == 40 and lines[-1]["removed"] == "conv3 conv4 fc6 fc7" and float(lines[0]["top1"]) == 0.75
@@ -402,7 +420,8 @@ def test_the_report_holds_setting_plan_answer_and_every_row() -> None:
     plan = [{"variant": one.name, "removed": one.removed} for one in PLAN]
     printed = {"paper, error %": {"full": 18.1, "no_a": 18.4, "no_ab": 50.0}, "lecture, drop": {"no_a": 1.1}}
     setting = {"dataset": "digits", "seeds": [0, 1]}
-    text = report("mine", setting, plan, found, picture="a.png", printed=printed, source=["Paper: P."])
+    figure = Figure("<svg/>", "a", file="a.png")
+    text = report("mine", setting, plan, found, figure=figure, printed=printed, source=["Paper: P."])
     assert text.startswith("# mine\n") and "- seeds: 0, 1\n" in text and "| no_ab | a, b |" in text
     assert "](a.png)" in text and "\nPaper: P.\n" in text and all(sentence in text for sentence in sentences(found))
     assert sum(line.startswith(("| full | ", "| no_")) for line in text.split("## Every cell")[1].splitlines()) == 56
@@ -432,26 +451,37 @@ def test_the_lectures_study_has_its_variants_and_the_papers_numbers() -> None:
 
 
 @pytest.mark.usefixtures("no_formulas")
-def test_the_picture_sorts_the_variants_by_their_effect_and_is_the_same_again() -> None:
+def test_the_picture_sorts_the_variants_by_their_effect_and_is_the_same_again(tmp_path: Path) -> None:
     names = ("a_$x", "b^$", "c", "d")
     plan = [variant("full_$", params=1000), *(variant(name, params=1000) for name in names)]
-    table = answer(plan, study([[750, 751], [740, 741], [745, 747], [760, 755], [750, 749]], plan), range(2)).table
-    text = differences_picture(table, "svg").decode()
+    found = answer(plan, study([[750, 751], [740, 741], [745, 747], [760, 755], [750, 749]], plan), range(2))
+    text = picture(tmp_path, found, "svg").decode()
     assert sorted(names, key=lambda name: text.index(f">{name}<")) == ["c", "d", "b^$", "a_$x"]  # from the axis upwards
     assert ">test top-1 minus that of full_$, percentage points<" in text and ">-1.00 (-1.00 … -1.00)<" in text
-    assert text == differences_picture(table, "svg").decode()
-    alone = answer(plan[:2], study([[750], [740]], plan[:2]), [0]).table
-    assert ">-1.00<" in differences_picture(alone, "svg").decode()  # one seed has no interval
+    assert text == picture(tmp_path, found, "svg").decode()
+    alone = answer(plan[:2], study([[750], [740]], plan[:2]), [0])
+    assert ">-1.00<" in picture(tmp_path, alone, "svg").decode()  # one seed has no interval
 
 
-def test_the_picture_grows_with_the_study_and_cuts_no_name() -> None:
+def test_the_picture_grows_with_the_study_and_cuts_no_name(tmp_path: Path) -> None:
     sizes = []
     for count, length in ((3, 4), (40, 4), (3, 60)):
         plan = [variant("full"), *(variant(f"{i:W>{length}}") for i in range(count))]
-        table = answer(plan, study([[750, 752], *([740 + i, 741] for i in range(count))], plan), range(2)).table
-        image = Image.open(io.BytesIO(differences_picture(table))).convert("L")
+        found = answer(plan, study([[750, 752], *([740 + i, 741] for i in range(count))], plan), range(2))
+        image = Image.open(io.BytesIO(picture(tmp_path, found, "png"))).convert("L")
         pixels = np.asarray(image)
         edges = (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1])
         assert image.size[0] > 600 and all((edge == 255).all() for edge in edges)
         sizes.append(image.size)
     assert sizes[1][1] > 4 * sizes[0][1] and sizes[2][0] > sizes[0][0] + 500
+
+
+def test_on_a_slide_many_rows_fit_and_letters_are_larger(tmp_path: Path) -> None:
+    for count in (3, 40):
+        plan = [variant("full"), *(variant(f"no_{i}") for i in range(count))]
+        found = answer(plan, study([[750, 752], *([740 + i, 741] for i in range(count))], plan), range(2))
+        image = Image.open(io.BytesIO(picture(tmp_path, found, "png", "slide")))
+        assert image.size == (1920, 1080)
+        text = (tmp_path / "differences.svg").read_text()
+        sizes = {float(size) for size in re.findall(r"font(?:-size)?: ([\d.]+)px", text)}
+        assert max(sizes) > 17 and (min(sizes) < 10) == (count == 40)

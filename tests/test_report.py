@@ -10,7 +10,6 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from html.parser import HTMLParser
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -27,7 +26,8 @@ from cnntrain.commands.eval import report as tell
 from cnntrain.config.build import build_rates
 from cnntrain.data.storage.images import DatasetInfo
 from cnntrain.report import svg
-from cnntrain.report.page import epoch_means, facts, rates, stages, title
+from cnntrain.report.document import Paragraph, Table
+from cnntrain.report.run import epoch_means, facts, layer_blocks, rates, title
 from cnntrain.stats.metrics import classification
 from cnntrain.training import pictures
 
@@ -82,7 +82,7 @@ def test_a_report_shows_what_was_measured(report: Path, cnntrain: Call) -> None:
     assert re.search(r"<title>(.*)</title>", report.read_text())[1].startswith(f"lenet5 on synthetic: {claim}")  # type: ignore[index]
     for word in ("trainer.epochs", "conv1", "Learning rate", "grating3", "fingerprint"):
         assert word in page.text, word
-    again = page.text.rpartition("To do it again:")[2].strip().splitlines()
+    again = page.text.rpartition("To repeat it:")[2].strip().splitlines()
     assert again[0].startswith("cnntrain fit model=lenet5 dataset=synthetic") and "seed=0" in again[0]
     assert "output_dir" not in again[0] and again[1] == "cnntrain eval run=latest split=test weights=best"
     assert len(page.all("svg")) == 4
@@ -227,11 +227,13 @@ def test_five_of_five_classes_are_no_top_five(classes: int, folder: Path, capsys
 def test_layers_of_another_library_are_listed(arch: str) -> None:
     """SqueezeNet is known to the last stage but its Fire modules; all parameters are in some row."""
     info = DatasetInfo("x", ("a", "b", "c"), (3, 64, 64), (0.5,) * 3, (0.5,) * 3)
-    table = stages({"model": {"name": "torchvision", "arch": arch, "weights": "default"}}, info)
-    assert table["columns"] == ["stage", "output", "parameters", "MACs", "FLOPs", "activations kB"]
-    assert table["lacking"].startswith("without receptive fields and connections")
-    expected = torchvision.models.get_model(arch, num_classes=3)
-    assert sum(row[2] for row in table["rows"]) == sum(p.numel() for p in expected.parameters()) == table["parameters"]
+    explained, table = layer_blocks({"model": {"name": "torchvision", "arch": arch, "weights": "default"}}, info)
+    assert isinstance(table, Table) and isinstance(explained, Paragraph)
+    assert list(table.rows[0]) == ["stage", "output", "parameters", "MACs", "FLOPs", "activations kB"]
+    assert "without receptive fields and connections" in str(explained.text)
+    expected = sum(p.numel() for p in torchvision.models.get_model(arch, num_classes=3).parameters())
+    assert f"{expected:,} parameters" in str(explained.text)
+    assert sum(stage["parameters"] for stage in table.rows if isinstance(stage["parameters"], int)) == expected
 
 
 # Drawings.
@@ -324,11 +326,10 @@ def test_a_heat_picture_has_the_rows_of_the_matrix() -> None:
     assert picture[1, 0, 3] == 128 and (picture[0, 0, :3] != picture[1, 0, :3]).any()
 
 
-def test_the_template_is_packaged() -> None:
-    assert (files("cnntrain.report") / "report.html.jinja").is_file()
+def test_template_and_style_sheet_are_packaged() -> None:
     wheel = pytest.importorskip("hatchling.builders.wheel")
     included = {file.distribution_path for file in wheel.WheelBuilder(str(ROOT)).recurse_included_files()}
-    assert "cnntrain/report/report.html.jinja" in included
+    assert {"cnntrain/report/page.html.jinja", "cnntrain/report/page.css"} <= included
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium here")

@@ -7,15 +7,16 @@ from omegaconf import DictConfig
 from cnntrain.config.compose import plain_config
 from cnntrain.config.read import read_config
 from cnntrain.config.schema import Ablate
+from cnntrain.report.files import PAGE
+from cnntrain.report.text import as_text
 from cnntrain.runs import setup
 from cnntrain.runtime.devices import prepare
 from cnntrain.runtime.errors import IncompleteError, InputError, listed
 from cnntrain.runtime.progress import clock, say
-from cnntrain.runtime.tables import render
+from cnntrain.runtime.tables import render, terminal_width
 from cnntrain.studies.ablation import plan
 from cnntrain.studies.ablation.report import answer_tables, sentences
 from cnntrain.studies.ablation.study import (
-    REPORT,
     AnsweredStudy,
     PlannedStudy,
     answer_study,
@@ -42,7 +43,7 @@ def run(composed: DictConfig) -> dict[str, Any]:
     answered = answer_study(study)
     show_answer(answered, study)
     result = write_answer(study, answered)
-    print(f"\nstudy  {study.folder}\nreport {study.folder / REPORT}")
+    print(f"\nstudy  {study.folder}\nreport {study.folder / PAGE}")
     if not result["complete"]:
         say("some runs are missing, so the study is not complete; the same command makes those that nobody makes")
     if failed:
@@ -60,7 +61,7 @@ def check(composed: DictConfig) -> None:
 
 def show_plan(study: PlannedStudy) -> None:
     """Print the variants with their sizes, the number of runs, the time they take and what can be concluded."""
-    print(render(plan.rows(study.variants, study.seconds), study.cfg.table))
+    print(render(plan.rows(study.variants, study.seconds), study.cfg.table, terminal_width()))
     total, left, seeds = len(study.cells), study.left, len(study.seeds)
     done = f", {total - len(left)} of them finished" if len(left) < total else ""
     what = f"{len(study.variants)} variants × {seeds} seed{'s' if seeds > 1 else ''}: {total} runs{done}"
@@ -73,6 +74,5 @@ def show_plan(study: PlannedStudy) -> None:
 
 def show_answer(answered: AnsweredStudy, study: PlannedStudy) -> None:
     """Print the tables and sentences of the answer."""
-    for heading, rows in answer_tables(answered.answer).items():
-        print(f"\n{heading}\n\n{render(rows, study.cfg.table)}")
+    print(f"\n{as_text(answer_tables(answered.answer), study.cfg.table, terminal_width())}")
     print("", *sentences(answered.answer), *answered.about, sep="\n")

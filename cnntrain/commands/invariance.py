@@ -11,6 +11,7 @@ from cnntrain.config import schema
 from cnntrain.config.build import build_transforms
 from cnntrain.config.compose import command_line
 from cnntrain.config.read import read_config
+from cnntrain.report.files import FIGURES, PAGE
 from cnntrain.runs.folder import provenance
 from cnntrain.runs.images import warn_of_seen
 from cnntrain.runs.select import by_experiment
@@ -18,7 +19,7 @@ from cnntrain.runtime.devices import choose_device, choose_precision, hardware, 
 from cnntrain.runtime.errors import InputError
 from cnntrain.runtime.jsonfile import flat
 from cnntrain.studies.invariance import crossings, measure
-from cnntrain.studies.invariance.report import FIGURES, REPORT, write
+from cnntrain.studies.invariance.report import write
 from cnntrain.studies.invariance.study import (
     Group,
     Study,
@@ -73,8 +74,8 @@ def run(composed: DictConfig) -> dict[str, Any]:
     }
     weights = "the untrained network" if cfg.init == "random" else f"the {cfg.weights} weights"
     about = (
-        f"{len(splits[0]):,} {shown[0].name} images of {shown[0].dataset}, {weights}. A distance of 0 is unmoved and 1 "
-        "is as far as an image of another class; numbers in brackets are 95 % bands over images like these."
+        f"{len(splits[0]):,} {shown[0].name} images of {shown[0].dataset}, {weights}. A distance of 0 is unmoved, "
+        "1 is as far as an image of another class. Numbers in brackets are 95 % bands over images like these."
     )
     found = write(target, studies, groups, head, record, about, figures=cfg.figures, tensorboard=cfg.tensorboard)
     show(studies, groups, target)
@@ -82,15 +83,6 @@ def run(composed: DictConfig) -> dict[str, Any]:
 
 
 check = partial(read_config, schema.Invariance)  # of a sweep's jobs, before any of them
-
-
-# What is measured.
-
-
-# Measuring.
-
-
-# Showing.
 
 
 def show(studies: Sequence[Study], groups: Sequence[Group], target: Path) -> None:
@@ -104,6 +96,6 @@ def show(studies: Sequence[Study], groups: Sequence[Group], target: Path) -> Non
         if (place := study.lecture_place()) is not None:
             print(f"  {crossing_words(crossings.rows(study.transform, study.counts)[place])}")
         print()
-    print(f"report        {target / REPORT}")
+    print(f"report        {target / PAGE}")
     if (target / FIGURES).is_dir():
         print(f"figures       {target / FIGURES}")

@@ -11,7 +11,8 @@ from cnntrain.config import schema
 from cnntrain.config.read import read_config
 from cnntrain.data.datasets.listing import left_out
 from cnntrain.data.storage.images import Files
-from cnntrain.report import html
+from cnntrain.report.html import as_html
+from cnntrain.report.predictions import predictions_document
 from cnntrain.runs.folder import find_run, new_folder, refuse_unwritable
 from cnntrain.runs.load import load_run
 from cnntrain.runs.predictions import classified, find_images, table_size, warning_of_unlike, write_table
@@ -19,7 +20,6 @@ from cnntrain.runtime import disk
 from cnntrain.runtime.devices import choose_device, prepare
 from cnntrain.runtime.errors import IncompleteError, InputError
 from cnntrain.runtime.progress import say
-from cnntrain.training.pictures import as_png
 
 
 def run(composed: DictConfig) -> dict[str, Any]:
@@ -51,9 +51,8 @@ def run(composed: DictConfig) -> dict[str, Any]:
         shown, moments = write_table(partial, itertools.chain([first], parts))
         warning = warning_of_unlike(moments, info, inverted=invert)
         if cfg.report:
-            images = [line | {"picture": as_png(seen)} for line, seen in shown]
-            about = {"run": str(folder), "total": len(moments), "size": info.shape[1:], "inverted": invert}
-            disk.write(page, html.render("predictions", about | {"warning": warning, "images": images}))
+            document = predictions_document(folder, shown, len(moments), inverted=invert, warning=warning)
+            disk.write(page, as_html(document))
     for reason in unreadable.values():
         say(reason)
     if others:

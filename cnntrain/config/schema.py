@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from cnntrain.runtime.devices import Precision
+from cnntrain.runtime.drawing import Medium
 from cnntrain.runtime.ranges import Count, Decay, Fraction, Natural, NonNegative
 
 Options = dict[str, Any]  # of a group, held against the function that its name chooses
@@ -94,6 +95,7 @@ class Ablate(Fit):
     plan: bool
     jobs: Count | None
     worker: Natural
+    figures: Medium
     table: Literal["text", "markdown", "csv"]
 
 
@@ -131,6 +133,8 @@ class Compare(Evaluated):
     """`cnntrain compare`."""
 
     runs: list[str]
+    output_dir: str | None
+    figures: Medium
     table: Literal["text", "markdown", "csv"]
 
 
@@ -149,7 +153,7 @@ class Invariance(Evaluated):
     images: Count | None
     control_images: Count
     output_dir: str | None
-    figures: bool
+    figures: Medium
     tensorboard: bool
 
 

@@ -1,1 +1,1 @@
-"""Pages that need nothing beside themselves."""
+"""What commands report: one document, written as text, Markdown or one page that needs nothing beside itself."""

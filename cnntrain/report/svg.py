@@ -1,43 +1,21 @@
-"""Drawings for a page that is read in light and in dark: SVG that takes the page's colours.
+"""Drawings for a page that is read in light and in dark: SVG in the colours of the page's style sheet."""
 
-They are made in stand-in colours that become the style sheet's variables; no text of the user's is in them.
-"""
-
-import contextlib
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from cnntrain.runtime.drawing import styled
+from cnntrain.runtime.drawing import DASHES, GREY, INK, PAPER, RULE, SERIES, empty_figure, styled, thin
 from cnntrain.stats.intervals import wilson
 
 if TYPE_CHECKING:  # matplotlib takes half a second to import
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-INK, FAINT, FIRST, SECOND = "#010101", "#020202", "#030303", "#040404"
-COLOURS = {INK: "currentColor", FAINT: "var(--faint)", FIRST: "var(--first)", SECOND: "var(--second)"}
-STYLE = {
-    "svg.fonttype": "none",  # letters stay letters
-    "font.size": 8.0,
-    "axes.edgecolor": FAINT,
-    "axes.labelcolor": INK,
-    "axes.linewidth": 0.7,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "xtick.major.size": 3.0,
-    "ytick.major.size": 3.0,
-    "grid.color": FAINT,
-    "grid.linewidth": 0.4,
-    "legend.frameon": False,
-    "legend.labelcolor": INK,
-    "lines.linewidth": 1.4,
-}
+COLOURS = {PAPER: "var(--paper)", INK: "currentColor", GREY: "var(--soft)", RULE: "var(--line)"}
+COLOURS |= {colour: f"var(--series-{place})" for place, colour in enumerate(SERIES, 1)}
 FEW = 20  # images, of which an accuracy has an interval of forty points
 Points = Sequence[tuple[float, float]]
 Scale = Literal["linear", "log", "share"]
@@ -53,10 +31,12 @@ def curves(lines: Mapping[str, Points], what: str, over: str, scale: Scale = "li
 
     values = [value for points in lines.values() for _, value in points]
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
-    with drawing(what) as (figure, axes):
-        for (name, points), colour in zip(lines.items(), (FIRST, SECOND), strict=False):
+    with styled():
+        figure, axes = panel()
+        for (name, points), colour, dashes in zip(lines.items(), SERIES, DASHES, strict=False):
             x, y = zip(*points, strict=True) if points else ((), ())
-            axes.plot(x, y, color=colour, label=name, marker="o" if len(points) < 10 else None, markersize=3)
+            mark = "o" if len(points) < 10 else None
+            axes.plot(x, y, color=colour, linestyle=dashes, label=name, marker=mark)
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         if scale == "share":
             span = max(high - low, 0.1)
@@ -88,44 +68,48 @@ def reliability(probabilities: np.ndarray, labels: np.ndarray, bins: int = 10) -
     confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
     place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     counts = np.bincount(place, minlength=bins)
-    held = counts > 0
-    hits = np.bincount(place, weights=right, minlength=bins)[held]
-    mean = np.bincount(place, weights=confidence, minlength=bins)[held] / counts[held]
-    with drawing("calibration") as (figure, axes):
-        axes.bar((np.arange(bins) + 0.5) / bins, counts / len(labels), 0.9 / bins, color=FAINT, alpha=0.45)
-        axes.plot([0, 1], [0, 1], color=FAINT, linewidth=0.8, linestyle="--")
-        many = counts[held] >= FEW
-        axes.plot(mean, np.where(many, hits / counts[held], np.nan), color=FIRST)
-        for at, hit, n in zip(mean, hits, counts[held], strict=True):
+    filled = counts > 0
+    n_filled = counts[filled]
+    correct = np.bincount(place, weights=right, minlength=bins)[filled]
+    mean = np.bincount(place, weights=confidence, minlength=bins)[filled] / n_filled
+    with styled():
+        figure, axes = panel()
+        axes.bar((np.arange(bins) + 0.5) / bins, counts / len(labels), 0.9 / bins, color=GREY, alpha=0.25)
+        axes.plot([0, 1], [0, 1], color=GREY, linewidth=thin(), linestyle="--")
+        axes.plot(mean, np.where(n_filled >= FEW, correct / n_filled, np.nan), color=SERIES[0])
+        for at, hit, n in zip(mean, correct, n_filled, strict=True):
             strength = 1.0 if n >= FEW else 0.35
-            axes.vlines(at, *wilson(int(hit), int(n)), color=FIRST, linewidth=0.8, alpha=strength, clip_on=False)
-            axes.plot(at, hit / n, color=FIRST, marker="o", markersize=3.5, alpha=strength, clip_on=False)
-        for i in np.flatnonzero(held):
+            axes.vlines(at, *wilson(int(hit), int(n)), color=SERIES[0], linewidth=thin(), alpha=strength, clip_on=False)
+            axes.plot(at, hit / n, color=SERIES[0], marker="o", alpha=strength, clip_on=False)
+        for i in np.flatnonzero(filled):
             n = f"{counts[i]:,}" if counts[i] < 10_000 else f"{counts[i] / 1000:.0f}k"
-            axes.text((i + 0.5) / bins, 1.05, n, ha="center", fontsize=6.5, color=INK)
+            axes.text((i + 0.5) / bins, 1.05, n, ha="center", fontsize="small")
         axes.set(xlim=(0, 1), ylim=(0, 1.12), xlabel="confidence", ylabel="accuracy; bars: share of images")
         axes.set_yticks(np.linspace(0, 1, 6))
         return as_svg(figure, "calibration")
 
 
-@contextlib.contextmanager
-def drawing(name: str) -> Iterator[tuple["Figure", "Axes"]]:
-    """Give an empty figure of one panel in the page's style."""
-    from matplotlib.figure import Figure
-
-    with styled(STYLE | {"svg.hashsalt": name}):
-        figure = Figure(figsize=(3.6, 2.5), layout="constrained")
-        axes = figure.subplots()
-        axes.grid(visible=True, axis="y")
-        yield figure, axes
+def panel() -> tuple["Figure", "Axes"]:
+    """Return a small figure of one panel."""
+    figure = empty_figure(3.6, 2.5)
+    axes = figure.subplots()
+    axes.grid(visible=True, axis="y")
+    return figure, axes
 
 
 def as_svg(figure: "Figure", name: str) -> str:
-    """Return a figure as an SVG element in the page's colours; every `id` in it starts with its name."""
+    """Return a figure as an SVG element in the page's colours; every `id` in it starts with `name`.
+
+    Only tags are changed: a name of the user's that is drawn stays as it is. It must be called within `styled`.
+    """
     sink = io.StringIO()
-    figure.savefig(sink, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    unstamped = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    figure.savefig(sink, format="svg", transparent=True, metadata=unstamped)
+    prefix = re.sub(r"\W", "_", name)
+
+    def recoloured(tag: re.Match[str]) -> str:
+        text = re.sub(r"#[0-9a-f]{6}\b", lambda colour: COLOURS.get(colour[0], colour[0]), tag[0])
+        return re.sub(r'(?<= id=")|(?<=href="#)|(?<=url\(#)', f"{prefix}-", text)
+
     text = sink.getvalue()
-    for stand_in, colour in COLOURS.items():
-        text = text.replace(stand_in, colour)
-    text = re.sub(r'((?<= id=")|(?<=")#|(?<=url\()#)', rf"\g<0>{name.replace(' ', '_')}-", text)
-    return text[text.index("<svg") :].replace("<svg", f'<svg role="img" aria-label="{name}"', 1)
+    return re.sub(r"<[^>]*>", recoloured, text[text.index("<svg") :])

@@ -1,7 +1,9 @@
-"""Rows to text, Markdown and CSV; counts to intervals."""
+"""Rows as text, Markdown and CSV; numbers as words."""
 
 import csv
 import io
+import shutil
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
@@ -20,7 +22,7 @@ def interval(share: float, low: float, high: float, n: int) -> str:
 
 
 def cell(value: object) -> str:
-    """Write one value: whole numbers with thousands marked, others to four digits, nothing for None."""
+    """Write one value: whole numbers with thousands marked, others to four digits, lists with commas; None is empty."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -29,13 +31,19 @@ def cell(value: object) -> str:
         return f"{value:,}"
     if isinstance(value, float):
         return f"{value:.4g}"
-    return str(value)
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def render(rows: Sequence[Row], style: Format = "text") -> str:
+def terminal_width() -> int | None:
+    """Return the columns of the terminal that standard output is; None where it is a file or a pipe."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def render(rows: Sequence[Row], style: Format = "text", width: int | None = None) -> str:
     """Write rows as an aligned table, as Markdown or as CSV; the columns are the keys of the first row.
 
-    Columns that hold only numbers are aligned to the right. CSV holds the values unrounded.
+    Columns that hold only numbers are aligned to the right. CSV holds the values unrounded. A text table wider than
+    `width` has its headings broken at spaces; one that is still wider becomes a block of lines for each row.
     """
     if not rows:
         return ""
@@ -51,12 +59,36 @@ def render(rows: Sequence[Row], style: Format = "text") -> str:
     if style == "markdown":
         rule = ["---:" if number else "---" for number in right]
         return "\n".join(f"| {' | '.join(line)} |" for line in (columns, rule, *cells))
-    widths = [max(len(line[i]) for line in (columns, *cells)) for i in range(len(columns))]
+    table = aligned([columns], cells, right)
+    if width is None or broad(table) <= width:
+        return table
+    headings = [column.split() or [""] for column in columns]
+    above = [[""] * (max(map(len, headings)) - len(words)) + words for words in headings]
+    table = aligned([list(line) for line in zip(*above, strict=True)], cells, right)
+    return table if broad(table) <= width else blocks(columns, cells)
 
-    def aligned(line: Iterable[str]) -> str:
+
+def aligned(heads: Sequence[list[str]], cells: Sequence[list[str]], right: Sequence[bool]) -> str:
+    """Write lines of headings, a rule, and lines of cells, each column as wide as its widest cell."""
+    widths = [max(map(len, column)) for column in zip(*heads, *cells, strict=True)]
+
+    def line(texts: Iterable[str]) -> str:
         parts = [
-            text.rjust(w) if number else text.ljust(w) for text, w, number in zip(line, widths, right, strict=True)
+            text.rjust(w) if number else text.ljust(w) for text, w, number in zip(texts, widths, right, strict=True)
         ]
         return "  ".join(parts).rstrip()
 
-    return "\n".join(aligned(line) for line in (columns, ["─" * width for width in widths], *cells))
+    return "\n".join(map(line, (*heads, ["─" * w for w in widths], *cells)))
+
+
+def broad(table: str) -> int:
+    """Return the length of the longest line."""
+    return max(map(len, table.splitlines()))
+
+
+def blocks(columns: Sequence[str], cells: Sequence[list[str]]) -> str:
+    """Write each row as a block of lines, a column each, without those that are empty."""
+    space = max(map(len, columns))
+    return "\n\n".join(
+        "\n".join(f"{name:{space}}  {text}" for name, text in zip(columns, line, strict=True) if text) for line in cells
+    )

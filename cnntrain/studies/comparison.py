@@ -20,7 +20,6 @@ from cnntrain.stats.paired_tests import (
     compare_over_seeds,
     conclude,
     discordant_pairs,
-    points,
 )
 from cnntrain.tasks.task import Headline
 
@@ -255,68 +254,9 @@ def difference_json(test: PairedTest) -> dict[str, Any]:
     }
 
 
-# To be read.
-
-
-def setting_rows(comparison: Comparison) -> list[dict[str, object]]:
-    """Return a line for each setting that differs, with its value in each experiment."""
-    values = {experiment.label: experiment.runs[0].settings for experiment in comparison.experiments}
-    return [
-        {"setting": key, **{label: setting_word(settings.get(key)) for label, settings in values.items()}}
-        for key in comparison.differing
-    ]
-
-
 def setting_word(value: object) -> str:
     """Write a setting."""
     return ABSENT if value is None else ", ".join(map(str, value)) or "[]" if isinstance(value, list) else str(value)
-
-
-def run_rows(comparison: Comparison) -> list[dict[str, object]]:
-    """Return a line for each run."""
-    headline, lines = comparison.headline, []
-    for run in comparison.runs:
-        experiment, results = comparison.experiment_of(run), run.evaluation.results
-        lines.append(
-            {
-                "run": run.name,
-                "group": experiment.label,
-                "seed": run.seed,
-                "parameters": experiment.params,
-                "MACs": experiment.macs,
-                headline.label: headline.text(run.score),
-                "95 % interval": f"{100 * results[headline.low]:.2f} … {100 * results[headline.high]:.2f}",
-                "n": results["n"],
-            }
-        )
-    return lines
-
-
-def experiment_rows(comparison: Comparison) -> list[dict[str, object]]:
-    """Return a line for each experiment; none where every one is a single run."""
-    if all(experiment.std is None for experiment in comparison.experiments):
-        return []
-    return [
-        {
-            "group": experiment.label,
-            "runs": len(experiment.runs),
-            f"mean {comparison.headline.label}": comparison.headline.text(experiment.mean),
-            "std": None if experiment.std is None else f"{100 * experiment.std:.2f}",
-        }
-        for experiment in comparison.experiments
-    ]
-
-
-def difference_row(test: PairedTest) -> dict[str, object]:
-    """Return a test over images or over seeds as a line of a table, empty where it was not tested."""
-    if test.seeds:
-        line: dict[str, object] = {"group": test.name, "shared seeds": test.pairs}
-    else:
-        line = {"run": test.name, "only it right": test.only_this, "only the other": test.only_reference}
-    if test.delta is None:
-        return line | dict.fromkeys(("points", "95 % interval", "p", "p (Holm)"))
-    ends = f"{points(test.delta_low)} … {points(test.delta_high)}"
-    return line | {"points": points(test.delta), "95 % interval": ends, "p": test.p, "p (Holm)": test.p_holm}
 
 
 def one_table(comparison: Comparison) -> list[dict[str, object]]:
@@ -329,13 +269,3 @@ def one_table(comparison: Comparison) -> list[dict[str, object]]:
         settings = {key: "" if value is None else setting_word(value) for key, value in row.pop("settings").items()}
         rows.append(row | settings | difference)
     return rows
-
-
-def sentences(comparison: Comparison) -> list[str]:
-    """Return what the comparison says, and what it does not."""
-    untested = [test for test in comparison.over_images if test.significant is None]
-    verdicts = [test.verdict for test in (*untested, *comparison.over_seeds)]
-    text = list(dict.fromkeys([*filter(None, verdicts), comparison.verdict]))
-    if not comparison.over_seeds and any(test.significant for test in comparison.over_images):
-        text.append("What another seed gives is not known: train each with the same eight seeds and compare those.")
-    return text

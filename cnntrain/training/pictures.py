@@ -4,6 +4,7 @@ import base64
 import io
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,8 +13,11 @@ from torch import Tensor, nn
 
 from cnntrain.data.loading.normalise import denormalised
 from cnntrain.data.storage.images import DatasetInfo, Split
-from cnntrain.runtime.drawing import styled
+from cnntrain.runtime.drawing import empty_figure, styled
 from cnntrain.stats.metrics import confusion_matrix
+
+if TYPE_CHECKING:  # matplotlib takes half a second to import
+    from matplotlib.figure import Figure
 
 MOST = 64  # images in a grid
 
@@ -86,10 +90,10 @@ def weight_picture(weight: np.ndarray) -> np.ndarray:
 
 def filter_pictures(net: nn.Sequential, info: DatasetInfo) -> dict[str, Tensor]:
     """Show the weights that first see the images, in one picture by name; of some networks there is none."""
-    found = first_filters(net, info.shape)
-    if found is None:
+    first = first_filters(net, info.shape)
+    if first is None:
         return {}
-    stage, _, weights = found
+    stage, _, weights = first
     shown = np.stack([weight_picture(weight) for weight in weights[:MOST]])
     sheet = grid(torch.from_numpy(shown).permute(0, 3, 1, 2), gap=1, between=64)  # a weight of 0 is white or grey
     return {f"filters/{stage}": enlarge(sheet)}
@@ -102,8 +106,9 @@ def evaluation_pictures(split: Split, logits: Tensor, labels: Tensor, info: Data
     """Show what a network says of a split: the confusion matrix, and its mistakes if there are any."""
     confusion = confusion_matrix(logits.argmax(dim=1), labels, len(info.classes))
     mistakes = mistakes_picture(split, logits, labels, info)
-    found = {"confusion": confusion_picture(confusion, info.classes)}
-    return found | ({} if mistakes is None else {"mistakes": mistakes})
+    return {"confusion": confusion_picture(confusion, info.classes)} | (
+        {} if mistakes is None else {"mistakes": mistakes}
+    )
 
 
 def worst_mistakes(probabilities: np.ndarray, labels: np.ndarray, most: int = 24) -> list[int]:
@@ -123,18 +128,16 @@ def mistakes_picture(split: Split, logits: Tensor, labels: Tensor, info: Dataset
 
 def captioned(images: Tensor, titles: Sequence[str]) -> Tensor:
     """Draw uint8 images [N, H, W, C] with a title over each."""
-    from matplotlib.figure import Figure
-
     columns = math.ceil(math.sqrt(len(images)))
     rows = math.ceil(len(images) / columns)
-    with styled({}):
-        figure = Figure(figsize=(1.3 * columns, 1.5 * rows), layout="tight")
+    with styled():
+        figure = empty_figure(1.3 * columns, 1.5 * rows)
         for axes, image, title in zip(figure.subplots(rows, columns, squeeze=False).flat, images, titles, strict=False):
             axes.imshow(image.squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=255)
-            axes.set_title(title, fontsize=7)
+            axes.set_title(title, fontsize="small")
         for axes in figure.axes:
             axes.axis("off")
-        return drawn(figure)
+        return figure_pixels(figure)
 
 
 def row_shares(confusion: np.ndarray) -> np.ndarray:
@@ -144,12 +147,10 @@ def row_shares(confusion: np.ndarray) -> np.ndarray:
 
 def confusion_picture(confusion: np.ndarray, classes: Sequence[str]) -> Tensor:
     """Draw the confusion matrix, each row's shares in grey with its counts; numbers and names as far as they fit."""
-    from matplotlib.figure import Figure
-
     size, shares = len(classes), row_shares(confusion)
     side = min(4 + 0.35 * size, 16)
-    with styled({}):
-        figure = Figure(figsize=(side, side), layout="tight")
+    with styled():
+        figure = empty_figure(side, side)
         axes = figure.subplots()
         axes.imshow(shares, cmap="Greys", vmin=0, vmax=1)
         axes.set_xlabel("predicted")
@@ -161,7 +162,7 @@ def confusion_picture(confusion: np.ndarray, classes: Sequence[str]) -> Tensor:
             for i, j in np.argwhere(confusion):
                 colour = "white" if shares[i, j] > 0.5 else "black"
                 axes.text(j, i, confusion[i, j], ha="center", va="center", color=colour)
-        return drawn(figure)
+        return figure_pixels(figure)
 
 
 def heat_picture(confusion: np.ndarray) -> np.ndarray:
@@ -171,10 +172,10 @@ def heat_picture(confusion: np.ndarray) -> np.ndarray:
     return np.concatenate([colour, opacity], axis=2).astype(np.uint8)
 
 
-def drawn(figure: object) -> Tensor:
+def figure_pixels(figure: "Figure") -> Tensor:
     """Return a matplotlib figure as pixels, without a window system."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    canvas = FigureCanvasAgg(figure)  # type: ignore[arg-type]
+    canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return torch.from_numpy(np.array(canvas.buffer_rgba())[..., :3]).permute(2, 0, 1)

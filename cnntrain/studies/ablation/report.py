@@ -1,26 +1,47 @@
-"""A study's answer to be read: short tables for the terminal, and `report.md` with everything that it rests on."""
+"""A study's answer to be read: short tables for the terminal, and a document with everything that it rests on."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
-from cnntrain.runtime.tables import Row, render
+from cnntrain.report.document import (
+    Block,
+    Bullets,
+    Document,
+    Facts,
+    Figure,
+    Mark,
+    Paragraph,
+    Section,
+    Table,
+    noted_table,
+)
+from cnntrain.runtime.tables import Row
 from cnntrain.stats.paired_tests import PairedTest, points
 from cnntrain.studies.ablation.answer import Answer, VariantRow, summary
 
 STATISTICS = (
-    "Differences are paired: the top-1 of a variant minus that of the full network under the same seed. Intervals are "
-    "95 % t intervals of their mean over seeds, p is that of the two-sided sign-flip permutation test. A difference is "
-    "significant where p after Holm's correction over all comparisons, interactions too, is at most the level of "
-    "the study, 0.05 if it is asked once, and the interval leaves out zero.",
+    "Differences are paired: the test score of a variant minus that of the full network under the same seed. Intervals "
+    "are 95 % t intervals of their mean over seeds; p is that of the two-sided sign-flip permutation test. A "
+    "difference is significant if p, after Holm's correction over all comparisons (interactions too), is at most the "
+    "level of the study, which is 0.05 if it is asked once, and the interval leaves out zero.",
     "The seeds needed are those with which this verdict has 80 % power if the true difference and deviation are the "
     "measured ones. Those are estimates from few seeds, and so is the number.",
     "What the test images leave open is another thing than the spread over seeds and stands beside it: Wilson's 95 % "
     "interval of the mean error, and McNemar's exact test of each seed's two networks on the same images, corrected "
     "over the variants of that seed alone.",
 )
+NOTES = {
+    "95 % of images": "Wilson's interval of the mean error",
+    "n": "test images",
+    "95 % of seeds": "t interval of the mean difference",
+    "p": "sign-flip test over the seeds",
+    "p (Holm)": "corrected over all comparisons of the study",
+    "seeds needed": "to find the measured difference with 80 % power",
+    "McNemar": "in how many seeds the images alone tell the two networks apart",
+}
 SUMS = (
     "An interaction is the difference of a variant minus the differences of the two that remove the same stages in "
-    "parts, for each seed and in top-1 points: below zero, the parts together cost more than their sum."
+    "parts, for each seed and in points: below zero, the parts together cost more than their sum."
 )
 Printed = Mapping[str, Mapping[str, float]]
 
@@ -28,20 +49,21 @@ Printed = Mapping[str, Mapping[str, float]]
 # Tables.
 
 
-def answer_tables(study: Answer) -> dict[str, list[dict[str, object]]]:
-    """Return the answer as tables of at most 120 columns of text for names of up to 22 letters, by their headings."""
+def answer_tables(study: Answer) -> list[Table]:
+    """Return the answer as tables of at most 120 columns of text for names of up to 22 letters."""
+    score = study.headline.label
     tables = {
         "size and error in %, mean ± standard deviation over seeds": [error_row(row) for row in study.table],
-        f"top-1 minus that of {study.first.variant}, over seeds and (McNemar) over images": [
+        f"{score} minus that of {study.first.variant}, over seeds and (McNemar) over images": [
             {"variant": row.variant} | tested_columns(row.test) | {"McNemar": mcnemar_word(row)}
             for row in study.table[1:]
         ],
-        "top-1 minus what the parts cost alone": [
+        f"{score} minus what the parts cost alone": [
             {"variant": row.variant, "parts": "+".join(row.parts)} | tested_columns(row.test)
             for row in study.interactions
         ],
     }
-    return {heading: rows for heading, rows in tables.items() if rows}
+    return [noted_table(rows, heading, NOTES) for heading, rows in tables.items() if rows]
 
 
 def sentences(study: Answer) -> list[str]:
@@ -143,54 +165,40 @@ def printed_rows(study: Answer, printed: Printed) -> list[dict[str, object]]:
     return rows
 
 
-# The page.
+# The document.
 
 
-def report(
+def study_document(
     name: str,
     setting: Mapping[str, object],
     plan: Sequence[Row],
     study: Answer,
     *,
     about: Sequence[str] = (),
-    picture: str | None = None,
+    figure: Figure | None = None,
     printed: Printed | None = None,
     source: Sequence[str] = (),
-) -> str:
-    """Return `report.md` of a study: what was asked, what came out, and every number that it rests on.
+) -> Document:
+    """Return the document of a study: what came out, what was asked, and every number that it rests on.
 
-    `about` are sentences on how often the study was asked; `picture` is the path of the picture from the report;
-    `source` are sentences that say where `printed` is from.
+    `about` are sentences on how often the study was asked, `source` those that say where `printed` is from.
     """
-    parts = [f"# {name}", *([] if study.complete else ["**Not complete.**"]), summary(study)]
-    parts += ["## Setting", "\n".join(f"- {key}: {text(value)}" for key, value in setting.items())]
-    parts += ["## Variants", markdown(plan), "## Answer"]
-    for heading, rows in answer_tables(study).items():
-        parts += [f"{heading[0].upper()}{heading[1:]}:", markdown(rows)]
-    parts.append("\n".join(f"- {sentence}" for sentence in [*sentences(study), *about]))
-    if picture:
-        parts.append(f"![Differences in top-1 with their intervals, sorted]({picture})")
-    parts += ["## How the statistics were made", *STATISTICS, *([SUMS] if study.interactions else [])]
+    answered: list[Block] = [Bullets([*sentences(study), *about]), *([figure] if figure else []), *answer_tables(study)]
+    how = [Paragraph(text) for text in (*STATISTICS, *([SUMS] if study.interactions else []))]
+    sections = [
+        Section("Answer", answered),
+        Section("Variants", [Table(plan)]),
+        Section("Setting", [Facts(setting)]),
+        Section("How the statistics were made", how),
+    ]
     if printed:
-        parts += ["## Beside what is printed elsewhere", markdown(printed_rows(study, printed)), *source]
-    parts += ["## Every cell", markdown(flat(study.as_json()["rows"])) or "None is finished."]
+        beside: list[Block] = [Table(printed_rows(study, printed)), *map(Paragraph, source)]
+        sections.append(Section("Beside what is printed elsewhere", beside))
+    cells = flat(study.as_json()["rows"])
+    sections.append(Section("Every cell", [Table(cells) if cells else Paragraph("None is finished.")]))
     images = [{"variant": row.variant} | asdict(test) for row in study.table for test in row.mcnemar or ()]
     if images:
-        parts += [f"## McNemar's test of every cell against that of {study.first.variant}", markdown(images)]
-    return "\n\n".join(parts) + "\n"
-
-
-def markdown(rows: Sequence[Row]) -> str:
-    """Write rows as a Markdown table, lists as words."""
-    return render(
-        [
-            {key: text(value) if isinstance(value, list | tuple) else value for key, value in row.items()}
-            for row in rows
-        ],
-        "markdown",
-    )
-
-
-def text(value: object) -> str:
-    """Write a value; a list as words with commas."""
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+        title = f"McNemar's test of every cell against that of {study.first.variant}"
+        sections.append(Section(title, [Table(images)]))
+    incomplete = [] if study.complete else [Paragraph((Mark("Not complete.", "strong"),))]
+    return Document(name, summary(study), incomplete, sections)

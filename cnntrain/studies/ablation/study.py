@@ -11,6 +11,8 @@ from cnntrain.config.build import read_dataset
 from cnntrain.config.compose import command_line
 from cnntrain.config.schema import Ablate
 from cnntrain.data.datasets.splits import changes
+from cnntrain.report.document import Figure
+from cnntrain.report.files import filed_figure, write_report
 from cnntrain.runs import records
 from cnntrain.runs.evaluation import Evaluation, evaluation_folder, read_evaluation
 from cnntrain.runs.folder import RECORD, RESULTS, create_folder, find_all_runs, provenance
@@ -18,6 +20,7 @@ from cnntrain.runs.images import PIXELS, noted
 from cnntrain.runs.load import naming_plugins
 from cnntrain.runtime import disk
 from cnntrain.runtime.devices import machine
+from cnntrain.runtime.drawing import Medium, styled
 from cnntrain.runtime.errors import InputError, listed
 from cnntrain.runtime.jsonfile import write_json
 from cnntrain.runtime.progress import say
@@ -36,15 +39,15 @@ from cnntrain.studies.ablation.answer import (
     sum_of,
 )
 from cnntrain.studies.ablation.controls import with_controls
-from cnntrain.studies.ablation.figures import differences_picture
-from cnntrain.studies.ablation.report import flat, report
+from cnntrain.studies.ablation.figures import differences_figure
+from cnntrain.studies.ablation.report import flat, study_document
 from cnntrain.studies.ablation.variants import TRAINING, Removal, SizedVariant, fit_words, info_of, variants_of
 from cnntrain.studies.cells import Cell, finished_scores
 from cnntrain.studies.progress import CellProgress
 from cnntrain.tasks import task_for
 from cnntrain.tasks.task import Headline
 
-STUDY, REPORT, LOOKS = "study.json", "report.md", "looks.json"
+STUDY, LOOKS = "study.json", "looks.json"
 LEAST_SEEDS = 8  # where their number is left open
 
 
@@ -272,29 +275,33 @@ def same_images(*measured: tuple[Cell, Evaluation]) -> bool:
 
 
 def write_answer(study: PlannedStudy, answered: AnsweredStudy) -> dict[str, Any]:
-    """Write the answer as tables of numbers, as pictures and as a report; return what `--json` prints."""
+    """Write the answer as tables of numbers, as a figure and as a report; return what `--json` prints."""
     folder, options = study.folder, study.cfg.study or {}
     result = {"study_dir": str(folder)} | answered.answer.as_json() | looks_json(answered)
     disk.write(folder / "rows.csv", render(flat(result["rows"]), "csv") + "\n")
     disk.write(folder / "table.csv", render(flat(result["table"]), "csv") + "\n")
-    picture = None
-    if any(row.test.delta is not None for row in answered.answer.table[1:]):
-        for style in ("png", "svg"):
-            disk.write(folder / "figures" / f"differences.{style}", differences_picture(answered.answer.table, style))
-        picture = "figures/differences.png"
-    text = report(
+    document = study_document(
         options.get("name") or "Removals",
         setting(study),
         plan.rows(study.variants, None),
         answered.answer,
         about=answered.about,
-        picture=picture,
+        figure=draw(study.cfg.figures, folder, answered.answer),
         printed=options.get("printed"),
         source=options.get("source") or (),
     )
-    disk.write(folder / REPORT, text)
+    write_report(document, folder)
     write_json(folder / RESULTS, result)
     return result
+
+
+def draw(medium: Medium, folder: Path, answered: Answer) -> Figure | None:
+    """Write the figure of the differences, where it is wanted and there are some, and return it for the report."""
+    if not medium or all(row.test.delta is None for row in answered.table[1:]):
+        return None
+    caption = f"Differences in {answered.headline.label} from {answered.first.variant} with their intervals, sorted"
+    with styled(medium):
+        return filed_figure(differences_figure(answered), folder, "differences", caption)
 
 
 def setting(study: PlannedStudy) -> dict[str, str]:

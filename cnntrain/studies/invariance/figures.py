@@ -1,10 +1,9 @@
-"""Figures of an invariance study, made to be read on paper: curves in the manner of Zeiler and Fergus (2014, figure 5),
-heat maps of stage against amount, maps over shifts, counts of changed pixels.
+"""Figures of an invariance study, drawn within `drawing.styled`.
 
-Every figure is a matplotlib figure without a window; colours are Okabe and Ito's, and lines differ in their dashes too.
+Curves in the manner of Zeiler and Fergus (2014, figure 5), heat maps of stage against amount, maps over shifts, counts
+of changed pixels.
 """
 
-import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from cnntrain.runtime.drawing import styled
+from cnntrain.runtime.drawing import DASHES, GREY, SERIES, empty_figure, thin
 from cnntrain.studies.invariance.rows import Curves, bands, seed_bands
 from cnntrain.transforms.transform import Amount, Transform
 
@@ -20,23 +19,7 @@ if TYPE_CHECKING:  # matplotlib takes half a second to import
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-GREY = "#666666"
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-DASHES: tuple[Any, ...] = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)), (0, (3, 2)), (0, (8, 2)))
 CONTROLS: dict[str, Any] = {"interpolation alone": ":", "border alone": (0, (1, 4))}
-STYLE: dict[str, Any] = {
-    "font.size": 8.0,
-    "axes.titlesize": 8.5,
-    "axes.linewidth": 0.7,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "grid.linewidth": 0.4,
-    "grid.color": "#cccccc",
-    "legend.frameon": False,
-    "legend.fontsize": 7.0,
-    "lines.linewidth": 1.4,
-    "svg.hashsalt": "cnntrain",
-}
 
 
 @dataclass(frozen=True)
@@ -78,23 +61,11 @@ def line_of(curves: Curves, members: Sequence[Curves] = ()) -> Line:
     return Line(curves, members, stages[0], stages[-2] if len(stages) > 1 else stages[0])
 
 
-def paper() -> contextlib.AbstractContextManager[None]:
-    """Return the context in which figures are drawn and written."""
-    return styled(STYLE)
-
-
-def figure_of(width: float, height: float) -> "Figure":
-    """Return an empty figure of so many inches in the common style."""
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
-
-
 def overview(transform: Transform, lines: Sequence[Line], samples: Samples) -> "Figure":
     """Draw sample images under the warp, and against the amount the early distance, the late one and p of the truth."""
     from matplotlib.lines import Line2D
 
-    figure = figure_of(7.2, 4.4)
+    figure = empty_figure(7.2, 4.4)
     parts: Any = figure.subfigures(2, 1, height_ratios=(0.8, 1.5))
     top, bottom = parts
     show_samples(top, transform, samples)
@@ -103,7 +74,7 @@ def overview(transform: Transform, lines: Sequence[Line], samples: Samples) -> "
         for number, line in enumerate(lines):
             stage = {"early": line.early, "late": line.late}.get(title)
             draw_line(axes, transform, line, key, stage, number)
-            draw_controls(axes, transform, line, key, stage, COLOURS[number % len(COLOURS)] if len(lines) > 1 else GREY)
+            draw_controls(axes, transform, line, key, stage, SERIES[number % len(SERIES)] if len(lines) > 1 else GREY)
         names = {getattr(line, title) for line in lines} if title else set()
         axes.set_title(
             f"{title} features: {', '.join(sorted(names)) if len(names) < 3 else 'each its own'}"
@@ -114,7 +85,7 @@ def overview(transform: Transform, lines: Sequence[Line], samples: Samples) -> "
         axes.set_ylim(bottom=0, top=None if title else 1.02)
     handles, labels = panels[0].get_legend_handles_labels()
     if lines[0].curves.floor:
-        handles += [Line2D([], [], color=GREY, linestyle=dash, linewidth=1) for dash in CONTROLS.values()]
+        handles += [Line2D([], [], color=GREY, linestyle=dash, linewidth=1.5 * thin()) for dash in CONTROLS.values()]
         labels += CONTROLS
     bottom.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 5))
     return figure
@@ -123,7 +94,7 @@ def overview(transform: Transform, lines: Sequence[Line], samples: Samples) -> "
 def draw_line(axes: "Axes", transform: Transform, line: Line, key: str, stage: str | None, number: int) -> None:
     """Draw one curve with its band over images, and the wider, lighter one over seeds where there are several."""
     x, at = along(transform, line, stage)
-    colour, dashes = COLOURS[number % len(COLOURS)], DASHES[number % len(DASHES)]
+    colour, dashes = SERIES[number % len(SERIES)], DASHES[number % len(DASHES)]
     ends = [(bands(line.curves)[key], 0.3)]
     if len(line.members) > 1:
         ends.append((seed_bands(line.members)[key], 0.13))
@@ -131,7 +102,7 @@ def draw_line(axes: "Axes", transform: Transform, line: Line, key: str, stage: s
         axes.fill_between(x, low[at], high[at], color=colour, alpha=opacity, linewidth=0)
     y = line.curves.values[key][0][at]
     mark = "o" if len(x) < 6 else None
-    axes.plot(x, y, color=colour, linestyle=dashes, label=line.curves.name, marker=mark, markersize=3)
+    axes.plot(x, y, color=colour, linestyle=dashes, label=line.curves.name, marker=mark)
 
 
 def along(transform: Transform, line: Line, stage: str | None) -> tuple[np.ndarray, Any]:
@@ -146,13 +117,13 @@ def draw_controls(axes: "Axes", transform: Transform, line: Line, key: str, stag
     x, at = along(transform, line, stage)
     for control, dash in zip((line.curves.floor, line.curves.padding), CONTROLS.values(), strict=True):
         if control:
-            axes.plot(x, control[key][at], color=colour, linestyle=dash, linewidth=1)
+            axes.plot(x, control[key][at], color=colour, linestyle=dash, linewidth=1.5 * thin())
 
 
 def dress(axes: "Axes", transform: Transform, what: str) -> None:
     """Name the axes, and mark the neutral amount."""
     axes.grid(visible=True, axis="y")
-    axes.axvline(transform.neutral[0], color="#999999", linewidth=0.6)
+    axes.axvline(transform.neutral[0], color=GREY, linewidth=thin())
     axes.set_xlabel(f"{transform.name} ({transform.unit})")
     axes.set_ylabel(what)
     if transform.name == "scale":
@@ -173,7 +144,7 @@ def show_samples(parent: Any, transform: Transform, samples: Samples) -> None:
     axes = parent.subplots()
     axes.imshow(sheet[..., 0] if channels == 1 else sheet, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     axes.spines[:].set_visible(False)
-    axes.tick_params(length=0, labelsize=7, top=False, labeltop=True, labelbottom=False)
+    axes.tick_params(length=0, labelsize="small", top=False, labeltop=True, labelbottom=False)
     shown = [", ".join(f"{part:.3g}" for part in amount) for amount in samples.amounts]
     axes.set_xticks([column * (width + gap) + width / 2 - 0.5 for column in range(columns)], shown)
     axes.set_yticks([row * (height + gap) + height / 2 - 0.5 for row in range(rows)], samples.classes)
@@ -184,7 +155,7 @@ def heat(transform: Transform, lines: Sequence[Line]) -> "Figure":
     columns = min(len(lines), 3)
     rows = math.ceil(len(lines) / columns)
     most = max(len(line.curves.stages) for line in lines)
-    figure = figure_of(2.2 + 2.5 * columns, rows * (1.0 + 0.2 * most))
+    figure = empty_figure(2.2 + 2.5 * columns, rows * (1.0 + 0.2 * most))
     for axes, line in zip(figure.subplots(rows, columns, squeeze=False).flat, lines, strict=False):
         x = np.array([amount[0] for amount in transform.amounts])
         order = np.argsort(x)
@@ -205,7 +176,7 @@ def heat(transform: Transform, lines: Sequence[Line]) -> "Figure":
 
 def overlay(transform: Transform, lines: Sequence[Line]) -> "Figure":
     """Draw consistency, accuracy and how features move along, of several networks."""
-    figure = figure_of(7.2, 2.9)
+    figure = empty_figure(7.2, 2.9)
     panels = figure.subplots(1, 3)
     for axes, key, title in zip(
         panels,
@@ -224,7 +195,7 @@ def overlay(transform: Transform, lines: Sequence[Line]) -> "Figure":
 
 def sensitivity(transform: Transform, lines: Sequence[Line]) -> "Figure":
     """Draw maps over (dx, dy) of each network: its consistency, p of the truth, and late distance."""
-    figure = figure_of(7.2, 0.4 + 2.1 * len(lines))
+    figure = empty_figure(7.2, 0.4 + 2.1 * len(lines))
     grid = figure.subplots(len(lines), 3, squeeze=False)
     across, down = (sorted({amount[axis] for amount in transform.amounts}) for axis in (0, 1))
     for row, line in zip(grid, lines, strict=True):
@@ -256,9 +227,9 @@ def crossings(
     """Draw how many pixels [N] cross the threshold under one shift, and how often each network keeps its prediction
     for images in which few or many do; `kept` holds truth values [N].
     """
-    figure = figure_of(7.2, 2.6)
+    figure = empty_figure(7.2, 2.6)
     left, right = figure.subplots(1, 2)
-    left.hist(counts, bins=40, color="#999999")
+    left.hist(counts, bins=40, color=GREY, alpha=0.6)
     left.set_xlabel(f"pixels that change, {transform.name} {amount:g}")
     left.set_ylabel("images")
     left.set_xlim(left=0)
@@ -266,9 +237,9 @@ def crossings(
     place = np.clip(np.searchsorted(edges, counts, side="right") - 1, 0, bins - 1)
     for number, (name, same) in enumerate(kept.items()):
         points = [(counts[place == i].mean(), same[place == i].mean()) for i in range(bins) if (place == i).any()]
-        colour, dashes = COLOURS[number % len(COLOURS)], DASHES[number % len(DASHES)]
+        colour, dashes = SERIES[number % len(SERIES)], DASHES[number % len(DASHES)]
         x, y = zip(*points, strict=True)
-        right.plot(x, y, color=colour, linestyle=dashes, marker="o", markersize=3, label=name)
+        right.plot(x, y, color=colour, linestyle=dashes, marker="o", label=name)
     right.set_xlabel("pixels that change (mean of each fifth of the images)")
     right.set_ylabel("same prediction")
     right.grid(visible=True, axis="y")
@@ -279,12 +250,12 @@ def crossings(
 
 def aliasing(transform: Transform, rows: Sequence[Mapping[str, Any]], stride: int) -> "Figure":
     """Draw how often predictions agree at two shifts, against how far they lie apart; the stride's multiples marked."""
-    figure = figure_of(4.8, 2.8)
+    figure = empty_figure(4.8, 2.8)
     axes = figure.subplots()
     for number, name in enumerate(dict.fromkeys(row["run"] for row in rows)):
         own = [row for row in rows if row["run"] == name]
         x = [row["lag"] for row in own]
-        colour, dashes = COLOURS[number % len(COLOURS)], DASHES[number % len(DASHES)]
+        colour, dashes = SERIES[number % len(SERIES)], DASHES[number % len(DASHES)]
         low, high = ([row[end] for row in own] for end in ("low", "high"))
         axes.fill_between(x, low, high, color=colour, alpha=0.25, linewidth=0)
         axes.plot(x, [row["consistency"] for row in own], color=colour, linestyle=dashes, label=name, marker=".")
@@ -298,7 +269,7 @@ def aliasing(transform: Transform, rows: Sequence[Mapping[str, Any]], stride: in
 
 def adversarial(transform: Transform, found: Sequence[Attacked]) -> "Figure":
     """Draw each image, its perturbation amplified to the whole range about grey, and their sum, with the answers."""
-    figure = figure_of(5.4, 1.9 * len(found))
+    figure = empty_figure(5.4, 1.9 * len(found))
     for row, case in zip(figure.subplots(len(found), 3, squeeze=False), found, strict=True):
         change = case.after - case.before
         factor = 127.5 / max(float(np.abs(change).max()), 1e-9)

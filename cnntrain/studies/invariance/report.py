@@ -1,4 +1,4 @@
-"""What an invariance study leaves in its folder: rows, results, figures, a report in words, a view for TensorBoard."""
+"""What an invariance study leaves in its folder: rows, results, figures, a report, a view for TensorBoard."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,21 +9,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
+from cnntrain.report.document import Bullets, Document, Figure, Mark, Paragraph, Section, Table, Text
+from cnntrain.report.files import filed_figure, write_report
 from cnntrain.runs.folder import RESULTS
 from cnntrain.runtime import disk
+from cnntrain.runtime.drawing import Medium, styled
 from cnntrain.runtime.jsonfile import write_json
 from cnntrain.runtime.tables import render
-from cnntrain.studies.invariance import crossings
+from cnntrain.studies.invariance import crossings, text
 from cnntrain.studies.invariance import figures as panels
-from cnntrain.studies.invariance import text as invariance_words
 from cnntrain.studies.invariance.study import Group, Study, results
-from cnntrain.training.pictures import drawn
+from cnntrain.training.pictures import figure_pixels
 from cnntrain.training.tensorboard import open_board
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure as MatplotlibFigure
 
-FIGURES, REPORT, ROWS = "figures", "report.md", "rows.csv"
+ROWS = "rows.csv"
 MOST_LINES = 7  # of networks in a figure
 
 
@@ -35,34 +37,39 @@ def write(
     record: Mapping[str, Any],
     about: str,
     *,
-    figures: bool,
+    figures: Medium,
     tensorboard: bool,
 ) -> dict[str, Any]:
     """Write the study and return what `--json` prints: `head` and all rows."""
     found = {**head, **results(studies, groups)}
     disk.write(target / ROWS, render(found["rows"], "csv") + "\n")
-    names = draw(target, studies, groups, tensorboard=tensorboard) if figures else {}
-    parts = [section(study, groups, found, names.get(study.transform.name, [])) for study in studies]
-    text = "\n\n".join(["# What stays invariant", about, *parts])
-    disk.write(target / REPORT, text + "\n")
+    drawn = draw(target, studies, groups, figures, tensorboard=tensorboard) if figures else {}
+    sections = [section(study, groups, found, drawn.get(study.transform.name, [])) for study in studies]
+    claim = text.claim([(study.transform, line) for study in studies for line in study.lines(groups)])
+    write_report(Document("What stays invariant", claim, [Paragraph(about, quiet=True)], sections), target)
     write_json(target / RESULTS, found | {"record": record})
     return found
 
 
-def drawings(study: Study, groups: Sequence[Group]) -> Iterator[tuple[str, Callable[[], "Figure"]]]:
-    """Yield the name of each figure with what draws it."""
+def drawings(study: Study, groups: Sequence[Group]) -> Iterator[tuple[str, str, Callable[[], "MatplotlibFigure"]]]:
+    """Yield the name and the caption of each figure with what draws it."""
     transform, lines = study.transform, study.lines(groups)[:MOST_LINES]
+    name = transform.name
     if transform.axes == 2:
-        yield f"{transform.name}_map", partial(panels.sensitivity, transform, lines)
+        yield f"{name}_map", f"Maps over the shifts of {name}", partial(panels.sensitivity, transform, lines)
         return
-    yield transform.name, partial(panels.overview, transform, lines, study.samples())
-    yield f"{transform.name}_stages", partial(panels.heat, transform, lines)
-    yield f"{transform.name}_consistency", partial(panels.overlay, transform, lines)
+    caption = f"Sample images under {name}; how far an early and a late stage move; the probability of the true class"
+    yield name, caption, partial(panels.overview, transform, lines, study.samples())
+    yield f"{name}_stages", f"Distance of each stage under {name}", partial(panels.heat, transform, lines)
+    caption = f"Predictions that stay the same under {name}, accuracy, and consistency corrected for chance"
+    yield f"{name}_consistency", caption, partial(panels.overlay, transform, lines)
     if transform.attack is not None and (turned := study.attacked()):
-        yield f"{transform.name}_images", partial(panels.adversarial, transform, turned)
+        caption = f"Images before and after {name}, and the change, amplified"
+        yield f"{name}_images", caption, partial(panels.adversarial, transform, turned)
     if study.tables["lags"] and study.stride > 1:
         table = [row for row in study.tables["lags"] if row["run"] in firsts(study, groups[:MOST_LINES])]
-        yield f"{transform.name}_lags", partial(panels.aliasing, transform, table, study.stride)
+        caption = f"How often predictions at two shifts of {name} agree, by the pixels between them"
+        yield f"{name}_lags", caption, partial(panels.aliasing, transform, table, study.stride)
     if (place := study.lecture_place()) is not None:
         whitened, blackened = study.counts[place]
         kept = {
@@ -70,7 +77,8 @@ def drawings(study: Study, groups: Sequence[Group]) -> Iterator[tuple[str, Calla
             for group in groups[:MOST_LINES]
         }
         amount = crossings.counted(transform)[place][0]
-        yield f"{transform.name}_pixels", partial(panels.crossings, whitened + blackened, kept, amount, transform)
+        caption = f"Pixels that change under {name} {amount:g}, and the predictions that stay the same by their number"
+        yield f"{name}_pixels", caption, partial(panels.crossings, whitened + blackened, kept, amount, transform)
 
 
 def firsts(study: Study, groups: Sequence[Group]) -> set[str]:
@@ -78,42 +86,40 @@ def firsts(study: Study, groups: Sequence[Group]) -> set[str]:
     return {study.curves[group.members[0]].name for group in groups}
 
 
-def draw(target: Path, studies: Sequence[Study], groups: Sequence[Group], *, tensorboard: bool) -> dict[str, list[str]]:
-    """Write every figure as PNG and SVG, and to TensorBoard; return their names by warp."""
-    names: dict[str, list[str]] = {study.transform.name: [] for study in studies}
+def draw(
+    target: Path, studies: Sequence[Study], groups: Sequence[Group], medium: Medium, *, tensorboard: bool
+) -> dict[str, list[Figure]]:
+    """Write every figure as PNG and SVG, and to TensorBoard; return them for the report, by transform."""
+    figures: dict[str, list[Figure]] = {study.transform.name: [] for study in studies}
 
-    def pixels(name: str, figure: "Figure") -> dict[str, Tensor]:
-        return {f"invariance/{name}": drawn(figure)}
+    def pixels(name: str, figure: "MatplotlibFigure") -> dict[str, Tensor]:
+        return {f"invariance/{name}": figure_pixels(figure)}
 
     board = open_board(target / "tensorboard", enabled=tensorboard)
-    with contextlib.closing(board), panels.paper():
+    with contextlib.closing(board), styled(medium):
         for study in studies:
-            for name, make in drawings(study, groups):
+            for name, caption, make in drawings(study, groups):
                 figure = make()
-                with disk.replacing(target / FIGURES / f"{name}.png") as partial_png:
-                    figure.savefig(partial_png, dpi=150)
-                with disk.replacing(target / FIGURES / f"{name}.svg") as partial_svg:
-                    figure.savefig(partial_svg, metadata={"Date": None})
+                figures[study.transform.name].append(filed_figure(figure, target, name, caption))
                 board.pictures(0, partial(pixels, name, figure))
-                names[study.transform.name].append(name)
-    return names
+    return figures
 
 
-def section(study: Study, groups: Sequence[Group], found: Mapping[str, Any], pictures: Sequence[str]) -> str:
-    """Return what the report says of one warp."""
-    transform, sentences = study.transform, []
+def section(study: Study, groups: Sequence[Group], found: Mapping[str, Any], figures: Sequence[Figure]) -> Section:
+    """Return what the report says of one transform."""
+    transform, sentences = study.transform, list[Text]()
     of = {
         key: [row for row in table if row["warp"] == transform.name] for key, table in found.items() if is_table(table)
     }
     for line in study.lines(groups):
-        named = f"**{line.curves.name}.** " if len(groups) > 1 else ""
-        sentences += [named + sentence for sentence in invariance_words.line_words(transform, line)]
+        named = (Mark(f"{line.curves.name}.", "strong"), " ") if len(groups) > 1 else ()
+        sentences += [(*named, sentence) for sentence in text.line_words(transform, line)]
     shown = firsts(study, groups)
-    sentences += invariance_words.difference_words(of.get("differences", []))
-    sentences += invariance_words.aliasing_words([row for row in of.get("aliasing", []) if row["run"] in shown])
+    sentences += text.difference_words(of.get("differences", []))
+    sentences += text.aliasing_words([row for row in of.get("aliasing", []) if row["run"] in shown])
     if (place := study.lecture_place()) is not None:
-        sentences.append(invariance_words.crossing_words(of["pixels"][place]))
-    sentences += invariance_words.class_words([row for row in of["classes"] if row["run"] in shown])
+        sentences.append(text.crossing_words(of["pixels"][place]))
+    sentences += text.class_words([row for row in of["classes"] if row["run"] in shown])
     table = [
         {
             "network": row["run"],
@@ -126,8 +132,9 @@ def section(study: Study, groups: Sequence[Group], found: Mapping[str, Any], pic
         if row["curve"] in ("distance", "p_true", "consistency")
     ]
     protocol = [f"{key} {value}" for key, value in transform.protocol.items()]
-    return invariance_words.section(
-        f"{transform.name} ({'; '.join([transform.unit, *protocol])})", sentences, table, pictures
+    return Section(
+        f"{transform.name} ({'; '.join([transform.unit, *protocol])})",
+        [Bullets(sentences), *figures, Table(table, "Mean height of each curve over the amounts")],
     )
 
 

@@ -1,4 +1,4 @@
-"""What an invariance study found, in sentences computed from its numbers, as Markdown."""
+"""What an invariance study found, in sentences computed from its numbers."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from cnntrain.runtime.tables import percent, render
+from cnntrain.runtime.tables import percent
 from cnntrain.stats.bootstrap import band
 from cnntrain.studies.invariance.figures import Line
 from cnntrain.studies.invariance.rows import bands, seed_bands
 from cnntrain.transforms.transform import Transform
 
 Row = Mapping[str, Any]
-FLOOR = 0.05  # a control is worth a sentence from this part of the way on
+FLOOR = 0.05  # a control that moves features less is not worth a sentence
 
 
 def telling(transform: Transform) -> int:
@@ -43,71 +43,80 @@ def ranged(value: float, low: float, high: float) -> str:
 
 def line_words(transform: Transform, line: Line) -> list[str]:
     """Return the sentences about one network, or about several that differ in their seed."""
-    at, found, ends = telling(transform), line.curves, bands(line.curves)
-    early, late = found.stages.index(line.early), found.stages.index(line.late)
+    at, curves, ends = telling(transform), line.curves, bands(line.curves)
+    early, late = curves.stages.index(line.early), curves.stages.index(line.late)
     where = amount_words(transform, at)
 
     def distance(stage: int) -> str:
-        return ranged(found.values["distance"][0][at, stage], *(end[at, stage] for end in ends["distance"]))
+        return ranged(curves.values["distance"][0][at, stage], *(end[at, stage] for end in ends["distance"]))
 
     sentences = [
-        f"At {where}, {line.early} moves {distance(early)} of the way to an image of another class, {line.late} "
-        f"{distance(late)}{depth_words(line, at)}."
+        f"At {where}, {line.early} moves {distance(early)} and {line.late} {distance(late)} of the distance to an "
+        f"image of another class{depth_words(line, at)}."
     ]
-    error = found.values["equivariance"][0][at, early]
+    error = curves.values["equivariance"][0][at, early]
     if np.isfinite(error):
-        moved = found.values["distance"][0][at, early]
-        verb = "moves along with the image" if error < moved / 2 else "does not simply move along with the image"
+        moved = curves.values["distance"][0][at, early]
+        kind = "equivariant" if error < moved / 2 else "not equivariant"
         sentences.append(
-            f"The map of {line.early} {verb}: warped itself it is {error:.2f} away, left as it is {moved:.2f}."
+            f"{line.early} is {kind}: its map of the changed image is {error:.2f} away from the changed map, and "
+            f"{moved:.2f} from the unchanged one."
         )
     sentences += control_words(line, at, early)
-    kept = ranged(100 * found.values["consistency"][0][at], *(100 * end[at] for end in ends["consistency"]))
-    p = ranged(found.values["p_true"][0][at], *(end[at] for end in ends["p_true"]))
-    sentences.append(
-        f"There {kept} % of the predictions stay{chance_words(line, ends, at)}, and the true class has the probability "
-        f"{p}{unchanged_words(transform, line)}."
-    )
-    if "target_rate" in found.values:
-        hit = ranged(100 * found.values["target_rate"][0][at], *(100 * end[at] for end in ends["target_rate"]))
-        sentences.append(f"{hit} % are taken for the class that the attack wants.")
+    kept = ranged(100 * curves.values["consistency"][0][at], *(100 * end[at] for end in ends["consistency"]))
+    p = ranged(curves.values["p_true"][0][at], *(end[at] for end in ends["p_true"]))
+    sentences.append(f"{kept} % of the predictions stay the same{chance_words(line, ends, at)}.")
+    sentences.append(f"The probability of the true class is {p}{unchanged_words(transform, line)}.")
+    if "target_rate" in curves.values:
+        hit = ranged(100 * curves.values["target_rate"][0][at], *(100 * end[at] for end in ends["target_rate"]))
+        sentences.append(f"{hit} % are taken for the attack's target class.")
     if len(line.members) > 1:
-        low, high = (end[at] for end in seed_bands(line.members)["consistency"])
-        share = f"{100 * low:.2f} … {100 * high:.2f} %"
-        sentences.append(f"Over {len(line.members)} seeds the share that stays lies at {share}.")
+        low, high = (100 * end[at] for end in seed_bands(line.members)["consistency"])
+        sentences.append(f"Over {len(line.members)} seeds the share that stays the same is {low:.2f} … {high:.2f} %.")
     return sentences
 
 
+def claim(named: Sequence[tuple[Transform, Line]]) -> str:
+    """Return in one sentence which share of the predictions stays the same under each transform."""
+    shares: dict[str, list[str]] = {}
+    for transform, line in named:
+        at = telling(transform)
+        share = percent(line.curves.values["consistency"][0][at], 1)
+        shares.setdefault(line.curves.name, []).append(f"{share} at {amount_words(transform, at)}")
+    told = "; ".join(f"{name} {', '.join(parts)}" for name, parts in shares.items())
+    return f"Predictions that stay the same: {told}."
+
+
 def chance_words(line: Line, ends: Mapping[str, tuple[np.ndarray, np.ndarray]], at: int) -> str:
-    """Say how far the predictions that stay are from chance, where there are mistakes to tell it by."""
+    """Return the share corrected for chance; without a mistake there is none."""
     corrected = line.curves.values["consistency_corrected"][0][at]
     if not np.isfinite(corrected):
-        return " (without a mistake nothing tells that from chance)"
+        return " (without a mistake this cannot be corrected for chance)"
     low, high = (end[at] for end in ends["consistency_corrected"])
-    return f", {ranged(corrected, low, high)} of the way from chance to always"
+    return f"; corrected for chance (0: chance, 1: always) that is {ranged(corrected, low, high)}"
 
 
 def depth_words(line: Line, at: int) -> str:
     """Say whether late features move less than early ones, from the band of the difference."""
-    found = line.curves.values["distance"][:, at]
+    distances = line.curves.values["distance"][:, at]
     stages = line.curves.stages
-    gap = found[:, stages.index(line.late)] - found[:, stages.index(line.early)]
+    gap = distances[:, stages.index(line.late)] - distances[:, stages.index(line.early)]
     low, high = band(gap)
     if line.early == line.late or not np.isfinite(gap[0]):
         return ""
     if high < 0:
-        return ": the later features move less"
+        return ": later features move less"
     if low > 0:
-        return ": the later features move more"
-    return ": the two do not differ significantly"
+        return ": later features move more"
+    return ": they do not differ significantly"
 
 
 def control_words(line: Line, at: int, stage: int) -> list[str]:
-    """Return sentences about what interpolation and the border alone move, where that is no trifle."""
+    """Return sentences about what interpolation and the border alone move, where it is at least `FLOOR`."""
     words = []
-    for control, what in ((line.curves.floor, "interpolation"), (line.curves.padding, "the border")):
+    for control, what in ((line.curves.floor, "Interpolation"), (line.curves.padding, "The border")):
         if control and (moved := control["distance"][at, stage]) >= FLOOR:
-            words.append(f"Of that, {what} alone would move {line.early} {moved:.2f} of the way.")
+            words.append(f"{what} alone would move {line.early} {moved:.2f}.")
     return words
 
 
@@ -115,7 +124,7 @@ def unchanged_words(transform: Transform, line: Line) -> str:
     """Return the probability of the true class on unchanged images, where these were measured."""
     if transform.neutral not in transform.amounts:
         return ""
-    return f", against {line.curves.values['p_true'][0][transform.amounts.index(transform.neutral)]:.2f} unchanged"
+    return f", on unchanged images {line.curves.values['p_true'][0][transform.amounts.index(transform.neutral)]:.2f}"
 
 
 def difference_words(rows: Sequence[Row]) -> list[str]:
@@ -135,9 +144,7 @@ def difference_words(rows: Sequence[Row]) -> list[str]:
         else:
             words.append(f"{row['name']} and {row['against']} do not differ significantly on these images: {points}).")
         if row["seed_low"] is not None and verb and row["seed_low"] <= 0 <= row["seed_high"]:
-            words.append(
-                f"Another seed could turn the sign: the difference of {row['name']} holds for these runs only."
-            )
+            words.append(f"Over seeds it is not significant: {row['name']} differs for these runs only.")
     return words
 
 
@@ -146,10 +153,10 @@ def aliasing_words(rows: Sequence[Row]) -> list[str]:
     words = []
     for row in rows:
         excess = f"{100 * row['excess']:+.2f} points ({100 * row['low']:+.2f} … {100 * row['high']:+.2f})"
-        seen = "aliasing shows" if row["low"] > 0 else "no aliasing shows"
+        seen = "there is aliasing" if row["low"] > 0 else "no aliasing is found"
         words.append(
-            f"{row['run']}: against neighbouring distances, predictions at shifts a multiple of the total stride "
-            f"{row['stride']} apart agree {excess}: {seen}."
+            f"{row['run']}: predictions at two shifts a multiple of the total stride {row['stride']} apart agree "
+            f"{excess} more often than at neighbouring distances: {seen}."
         )
     return words
 
@@ -168,16 +175,7 @@ def class_words(rows: Sequence[Row]) -> list[str]:
     """Return a sentence about the class that suffers most in each network; its row is the first of the network's."""
     first = {row["run"]: row for row in reversed(rows)}
     return [
-        f"{name}: the class {row['class']} suffers most; {100 * row['consistency']:.1f} % of its predictions stay over "
-        "all amounts."
+        f"{name}: the class {row['class']} changes most; over all amounts {100 * row['consistency']:.1f} % of its "
+        "predictions stay the same."
         for name, row in reversed(first.items())
     ]
-
-
-def section(title: str, sentences: Sequence[str], table: Sequence[Row] = (), figures: Sequence[str] = ()) -> str:
-    """Return a section of the report."""
-    parts = [f"## {title}", *(f"- {sentence}" for sentence in sentences)]
-    text = "\n".join(parts[:1]) + "\n\n" + "\n".join(parts[1:])
-    if table:
-        text += "\n\n" + render(table, "markdown")
-    return text + "".join(f"\n\n![{name}](figures/{name}.png)" for name in figures)

@@ -1,0 +1,396 @@
+"""A run as a document: what it reached, how it came about, and where it errs."""
+
+import json
+import math
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from cnntrain.config import schema
+from cnntrain.config.build import build_rates
+from cnntrain.config.compose import compose, plain_config, usual_choices
+from cnntrain.data.datasets.registry import checksums
+from cnntrain.data.storage.images import DatasetInfo, Split
+from cnntrain.nn.geometry import count_parameters, describe
+from cnntrain.report import svg
+from cnntrain.report.document import (
+    Block,
+    Bullets,
+    Code,
+    Details,
+    Document,
+    Facts,
+    Figure,
+    Gallery,
+    Mark,
+    Matrix,
+    Panels,
+    Paragraph,
+    Picture,
+    Section,
+    Share,
+    Table,
+)
+from cnntrain.report.stages import network, stage_row
+from cnntrain.runs.evaluation import Evaluation
+from cnntrain.runs.folder import read_metrics
+from cnntrain.runs.load import rebuild
+from cnntrain.runtime.devices import machine
+from cnntrain.runtime.errors import InputError, setting
+from cnntrain.runtime.jsonfile import flat
+from cnntrain.runtime.progress import clock
+from cnntrain.runtime.tables import cell, percent
+from cnntrain.stats.intervals import wilson
+from cnntrain.stats.metrics import TOP5_FROM, confusions
+from cnntrain.tasks.task import Headline
+from cnntrain.training import pictures
+
+MOST_CELLS, MOST_FILTERS = 25, 128  # classes of a confusion matrix in numbers; filters shown
+FEW_PIXELS = 100  # a side: smaller images are enlarged without blur
+
+Row = dict[str, Any]
+
+
+def run_document(
+    folder: Path,
+    cfg: schema.Report,
+    net: nn.Sequential,
+    info: DatasetInfo,
+    settings: Mapping[str, Any],
+    record: Mapping[str, Any],
+    measured: Evaluation,
+    split: Split,
+) -> Document:
+    """Return the document of a run's network and its evaluation on `split`.
+
+    Raises `InputError` for an image that is not the one that was evaluated.
+    """
+    results, headline = measured.results, measured.headline
+    sections = [
+        Section("Setting", setting_blocks(settings, record)),
+        Section("Training", curves(read_metrics(folder), settings, headline)),
+        Section("Classes", class_blocks(results["per_class"])),
+        Section("Confusion", confusion_blocks(results["confusion"], info.classes)),
+        Section("Calibration", calibration_blocks(measured)),
+        Section("Worst mistakes", mistake_blocks(measured, split, info)),
+        Section("First stage", filter_blocks(net, info)),
+        Section("Layers", layer_blocks(settings, info)),
+        Section("Provenance", provenance_blocks(record, results["record"], cfg)),
+    ]
+    return Document(
+        title(settings, info),
+        (Mark(f"{cfg.split} {headline.label}", "strong"), f" {headline.interval(results)}"),
+        [
+            Paragraph((f"{cfg.weights} weights of ", Mark(str(folder))), quiet=True),
+            Facts(facts(net, results, record)),
+        ],
+        [section for section in sections if section.blocks],
+    )
+
+
+def title(settings: Mapping[str, Any], info: DatasetInfo) -> str:
+    """Return what the page is about: a network and its images, of a folder by that folder's name."""
+    root = settings["dataset"].get("root") if info.name == "folder" else None
+    return f"{network(settings['model'])} on {(root and Path(root).name) or info.name}"
+
+
+def facts(net: nn.Module, results: Mapping[str, Any], record: Mapping[str, Any]) -> Row:
+    """Return the few numbers beside the accuracy."""
+    images = record["data"]["images"]
+    top5 = {"top-5": percent(results["top5"])} if len(results["per_class"]) >= TOP5_FROM else {}
+    return top5 | {
+        "loss": f"{results['loss']:.4f}",
+        "macro F1": f"{results['macro_f1']:.4f}",
+        "parameters": f"{count_parameters(net):,}",
+        "training images": f"{images['train']:,}",
+        "training took": clock(record["seconds"]) if record.get("seconds") else record.get("exit", "not finished"),
+    }
+
+
+# Setting.
+
+
+def setting_blocks(settings: Mapping[str, Any], record: Mapping[str, Any]) -> list[Block]:
+    """Return what differs from the defaults, and the whole configuration."""
+    rows = changed(settings, record)
+    said: list[Block] = [Paragraph(("These are the defaults of ", Mark("cnntrain fit"), "."))]
+    if rows:
+        said = [Paragraph(("What differs from the defaults of ", Mark("cnntrain fit"), "."), quiet=True), Table(rows)]
+    return [*said, Details("The whole configuration", [Code(json.dumps(settings, indent=2, ensure_ascii=False))])]
+
+
+def changed(settings: Mapping[str, Any], record: Mapping[str, Any]) -> list[Row]:
+    """Return the settings that are not the defaults of `cnntrain fit` with the chosen model, dataset and so on."""
+    recipes = [word for word in record["argv"] if word.startswith("augmentation=")]
+    named = [f"{group}={settings[group]['name']}" for group in ("model", "dataset", "optimizer", "schedule")]
+    standard = flat(plain_config(compose("fit")))
+    try:
+        default = flat(plain_config(compose("fit", [*named, *recipes])))
+    except InputError:  # an option of the user's own that is not available here
+        default, recipes = standard, []
+    usual_recipe = usual_choices("fit")["augmentation"]
+    rows = [{"key": Mark("augmentation"), "value": word.partition("=")[2], "default": usual_recipe} for word in recipes]
+    for key, value in flat(settings).items():
+        usual = (standard if key.endswith(".name") else default).get(key)
+        if value != usual and key not in ("output_dir", "resume"):
+            rows.append({"key": Mark(key), "value": words(value), "default": words(usual)})
+    return rows
+
+
+def words(value: object) -> str:
+    """Write a setting as it is typed."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+# Curves.
+
+
+def curves(records: Sequence[Row], settings: Mapping[str, Any], headline: Headline) -> list[Block]:
+    """Draw loss and headline over the epochs, and the learning rate over the steps."""
+    if not records:
+        return []
+    trained, validated = ([row for row in records if row["kind"] == kind] for kind in ("train", "val"))
+    figures = []
+    scales: list[tuple[str, svg.Scale, str]] = [
+        ("loss", "log", "Loss"),
+        (headline.key, "share", headline.label.capitalize()),
+    ]
+    for key, scale, caption in scales:
+        lines = {"training": epoch_means(trained, key)}
+        if validated:
+            lines["validation"] = [(row["epoch"], row[key]) for row in validated if row[key] is not None]
+        alternative = f"{caption} over the epochs: {' and '.join(lines)}"
+        figures.append(Figure(svg.curves(lines, caption, "epoch", scale), alternative, caption))
+    drawing = svg.curves({"": rates(trained, settings)}, "Learning rate", "step")
+    return [Panels([*figures, Figure(drawing, "Learning rate over the steps", "Learning rate")])]
+
+
+def rates(trained: Sequence[Row], settings: Mapping[str, Any], most: int = 1000) -> list[tuple[int, float]]:
+    """Return (step, learning rate) of up to `most` of the steps that were taken, by the schedule.
+
+    It is what was recorded, which is less, where that differs: a run may have been resumed with another schedule.
+    """
+    recorded = [(row["step"], row["lr"]) for row in trained]
+    epochs = [(row["step"], row["epoch"]) for row in trained if "seconds" in row]  # that were trained to their end
+    try:
+        step, epoch = epochs[0]
+        peak, schedule, length = settings["optimizer"]["lr"], settings["schedule"], settings["trainer"]["epochs"]
+        planned = build_rates(schedule, peak, length, step // epoch)
+        followed = all(math.isclose(planned[at - 1], rate) for at, rate in recorded)
+    except (IndexError, KeyError, InputError):  # less than an epoch; an optimizer or schedule of the user's own
+        return recorded
+    if not followed:
+        return recorded
+    places = np.unique(np.linspace(1, recorded[-1][0], most).round().astype(int)).tolist()
+    return [(place, planned[place - 1]) for place in places]
+
+
+def epoch_means(trained: Sequence[Row], key: str) -> list[tuple[float, float]]:
+    """Return (epoch, mean over its steps); a record speaks for the steps since the one before it."""
+    sums: dict[int, tuple[float, int]] = {}
+    before = 0
+    for row in trained:
+        steps, before = row["step"] - before, row["step"]
+        if row[key] is not None:
+            total, count = sums.get(row["epoch"], (0.0, 0))
+            sums[row["epoch"]] = (total + row[key] * steps, count + steps)
+    return [(float(epoch), total / count) for epoch, (total, count) in sums.items() if count > 0]
+
+
+# Where it is right and where it errs.
+
+
+def class_blocks(per_class: Sequence[Row]) -> list[Block]:
+    """Return the table of the classes, the worst first."""
+    explained = (
+        "Recall is the share of a class's images that are recognised, with its 95 % interval. The worst come first."
+    )
+    return [Paragraph(explained, quiet=True), Table([class_row(row) for row in by_recall(per_class)])]
+
+
+def by_recall(per_class: Sequence[Row]) -> list[Row]:
+    """Return the classes with the lowest recall first, those without images last."""
+    return sorted(per_class, key=lambda row: (row["n"] == 0, row["recall"]))
+
+
+def class_row(row: Row) -> Row:
+    """Return a class as a line of the table; of one without images nothing is known."""
+    if not row["n"]:
+        return {"class": row["class"], "n": 0} | dict.fromkeys(("recall", "interval", "precision", "F1"))
+    low, high = wilson(round(row["recall"] * row["n"]), row["n"])
+    return {
+        "class": row["class"],
+        "n": row["n"],
+        "recall": Share(row["recall"]),
+        "interval": f"{100 * low:.1f} … {100 * high:.1f}",
+        "precision": percent(row["precision"], 1),
+        "F1": f"{row['f1']:.3f}",
+    }
+
+
+def confusion_blocks(counts: list[list[int]], classes: Sequence[str]) -> list[Block]:
+    """Return the confusion matrix, in numbers or as a picture of many classes, and the most frequent confusions."""
+    few = len(classes) <= MOST_CELLS
+    picture = "" if few else pictures.as_png(pictures.heat_picture(np.array(counts)))
+    matrix = Matrix(list(classes), counts) if few else Figure(picture, "confusion matrix, each row's shares as opacity")
+    frequent = confusions(counts, list(classes), most=5 if few else 20)
+    order = "" if few else ", both in the order of the dataset"
+    explained = f"Rows are the true classes, columns the predictions{order}."
+    return [
+        matrix,
+        Paragraph(explained + (" Most often confused:" if frequent else ""), quiet=True),
+        *([Bullets(frequent)] if frequent else []),
+    ]
+
+
+def calibration_blocks(measured: Evaluation) -> list[Block]:
+    """Return the calibration error and curve."""
+    drawing, error = svg.reliability(measured.probabilities, measured.labels), percent(measured.results["ece"])
+    return [
+        Paragraph(f"The expected calibration error is {error}. On the diagonal accuracy and confidence are equal."),
+        Panels([Figure(drawing, "Accuracy against confidence, in tenths of the confidence")]),
+        Paragraph(
+            "The number of images stands above each tenth of the confidence. A bar through a point is the 95 % "
+            f"interval; points of fewer than {svg.FEW} images are faint.",
+            quiet=True,
+        ),
+    ]
+
+
+def mistake_blocks(measured: Evaluation, split: Split, info: DatasetInfo) -> list[Block]:
+    """Return the most confident wrong predictions with their pictures.
+
+    Raises `InputError` for an image that is not the one that was evaluated.
+    """
+    places = pictures.worst_mistakes(measured.probabilities, measured.labels)
+    if not places:
+        return [Paragraph("None: every image is recognised.")]
+    shown = []
+    for place, image in zip(places, evaluated(measured, split, places), strict=True):
+        p = measured.probabilities[place]
+        file = name_of(measured, place)
+        lines = (
+            percent(float(p.max()), 1),
+            f"true: {info.classes[int(measured.labels[place])]}",
+            Path(file).name,
+        )
+        shown.append(Picture(pictures.as_png(image), file, info.classes[int(p.argmax())], lines))
+    return [
+        Paragraph("The wrong predictions with the highest probability, each over the true class.", quiet=True),
+        Gallery(shown, few_pixels=max(info.shape[1:]) < FEW_PIXELS),
+    ]
+
+
+def evaluated(measured: Evaluation, split: Split, places: list[int]) -> np.ndarray:
+    """Return images of a split, uint8 [N, H, W, C], each compared with the checksum of the one that was evaluated."""
+    if not np.array_equal(split.labels.numpy(), measured.labels):
+        raise outdated("the images have", measured)
+    images = split.source.read(places)
+    assert measured.checksums is not None
+    for place in np.array(places)[checksums(images) != measured.checksums[places]]:
+        raise outdated(f"{name_of(measured, place)} has", measured)
+    return images.numpy()
+
+
+def outdated(what: str, measured: Evaluation) -> InputError:
+    """Build the error for images that are not those that were evaluated."""
+    words = [
+        setting("run", measured.results["run_dir"]),
+        *(f"{key}={measured.results[key]}" for key in ("split", "weights")),
+    ]
+    command = f"cnntrain eval {' '.join(words)}"
+    return InputError(f"{what} changed since {measured.folder} was made; evaluate again: {command}")
+
+
+def name_of(measured: Evaluation, place: int) -> str:
+    """Return the file of an image, or its number among those that are no files."""
+    return f"image {place}" if measured.files is None else str(measured.files[place])
+
+
+# The network.
+
+
+def filter_blocks(net: nn.Sequential, info: DatasetInfo) -> list[Block]:
+    """Return the first stage's weights as pictures; nothing where they are no pictures."""
+    first = pictures.first_filters(net, info.shape)
+    if first is None:
+        return []
+    stage, kind, weights = first
+    labelled = kind == "templates" and len(weights) == len(info.classes)
+    names = info.classes if labelled else [""] * len(weights)
+    shown = [
+        Picture(pictures.as_png(pictures.weight_picture(weight)), f"{kind} {i}", lines=(name,) if name else ())
+        for i, (weight, name) in enumerate(zip(weights[:MOST_FILTERS], names, strict=False))
+    ]
+    scale = "red is positive, blue negative, white 0" if info.shape[0] == 1 else "grey is 0 in every channel"
+    part = f", the first {len(shown)} shown" if len(shown) < len(weights) else ""
+    explained = (f"{len(weights):,} {kind} of ", Mark(stage), f"{part}, each scaled by its largest weight: {scale}.")
+    return [Paragraph(explained, quiet=True), Gallery(shown, few_pixels=True, narrow=True)]
+
+
+def layer_blocks(settings: Mapping[str, Any], info: DatasetInfo) -> list[Block]:
+    """Return the table of stages without the columns of which nothing is known, and what it lacks."""
+    net = rebuild(settings, info, device="meta")
+    stages, lacking = describe(net, info.shape)
+    parameters, macs = (cell(sum(getattr(stage, key) for stage in stages)) for key in ("params", "macs"))
+    single = getattr(net, "observe_only", None)
+    explained = [
+        f"{parameters} parameters, {macs} multiplications (MACs) an image.",
+        f"The network comes as one stage, since its parts are no chain: {single}." if single else "",
+        f"The table is {lacking}." if lacking else "Receptive field and stride are in pixels of the image.",
+    ]
+    return [Paragraph(" ".join(filter(None, explained)), quiet=True), Table(known_columns(map(stage_row, stages)))]
+
+
+def known_columns(rows: Iterable[Row]) -> list[Row]:
+    """Return rows without the columns in which all are None."""
+    table = list(rows)
+    names = [name for name in table[0] if any(row[name] is not None for row in table)]
+    return [{name: row[name] for name in names} for row in table]
+
+
+# Where it comes from.
+
+
+def provenance_blocks(record: Mapping[str, Any], measured: Mapping[str, Any], cfg: schema.Report) -> list[Block]:
+    """Return how the run came about, and the commands that repeat it."""
+    return [
+        Facts(provenance(record, measured)),
+        Paragraph("The command as it was typed:", quiet=True),
+        Code(shlex.join(record["argv"])),
+        Paragraph("To repeat it:", quiet=True),
+        Code(again(record, cfg)),
+    ]
+
+
+def provenance(record: Mapping[str, Any], measured: Mapping[str, Any]) -> Row:
+    """Return what is known of how the run came about, in words."""
+    rows = {
+        "started": record["started"],
+        "ended": record.get("exit", "not finished"),
+        "cnntrain": f"{record['cnntrain']}, commit {record['commit'] or 'not known'}",
+        "Python": f"{record['python']} on {record['platform']}",
+        "packages": ", ".join(f"{name} {number}" for name, number in record["versions"].items()),
+        "machine": machine(record["hardware"]),
+        "computed on": f"{record['device']}, {record['precision']}",
+        "environment": " ".join(f"{key}={value}" for key, value in record["environment"].items()) or "nothing set",
+        "data": f"{record['data']['name']}, fingerprint {record['data']['fingerprint']}",
+        "evaluated": f"{measured['started']} on {measured['device']}, {measured['precision']}",
+    }
+    if sessions := record.get("sessions"):
+        starts = [f"{session['started']} (from step {session['from_step']:,})" for session in sessions]
+        rows["sessions"] = f"{len(sessions)}: {'; '.join(starts)}"
+    return rows
+
+
+def again(record: Mapping[str, Any], cfg: schema.Report) -> str:
+    """Return the commands that make the run once more, in a new folder, and evaluate it."""
+    words = [word for word in record["argv"] if not word.startswith(("output_dir=", "resume="))]
+    seeded = any(word.startswith("seed=") for word in words)
+    words += [] if seeded else [f"seed={record['seed']}"]
+    evaluate = ["cnntrain", "eval", "run=latest", f"split={cfg.split}", f"weights={cfg.weights}"]
+    return f"{shlex.join(words)}\n{shlex.join(evaluate)}"

@@ -1,0 +1,88 @@
+"""A document as text for a terminal and as Markdown."""
+
+from collections.abc import Mapping, Sequence
+
+from cnntrain.report.document import (
+    Block,
+    Bullets,
+    Code,
+    Details,
+    Document,
+    Facts,
+    Figure,
+    Gallery,
+    Mark,
+    Matrix,
+    Panels,
+    Paragraph,
+    Table,
+    Text,
+)
+from cnntrain.runtime.tables import Format, Row, cell, render
+
+MARKS = {"code": "`", "strong": "**"}
+
+
+def as_markdown(document: Document) -> str:
+    """Write a document as Markdown. Figures are links to their files; what has none, and pictures, are left out."""
+    parts = [f"# {document.title}", line(document.claim, "markdown"), *written(document.blocks, "markdown")]
+    for section in document.sections:
+        parts += [f"## {section.title}", *written(section.blocks, "markdown")]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def as_text(blocks: Sequence[Block], style: Format = "text", width: int | None = None) -> str:
+    """Write blocks for a terminal of `width` columns, their tables in a style."""
+    return "\n\n".join(written(blocks, style, width))
+
+
+def written(blocks: Sequence[Block], style: Format, width: int | None = None) -> list[str]:
+    """Write each block that has something to say without a page."""
+    return [text for block in blocks if (text := write(block, style, width))]
+
+
+def write(block: Block, style: Format, width: int | None) -> str:
+    """Write one block."""
+    markdown = style == "markdown"
+    match block:
+        case Paragraph(text):
+            return line(text, style)
+        case Bullets(items):
+            return "\n".join(f"{'- ' if markdown else ''}{line(item, style)}" for item in items)
+        case Facts(values):
+            return "\n".join(f"{'- ' if markdown else ''}{name}: {cell(value)}" for name, value in values.items())
+        case Table(rows, caption, notes):
+            heading = f"{caption}{':' if markdown else ''}" if caption and rows else ""
+            below = [f"- {name}: {note}" for name, note in notes.items()] if markdown else []
+            return "\n\n".join(filter(None, (heading, render(rows, style, width), "\n".join(below))))
+        case Matrix(names, counts):
+            return render(matrix_rows(names, counts), style, width)
+        case Figure(alternative=alternative, file=file):
+            return f"![{alternative}]({file})" if markdown and file else ""
+        case Panels(figures):
+            return "\n\n".join(written(figures, style, width))
+        case Gallery():
+            return ""
+        case Code(text):
+            return f"```\n{text}\n```" if markdown else text
+        case Details(summary, blocks):
+            return "\n\n".join([f"### {summary}" if markdown else summary, *written(blocks, style, width)])
+
+
+def line(text: Text, style: Format) -> str:
+    """Write a text; what is marked in it is marked in Markdown only."""
+    parts = (text,) if isinstance(text, str) else text
+    return "".join(
+        f"{MARKS[part.kind]}{part.text}{MARKS[part.kind]}"
+        if isinstance(part, Mark) and style == "markdown"
+        else str(part)
+        for part in parts
+    )
+
+
+def matrix_rows(names: Sequence[str], counts: Sequence[Sequence[int]]) -> list[Row]:
+    """Return a confusion matrix as rows of a table."""
+    rows: list[Mapping[str, object]] = [
+        {"true": name, **dict(zip(names, row, strict=True))} for name, row in zip(names, counts, strict=True)
+    ]
+    return rows

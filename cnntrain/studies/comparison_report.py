@@ -1,0 +1,154 @@
+"""A comparison to be read: tables and sentences for the terminal, and a document."""
+
+from pathlib import Path
+
+from cnntrain.report.document import Block, Bullets, Document, Figure, Paragraph, Section, Table, noted_table
+from cnntrain.report.files import filed_figure
+from cnntrain.report.forest import forest
+from cnntrain.runtime.drawing import Medium, styled
+from cnntrain.stats.paired_tests import PairedTest, points
+from cnntrain.studies.comparison import Comparison, setting_word
+
+NOTES = {
+    "only it right": "images that this run has right and the first has not",
+    "only the other": "images that the first has right and this run has not",
+    "points": "difference from the first",
+    "p": "McNemar's exact test over images, sign-flip test over seeds",
+    "p (Holm)": "corrected over the rows of the table",
+}
+
+
+def comparison_blocks(comparison: Comparison) -> list[Block]:
+    """Return the tables and sentences of a comparison."""
+    return [
+        *setting_blocks(comparison),
+        *run_tables(comparison),
+        *difference_tables(comparison),
+        Bullets(sentences(comparison)),
+    ]
+
+
+def comparison_document(comparison: Comparison, folder: Path, medium: Medium) -> Document:
+    """Return the document of a comparison, the verdict first; its figure is written into `folder`."""
+    said = [sentence for sentence in sentences(comparison) if sentence != comparison.verdict]
+    answer: list[Block] = [Bullets(said), *draw(comparison, folder, medium), *difference_tables(comparison)]
+    sections = [
+        Section("Differences", answer),
+        Section("Runs", run_tables(comparison)),
+        Section("Settings that differ", setting_blocks(comparison)),
+    ]
+    names = ", ".join(experiment_name(comparison, at) for at in range(len(comparison.experiments)))
+    return Document(f"Comparison of {names}", comparison.verdict, [], sections)
+
+
+def experiment_name(comparison: Comparison, place: int) -> str:
+    """Name an experiment: a single run by its own name, several by their letter."""
+    experiment = comparison.experiments[place]
+    return experiment.runs[0].name if len(experiment.runs) == 1 else experiment.label
+
+
+def draw(comparison: Comparison, folder: Path, medium: Medium) -> list[Figure]:
+    """Write the figure of the differences, over seeds where there are some, else over images."""
+    tests = comparison.over_seeds or comparison.over_images
+    if not medium or all(test.delta is None for test in tests):
+        return []
+    sample = "seeds" if comparison.over_seeds else "images"
+    score, reference = comparison.headline.label, tests[0].reference
+    caption = f"Differences in {score} from {reference} with their intervals over {sample}, sorted"
+    label = f"{comparison.split} {score} minus that of {reference}, percentage points"
+    with styled(medium):
+        figure = forest(tests, label, f"95 % intervals over {sample}; filled: significant")
+        return [filed_figure(figure, folder, "differences", caption)]
+
+
+# Tables.
+
+
+def setting_blocks(comparison: Comparison) -> list[Block]:
+    """Return the table of the settings that differ, or say that there are none."""
+    rows = setting_rows(comparison)
+    return [Table(rows) if rows else Paragraph("the runs differ in nothing but their seed")]
+
+
+def run_tables(comparison: Comparison) -> list[Block]:
+    """Return the tables of the runs and of those that differ in their seed only."""
+    return [Table(run_rows(comparison)), Table(experiment_rows(comparison))]
+
+
+def difference_tables(comparison: Comparison) -> list[Block]:
+    """Return the tables of the tests over images and over seeds."""
+    of = f"{comparison.split}, {comparison.weights} weights"
+    captions = [f"against {comparison.runs[0].name}, image by image ({of})"]
+    captions += [f"against {comparison.experiments[0].label}, seed by seed"]
+    samples = (comparison.over_images, comparison.over_seeds)
+    return [
+        noted_table([difference_row(test) for test in tests], caption, NOTES)
+        for tests, caption in zip(samples, captions, strict=True)
+        if tests
+    ]
+
+
+def setting_rows(comparison: Comparison) -> list[dict[str, object]]:
+    """Return a line for each setting that differs, with its value in each experiment."""
+    values = {experiment.label: experiment.runs[0].settings for experiment in comparison.experiments}
+    return [
+        {"setting": key, **{label: setting_word(settings.get(key)) for label, settings in values.items()}}
+        for key in comparison.differing
+    ]
+
+
+def run_rows(comparison: Comparison) -> list[dict[str, object]]:
+    """Return a line for each run."""
+    headline, lines = comparison.headline, []
+    for run in comparison.runs:
+        experiment, results = comparison.experiment_of(run), run.evaluation.results
+        lines.append(
+            {
+                "run": run.name,
+                "group": experiment.label,
+                "seed": run.seed,
+                "parameters": experiment.params,
+                "MACs": experiment.macs,
+                headline.label: headline.text(run.score),
+                "95 % interval": f"{100 * results[headline.low]:.2f} … {100 * results[headline.high]:.2f}",
+                "n": results["n"],
+            }
+        )
+    return lines
+
+
+def experiment_rows(comparison: Comparison) -> list[dict[str, object]]:
+    """Return a line for each experiment; none where every one is a single run."""
+    if all(experiment.std is None for experiment in comparison.experiments):
+        return []
+    return [
+        {
+            "group": experiment.label,
+            "runs": len(experiment.runs),
+            f"mean {comparison.headline.label}": comparison.headline.text(experiment.mean),
+            "std": None if experiment.std is None else f"{100 * experiment.std:.2f}",
+        }
+        for experiment in comparison.experiments
+    ]
+
+
+def difference_row(test: PairedTest) -> dict[str, object]:
+    """Return a test over images or over seeds as a line of a table, empty where it was not tested."""
+    if test.seeds:
+        line: dict[str, object] = {"group": test.name, "shared seeds": test.pairs}
+    else:
+        line = {"run": test.name, "only it right": test.only_this, "only the other": test.only_reference}
+    if test.delta is None:
+        return line | dict.fromkeys(("points", "95 % interval", "p", "p (Holm)"))
+    ends = f"{points(test.delta_low)} … {points(test.delta_high)}"
+    return line | {"points": points(test.delta), "95 % interval": ends, "p": test.p, "p (Holm)": test.p_holm}
+
+
+def sentences(comparison: Comparison) -> list[str]:
+    """Return what the comparison says, and what it does not."""
+    untested = [test for test in comparison.over_images if test.significant is None]
+    verdicts = [test.verdict for test in (*untested, *comparison.over_seeds)]
+    text = list(dict.fromkeys([*filter(None, verdicts), comparison.verdict]))
+    if not comparison.over_seeds and any(test.significant for test in comparison.over_images):
+        text.append("What another seed gives is not known: train each with the same eight seeds and compare those.")
+    return text
