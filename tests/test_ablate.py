@@ -291,7 +291,7 @@ def test_a_study_of_ones_own_changes_anything_and_a_failure_is_one_cells(
     found = json.loads(out)
     assert "cnntrain: 2 of 10 runs failed (wild, seed 0, wild, seed 1); the same command makes them again\n" in err
     assert (folder / "study" / "report.md").is_file()
-    assert "wild, seed 0 failed: the loss or its gradient is no number" in err
+    assert "wild, seed 0 failed: the loss or its gradient is NaN or infinite" in err
     table = {row["variant"]: row for row in found["table"]}
     assert not found["complete"] and table["wild"]["p"] is None and table["wild"]["n_seeds"] == 0
     assert table["tanh"]["p"] is not None and table["wide"]["params_removed"] < 0
@@ -429,7 +429,7 @@ def test_every_look_is_recorded_and_held_against_later_ones(
         (["remove=[[conv2],[conv2]]"], "two variants are called no_conv2"),
         (["remove=[]"], "remove must be a list of stages"),
         (["study=each_stag"], "did you mean 'each_stage'"),
-        ([], "what is to be left out?"),
+        ([], "nothing to remove: give study="),
         (["remove=[conv2]", "seeds=[1,1]"], "each seed once"),
         (["remove=[conv2]", "mode=lesion"], "needs trained networks"),
         (["remove=[conv2]", "mode=leison"], "did you mean 'mode=lesion'"),

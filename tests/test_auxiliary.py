@@ -105,7 +105,7 @@ def test_googlenet_is_trained_with_its_heads_and_used_without(
 ) -> None:
     assert main(["fit", *GOOGLENET, "output_dir=run"]) == 0
     said = capfd.readouterr().err
-    assert "auxiliary heads after inception_4a, inception_4a: 4,3" in said
+    assert "auxiliary classifiers after inception_4a, inception_4a: 4,3" in said
     assert "parameters, loss weight 0.3, gone at evaluation" in said
     last, best = (checkpoints.load(folder / "run" / "checkpoints" / f"{name}.pt") for name in ("last", "best"))
     assert {key.split(".")[0] for key in last["heads"]} == {"head_4a", "head_4d"}
@@ -148,7 +148,7 @@ def test_describe_counts_the_heads_apart(cnntrain: Call, capfd: pytest.CaptureFi
     assert found["heads"] == {"params": 6_379_728, "weight": 0.3, "at": at}
     assert main(["describe", "model=googlenet", "model.auxiliary=0.5", "model.remove=[inception_4d]"]) == 0
     out = capfd.readouterr().out
-    assert "auxiliary heads after inception_4a, inception_4c: 4,3" in out and "loss weight 0.5" in out
+    assert "auxiliary classifiers after inception_4a, inception_4c: 4,3" in out and "loss weight 0.5" in out
     assert cnntrain("describe", "model=googlenet", "model.auxiliary=0")["heads"] is None
     assert cnntrain("describe", "model=lenet5")["heads"] is None
 
@@ -164,7 +164,7 @@ def test_describe_counts_the_heads_apart(cnntrain: Call, capfd: pytest.CaptureFi
                 "model=googlenet",
                 "model.remove=[conv1,norm1,conv2_reduce,conv2,norm2,pool2,inception_3a,inception_3b,pool3,inception_4a]",
             ),
-            "head_4a needs inception_4a or a stage before it, and none is left; train without heads",
+            "head_4a needs inception_4a or a stage before it, and none is left; train without them (model.auxiliary=0)",
         ),
     ],
 )

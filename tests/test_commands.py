@@ -39,10 +39,10 @@ FIT_KEYS = {
     ("top1", "images", "lines", "warned"),
     [
         (0.9, (60, 40), [], []),
-        (0.9, (80, 20), ["balanced accuracy 70.00 %, the mean over the classes, which are unequal"], []),
-        (0.81, (80, 20), ["balanced accuracy 70", "no better than always naming ant (80.00 %)"], []),
-        (0.40, (20, 80), ["balanced accuracy 70", "no better than always naming bee (80.00 %)"], ["ant"]),
-        (0.50, (50, 50), ["no better than always naming ant (50.00 %)"], list("abcdefg")),
+        (0.9, (80, 20), ["balanced accuracy 70.00 %, the mean over the classes, which differ in size"], []),
+        (0.81, (80, 20), ["balanced accuracy 70", "no better than always predicting ant (80.00 %)"], []),
+        (0.40, (20, 80), ["balanced accuracy 70", "no better than always predicting bee (80.00 %)"], ["ant"]),
+        (0.50, (50, 50), ["no better than always predicting ant (50.00 %)"], list("abcdefg")),
     ],
 )
 def test_fit_says_where_top_1_alone_would_mislead(
@@ -271,7 +271,7 @@ def test_predict_takes_the_images_that_fit_would(
 @pytest.mark.parametrize(
     ("images", "line"),
     [
-        ("pipe.png", "images=pipe.png is no regular file"),
+        ("pipe.png", "images=pipe.png is not a regular file"),
         ("raw", r"images=raw: there is no such image; left out: 1 × \.cr2"),
         ("'*.jpg'", r"images=\*\.jpg: there is no such image"),
         ("[]", "images names no file"),

@@ -92,7 +92,7 @@ def test_f28_a_misspelt_key_is_named_with_the_one_that_was_meant(refused: Refuse
         ("trainer.resize={0: 0.5}", ["trainer.resize=0", "at least 1"]),
         ("trainer.resize={20: 2}", ["trainer.resize.20=2", "at most 1"]),
         ("trainer.resize={28: 0.5}", ["trainer.resize: 28 pixels are not fewer than the 28 of the images"]),
-        ("trainer.resize={20: 0.5}", ["the network takes no images of 20 pixels", "global pooling"]),
+        ("trainer.resize={20: 0.5}", ["the network does not take images of 20 pixels", "global pooling"]),
         ("trainer.ema=1", ["trainer.ema=1", "at least 0 and below 1"]),
         ("optimizer.momentum=1", ["optimizer.momentum=1", "below 1"]),
         ("schedule.warmup=61", ["schedule.warmup=61 epochs is longer than the training: trainer.epochs=60"]),
@@ -113,8 +113,8 @@ def test_f28_a_misspelt_key_is_named_with_the_one_that_was_meant(refused: Refuse
         ("plugins=[no_such_module]", ["no_such_module"]),
         ("augmentation.crop.padding=40", ["40"]),
         ("seed=-1", ["seed=-1"]),
-        ("schedule.milestones=[0.5]", ["no option of schedule=onecycle, but of schedule=step"]),
-        ("model.hidden=30", ["no option of model=lenet5, but of model=mlp", "and others"]),
+        ("schedule.milestones=[0.5]", ["not an option of schedule=onecycle but of schedule=step"]),
+        ("model.hidden=30", ["not an option of model=lenet5 but of model=mlp", "and others"]),
     ],
 )
 def test_f28_a_bad_value_is_refused_saying_what_it_may_be(refused: Refused, word: str, parts: list[str]) -> None:
@@ -331,7 +331,7 @@ def test_a_sweep_is_checked_with_what_was_typed(refused: Refused) -> None:
         ("fit --info --cfg job", "--cfg and --info show different things"),
         ("fit --resolve", "--cfg job --resolve"),
         ("fit --cfg job --package nothere", "--package=nothere: the configuration has no such part"),
-        ("fit model.remove={conv1:1}", "'model.remove={conv1:1}' does not go with what is there"),
+        ("fit model.remove={conv1:1}", "'model.remove={conv1:1}' does not fit the value that is there"),
         ("fit augmentation.flip=3", "augmentation.flip=3 should be options"),
         ("fit dataset=[digits,1_000]", "unknown dataset '1_000'"),
         ("fit ~model", "model=<name> is missing"),

@@ -86,7 +86,7 @@ def test_a_copy_can_be_changed_and_then_comes_first(out: Out, refused: Callable[
         (["copy", "fit"], "say what to copy"),
         (["copy", "model/mpl"], "did you mean 'mlp'?"),
         (["list", "--confg-dir", "x"], "did you mean '--config-dir'?"),
-        (["list", "--config-dir", "nowhere"], "nowhere is no folder"),
+        (["list", "--config-dir", "nowhere"], "nowhere is not a folder"),
         (["check", "trainer.epoch=3"], "did you mean 'trainer.epochs'?"),
         (["check", "model.remove=[conv9]"], "unknown stage 'conv9'"),
         (["check", "trainer.epochs=0"], "at least 1"),

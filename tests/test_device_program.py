@@ -195,7 +195,10 @@ def test_a_program_runs_three_times_and_is_then_repeated_until_its_inputs_change
 @pytest.mark.filterwarnings("ignore:called a sync")
 @pytest.mark.parametrize(
     ("inputs", "reason"),
-    [("waits", "since something in them waits for the device"), ("breaks", "since CUDA says: operation not permitted")],
+    [
+        ("waits", "since something in them synchronises with the device"),
+        ("breaks", "since CUDA says: operation not permitted"),
+    ],
 )
 def test_a_program_that_cannot_be_recorded_is_told_with_its_reason(
     gpu: Callable[..., Any], inputs: str, reason: str
@@ -204,7 +207,7 @@ def test_a_program_that_cannot_be_recorded_is_told_with_its_reason(
     assert [take(inputs) for _ in range(WARM_UP)] == [""] * WARM_UP
     assert take(inputs).startswith(reason) and calls == [("run", inputs)] * WARM_UP
     take = gpu(required=True)
-    with pytest.raises(CnntrainError, match="trainer.graph=true: the step cannot be recorded, since"):
+    with pytest.raises(CnntrainError, match="trainer.graph=true: the step cannot be captured as a CUDA graph, since"):
         for _ in range(WARM_UP + 1):
             take(inputs)
 
@@ -216,15 +219,13 @@ def test_a_step_that_cannot_be_recorded_is_taken_all_the_same(capfd: pytest.Capt
         plain.update(data, step)
         refused.update(data, step)
     assert all(torch.equal(a, b) for a, b in zip(plain.trained.parameters, refused.trained.parameters, strict=True))
-    assert capfd.readouterr().err.count("steps are not recorded, since it is a test") == 1
+    assert capfd.readouterr().err.count("steps are not captured as a CUDA graph, since it is a test") == 1
 
 
 def test_what_cannot_be_done_here_is_refused(
     refused: Callable[..., str], tiny: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert "trainer.graph=true has a GPU repeat recorded steps, and device=cpu" in refused(
-        *("fit", *tiny, "trainer.graph=true")
-    )
+    assert "trainer.graph=true needs a GPU, and device=cpu" in refused(*("fit", *tiny, "trainer.graph=true"))
     assert "trainer.graph=maybe should be auto or true or false" in refused("fit", *tiny, "trainer.graph=maybe")
     monkeypatch.setenv("PATH", "")
     assert "trainer.compile=true needs a C++ compiler" in refused("fit", *tiny, "trainer.compile=true")

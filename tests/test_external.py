@@ -159,8 +159,8 @@ def test_only_stages_that_keep_the_shape_can_be_removed() -> None:
         ({"arch": "resnet19"}, SMALL, "unknown model.arch 'resnet19'; did you mean 'resnet18'"),
         ({}, (1, 28, 28), "resnet18 cannot take 1×28×28 images"),
         ({"weights": "nowhere.pt"}, SMALL, "nowhere.pt does not exist"),
-        ({"antialias": True}, SMALL, "comes ready-made: model.widen and model.antialias are"),
-        ({"widen": {"fc": 2.0}}, SMALL, "comes ready-made: model.widen and model.antialias are"),
+        ({"antialias": True}, SMALL, "model.widen and model.antialias are"),
+        ({"widen": {"fc": 2.0}}, SMALL, "model.widen and model.antialias are"),
     ],
 )
 def test_what_cannot_be_is_refused_with_the_reason(

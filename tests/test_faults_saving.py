@@ -169,7 +169,7 @@ def test_f09_without_a_whole_checkpoint_nothing_starts_over(
         os.truncate(path, 100)
     before = (folder / "cut" / "metrics.jsonl").read_bytes()
     assert main(["fit", *tiny, "output_dir=cut"]) == 4
-    assert "no checkpoint is whole" in capfd.readouterr().err
+    assert "no checkpoint is valid" in capfd.readouterr().err
     assert (folder / "cut" / "metrics.jsonl").read_bytes() == before
 
 
@@ -216,7 +216,7 @@ def test_f11_another_network_or_other_classes_are_refused_naming_what_differs(
     checkpoints.save(folder / "two" / "checkpoints" / "last.pt", renamed)
     (folder / "two" / RESULTS).unlink()
     words = ("fit", *tiny, "model=softmax", "output_dir=two")
-    assert "has learnt other classes: grating0, grating1" in refused(*words)
+    assert "was trained on other classes: grating0, grating1" in refused(*words)
 
     shutil.copy(folder / "two" / "checkpoints" / "last.pt", folder / "two" / "checkpoints" / "best.pt")
     config = folder / "two" / CONFIG

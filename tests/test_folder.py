@@ -405,7 +405,7 @@ def test_tags_that_are_none_of_our_business_stop_no_photo(
 def test_only_regular_files_are_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")  # opening it would wait for ever
     for read in (lambda path: decode(path, (8, 8), 3, resize=True), upright_size):
-        with pytest.raises(InputError, match=r"pipe\.png: it is no regular file"):
+        with pytest.raises(InputError, match=r"pipe\.png: it is not a regular file"):
             read(tmp_path / "pipe.png")
 
 
@@ -502,5 +502,5 @@ def test_a_decompression_bomb_is_an_error(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_postscript_is_never_handed_to_another_program(tmp_path: Path) -> None:
     postscript(tmp_path / "image.png")
-    with pytest.raises(InputError, match="no image in a format"):
+    with pytest.raises(InputError, match="not an image in a format"):
         decode(tmp_path / "image.png", (8, 8), 3, resize=True)

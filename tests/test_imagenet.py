@@ -224,7 +224,7 @@ def interrupted(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (shortened, "does not have its md5 checksum"),
         (longer, "longer than the 100 bytes"),
-        (redirected, "no https address"),
+        (redirected, "not an https address"),
         (unreachable, "unreachable"),
         (full, "GB of disk"),
         (elsewhere, "holds no folder other"),
@@ -258,9 +258,9 @@ def member(
 
 ABSOLUTE = "/tmp/absolute-cnntrain"  # noqa: S108 (it must not appear)
 TARS = {
-    "above": (member("../above"), "could lie outside"),
-    "inside above": (member("data/../../above"), "could lie outside"),
-    "absolute": (member(ABSOLUTE), "could lie outside"),
+    "above": (member("../above"), "could be outside"),
+    "inside above": (member("data/../../above"), "could be outside"),
+    "absolute": (member(ABSOLUTE), "could be outside"),
     "symlink out": (member("link", tarfile.SYMTYPE, "/etc"), "neither a file nor a folder"),
     "hard link": (member("link", tarfile.LNKTYPE, "../../file"), "neither a file nor a folder"),
     "device": (member("null", tarfile.CHRTYPE), "neither a file nor a folder"),
@@ -268,10 +268,10 @@ TARS = {
     "zeros": (member("zeros", data=bytes(200_000)), "more than 100,000 bytes"),
 }
 ZIPS = {
-    "above": ("../above", 0, b"x", "could lie outside"),
-    "backslash": ("..\\above", 0, b"x", "could lie outside"),
-    "absolute": (ABSOLUTE, 0, b"x", "could lie outside"),
-    "drive": ("C:/file", 0, b"x", "could lie outside"),
+    "above": ("../above", 0, b"x", "could be outside"),
+    "backslash": ("..\\above", 0, b"x", "could be outside"),
+    "absolute": (ABSOLUTE, 0, b"x", "could be outside"),
+    "drive": ("C:/file", 0, b"x", "could be outside"),
     "symlink out": ("link", stat.S_IFLNK | 0o777, b"/etc", "neither a file nor a folder"),
     "device": ("null", stat.S_IFCHR, b"", "neither a file nor a folder"),
     "zeros": ("zeros", 0, bytes(200_000), "more than 100,000 bytes"),
@@ -350,4 +350,4 @@ def test_f31_a_bad_archive_ends_the_command_with_nothing_made(
     small = Archive("https://nowhere/imagenette2-320.tgz", "imagenette2-320", 1000, checksum, 10)
     monkeypatch.setitem(imagenet.ARCHIVES, "imagenette", small)
     words = ("fit", "model=softmax", "dataset=imagenette", "augmentation=none", "output_dir=run", "device=cpu")
-    assert "'../above', which could lie outside its folder" in refused(*words)
+    assert "'../above', which could be outside its folder" in refused(*words)

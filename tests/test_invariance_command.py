@@ -25,7 +25,7 @@ ROW_KEYS = {
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs of two networks, one of them with two seeds, and others that cannot be held against them."""
+    """Runs of two networks, one of them with two seeds, and others that cannot be compared with them."""
     root = tmp_path_factory.mktemp("runs")
     for name, words in (
         ("conv/0", ("model=lenet5", "seed=0")),

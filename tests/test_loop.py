@@ -282,8 +282,8 @@ def test_images_grow_at_their_shares_of_the_steps() -> None:
             r"trainer.freeze: unknown stage 'conv2'; did you mean 'conv1'\? \(the stages: conv1, fc2, fc3\)",
         ),
         ("block*", r"unknown stage 'block\*' \(the stages: conv1, fc2, fc3\)"),
-        (dict.fromkeys(("conv1", "fc2", "fc3"), 0.5), "leaves no stage that learns to the end"),
-        ("*", "leaves no stage that learns to the end"),
+        (dict.fromkeys(("conv1", "fc2", "fc3"), 0.5), "leaves no stage that learns until the end"),
+        ("*", "leaves no stage that learns until the end"),
     ],
 )
 def test_what_cannot_be_frozen_is_refused(freeze: Any, says: str) -> None:

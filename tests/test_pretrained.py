@@ -161,7 +161,7 @@ def test_a_model_of_one_stage_says_why_and_refuses_removal(
     words = [word.replace("tinynet", "skipnet") for word in WORDS]
     for command in (["fit", *words], ["describe", *words[:4]]):
         assert main(command) == 0
-        assert "one stage, to be observed only: add reads relu, relu, not relu alone" in capfd.readouterr().err
+        assert "one stage, so it can only be observed: add reads relu, relu, not relu alone" in capfd.readouterr().err
     line = refused("fit", *words, "model.remove=[relu]")
     assert "torchvision's skipnet comes as one stage, so no part of it can be removed: add reads" in line
 

@@ -137,7 +137,7 @@ def test_a_full_disk_is_said_once_and_stops_nothing(tmp_path: Path, capfd: pytes
     board.pictures(8, lambda: {"a": torch.zeros(1, 8, 8, dtype=torch.uint8)})
     board.close({"seed": 0}, {"top1": 0.5})
     err = capfd.readouterr().err
-    assert err.count("\n") == 1 and "TensorBoard is left out from here on" in err and "No space left" in err
+    assert err.count("\n") == 1 and "TensorBoard files are not written from here on" in err and "No space left" in err
 
 
 def test_whatever_else_fails_is_said_once_too(

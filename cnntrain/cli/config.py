@@ -66,7 +66,7 @@ def _own_folders(words: list[str], conf: Path) -> tuple[list[str], list[Path]]:
                 raise InputError("--config-dir needs a value: a folder")
             folder = expanded(value)
             if not folder.is_dir():
-                raise InputError(f"--config-dir {folder} is no folder")
+                raise InputError(f"--config-dir {folder} is not a folder")
             folders = [folder, conf]
         elif word.startswith("-"):
             raise unknown("flag", word, ["--config-dir", "--help"])
@@ -125,7 +125,7 @@ def show(words: list[str], folders: Sequence[Path]) -> None:
     text = read_text(path_of(words[0], folders))
     print(text, end="")
     for part in re.findall(r"^ *- /(\S+)@_here_", text, re.MULTILINE):
-        print(f"its other keys: cnntrain config show {part}", file=sys.stderr)
+        print(f"more keys: cnntrain config show {part}", file=sys.stderr)
 
 
 def copy(words: list[str], folders: Sequence[Path]) -> None:
@@ -143,7 +143,7 @@ def copy(words: list[str], folders: Sequence[Path]) -> None:
     except DiskError as error:
         raise InputError(str(error)) from error
     print(f"{target}: change it, and use it with cnntrain fit {group}={option} --config-dir {shlex.quote(str(folder))}")
-    print(f"under a name of its own it becomes one more option: {target.with_name('my_' + source.name)}")
+    print(f"under another name it is a new option: {target.with_name('my_' + source.name)}")
 
 
 def check(words: list[str], conf: Path) -> int:
@@ -151,7 +151,7 @@ def check(words: list[str], conf: Path) -> int:
     from cnntrain.cli.launcher import launch
 
     if "-m" in words or "--multirun" in words:
-        raise InputError("config check looks at one configuration; leave -m out")
+        raise InputError("config check checks one configuration; leave -m out")
     with contextlib.ExitStack() as stack:
         first = words[0] if words else ""
         if Path(first).suffix in (".yaml", ".yml") and "=" not in first:
@@ -172,7 +172,7 @@ def _words_of(path: Path, known: Sequence[str]) -> Iterator[list[str]]:
         yield listed
         return
     if not isinstance(content, dict):
-        raise InputError(f"{path} holds neither keys nor a list of words")
+        raise InputError(f"{path} holds neither keys nor a list of arguments")
     refuse_code(content, package_of(text), path)
     if (group := path.absolute().parent.name) in known:
         yield [f"{group}={path.stem}", "--config-dir", str(path.absolute().parents[1])]

@@ -76,7 +76,7 @@ def composition_error(command: str, error: Exception) -> InputError:
             return InputError(
                 f"{word}: a list cannot be merged with the mapping that is there; remove that first: {words}"
             )
-        text = f"'{word}' does not go with what is there:"
+        text = f"'{word}' does not fit the value that is there:"
     return InputError(text if cause in text else f"{text} {cause}")
 
 

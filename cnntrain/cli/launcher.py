@@ -40,7 +40,7 @@ def launch(command: str, argv: list[str], conf: Path, entry: str = "run") -> int
             return 0
         if distributed.WORLD > 1 and ((command, entry) != ("fit", "run") or "--multirun" in line.flags):
             raise InputError(
-                f"{distributed.WORLD} processes share one training (fit) and nothing else; start this one alone"
+                f"{distributed.WORLD} processes can share one training (fit) only; start this command in one process"
             )
         for key in line.twice if distributed.RANK == 0 else []:
             print(f"cnntrain: {key} is given twice; the last counts: {key}={line.choices[key]}", file=sys.stderr)
@@ -101,7 +101,7 @@ def call_hydra(job: Job, line: CommandLine, conf: Path) -> None:
     typed, first = sys.argv, line.folders[0]
     if first != conf:  # Hydra searches --config-dir last, and the person's own options come first
         if not first.is_dir():
-            raise InputError(f"--config-dir {first} is no folder")
+            raise InputError(f"--config-dir {first} is not a folder")
         line.flags["--config-dir"] = str(conf)
     sys.argv = [f"cnntrain {job.command}", *line.argv]
     part = line.flags.get("--package")
@@ -122,7 +122,7 @@ def call_hydra(job: Job, line: CommandLine, conf: Path) -> None:
     except Exception as error:
         if "--multirun" in line.flags:  # it may be a job's
             raise
-        raise InputError(f"these words cannot be composed: {error or type(error).__name__}") from error
+        raise InputError(f"these arguments cannot be composed: {error or type(error).__name__}") from error
     finally:
         sys.argv = typed
     if job.error is not None and not isinstance(job.error, IncompleteError):  # which has a result

@@ -205,7 +205,7 @@ def _override(word: str, settings: Sequence[str], line: CommandLine, sweep: bool
             if name not in options(folders, group):
                 raise unknown(group, str(name), options(folders, group))
     if isinstance(several, list | dict) and parsed.is_delete():
-        raise InputError(f"{word!r} takes away a key, and no list or mapping: {key}")
+        raise InputError(f"{word!r} removes a key, not an entry of a list or mapping: {key}")
     if parsed.is_sweep_override() and not sweep:
         single = shlex.quote(f"{key}=[{value}]" if "," in value and "(" not in value else f"{key}=[...]")
         raise InputError(f"{word!r} holds several values; add -m to run each of them, or write a list: {single}")

@@ -45,7 +45,10 @@ def run(composed: DictConfig) -> dict[str, Any]:
     result = write_answer(study, answered)
     print(f"\nstudy  {study.folder}\nreport {study.folder / PAGE}")
     if not result["complete"]:
-        say("some runs are missing, so the study is not complete; the same command makes those that nobody makes")
+        say(
+            "the study is not complete: some runs are missing; the same command makes those that no other process "
+            "is making"
+        )
     if failed:
         again = "the same command makes them again"
         raise IncompleteError(f"{len(failed)} of {len(study.cells)} runs failed ({listed(failed)}); {again}", result)

@@ -68,7 +68,9 @@ def build_model(options: Options, info: DatasetInfo, *, seed: int = 0, device: s
             "return assemble(…), or finished(drawn(…), …) of cnntrain.models.external"
         )
     if build.antialias and not any(isinstance(module, BlurPool2d) for module in net.modules()):
-        raise InputError(f"model.antialias=true: {options['name']} has no stage that strides and could be blurred")
+        raise InputError(
+            f"model.antialias=true: {options['name']} has no stage that strides, so nothing can be blurred"
+        )
     return net
 
 

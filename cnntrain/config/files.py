@@ -14,7 +14,7 @@ from cnntrain.runtime.errors import InputError
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C where there is one
 MOST = 100_000  # values in a configuration file
 OPEN = {"dir", "subdir"}  # of hydra.sweep: the only keys of Hydra's own that a file may set
-TYPED = "sets {}, which could run code and has to be typed; of hydra a file may set sweep.dir and sweep.subdir"
+TYPED = "sets {}, which could run code and can only be typed; of hydra a file may set sweep.dir and sweep.subdir"
 
 
 def read_text(path: Path) -> str:

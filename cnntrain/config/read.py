@@ -85,4 +85,4 @@ def reject_misplaced(values: Mapping[str, Any]) -> None:
             holders = [f"{name}={other}" for other, function in group.functions.items() if key in signature(function)]
             if holders:
                 others = ", ".join(holders[:4]) + (" and others" if len(holders) > 4 else "")
-                raise InputError(f"{name}.{key} is no option of {name}={options['name']}, but of {others}")
+                raise InputError(f"{name}.{key} is not an option of {name}={options['name']} but of {others}")

@@ -53,7 +53,7 @@ def convnet(
     were, zero elsewhere. From the second convolution on, `groups` divide the channels.
     """
     if kernel % 2 == 0:
-        raise StageError(f"model.kernel={kernel}: an even window has no middle; take {kernel - 1} or {kernel + 1}")
+        raise StageError(f"model.kernel={kernel}: an even window has no centre; take {kernel - 1} or {kernel + 1}")
     if convolution != "plain" and (groups > 1 or dilation > 1 or norm.startswith("batch") or pool == "stride"):
         raise StageError(f"model.convolution={convolution} has no groups, dilation, batch norm or stride to set")
     makers: dict[str, Maker] = {}

@@ -42,7 +42,7 @@ class Preprocessing(NamedTuple):
 def remarks(net: nn.Module, expected: Preprocessing | None, shape: Shape) -> Iterator[str]:
     """Yield what a person should know of a network with images of `shape`; nothing of our own."""
     if reason := getattr(net, "observe_only", None):
-        yield f"one stage, to be observed only: {reason}"
+        yield f"one stage, so it can only be observed: {reason}"
     if loaded := getattr(net, "pretrained", None):
         yield loaded
     if expected:
@@ -230,7 +230,9 @@ def finished(
         if hasattr(leaf := model.get_submodule(path), "reset_parameters"):
             draw(leaf, path, build.seed)
     if build.widen or build.antialias:
-        raise StageError(f"{label} comes ready-made: model.widen and model.antialias are for cnntrain's own networks")
+        raise StageError(
+            f"{label} is not built from cnntrain's layers: model.widen and model.antialias are for networks that are"
+        )
     net = chain_of(model, label, in_shape, num_classes, build.remove)
     if new is not None:
         loaded = f"all but {', '.join(new)}, which are new" if new else "all"

@@ -40,7 +40,7 @@ def chain_of(model: nn.Module, label: str, in_shape: Shape, num_classes: int, re
         net.observe_only = str(reason)  # type: ignore[assignment]
     shapes = shapes_of(net, label, in_shape)
     if (out := list(shapes.values())[-1]) != (num_classes,):
-        raise StageError(f"{label} gives {describe_shape(out)}, not {num_classes} numbers: it is no classifier")
+        raise StageError(f"{label} gives {describe_shape(out)}, not {num_classes} numbers: it is not a classifier")
     if remove and hasattr(net, "observe_only"):
         raise StageError(f"{label} comes as one stage, so no part of it can be removed: {net.observe_only}")
     return without(net, label, shapes, in_shape, remove)
@@ -61,7 +61,7 @@ def flatten(model: nn.Module) -> "OrderedDict[str, nn.Module]":
             raise ChainError(f"it cannot be traced ({str(error).splitlines()[0]})") from error
     model.train(was_training)
     if [(n.op, n.target, str(n.args)) for n in traces[0]] != [(n.op, n.target, str(n.args)) for n in traces[1]]:
-        raise ChainError("it calls other parts in training than in evaluation")
+        raise ChainError("it calls other submodules in training than in evaluation")
     first, *nodes = traces[0]
     stages, previous = OrderedDict[str, nn.Module](), first
     for node in nodes:
@@ -99,7 +99,7 @@ def part(model: nn.Module, node: fx.Node) -> nn.Module:
     if node.op == "call_method":
         target = getattr(torch.Tensor, str(target))
     if not callable(target) or isinstance(target, str):
-        raise ChainError(f"{node.name} is no call of a part")
+        raise ChainError(f"{node.name} is not a call of a submodule")
     if target in (torch.flatten, torch.Tensor.flatten) and (rest, options) in (((1,), {}), ((), {"start_dim": 1})):
         return nn.Flatten()
     if target in (F.relu, torch.relu):
@@ -128,7 +128,7 @@ def prove(model: nn.Module, net: nn.Sequential, in_shape: Shape) -> None:
                 results.append((out, torch.autograd.grad(out.square().sum(), images)[0]))
             if not all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(*results, strict=True)):
                 raise ChainError(
-                    f"one part after another gives another result in {'training' if training else 'evaluation'}"
+                    f"its parts in sequence give another result in {'training' if training else 'evaluation'}"
                 )
     except (RuntimeError, ValueError, AssertionError, AttributeError) as error:
         raise ChainError(f"it cannot be compared with the original: {str(error).splitlines()[0]}") from error

@@ -34,7 +34,7 @@ class AuxiliaryClassifiers(nn.Module):
     def summary(self) -> str:
         """Say in one line where the heads stand, what they hold and what they are for."""
         counts = f"{self.params:,} parameters, loss weight {self.weight:g}"
-        return f"auxiliary heads after {', '.join(self.at.values())}: {counts}, gone at evaluation"
+        return f"auxiliary classifiers after {', '.join(self.at.values())}: {counts}, gone at evaluation"
 
 
 def attach(
@@ -60,7 +60,9 @@ def attach(
     for head, (stage, maker) in places.items():
         left = [name for name in order[: order.index(stage) + 1] if name in shapes]
         if not left:
-            raise StageError(f"{head} needs {stage} or a stage before it, and none is left; train without heads")
+            raise StageError(
+                f"{head} needs {stage} or a stage before it, and none is left; train without them (model.auxiliary=0)"
+            )
         at[head] = left[-1]
         heads[head] = assemble({head: maker}, shapes[left[-1]], out_shape=(num_classes,), build=build, init=init)[0]
     return AuxiliaryClassifiers(net, heads, at, weight)

@@ -229,7 +229,7 @@ def find_run(run: str, key: str = "run") -> Path:
     if folder.is_dir():
         inside = sorted(path.parent for path in folder.glob(f"**/{CONFIG}"))
         hint = f"; runs inside: {', '.join(map(str, inside[-3:]))}" if inside else ""
-        raise InputError(f"{key}={run} holds no {CONFIG}, so it is no run{hint}")
+        raise InputError(f"{key}={run} holds no {CONFIG}, so it is not a run{hint}")
     if folder.exists():
         own = next((place for place in folder.parents if (place / CONFIG).is_file()), None)
         hint = setting(key, own) if own else "or latest"

@@ -247,8 +247,8 @@ def refuse_unlike_record(
     same = fingerprint(dataset) == data["fingerprint"]
     if images != data["images"] or (dataset.whole is not None and not same):
         raise InputError(
-            f"the images are not those that {folder} was trained on, so that training images may be measured; put them "
-            f"back as they were, or {advice}"
+            f"the images are not those that {folder} was trained on, so training images might be "
+            f"evaluated as test images; put them back as they were, or {advice}"
         )
     if not same and dataset.info.shape == tuple(data["shape"]):
         say(f"warning: the pixels of {data['name']} here are not to the bit those that {folder} was trained on")

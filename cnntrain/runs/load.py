@@ -50,7 +50,7 @@ def say_if_stale(folder: Path, path: Path, state: checkpoints.State) -> None:
     at = state.get("progress", {}).get("step", 0)
     end = max((record.get("step", 0) for record in read_metrics(folder)), default=0)
     if at < end:
-        say(f"warning: {path} is of step {at:,}, and the run has come to step {end:,}")
+        say(f"warning: {path} is of step {at:,}, but the run reached step {end:,}")
 
 
 def rebuild(settings: Mapping[str, Any], info: DatasetInfo, **build: Any) -> nn.Sequential:

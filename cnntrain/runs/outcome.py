@@ -71,8 +71,8 @@ def report_classes(best: dict[str, Any], common: dict[str, Any] | None) -> None:
     """Tell the person where top-1 alone would mislead: of unequal classes, and of a network that has learnt nothing."""
     balanced, absent = best.get("balanced_accuracy"), best.get("never_predicted")
     if common and balanced is not None and common["share"] > UNEQUAL * common["even_share"]:
-        print(f"balanced accuracy {percent(balanced)}, the mean over the classes, which are unequal")
+        print(f"balanced accuracy {percent(balanced)}, the mean over the classes, which differ in size")
     if common and best["top1_low"] <= common["share"]:
-        print(f"                  no better than always naming {common['class']} ({percent(common['share'])})")
+        print(f"                  no better than always predicting {common['class']} ({percent(common['share'])})")
     if absent:
         say(f"warning: never predicted on the validation images: {listed(absent)}")

@@ -32,7 +32,7 @@ def find_images(wanted: Sequence[str] | str) -> tuple[list[Path], Counter[str]]:
     """Return the files that a path, a folder, a pattern, or a list of these mean, in order, and what is none of them.
 
     In folders and patterns an image is what training takes for one; a file that is named is taken as it is. Raises
-    `InputError` for what matches no image, or is no regular file.
+    `InputError` for what matches no image, or is not a regular file.
     """
     found, others = list[Path](), Counter[str]()
     for text in [wanted] if isinstance(wanted, str) else wanted:
@@ -44,7 +44,7 @@ def find_images(wanted: Sequence[str] | str) -> tuple[list[Path], Counter[str]]:
             names, left = image_files(path)
             matches = [path / name for name in names]
         elif path.exists():
-            raise InputError(f"images={text} is no regular file")
+            raise InputError(f"images={text} is not a regular file")
         else:
             matches, left = matching_files(path)
         if not matches:

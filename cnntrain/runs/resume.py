@@ -145,7 +145,7 @@ def continue_from(found: checkpoints.Found, session: Session, folder: Path) -> t
         raise CheckpointError(f"{path} does not fit this training: {listed(differing)} differ")
     if state["classes"] != now["classes"]:
         differing = sorted({*map(str, state["classes"])} ^ {*now["classes"]}) or ["their order"]
-        raise CheckpointError(f"{path} has learnt other classes: {', '.join(differing)} differ")
+        raise CheckpointError(f"{path} was trained on other classes: {', '.join(differing)} differ")
     for key, value in state["made"].items():
         if now["made"].get(key, value) != value:
             say(f"warning: {key} was {value} and is {now['made'][key]}; the numbers will not repeat to the bit")
@@ -162,7 +162,7 @@ def place(path: Path, state: checkpoints.State) -> TrainProgress:
     if isinstance(best, dict) and best:
         wanted["best"] = best | {"top1": 0.0, "loss": 0.0}
     if differing := list(checkpoints.differences(kept, wanted, "progress")):
-        raise CheckpointError(f"{path} does not say how far it has come: {listed(differing)} differ")
+        raise CheckpointError(f"{path} does not say which step it is of: {listed(differing)} differ")
     return TrainProgress(**kept)
 
 

@@ -84,7 +84,7 @@ class Session:
         size = options.get("image_size")  # images that are read at their own size have no more detail
         if "resized_crop" in self.cfg.augmentation and size and options.get("stored_size", 0) is None:
             yield (
-                f"resized_crop scales parts of images up that are kept at {size} pixels a side; "
+                f"resized_crop enlarges windows of images that are stored at {size} pixels a side; "
                 f"dataset.stored_size={2 * size} keeps their detail"
             )
 
@@ -178,9 +178,9 @@ def refuse_long_warmup(cfg: Fit) -> None:
 def refuse_unrecordable(trainer: Trainer, device: torch.device) -> None:
     """Raise `InputError` when steps cannot be recorded or compiled as a configuration says."""
     if trainer.graph is True and device.type != "cuda":
-        raise InputError(f"trainer.graph=true has a GPU repeat recorded steps, and device={device} is none; take auto")
+        raise InputError(f"trainer.graph=true needs a GPU, and device={device} is not one; take auto")
     if trainer.graph is True and distributed.WORLD > 1:
-        raise InputError(f"trainer.graph=true is for one process, and these are {distributed.WORLD}; take auto")
+        raise InputError(f"trainer.graph=true needs a single process, and these are {distributed.WORLD}; take auto")
     if trainer.compile and device.type == "cpu" and not any(map(shutil.which, COMPILERS)):
         raise InputError(f"trainer.compile=true needs a C++ compiler on a CPU ({', '.join(COMPILERS)}); take false")
 
@@ -217,8 +217,8 @@ def refuse_sizes(resize: Mapping[int, float], shapes: nn.Module, info: DatasetIn
                 shapes(torch.empty(2, info.shape[0], *scaled(info.shape[1:], pixels), device="meta"))
         except (RuntimeError, ValueError) as error:
             raise InputError(
-                f"trainer.resize: the network takes no images of {pixels} pixels ({str(error).splitlines()[0]}); one "
-                "that ends with a global pooling takes many sizes"
+                f"trainer.resize: the network does not take images of {pixels} pixels ({str(error).splitlines()[0]}); "
+                "a network that ends with a global pooling accepts many sizes"
             ) from error
 
 

@@ -260,7 +260,7 @@ class Training:
         for remark in self.built.remarks():
             say(remark)
         if self.at.step:
-            say(f"going on from step {self.at.step:,} in {self.folder}")
+            say(f"resuming from step {self.at.step:,} in {self.folder}")
 
     def result(self) -> dict[str, Any]:
         """Return the numbers of the last epoch and of the best, from all that the run has recorded."""

@@ -35,7 +35,7 @@ def choose_device(name: str) -> torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         gpus = ", ".join(f"cuda:{i}" for i in range(torch.cuda.device_count()))
-        raise InputError(f"device={name} is not to be had here; choose from auto, cpu{gpus and ', ' + gpus}") from error
+        raise InputError(f"device={name} is not available here; choose from auto, cpu{gpus and ', ' + gpus}") from error
     if device.index is not None and device.type == "cuda":
         torch.cuda.set_device(device)  # whose generator dropout draws from
     return device

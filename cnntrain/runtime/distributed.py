@@ -42,7 +42,9 @@ def joined() -> Iterator[None]:
         store = dist.PrefixStore(f"attempt {ATTEMPT}", shared)  # type: ignore[attr-defined]
         dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=PATIENCE)
     except (RuntimeError, ValueError) as error:
-        raise CnntrainError(f"the {WORLD} processes do not find each other: {str(error).splitlines()[0]}") from error
+        raise CnntrainError(
+            f"the {WORLD} processes cannot connect to each other: {str(error).splitlines()[0]}"
+        ) from error
     with contextlib.ExitStack() as silence:
         if RANK:
             nowhere = silence.enter_context(Path(os.devnull).open("w", encoding="utf-8"))

@@ -70,7 +70,7 @@ class EchoError(CnntrainError):
     """A failure that another process of the same training tells; this one only leaves with the exit code."""
 
     def __init__(self, exit_code: int) -> None:
-        super().__init__("another process of this training has failed, and says why")
+        super().__init__("another process of this training has failed; its message says why")
         self.exit_code = exit_code
 
 

@@ -55,4 +55,4 @@ def advice(settings: Mapping[str, Any]) -> str:
     helps += [f"{key}=bf16" for key in precisions if settings[key] != "bf16"]
     asked = {key: settings.get(key) for key in ("trainer.batch_size", "trainer.accumulate", *sizes, *precisions)}
     words = ", ".join(f"{key}={value}" for key, value in asked.items() if value is not None)
-    return f"out of memory{f' with {words}' if words else ''}; what helps: {', '.join(helps) or 'a machine with more'}"
+    return f"out of memory{f' with {words}' if words else ''}; this helps: {', '.join(helps) or 'a machine with more'}"

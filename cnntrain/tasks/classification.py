@@ -149,9 +149,9 @@ class Classification:
         best, common = result["best"], result.get("majority")
         balanced = best.get("balanced_accuracy")
         if common and balanced is not None and common["share"] > UNEQUAL * common["even_share"]:
-            yield f"balanced accuracy {percent(balanced)}, the mean over the classes, which are unequal"
+            yield f"balanced accuracy {percent(balanced)}, the mean over the classes, which differ in size"
         if common and best["top1_low"] <= common["share"]:
-            yield f"                  no better than always naming {common['class']} ({percent(common['share'])})"
+            yield f"                  no better than always predicting {common['class']} ({percent(common['share'])})"
 
     @staticmethod
     def warnings(result: Mapping[str, Any]) -> Iterator[str]:

@@ -125,7 +125,7 @@ def load_newest(folder: Path) -> Found | None:
         except CheckpointError as error:
             problems.append(str(error))
     if problems:
-        raise CheckpointError(f"no checkpoint is whole: {'; '.join(problems)}")
+        raise CheckpointError(f"no checkpoint is valid: {'; '.join(problems)}")
     return None
 
 

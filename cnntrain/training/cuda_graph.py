@@ -48,7 +48,7 @@ class CudaGraph:
             self.capture(program, inputs)
         if self.graph is None:
             if self.required:
-                raise CnntrainError(f"trainer.graph=true: the step cannot be recorded, {self.reason}")
+                raise CnntrainError(f"trainer.graph=true: the step cannot be captured as a CUDA graph, {self.reason}")
             return self.reason
         self.graph.replay()
         return ""
@@ -63,7 +63,7 @@ class CudaGraph:
             program(inputs)
         here.wait_stream(self.stream)
         if found:
-            self.reason = "since something in them waits for the device"
+            self.reason = "since something in them synchronises with the device"
 
     def capture(self, program: Callable[[Any], None], inputs: object) -> None:
         """Capture the program, which computes nothing yet."""

@@ -30,7 +30,7 @@ def freeze_schedule(net: nn.Sequential, freeze: Freeze, total: int) -> list[Even
         frozen |= dict.fromkeys(matching_stages(name, stages), fraction)  # names come after patterns
     learning = [stage for name, stage in stages.items() if frozen.get(name, 1.0) == 1.0]
     if frozen and not any(p.requires_grad for stage in learning for p in stage.parameters()):
-        raise InputError("trainer.freeze leaves no stage that learns to the end")
+        raise InputError("trainer.freeze leaves no stage that learns until the end")
     return [(ceil(fraction * total), partial(freeze_stage, stages[name])) for name, fraction in frozen.items()]
 
 

@@ -80,7 +80,7 @@ class TrainStep:
         elif reason := self.graph(self.program, loader):
             self.graph = None
             self.trained.optimizer.zero_grad(set_to_none=True)  # of the attempt, which has computed nothing
-            say(f"trainer.graph=auto: steps are not recorded, {reason}")
+            say(f"trainer.graph=auto: steps are not captured as a CUDA graph, {reason}")
             self.program(loader)
 
     def seed_dropout(self, epoch: int, turn: int, per_epoch: int) -> None:
@@ -106,8 +106,8 @@ class TrainStep:
         bad = int(numbers[0])
         if bad >= 0:
             raise NonFiniteError(
-                f"the loss or its gradient is no number at step {bad + 1}; a smaller optimizer.lr, trainer.clip=1 "
-                "or a longer schedule.warmup usually helps",
+                f"the loss or its gradient is NaN or infinite at step {bad + 1}; a smaller optimizer.lr, "
+                "trainer.clip=1 or a longer schedule.warmup usually helps",
                 bad,
             )
         sums = unflat(numbers[1:], program.sums.tensors)

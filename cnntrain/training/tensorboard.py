@@ -72,7 +72,7 @@ class Board:
         try:
             act()
         except Exception as error:  # whatever it is, the training is worth more
-            say(f"TensorBoard is left out from here on: {type(error).__name__}: {error}")
+            say(f"TensorBoard files are not written from here on: {type(error).__name__}: {error}")
             self._abandon()
 
     def _abandon(self) -> None:

@@ -144,7 +144,7 @@ def rotate(
 ) -> Transform:
     """Clockwise rotation about `centre` (x, y), in degrees."""
     steps = single(amounts, evenly(-180, 180))
-    check("rotate", steps, lambda amount: abs(amount[0]) <= 360, "a rotation lies in -360 … 360 degrees")
+    check("rotate", steps, lambda amount: abs(amount[0]) <= 360, "a rotation is between -360 and 360 degrees")
     about = middle(centre, shape, "rotate")
     return moved(
         "rotate",
@@ -169,7 +169,7 @@ def shear(
 ) -> Transform:
     """Shear along x about `centre` (x, y): the bottom goes to the right, in degrees."""
     steps = single(amounts, evenly(-40, 40))
-    check("shear", steps, lambda amount: abs(amount[0]) < 90, "a shear lies between -90 and 90 degrees")
+    check("shear", steps, lambda amount: abs(amount[0]) < 90, "a shear is between -90 and 90 degrees")
     about = middle(centre, shape, "shear")
 
     def move(amount: Amount) -> Motion:
@@ -181,7 +181,7 @@ def shear(
 def middle(centre: Sequence[float], shape: ImageShape, name: str) -> tuple[float, float]:
     """Return a point, given in parts of the sides, in pixels from the middle of the image."""
     if len(centre) != 2 or not all(0 <= part <= 1 for part in centre):
-        raise InputError(f"warp.{name}.centre={list(centre)} must be two parts of the sides, (x, y) in 0 … 1")
+        raise InputError(f"warp.{name}.centre={list(centre)} must be two shares of the sides, (x, y) between 0 and 1")
     return (centre[0] - 0.5) * (shape[2] - 1), (centre[1] - 0.5) * (shape[1] - 1)
 
 

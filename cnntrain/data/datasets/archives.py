@@ -64,11 +64,11 @@ def download(archive: Archive, place: Path) -> None:
             f"{archive.name} needs {3 * archive.size / 1e9:.1f} GB of disk, of which {room / 1e9:.1f} are free"
         )
     if not archive.url.startswith("https://"):
-        raise InputError(f"{archive.url} is no https address")
+        raise InputError(f"{archive.url} is not an https address")
     bar = tqdm(total=archive.size, desc=archive.name, unit="B", unit_scale=True, disable=None, leave=False)
     with bar, closing(urllib.request.urlopen(archive.url, timeout=PATIENCE)) as source, place.open("wb") as sink:  # noqa: S310 (https)
         if not source.geturl().startswith("https://"):
-            raise InputError(f"{archive.url} leads to {source.geturl()}, which is no https address")
+            raise InputError(f"{archive.url} leads to {source.geturl()}, which is not an https address")
         got = 0
         while block := source.read(BLOCK):
             got += len(block)
@@ -135,7 +135,7 @@ def admit(name: str, *, plain: bool) -> None:
     if not plain:
         raise InputError(f"the archive holds {name!r}, which is neither a file nor a folder")
     if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name or "\0" in name:
-        raise InputError(f"the archive holds {name!r}, which could lie outside its folder")
+        raise InputError(f"the archive holds {name!r}, which could be outside its folder")
 
 
 def limit(count: int, unpacked: int, most_bytes: int, most_files: int) -> None:

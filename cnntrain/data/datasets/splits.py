@@ -64,10 +64,10 @@ def images_meant(size: float, total: int, key: str, least: int) -> int:
     if isinstance(size, int):
         if least <= size <= total:
             return size
-        raise InputError(f"{key} is {size}; it must lie between {least} (one image a class) and {total}")
+        raise InputError(f"{key} is {size}; it must be between {least} (one image a class) and {total}")
     if 0 <= size <= 1:
         return max(least, int(size * total + 0.5))
-    raise InputError(f"{key} is {size}; a fraction lies between 0 and 1, a number of images is whole")
+    raise InputError(f"{key} is {size}; a fraction is between 0 and 1, a number of images is a whole number")
 
 
 def allocate(counts: np.ndarray, total: int, *, spare: int = 0) -> np.ndarray:
@@ -113,7 +113,9 @@ def carve(split: Split, info: DatasetInfo, size: float, part: str, key: str) -> 
     counts = counts_of(split.labels, len(info.classes))
     if counts.min() < 2:
         name = info.classes[int(counts.argmin())]
-        raise InputError(f"class {name!r} has {counts.min()} image(s), too few to carve a {part} set ({key}={size})")
+        raise InputError(
+            f"class {name!r} has {counts.min()} image(s), too few to split off a {part} set ({key}={size})"
+        )
     total = images_meant(size, len(split), key, len(counts))
     if total > len(split) - len(counts):
         raise InputError(f"{key}={size} leaves a class without training images: there are {len(split)} images in all")

@@ -127,7 +127,7 @@ class ResidentLoader(Planned):
     def __init__(self, split: Split, info: DatasetInfo, *, device: torch.device, **settings: object) -> None:
         super().__init__(split, info, device=device, **settings)  # type: ignore[arg-type]
         if not isinstance(self.source, Pixels):
-            raise TypeError("a resident feed needs the pixels in memory")
+            raise TypeError("a resident loader needs the pixels in memory")
         self.store = Store(self.source.images, device)
 
     def batch(self) -> Batch:

@@ -83,7 +83,7 @@ def opened(path: Path) -> Iterator[Image.Image]:
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):
-            raise ValueError("it is no regular file")
+            raise ValueError("it is not a regular file")
         # Given a path, Pillow maps some files into memory, and mixes up the rows of a TIFF that is stored on its side.
         with path.open("rb") as file, Image.open(file, formats=formats()) as image:
             yield image
@@ -230,7 +230,7 @@ def bad_file(path: Path, error: Exception) -> InputError:
     elif path.is_file() and path.stat().st_size == 0:
         reason = "the file is empty"
     elif isinstance(error, UnidentifiedImageError):
-        reason = "it is no image in a format that Pillow knows"
+        reason = "it is not an image in a format that Pillow reads"
     elif isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         reason = f"it has more than {Image.MAX_IMAGE_PIXELS:,} pixels, as a decompression bomb has; make it smaller"
     else:

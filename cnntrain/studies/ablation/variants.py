@@ -110,7 +110,7 @@ def variants_of(cfg: Ablate, trained: Sequence[Path]) -> list[Removal]:
         variants = [named(full, words, name, changes, cfg.mode) for name, changes in study["variants"].items()]
     else:
         raise InputError(
-            f"what is to be left out? study={' or '.join(GENERATORS)} or zeiler_fergus, or 'remove=[[conv2],[fc3]]'"
+            f"nothing to remove: give study={' or '.join(GENERATORS)} or zeiler_fergus, or 'remove=[[conv2],[fc3]]'"
         )
     for variant in variants:
         if [other.name for other in variants].count(variant.name) > 1 or variant.name == FULL:
