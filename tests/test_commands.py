@@ -21,10 +21,11 @@ from PIL import Image
 
 from cnntrain.cli.main import main
 from cnntrain.data.storage.images import Dataset, DatasetInfo, Pixels, Split
-from cnntrain.runs import outcome, predictions
+from cnntrain.runs import messages, outcome, predictions
 from cnntrain.runs.folder import find_run, remember
 from cnntrain.runs.predictions import mean_and_contrast
 from cnntrain.stats.intervals import wilson
+from cnntrain.tasks import task_for
 from cnntrain.training import checkpoints
 from cnntrain.training.loop import TrainProgress
 
@@ -53,8 +54,8 @@ def test_fit_says_where_top_1_alone_would_mislead(
     low, high = wilson(round(100 * top1), 100)
     best = {"n": 100, "loss": 1.0, "top1": top1, "top1_low": low, "top1_high": high, "epoch": 3}
     at = TrainProgress(12, 12, best | {"balanced_accuracy": 0.7, "never_predicted": warned})
-    found = outcome.numbers([], at, 4, data)
-    outcome.report(found | {"skipped": 0, "seconds": 1.0, "run_dir": "run"})
+    found = outcome.numbers([], at, 4, task_for(data.info), split)
+    messages.report(found | {"skipped": 0, "seconds": 1.0, "run_dir": "run"})
     out, err = capfd.readouterr()
     said = [line.strip() for line in out.splitlines()]
     assert "best of 3 epochs (epoch 3)" in said[0] and said[1 + len(lines)].startswith("took")

@@ -25,11 +25,11 @@ from cnntrain.data.augment.augmentations import AUGMENTATIONS
 from cnntrain.data.loading.loader import ResidentLoader
 from cnntrain.nn.blocks import conv, dense, linear
 from cnntrain.nn.stages import assemble
-from cnntrain.runs import train
+from cnntrain.runs import saves
 from cnntrain.runtime.errors import CnntrainError
 from cnntrain.tasks.classification import Classification
 from cnntrain.training import cuda_graph, step_program
-from cnntrain.training.async_checkpoints import Saver
+from cnntrain.training.async_checkpoints import AsyncSaver
 from cnntrain.training.cuda_graph import WAITING, WARM_UP, CudaGraph
 
 # --- numbers in tables
@@ -272,7 +272,7 @@ def test_saves_beside_the_training_are_those_made_at_once(
 ) -> None:
     words = [*tiny, "trainer.checkpoint_seconds=0", "trainer.ema=0.9", "trainer.epochs=3", "trainer.keep_every=2"]
     cnntrain("fit", *words, "output_dir=whole")
-    monkeypatch.setattr(train, "Saver", lambda beside: Saver(beside=True))
+    monkeypatch.setattr(saves, "AsyncSaver", lambda beside: AsyncSaver(beside=True))
     cut(*words, "output_dir=cut", nth=8)
     assert last(folder / "cut")["progress"]["step"] == 8
     assert cnntrain("fit", *words, "output_dir=cut")["resumed_from"] == 8
@@ -284,7 +284,7 @@ def test_saves_beside_the_training_are_those_made_at_once(
 def test_a_save_beside_the_training_that_fails_is_said_at_the_next(
     folder: Path, tiny: tuple[str, ...], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train, "Saver", lambda beside: Saver(beside=True))
+    monkeypatch.setattr(saves, "AsyncSaver", lambda beside: AsyncSaver(beside=True))
     fill(monkeypatch)
     words = [*tiny, "trainer.checkpoint_seconds=0", "dataset.val_size=0"]
     assert main(["fit", *words, "trainer.epochs=5", "output_dir=run"]) == 1
@@ -296,7 +296,7 @@ def test_a_save_beside_the_training_that_fails_is_said_at_the_next(
 
 def test_a_state_is_copied_before_the_next_step_changes_it() -> None:
     written: list[Any] = []
-    saver, weight = Saver(beside=True), torch.zeros(3)
+    saver, weight = AsyncSaver(beside=True), torch.zeros(3)
     saver.save(written.append, {"model": {"weight": weight}, "rows": [weight], "step": 1})
     weight.add_(1)
     saver.settle()

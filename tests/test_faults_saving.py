@@ -21,15 +21,15 @@ from made import TINY
 from PIL import Image
 
 from cnntrain.cli.main import main
-from cnntrain.runs import resume, setup, train
+from cnntrain.runs import log, resume, setup
 from cnntrain.runs.folder import CONFIG, METRICS, RECORD, RESULTS, append_metrics
-from cnntrain.runs.train import Training
+from cnntrain.runs.saves import Saves
 from cnntrain.runtime import disk
 from cnntrain.runtime.errors import DiskError
 from cnntrain.runtime.jsonfile import read_json, read_lines, write_json
 from cnntrain.studies.invariance import study
 from cnntrain.training import checkpoints, loop
-from cnntrain.training.async_checkpoints import Saver
+from cnntrain.training.async_checkpoints import AsyncSaver
 
 LEFT = f"{disk.PARTIAL}*"  # half-written files
 
@@ -342,15 +342,15 @@ def test_f13_a_disk_that_fills_while_a_checkpoint_is_written_keeps_the_one_befor
     words = [*tiny, "trainer.checkpoint_seconds=0", "dataset.val_size=0", "trainer.epochs=6"]
     cnntrain("fit", *words, "output_dir=whole")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    save, saves = Training.save_last, itertools.count(1)
+    save, saves = Saves.save_last, itertools.count(1)
 
-    def filling(self: Training) -> None:
+    def filling(self: Saves) -> None:
         if next(saves) == 2:
             resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
         save(self)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(Training, "save_last", filling)
+        patched.setattr(Saves, "save_last", filling)
         try:
             assert main(["fit", *words, "output_dir=run"]) == 1
         finally:
@@ -372,7 +372,7 @@ def test_f14_a_log_that_cannot_be_written_does_not_end_the_training(
         raise OSError(28, "No space left on device")
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(train, "append_metrics", full)
+        patched.setattr(log, "append_metrics", full)
         assert main(["fit", *tiny, "output_dir=run", "--json"]) == 0
     out, err = capfd.readouterr()
     assert err.count("metrics.jsonl cannot be written: [Errno 28] No space left on device") == 1
@@ -495,7 +495,7 @@ def test_a_best_state_that_could_not_be_written_is_written_before_the_next() -> 
             raise DiskError("full")
         written.append((name, float(state["w"])))
 
-    saver, weight = Saver(beside=False), torch.zeros(())
+    saver, weight = AsyncSaver(beside=False), torch.zeros(())
     for step in (1, 2):
         weight.fill_(step)
         saver.save(partial(write, "best"), {"w": weight}, "best")

@@ -15,7 +15,7 @@ from cnntrain.nn.blocks import conv, linear
 from cnntrain.nn.stages import assemble
 from cnntrain.runtime.jsonfile import read_json
 from cnntrain.training.optimizers import sgd
-from cnntrain.training.profiling import PARTS, TIMED, TRACED, WARM_UP, Profiler, Report, show
+from cnntrain.training.profiling import PARTS, TIMED, TRACED, WARM_UP, Profile, Profiler, show
 from cnntrain.training.step import TrainStep
 
 CPU = torch.device("cpu")
@@ -36,7 +36,7 @@ def pair(accumulate: int = 1) -> tuple[TrainStep, ResidentLoader]:
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_profile_changes_no_bit_and_leaves_nothing_behind(accumulate: int, tmp_path: Path) -> None:
     (plain, data), (watched, seen) = pair(accumulate), pair(accumulate)
-    reports: list[Report] = []
+    reports: list[Profile] = []
     profiler = Profiler(watched, seen, tmp_path / "profile", reports.append)
     for step in range(WHOLE + 2):
         plain.update(data, step)
@@ -54,7 +54,7 @@ def test_a_profile_changes_no_bit_and_leaves_nothing_behind(accumulate: int, tmp
 
 def test_the_parts_are_a_whole_step_and_the_trace_names_them(tmp_path: Path) -> None:
     student, loader = pair()
-    reports: list[Report] = []
+    reports: list[Profile] = []
     Profiler(student, loader, tmp_path, reports.append)
     for step in range(WHOLE):
         student.update(loader, step)
@@ -75,7 +75,7 @@ def test_the_parts_are_a_whole_step_and_the_trace_names_them(tmp_path: Path) -> 
 def test_a_short_training_reports_what_there_was(tmp_path: Path) -> None:
     for steps in (WARM_UP, WARM_UP + 2):
         student, loader = pair()
-        reports: list[Report] = []
+        reports: list[Profile] = []
         profiler = Profiler(student, loader, tmp_path, reports.append)
         for step in range(steps):
             student.update(loader, step)

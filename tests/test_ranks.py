@@ -29,11 +29,12 @@ from cnntrain.data.storage.images import Dataset, DatasetInfo, Pixels, Split
 from cnntrain.nn.blocks import linear
 from cnntrain.nn.stages import assemble
 from cnntrain.runs import setup
-from cnntrain.runs.setup import Session, until
+from cnntrain.runs.setup import TrainingSetup, until
 from cnntrain.runtime import distributed
 from cnntrain.runtime.distributed import all_or_none, broadcast, shard
 from cnntrain.runtime.errors import CnntrainError
 from cnntrain.runtime.seeding import generator
+from cnntrain.tasks import task_for
 from cnntrain.training import loop
 from cnntrain.training.optimizers import sgd
 from cnntrain.training.sums import Sums
@@ -198,10 +199,11 @@ def validated(size: int, batch: int) -> Any:
     """Return what the processes together say of so many images."""
     cfg: Any = SimpleNamespace(trainer=SimpleNamespace(eval_batch_size=batch), dataset={"workers": 0})
     data: Any = Dataset(INFO, noise(size), noise(size), None)
-    session = Session(cfg, torch.device("cpu"), "fp32", data, *[None] * 3)  # type: ignore[arg-type]
+    step: Any = SimpleNamespace(task=task_for(INFO))
+    built = TrainingSetup(cfg, torch.device("cpu"), "fp32", data, step, *[None] * 2)  # type: ignore[arg-type]
     net = assemble({"fc1": linear(3)}, INFO.shape, out_shape=(3,))
     stop = distributed.Largest()  # as a signal would be asked after
-    return session.validate(net, lambda: bool(stop(0)[0]))
+    return built.validate(net, lambda: bool(stop(0)[0]))
 
 
 def test_f21_an_evaluation_counts_every_image_once_for_every_size_and_batch(folder: Path) -> None:

@@ -78,7 +78,7 @@ def test_f02_two_stops_in_a_row_are_like_none(cnntrain: Call, folder: Path, tiny
 
 
 MOMENTS = {  # the function that is interrupted, at which of its calls, and the step that is resumed from
-    "before the first step": ((Training, "follow"), 1, 0),
+    "before the first step": ((Training, "train"), 1, 0),
     "at an epoch's end": ((loop.TrainStep, "update"), 5, 5),
     "in a validation": ((setup, "until"), 1, 5),
     "in the saving of the best weights": ((checkpoints, "verify"), 1, 5),

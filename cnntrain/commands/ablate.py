@@ -9,7 +9,7 @@ from cnntrain.config.read import read_config
 from cnntrain.config.schema import Ablate
 from cnntrain.report.files import PAGE
 from cnntrain.report.text import as_text
-from cnntrain.runs import setup
+from cnntrain.runs.check import check_fit
 from cnntrain.runtime.devices import prepare
 from cnntrain.runtime.errors import IncompleteError, InputError, listed
 from cnntrain.runtime.progress import clock, say
@@ -59,7 +59,7 @@ def check(composed: DictConfig) -> None:
     """Find what is wrong with a configuration before anything is read or made."""
     cfg = read_config(Ablate, composed)
     if cfg.mode == "retrain":
-        setup.check(cfg)
+        check_fit(cfg)
 
 
 def show_plan(study: PlannedStudy) -> None:

@@ -7,21 +7,22 @@ from typing import Any
 from omegaconf import DictConfig
 
 from cnntrain.config import pretrained
-from cnntrain.config.build import build_model, dataset_info
 from cnntrain.config.compose import command_line, plain_config
 from cnntrain.config.read import read_config
 from cnntrain.config.schema import Fit
 from cnntrain.nn.geometry import count_parameters
 from cnntrain.nn.shapes import describe_shape
-from cnntrain.runs import outcome, records, resume, setup
+from cnntrain.runs import messages, records, resume, setup
+from cnntrain.runs.check import check_fit
 from cnntrain.runs.folder import CONFIG, RUNS, create_folder, lock_folder, new_folder, refuse_unwritable, remember
 from cnntrain.runs.images import noted, refuse_unlike_record
 from cnntrain.runs.train import Training
 from cnntrain.runs.verify_resume import prove_resume
 from cnntrain.runs.worker import assist, refuse_other_images
 from cnntrain.runtime import distributed
-from cnntrain.runtime.devices import choose_device, prepare
+from cnntrain.runtime.devices import prepare
 from cnntrain.runtime.distributed import all_or_none, broadcast, remembered
+from cnntrain.runtime.tables import counted
 from cnntrain.training import checkpoints
 
 
@@ -32,22 +33,22 @@ def run(composed: DictConfig) -> dict[str, Any]:
         settings = plain_config(composed) | {"dataset": cfg.dataset}
         prepare(deterministic=cfg.deterministic)
         folder, finished = place(cfg, settings) if distributed.RANK == 0 else (Path(), None)
-        begun = bool(checkpoints.begun(folder / "checkpoints"))
+        begun = bool(checkpoints.begun(checkpoints.folder_of(folder)))
         resumed = distributed.RANK == 0 and not finished and (folder / CONFIG).exists()
         files = noted(folder) if resumed else None
     folder, finished, begun, files = broadcast((folder, finished, begun, files))
     if finished:
-        outcome.report(finished)
+        messages.report(finished)
         return finished
     with all_or_none():
-        setup.check(cfg, begun=begun)
+        checked = check_fit(cfg, begun=begun)
         dataset = setup.load_data(cfg, files)
         if resumed and files is None:
             refuse_unlike_record(folder, dataset, cfg.dataset, cfg.data_root, setup.ANEW)
-        built = None if cfg.check_resume else setup.build(cfg, dataset, begun=begun)
+        built = None if cfg.check_resume else setup.build(checked, dataset)
     refuse_other_images(dataset)
     if built is None:
-        return prove_resume(cfg, dataset)
+        return prove_resume(checked, dataset)
     with contextlib.ExitStack() as held:
         with all_or_none():
             if distributed.RANK == 0:
@@ -74,22 +75,19 @@ def place(cfg: Fit, settings: dict[str, Any]) -> tuple[Path, dict[str, Any] | No
 
 def check(composed: DictConfig) -> None:
     """Find what is wrong with a configuration before anything is read or made."""
-    setup.check(read_config(Fit, composed))
+    check_fit(read_config(Fit, composed))
 
 
 def preview(composed: DictConfig) -> dict[str, Any]:
     """Say what `fit` would do, without reading an image or making anything; return what `--json` prints."""
     cfg = pretrained.with_expected_size(read_config(Fit, composed))
-    setup.check(cfg)
-    info = dataset_info(cfg.dataset, cfg.data_root)
-    net = build_model(cfg.model, info, device="meta")
-    parts = [name for name, options in cfg.augmentation.items() if options is not None]
-    params = count_parameters(net)
-    shape = describe_shape(info.shape)
+    checked = check_fit(cfg)
+    info, shape, params = checked.info, describe_shape(checked.info.shape), count_parameters(checked.outline)
+    epochs = counted(cfg.trainer.epochs, "epoch")
     print(
         f"fit takes it: {cfg.model['name']} ({params:,} parameters) on {info.name} ({shape}, {len(info.classes)} "
-        f"classes), augmentation {', '.join(parts) or 'none'}, {cfg.optimizer['name']}, {cfg.schedule['name']}, "
-        f"{cfg.trainer.epochs} epochs of batches of {cfg.trainer.batch_size}, {choose_device(cfg.device)}"
+        f"classes), augmentation {', '.join(checked.augmentations) or 'none'}, {cfg.optimizer['name']}, "
+        f"{cfg.schedule['name']}, {epochs} of batches of {cfg.trainer.batch_size}, {checked.device}"
     )
     return {
         "model": cfg.model["name"],

@@ -22,17 +22,13 @@ from cnntrain.runtime import disk
 from cnntrain.runtime.disk import expanded
 from cnntrain.runtime.errors import DiskError, InputError, InUseError, setting
 from cnntrain.runtime.jsonfile import as_plain, read_lines
+from cnntrain.tasks import task_of
 
 CONFIG, RECORD, METRICS, RESULTS = "config.json", "run.json", "metrics.jsonl", "results.json"
 
 SPLITS = "splits.csv.gz"  # which image file is in which split
 
 RUNS = Path("runs")
-
-NUMBERS = {  # of the records of the loop, by their kind
-    "train": ("top1", "lr"),
-    "val": ("n", "top1", "top1_low", "top1_high", "best"),
-}
 
 LEAST_ROOM = 2**16  # bytes without which no command that writes begins
 
@@ -144,7 +140,9 @@ def is_record(value: object) -> bool:
     if not isinstance(value, dict) or not isinstance(value.get("kind"), str):
         return False
     counts = [value.get(key) for key in ("step", "epoch")]
-    numbers = [value.get(key) for key in NUMBERS.get(value["kind"], ("unknown",))]
+    headline = task_of(value).headline
+    needed = {"train": (headline.key, "lr"), "val": ("n", headline.key, headline.low, headline.high, "best")}
+    numbers = [value.get(key) for key in needed.get(value["kind"], ("unknown",))]
     numbers += [value.get(key, 0.0) for key in ("seconds", "samples_per_second")]
     return (
         all(type(count) is int and count > 0 for count in counts)

@@ -37,7 +37,7 @@ def load_run(folder: Path, weights: str) -> tuple[nn.Sequential, DatasetInfo, di
     settings, record = records.settings(folder), records.record(folder)
     info = read_info(record)
     net = rebuild(settings, info, seed=settings["seed"])
-    path = folder / "checkpoints" / f"{weights}.pt"
+    path = checkpoints.path_of(folder, weights)
     state = checkpoints.load(path)
     load_weights(net, path, state)
     if weights == "last":
@@ -99,7 +99,7 @@ def weights_digest(folder: Path, weights: str) -> str:
 
     Raises `CheckpointError` when there is none.
     """
-    path = folder / "checkpoints" / f"{weights}.pt"
+    path = checkpoints.path_of(folder, weights)
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint {path}")
     with path.open("rb") as source:
@@ -112,7 +112,7 @@ def start_from(net: nn.Sequential, run: str) -> dict[str, Any]:
     Raises `InputError` when no stage fits.
     """
     folder = find_run(run, "init_from")
-    path = folder / "checkpoints" / checkpoints.BEST
+    path = checkpoints.path_of(folder, "best")
     weights = stored_weights(path, checkpoints.load(path))
     kept, new = [], []
     with torch.no_grad():

@@ -18,8 +18,7 @@ from cnntrain.runs.folder import CONFIG, RECORD, RESULTS
 from cnntrain.runtime.errors import InputError
 from cnntrain.runtime.jsonfile import as_plain, read_json
 from cnntrain.runtime.ranges import Count, Natural, Positive
-
-Number = float | None  # null is what is no number: a loss that grew without bound
+from cnntrain.tasks.classification import CellNumbers, EvalNumbers, Majority, Number, TrainNumbers, ValNumbers
 
 # What keys mean in the configuration of a run that was made before there were such keys.
 BEFORE: Options = {"check_resume": False, "resume": "auto", "plugins": []}
@@ -95,25 +94,10 @@ class RunRecord(Provenance):
     stages: NotRequired[list[str]]
 
 
-class ValidationRecord(TypedDict):
-    """What a validation found."""
+class ValidationRecord(ValNumbers):
+    """What a run's results keep of a validation."""
 
-    n: Natural
-    loss: Number
-    top1: float
-    top1_low: float
-    top1_high: float
-    balanced_accuracy: NotRequired[Number]
-    never_predicted: NotRequired[list[str] | None]
     epoch: NotRequired[Natural]
-
-
-class TrainRecord(TypedDict):
-    loss: Number
-    top1: float
-
-
-Majority = TypedDict("Majority", {"class": str, "share": float, "even_share": float})
 
 
 class ResultRecord(TypedDict):
@@ -123,7 +107,7 @@ class ResultRecord(TypedDict):
     epochs: Natural | None
     majority: NotRequired[Majority | None]
     samples_per_second: Number
-    train: TrainRecord | None
+    train: TrainNumbers | None
     val: ValidationRecord | None
     best: ValidationRecord | None
     objective: Number
@@ -132,19 +116,6 @@ class ResultRecord(TypedDict):
     skipped: Natural
     seconds: float
     profile: NotRequired[Options]
-
-
-ClassRecord = TypedDict(
-    "ClassRecord",
-    {
-        "class": str,
-        "n": Natural,
-        "top1": NotRequired[Number],
-        "precision": float,
-        "recall": float,
-        "f1": float,
-    },
-)
 
 
 class EvaluationProvenance(Provenance):
@@ -158,7 +129,7 @@ class EvaluationProvenance(Provenance):
     other_dataset: NotRequired[Options | None]
 
 
-class EvaluationRecord(TypedDict):
+class EvaluationRecord(EvalNumbers):
     """`results.json` of an evaluation."""
 
     run_dir: str
@@ -166,26 +137,12 @@ class EvaluationRecord(TypedDict):
     dataset: str
     weights: str
     tta: str
-    n: Count
-    loss: Number
-    top1: float
-    top1_low: float
-    top1_high: float
-    top5: float
-    macro_precision: float
-    macro_recall: float
-    macro_f1: float
-    balanced_accuracy: NotRequired[float]
-    ece: float
-    per_class: list[ClassRecord]
-    confusion: list[list[Natural]]
     record: EvaluationProvenance
 
 
-class CellRecord(TypedDict):
-    train_top1: float
-    test_top1: float
-    test_n: Count
+class CellRecord(CellNumbers):
+    """`cell.json` of a study."""
+
     seconds: float
 
 

@@ -11,7 +11,7 @@ from cnntrain.config.schema import Fit
 from cnntrain.runs import records
 from cnntrain.runs.folder import RESULTS, find_run, refuse_existing
 from cnntrain.runs.load import refuse_other_network
-from cnntrain.runs.setup import Session
+from cnntrain.runs.setup import TrainingSetup
 from cnntrain.runtime import disk, distributed
 from cnntrain.runtime.distributed import all_or_none, broadcast
 from cnntrain.runtime.errors import CheckpointError, InputError, listed
@@ -28,7 +28,7 @@ FREE = {
     *("trainer.log_every", "trainer.checkpoint_seconds", "trainer.keep_every", "trainer.tensorboard"),
     *("trainer.profile", "trainer.graph", "trainer.compile", "trainer.precision"),
 }
-FORMAT = 2  # of a checkpoint; in the first, progress held the best validation's top-1 and loss alone
+FORMAT = 2  # of a checkpoint; in the first, progress held the best validation's headline and loss alone
 
 
 def wanted_folder(cfg: Fit) -> Path | None:
@@ -84,38 +84,38 @@ def refuse_changes(old: Mapping[str, Any], new: Mapping[str, Any], free: Set[str
             )
 
 
-def snapshot(session: Session, at: TrainProgress, records: int) -> checkpoints.State:
+def snapshot(built: TrainingSetup, at: TrainProgress, records: int) -> checkpoints.State:
     """Return a checkpoint of a run that has written so many records."""
-    where = {"threads": torch.get_num_threads(), "precision": session.precision, "torch": str(torch.__version__)}
-    where |= {"processes": distributed.WORLD, "compiled": session.cfg.trainer.compile}
+    where = {"threads": torch.get_num_threads(), "precision": built.precision, "torch": str(torch.__version__)}
+    where |= {"processes": distributed.WORLD, "compiled": built.cfg.trainer.compile}
     return {
         "format": FORMAT,
-        **session.train_step.state_dict(),
+        **built.train_step.state_dict(),
         "progress": asdict(at),
         "records": records,
-        "classes": list(session.dataset.info.classes),
-        "made": where | {"device": session.device.type},
+        "classes": list(built.dataset.info.classes),
+        "made": where | {"device": built.device.type},
     }
 
 
-def restore(session: Session, folder: Path) -> tuple[TrainProgress, int]:
+def restore(built: TrainingSetup, folder: Path) -> tuple[TrainProgress, int]:
     """Continue from the newest whole checkpoint of a run; return its place and how many records it knows of.
 
     Of several processes the first reads it. Raises `CheckpointError` when every checkpoint is damaged or the newest is
     none of this training, and `InputError` when it has come further than the training is to go.
     """
     with all_or_none():
-        found = newest(folder / "checkpoints") if distributed.RANK == 0 else None
+        found = newest(checkpoints.folder_of(folder)) if distributed.RANK == 0 else None
     found = broadcast(found)
     if found is None:
         if distributed.WORLD > 1:
-            session.train_step.trained.share_weights()
+            built.train_step.trained.share_weights()
         return TrainProgress(), 0
     with all_or_none():
-        return continue_from(found, session, folder)
+        return continue_from(found, built, folder)
 
 
-def newest(folder: Path) -> checkpoints.Found | None:
+def newest(folder: Path) -> checkpoints.Checkpoint | None:
     """Return the newest whole checkpoint in `folder`, or None, and say what is wrong with newer ones."""
     disk.clean(folder)
     found = checkpoints.load_newest(folder)
@@ -124,21 +124,21 @@ def newest(folder: Path) -> checkpoints.Found | None:
     return found
 
 
-def continue_from(found: checkpoints.Found, session: Session, folder: Path) -> tuple[TrainProgress, int]:
-    """Put a checkpoint's state into a session, and say what is not as it was when it was made.
+def continue_from(found: checkpoints.Checkpoint, built: TrainingSetup, folder: Path) -> tuple[TrainProgress, int]:
+    """Put a checkpoint's state into a built, and say what is not as it was when it was made.
 
     Return its place and its number of records. Nothing is loaded before all keys and shapes have been compared: a fused
     optimizer reads as many numbers of its state as its parameter has.
     """
-    path, state, train_step = found.path, found.state, session.train_step
+    path, state, train_step = found.path, found.state, built.train_step
     if state.get("format") not in range(1, FORMAT + 1):
         raise CheckpointError(f"{path} has format {state.get('format')}; this version reads formats up to {FORMAT}")
     refuse_other_network(path, train_step.trained.net, state["model"])
-    at = place(path, state)
-    refuse_beyond(path, at, session, folder)
+    at = place(path, state, train_step.task.headline.key)
+    refuse_beyond(path, at, built, folder)
     if at.step:
-        train_step.prime(session.dataset.info.shape)
-    now, made = snapshot(session, at, 0), state.get("made")
+        train_step.prime(built.dataset.info.shape)
+    now, made = snapshot(built, at, 0), state.get("made")
     wanted = {key: value for key, value in now.items() if key not in ("format", "progress")}
     wanted["made"] = made if isinstance(made, dict) else {}  # whatever it tells
     if differing := list(checkpoints.differences({key: state.get(key) for key in wanted}, wanted)):
@@ -153,22 +153,25 @@ def continue_from(found: checkpoints.Found, session: Session, folder: Path) -> t
     return at, state["records"]
 
 
-def place(path: Path, state: checkpoints.State) -> TrainProgress:
-    """Return how far a checkpoint's training has come. Raises `CheckpointError` when it does not say so."""
+def place(path: Path, state: checkpoints.State, headline: str) -> TrainProgress:
+    """Return how far a checkpoint's training has come; `headline` is the key of the number that says which is best.
+
+    Raises `CheckpointError` when it does not say so.
+    """
     kept = dict(state["progress"]) if isinstance(state.get("progress"), dict) else {}
     if state["format"] == 1:
-        kept["best"] = {"top1": kept.pop("best_top1", None), "loss": kept.pop("best_loss", None)}
+        kept["best"] = {key: kept.pop(f"best_{key}", None) for key in (headline, "loss")}
     wanted, best = asdict(TrainProgress()), kept.get("best")
     if isinstance(best, dict) and best:
-        wanted["best"] = best | {"top1": 0.0, "loss": 0.0}
+        wanted["best"] = best | {headline: 0.0, "loss": 0.0}
     if differing := list(checkpoints.differences(kept, wanted, "progress")):
         raise CheckpointError(f"{path} does not say which step it is of: {listed(differing)} differ")
     return TrainProgress(**kept)
 
 
-def refuse_beyond(path: Path, at: TrainProgress, session: Session, folder: Path) -> None:
+def refuse_beyond(path: Path, at: TrainProgress, built: TrainingSetup, folder: Path) -> None:
     """Raise an error for a checkpoint that lies behind the training's last step: `InputError` for too few epochs."""
-    epochs, taken = session.cfg.trainer.epochs, -(-at.step // session.per_epoch)
+    epochs, taken = built.cfg.trainer.epochs, -(-at.step // built.per_epoch)
     if taken <= epochs:
         return
     if epochs < records.settings(folder)["trainer"]["epochs"]:
@@ -176,7 +179,7 @@ def refuse_beyond(path: Path, at: TrainProgress, session: Session, folder: Path)
             f"trainer.epochs={epochs} is fewer than the {taken} that the run in {folder} has done; take {taken} or "
             "more, or name another folder"
         )
-    raise CheckpointError(f"{path} stands at step {at.step:,}, and {epochs} epochs are {epochs * session.per_epoch:,}")
+    raise CheckpointError(f"{path} stands at step {at.step:,}, and {epochs} epochs are {epochs * built.per_epoch:,}")
 
 
 def same(one: object, other: object) -> bool:

@@ -4,9 +4,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from cnntrain.config.schema import Fit
 from cnntrain.data.storage.images import Dataset
 from cnntrain.runs import resume, setup
+from cnntrain.runs.check import CheckedFit
 from cnntrain.runtime.errors import CnntrainError
 from cnntrain.training import checkpoints
 from cnntrain.training.loop import TrainProgress, train
@@ -14,19 +14,19 @@ from cnntrain.training.loop import TrainProgress, train
 STEPS = 6
 
 
-def prove_resume(cfg: Fit, dataset: Dataset) -> dict[str, Any]:
+def prove_resume(checked: CheckedFit, dataset: Dataset) -> dict[str, Any]:
     """Train a few steps, and again with a cut and a resume in the middle; compare everything bit by bit.
 
     Raises `CnntrainError` naming the first thing that differs.
     """
-    whole, cut = setup.build(cfg, dataset), STEPS // 2
-    steps = min(STEPS, cfg.trainer.epochs * whole.per_epoch)
+    whole, cut = setup.build(checked, dataset), STEPS // 2
+    steps = min(STEPS, checked.cfg.trainer.epochs * whole.per_epoch)
     advance(whole, TrainProgress(), steps)
     with tempfile.TemporaryDirectory() as scratch:
-        first, at = setup.build(cfg, dataset), TrainProgress()
+        first, at = setup.build(checked, dataset), TrainProgress()
         advance(first, at, cut)
         checkpoints.save_last(Path(scratch), resume.snapshot(first, at, 0))
-        second = setup.build(cfg, dataset)
+        second = setup.build(checked, dataset)
         kept = checkpoints.load_newest(Path(scratch))
         assert kept is not None
         second.train_step.load_state_dict(kept.state)
@@ -39,7 +39,7 @@ def prove_resume(cfg: Fit, dataset: Dataset) -> dict[str, Any]:
     return {"check_resume": "same", "steps": steps, "cut": cut, "compared": list(expected)}
 
 
-def advance(built: setup.Session, at: TrainProgress, until: int) -> None:
+def advance(built: setup.TrainingSetup, at: TrainProgress, until: int) -> None:
     """Train from `at` until so many steps have been taken."""
     records = train(
         built.train_step,

@@ -6,14 +6,14 @@ from typing import Any
 from cnntrain.data.datasets.registry import fingerprint
 from cnntrain.data.storage.images import Dataset
 from cnntrain.runs import resume
-from cnntrain.runs.setup import Session, explained
+from cnntrain.runs.setup import TrainingSetup, explained
 from cnntrain.runtime import distributed
 from cnntrain.runtime.distributed import all_or_none, broadcast
 from cnntrain.runtime.errors import EchoError, InputError, NonFiniteError
 from cnntrain.runtime.signals import Signals
 
 
-def assist(built: Session, folder: Path) -> dict[str, Any]:
+def assist(built: TrainingSetup, folder: Path) -> dict[str, Any]:
     """Train along with the first process, which keeps the run in `folder`; there is no result to return."""
     at, _ = resume.restore(built, folder)
     try:

@@ -61,3 +61,18 @@ def slowed(start: Times, end: Times) -> str | None:
             "waited for the disk or for memory; dataset.cache=ram or dataset.cache=pack reads images once"
         )
     return None
+
+
+class Watch:
+    """Watches a piece of work, and says once that other programs slow it down."""
+
+    def __init__(self) -> None:
+        self.start: Times | None = Times.now()
+
+    def slowed(self) -> str | None:
+        """Return the line of `slowed` for the time since it was asked last, which has to be `LEAST`; one line ever."""
+        if self.start is None or (now := Times.now()).clock - self.start.clock < LEAST:
+            return None
+        line = slowed(self.start, now)
+        self.start = None if line else now
+        return line

@@ -21,6 +21,11 @@ def interval(share: float, low: float, high: float, n: int) -> str:
     return f"{percent(share)} (95 % interval {100 * low:.2f} … {percent(high)}, n = {n:,})"
 
 
+def counted(number: int, noun: str) -> str:
+    """Write a number of things: 1 epoch, 20 epochs."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def cell(value: object) -> str:
     """Write one value: whole numbers with thousands marked, others to four digits, lists with commas; None is empty."""
     if value is None:

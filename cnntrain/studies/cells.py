@@ -21,6 +21,7 @@ from cnntrain.data.datasets.registry import limited
 from cnntrain.data.datasets.splits import UNUSED, members
 from cnntrain.data.storage.images import Dataset
 from cnntrain.runs import records
+from cnntrain.runs.check import check_fit
 from cnntrain.runs.evaluation import EvaluationSetup, evaluation_folder, measure_split, write_evaluation
 from cnntrain.runs.folder import CONFIG, RECORD, create_folder, lock_folder
 from cnntrain.runs.images import image_choice, noted, read_noted, refuse_unlike_record
@@ -202,22 +203,18 @@ def train(cell: Cell, dataset: Dataset) -> None:
     cfg = read_config(Fit, cell.settings)
     if (cell.folder / CONFIG).exists() and finished_result(cell.folder, cfg):
         return
-    built = build(cfg, dataset, begun=bool(checkpoints.begun(cell.folder / "checkpoints")))
+    begun = bool(checkpoints.begun(checkpoints.folder_of(cell.folder)))
+    built = build(check_fit(cfg, begun=begun), dataset)
     Training(built, cell.folder, as_plain(cell.settings), list(cell.command)).run()
 
 
 def drop_training_state(folder: Path) -> None:
     """Keep the weights of a finished cell alone: a study of large networks would fill a disk with optimizer states."""
-    place = folder / "checkpoints"
+    place = checkpoints.folder_of(folder)
     state = checkpoints.load(place / checkpoints.LAST)
     if "optimizer" in state:
-        checkpoints.save(place / checkpoints.LAST, without_training_state(state))
+        checkpoints.save(place / checkpoints.LAST, checkpoints.without_training(state))
     (place / checkpoints.PREVIOUS).unlink(missing_ok=True)
-
-
-def without_training_state(state: checkpoints.State) -> checkpoints.State:
-    """Return a checkpoint without what only further training needs."""
-    return {key: value for key, value in state.items() if key not in ("optimizer", "sums", "heads")}
 
 
 def measure(cell: Cell, dataset: Dataset) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from cnntrain.runs.load import weights_digest
 from cnntrain.runtime.errors import InputError
 from cnntrain.runtime.jsonfile import as_plain, flat
 from cnntrain.studies.cells import Cell, Variant
+from cnntrain.training import checkpoints
 
 # What may differ between a cell that is there and the one that is asked for; its images are compared apart.
 FREE = resume.FREE - {"trainer.precision", "trainer.compile"}
@@ -79,7 +80,7 @@ def refuse_other(cell: Cell, compared: set[tuple[str, str]]) -> None:
             raise InputError(f"{cell.folder} was made of the images in {before}, not {now}; name another output_dir")
         compared.add((before, now))
     which = "last" if cell.variant.change else "best"
-    if cell.start is None or not (cell.start / "checkpoints" / f"{which}.pt").is_file():
+    if cell.start is None or not checkpoints.path_of(cell.start, which).is_file():
         return
     record = records.record(cell.folder) if (cell.folder / RECORD).is_file() else {}
     made_from = record.get("made_from_weights", (record.get("init_from") or {}).get("weights"))

@@ -73,6 +73,14 @@ class EvalNumbers(TypedDict):
 Majority = TypedDict("Majority", {"class": str, "share": float, "even_share": float})
 
 
+class CellNumbers(TypedDict):
+    """Of a study's cell."""
+
+    train_top1: float
+    test_top1: float
+    test_n: Count
+
+
 @dataclass(frozen=True, eq=False)
 class Classification:
     """Classification with cross-entropy; `class_weights` [classes] multiply each class's loss."""
@@ -137,8 +145,10 @@ class Classification:
         """Return the numbers of `stats.metrics.classification`."""
         return classification(answer, target, self.classes)
 
-    def baseline(self, targets: Tensor) -> Numbers:
+    def baseline(self, targets: Tensor | None) -> Numbers:
         """Return the commonest class with its share, and the share of each if all had as many images."""
+        if targets is None:
+            return {"majority": None}
         counts = np.bincount(targets.numpy())
         name, share = self.classes[counts.argmax()], counts.max() / counts.sum()
         return {"majority": {"class": name, "share": float(share), "even_share": 1 / np.count_nonzero(counts)}}

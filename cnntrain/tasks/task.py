@@ -109,8 +109,8 @@ class Task(Protocol):
         """Return every number of an evaluation, from the answers to a whole split and its targets."""
         ...
 
-    def baseline(self, targets: Tensor) -> Numbers:
-        """Return what a run's results say of answering without looking at an image."""
+    def baseline(self, targets: Tensor | None) -> Numbers:
+        """Return what a run's results say of one answer to all validation images; null without any."""
         ...
 
     @staticmethod

@@ -14,7 +14,7 @@ TRIES = 3  # saves in a row that may fail before the training gives up
 Write = Callable[[State], None]
 
 
-class Saver:
+class AsyncSaver:
     """Writes states in the order in which they come; a failure is said and forgiven until it has happened several times
     in a row.
 

@@ -18,14 +18,30 @@ from cnntrain.runtime.errors import CheckpointError, DiskError
 
 State = dict[str, Any]  # tensors and JSON types only
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
+TRAINING_ONLY = ("optimizer", "heads", "sums")  # keys of a state that evaluation does not need
 
 
-class Found(NamedTuple):
+class Checkpoint(NamedTuple):
     """A whole checkpoint, and what was wrong with newer ones."""
 
     path: Path
     state: State
     problems: list[str]
+
+
+def folder_of(run: Path) -> Path:
+    """Return the folder of a run's checkpoints."""
+    return run / "checkpoints"
+
+
+def path_of(run: Path, which: str) -> Path:
+    """Return where a run's checkpoint lies: "best", "last" or "epoch_0002"."""
+    return folder_of(run) / f"{which}.pt"
+
+
+def without_training(state: State) -> State:
+    """Return what evaluation needs of a state."""
+    return {key: value for key, value in state.items() if key not in TRAINING_ONLY}
 
 
 def save(path: Path, state: State) -> None:
@@ -113,7 +129,7 @@ def begun(folder: Path) -> list[Path]:
     return [path for path in (folder / LAST, folder / PREVIOUS) if path.exists()]
 
 
-def load_newest(folder: Path) -> Found | None:
+def load_newest(folder: Path) -> Checkpoint | None:
     """Return the newest whole checkpoint of a run, None if none was ever written.
 
     Raises `CheckpointError` when there are checkpoints and none is whole.
@@ -121,7 +137,7 @@ def load_newest(folder: Path) -> Found | None:
     problems: list[str] = []
     for path in begun(folder):
         try:
-            return Found(path, load(path), problems)
+            return Checkpoint(path, load(path), problems)
         except CheckpointError as error:
             problems.append(str(error))
     if problems:
@@ -129,7 +145,7 @@ def load_newest(folder: Path) -> Found | None:
     return None
 
 
-def kept(folder: Path) -> str:
+def saved_weights(folder: Path) -> str:
     """Say which weights a run's folder of checkpoints holds, and of which steps."""
     steps = {}
     for path in (folder / BEST, folder / LAST):

@@ -29,7 +29,7 @@ OPERATORS = 10
 TRACE = "trace.json"
 PARTS = ("input", "forward", "backward", "exchange", "optimizer", "other")
 
-Report = dict[str, Any]
+Profile = dict[str, Any]
 
 
 class Profiler:
@@ -39,7 +39,7 @@ class Profiler:
     step takes longer than without a profile.
     """
 
-    def __init__(self, train_step: TrainStep, loader: Loader, folder: Path, done: Callable[[Report], None]) -> None:
+    def __init__(self, train_step: TrainStep, loader: Loader, folder: Path, done: Callable[[Profile], None]) -> None:
         program = train_step.program
         self.device, self.samples = program.device, loader.batch_size * train_step.accumulate
         self.folder, self.done, self.seen = folder, done, 0
@@ -126,7 +126,7 @@ class Profiler:
             self.done(self.report(operators))
         return bool(self.steps)
 
-    def report(self, operators: list[dict[str, Any]]) -> Report:
+    def report(self, operators: list[dict[str, Any]]) -> Profile:
         """Return the mean milliseconds of a step and of its parts, with their shares."""
         known = [part for part in PARTS if part in self.steps[0]]
         mean = {part: sum(step[part] for step in self.steps) / len(self.steps) for part in known}
@@ -152,7 +152,7 @@ class Profiler:
         ]
 
 
-def show(report: Report) -> str:
+def show(report: Profile) -> str:
     """Write a report as the table of parts and that of operators."""
     parts = [{**row, "share": percent(row["share"], 1)} for row in report["parts"]]
     text = (

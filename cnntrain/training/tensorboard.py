@@ -16,12 +16,9 @@ from torch import Tensor
 
 from cnntrain.runtime.jsonfile import flat
 from cnntrain.runtime.progress import say
+from cnntrain.tasks import task_of
 
-# What a record's keys are called in TensorBoard.
-TAGS = {
-    "train": {"loss": "train/loss", "top1": "train/top1", "lr": "lr/group0", "samples_per_second": "throughput/img_s"},
-    "val": {"loss": "val/loss", "top1": "val/top1", "top5": "val/top5"},
-}
+TAGS = {"lr": "lr/group0", "samples_per_second": "throughput/img_s"}  # what keys of training records are called
 
 
 class Board:
@@ -93,8 +90,11 @@ class Board:
 
     def _named(self, record: Mapping[str, Any]) -> dict[str, float]:
         """Return the scalars of a record by their names in TensorBoard."""
-        found = {tag: record[key] for key, tag in TAGS.get(record["kind"], {}).items() if record.get(key) is not None}
-        if record["kind"] == "train":
+        kind = record["kind"]
+        tags = {key: f"{kind}/{key}" for key in ("loss", task_of(record).headline.key)}
+        tags |= TAGS if kind == "train" else {}
+        found = {tag: record[key] for key, tag in tags.items() if record.get(key) is not None}
+        if kind == "train":
             found["epoch"] = record["epoch"]
         if "seconds" in record:  # of the epoch, or of its part since the run was resumed
             found["time/step_ms"] = 1000 * record["seconds"] / (record["step"] - self.epoch_began)

@@ -13,7 +13,7 @@ from cnntrain.runs.load import load_run, weights_digest
 from cnntrain.runtime import disk
 from cnntrain.runtime.jsonfile import write_json
 from cnntrain.runtime.seeding import generator
-from cnntrain.studies.cells import Cell, without_training_state
+from cnntrain.studies.cells import Cell
 from cnntrain.training import checkpoints
 
 
@@ -28,9 +28,9 @@ def write_changed(cell: Cell, mode: str, stages: Sequence[str]) -> None:
         if mode == "rerandomize":
             options, seed = pretrained.without_weights(options), int(generator(seed, "rerandomize").integers(2**31))
         weights = with_stages_of(net, build_model(options, info, seed=seed), stages).state_dict()
-    state = without_training_state(checkpoints.load(cell.start / "checkpoints" / checkpoints.LAST))
+    state = checkpoints.without_training(checkpoints.load(checkpoints.path_of(cell.start, "last")))
     rest = {key: value for key, value in state.items() if key not in ("model", "ema")}
-    checkpoints.save(cell.folder / "checkpoints" / checkpoints.LAST, rest | {"model": weights})
+    checkpoints.save(checkpoints.path_of(cell.folder, "last"), rest | {"model": weights})
     made = {"made_from": str(cell.start), "made_from_weights": weights_digest(cell.start, "last")}
     record = records.record(cell.start) | made | {"mode": mode, "stages": stages}
     if (cell.start / SPLITS).is_file():

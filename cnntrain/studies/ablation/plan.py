@@ -16,7 +16,8 @@ from cnntrain.nn.geometry import StageGeometry as Row
 from cnntrain.nn.geometry import count_parameters, describe
 from cnntrain.nn.shapes import Shape, describe_shape
 from cnntrain.nn.stages import check_size
-from cnntrain.runs import setup
+from cnntrain.runs.check import check_fit
+from cnntrain.runs.setup import build
 from cnntrain.runtime.errors import InputError
 from cnntrain.runtime.progress import clock
 from cnntrain.stats.looks import Look
@@ -134,7 +135,7 @@ def step_seconds(cfg: Fit, info: DatasetInfo, batch: int) -> float:
         trainer=replace(cfg.trainer, epochs=STEPS, batch_size=batch, accumulate=1),
         dataset=cfg.dataset | {"workers": 0, "balance": "none"},
     )
-    built = setup.build(small, noise)
+    built = build(check_fit(small), noise)
     times = []
     for step in range(STEPS):
         began = time.perf_counter()

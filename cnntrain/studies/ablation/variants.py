@@ -15,7 +15,8 @@ from cnntrain.config.schema import Ablate, Fit, Options
 from cnntrain.data.storage.images import DatasetInfo
 from cnntrain.nn.shapes import Shape
 from cnntrain.nn.stages import StageError, require, stage_shapes
-from cnntrain.runs import records, setup
+from cnntrain.runs import records
+from cnntrain.runs.check import check_fit
 from cnntrain.runtime.errors import InputError
 from cnntrain.runtime.progress import say
 from cnntrain.studies.ablation.changes import write_changed
@@ -196,7 +197,7 @@ def check_stages(full: Removal, stages: Sequence[str], *, last: bool) -> None:
 def require_trainable(variant: Removal) -> None:
     """Raise `InputError` naming the variant and what is wrong with it before anything is trained."""
     try:
-        setup.check(read_config(Fit, variant.settings))
+        check_fit(read_config(Fit, variant.settings))
     except InputError as error:
         raise InputError(f"{variant.name}: {error}") from error
 
