@@ -82,7 +82,9 @@ def rows(levels: Levels, imports: Imports, files: dict[str, list[Path]]) -> str:
     """Return a table of the rooms: level, purpose, files, lines, and what each imports."""
     lines = ["| level | room | what it is | files | lines | imports from |", "|---:|---|---|---:|---:|---|"]
     for level, room in ((len(levels) - i, room) for i, rooms in enumerate(levels) for room in rooms):
-        purpose = ast.get_docstring(ast.parse((ROOT / "cnntrain" / room / "__init__.py").read_text())) or ""
+        place = ROOT / "cnntrain" / room
+        head = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+        purpose = ast.get_docstring(ast.parse(head.read_text())) or ""
         goals = ", ".join(f"{goal} {imports[room, goal]}" for goal in files if imports[room, goal])
         count = sum(len(path.read_text().splitlines()) for path in files[room])
         what = html.escape(purpose.split("\n\n")[0].replace("\n", " ").rstrip("."), quote=False)
