@@ -69,12 +69,14 @@ def query(shell: str, line: str, commands: list[str], conf: Path, wordbreaks: st
     except ValueError:  # inside quotes: nothing sensible to add
         return []
     word = last[:-1]
-    found = candidates([*words[1:], word], commands, conf)
+    completions = candidates([*words[1:], word], commands, conf)
     if shell == "fish":
-        return found
-    found = [re.sub(r"([^\w@%+=:,./~-])", r"\\\1", each) + ("" if each[-1] in "=./,[" else " ") for each in found]
-    kept = max((word.rfind(character) for character in wordbreaks), default=-1) + 1
-    return [each[kept:] for each in found]
+        return completions
+    completions = [
+        re.sub(r"([^\w@%+=:,./~-])", r"\\\1", each) + ("" if each[-1] in "=./,[" else " ") for each in completions
+    ]
+    start = max((word.rfind(character) for character in wordbreaks), default=-1) + 1
+    return [each[start:] for each in completions]
 
 
 def candidates(words: list[str], commands: list[str], conf: Path) -> list[str]:
@@ -97,8 +99,8 @@ def candidates(words: list[str], commands: list[str], conf: Path) -> list[str]:
         return _starting(word, values)
     if word.startswith("-"):
         return _starting(word, FLAGS)
-    own = [expanded(value) for flag, value in itertools.pairwise(before) if flag in ("--config-dir", "-cd")]
-    return _settings(word, before, [*own, conf])
+    dirs = [expanded(value) for flag, value in itertools.pairwise(before) if flag in ("--config-dir", "-cd")]
+    return _settings(word, before, [*dirs, conf])
 
 
 def _settings(word: str, before: list[str], folders: Sequence[Path]) -> list[str]:
@@ -116,25 +118,25 @@ def _settings(word: str, before: list[str], folders: Sequence[Path]) -> list[str
         names = [f"{prefix}{name}" + ("." if isinstance(item, dict) and item else "=") for name, item in node.items()]
         names += [f"{group}=" for group in catalog.choices]
         return [sign + name for name in _starting(key, names)]
-    start = value[max(value.rfind(","), value.rfind("[")) + 1 :]  # a sweep or a list goes on after its last element
+    start = value[max(value.rfind(","), value.rfind("[")) + 1 :]  # a sweep or a list continues after its last element
     if key in catalog.choices:
-        found = _starting(start, options(folders, key))
+        completions = _starting(start, options(folders, key))
     elif key in FOLDERS:
-        found = _paths(start, files=key == "images")
+        completions = _paths(start, files=key == "images")
     else:
-        found = _starting(start, ("true", "false")) if isinstance(node.get(key.split(".")[-1]), bool) else []
-    return [word.removesuffix(start) + each for each in found]
+        completions = _starting(start, ("true", "false")) if isinstance(node.get(key.split(".")[-1]), bool) else []
+    return [word.removesuffix(start) + each for each in completions]
 
 
 def _shown(before: Sequence[str], commands: Sequence[str], conf: Path) -> list[str]:
     """Return what `cnntrain config` takes after the words `before`."""
     if not before:
         return ["list", "show", "copy", "check"]
-    own = [group for group in groups([conf]) if group != "common"]
+    names = [group for group in groups([conf]) if group != "common"]
     if before == ["list"]:
-        return own
+        return names
     if before in (["show"], ["copy"]):
-        return [f"{group}/{option}" for group in own for option in options([conf], group)] + [
+        return [f"{group}/{option}" for group in names for option in options([conf], group)] + [
             *(commands if before == ["show"] else ())
         ]
     return []

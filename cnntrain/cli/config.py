@@ -77,12 +77,12 @@ def _own_folders(words: list[str], conf: Path) -> tuple[list[str], list[Path]]:
 
 def listed(words: list[str], folders: Sequence[Path], commands: Sequence[str]) -> None:
     """Print the groups that commands choose from, their options and what each is; fit's choice is marked."""
-    found = {group for command in commands for group in compose(folders, command, {}).choices}
+    known = {group for command in commands for group in compose(folders, command, {}).choices}
     chosen = compose(folders, "fit", {}).choices
     for name in words:
-        if name not in found:
-            raise no_such("group", name, sorted(found), folders)
-    for group in words or sorted(found):
+        if name not in known:
+            raise no_such("group", name, sorted(known), folders)
+    for group in words or sorted(known):
         print(group)
         names = options(folders, group)
         width = max(map(len, names), default=0) + 1

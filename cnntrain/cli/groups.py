@@ -115,8 +115,8 @@ def _comments(text: str, package: str) -> Iterator[tuple[str, str]]:
         if match := _COMMENTED.fullmatch(line):
             indent = len(match["indent"])
             parents = [parent for parent in parents if parent[0] < indent] + [(indent, match["key"])]
-            _, found, comment = match["comment"].partition(" # ")
-            if found:
+            _, mark, comment = match["comment"].partition(" # ")
+            if mark:
                 yield ".".join([*([package] if package else []), *(key for _, key in parents)]), comment.strip()
 
 

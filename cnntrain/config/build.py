@@ -13,7 +13,7 @@ from cnntrain.config.groups import BUILD_HINTS, GROUPS, ConfigGroup
 from cnntrain.config.schema import Options, Selection, SplitName
 from cnntrain.config.validate import build_schema, validated, validated_options
 from cnntrain.data.augment.augmentations import Augmentation
-from cnntrain.data.datasets.registry import describe, divide, image_counts, read_whole
+from cnntrain.data.datasets.registry import describe, divide, image_counts, read_undivided
 from cnntrain.data.datasets.splits import Member
 from cnntrain.data.storage.images import Dataset, DatasetInfo
 from cnntrain.nn.auxiliary import AuxiliaryClassifiers
@@ -44,8 +44,8 @@ def bind(group: ConfigGroup, options: Options) -> Callable[..., Any]:
 
     Raises `InputError` as `own_options` does.
     """
-    own = own_options(group, options)
-    return partial(group.functions[options["name"]], **own)
+    given = own_options(group, options)
+    return partial(group.functions[options["name"]], **given)
 
 
 def bind_several(group: ConfigGroup, options: Options) -> dict[str, Callable[..., Any]]:
@@ -128,25 +128,25 @@ def dataset_root(options: Options, data_root: str) -> Path:
 
 def dataset_info(options: Options, data_root: str) -> DatasetInfo:
     """Return what is known of the dataset without reading its images."""
-    name, own = dataset_options(options)
-    return describe(name, dataset_root(options, data_root), own, classes=selection(options).class_names)
+    name, given = dataset_options(options)
+    return describe(name, dataset_root(options, data_root), given, classes=selection(options).class_names)
 
 
 def fit_images(options: Options, info: DatasetInfo) -> Options:
     """Return a dataset's options with image size and channels set to those of `info`, where the dataset has them."""
-    _, own = dataset_options(options)
+    _, known = dataset_options(options)
     wanted = {"image_size": info.shape[1], "channels": info.shape[0]}
-    return options | {key: value for key, value in wanted.items() if key in own}
+    return options | {key: value for key, value in wanted.items() if key in known}
 
 
 def read_dataset(options: Options, data_root: str) -> Dataset:
     """Read a dataset as it lies, with the splits that it brings, the images of files not yet decoded."""
-    name, own = dataset_options(options)
-    return read_whole(name, dataset_root(options, data_root), own, classes=selection(options).class_names)
+    name, given = dataset_options(options)
+    return read_undivided(name, dataset_root(options, data_root), given, classes=selection(options).class_names)
 
 
 def divide_dataset(
-    whole: Dataset,
+    undivided: Dataset,
     options: Options,
     data_root: str,
     seed: int,
@@ -157,7 +157,7 @@ def divide_dataset(
     """Divide a dataset as the configuration says, or as its files are `listed`; `only` one split may be needed."""
     chosen = selection(options)
     return divide(
-        whole,
+        undivided,
         packs=expanded(data_root) / ".cnntrain",
         train_size=chosen.train_size,
         val_size=chosen.val_size,
@@ -176,11 +176,11 @@ def load_dataset(options: Options, data_root: str, seed: int, **how: Any) -> Dat
 
 def count_images(options: Options, data_root: str) -> tuple[int, int, int]:
     """Return about how many training, validation and test images a dataset has, without reading them."""
-    (name, own), chosen = dataset_options(options), selection(options)
+    (name, given), chosen = dataset_options(options), selection(options)
     return image_counts(
         name,
         dataset_root(options, data_root),
-        own,
+        given,
         train_size=chosen.train_size,
         val_size=chosen.val_size,
         classes=chosen.class_names,

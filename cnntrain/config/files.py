@@ -72,8 +72,8 @@ def unfolded(content: Any, known: dict[int, float]) -> float:
 
 def package_of(text: str) -> str:
     """Return the package that the head of a configuration file names, or nothing."""
-    found = re.match(r"\s*#\s*@package\s+(\S+)", text)
-    return found[1] if found else ""
+    header = re.match(r"\s*#\s*@package\s+(\S+)", text)
+    return header[1] if header else ""
 
 
 def defaults_of(content: Mapping[Any, Any], path: Path) -> list[str | dict[Any, Any]]:

@@ -43,9 +43,9 @@ def with_image_size(options: Options, model: Options) -> Options:
     wanted = expected_preprocessing(model)
     if wanted is None or is_typed("dataset.image_size"):
         return options
-    name, own = dataset_options(options)
+    name, given = dataset_options(options)
     size = signature(DATASETS[name]).get("image_size")
-    if size is None or own.get("image_size") != size.default:
+    if size is None or given.get("image_size") != size.default:
         return options
     return options | {"image_size": wanted.size}
 

@@ -7,7 +7,7 @@ from cnntrain.runtime.devices import Precision
 from cnntrain.runtime.drawing import Medium
 from cnntrain.runtime.ranges import Count, Decay, Fraction, Natural, NonNegative
 
-Options = dict[str, Any]  # of a group, held against the function that its name chooses
+Options = dict[str, Any]  # of a group, checked against the function that its name chooses
 SplitName = Literal["train", "val", "test"]
 
 

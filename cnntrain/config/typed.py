@@ -44,11 +44,11 @@ def as_typed(value: Any, typed: str | None, hint: Any) -> Any:
         inner = split(typed[1:-1]) if typed and typed.startswith("[") else []
         texts = [text.strip() for text in inner] if len(inner) == len(value) else [None] * len(value)
         return [as_typed(item, text, items) for item, text in zip(value, texts, strict=True)]
-    found = one_text(value, typed, arms)
-    if items is None or isinstance(value, dict) or any(accepts(found, arm) for arm in arms):
-        return found
+    text = one_text(value, typed, arms)
+    if items is None or isinstance(value, dict) or any(accepts(text, arm) for arm in arms):
+        return text
     word = as_typed(value, typed, items)
-    return [word] if accepts(word, items) else found
+    return [word] if accepts(word, items) else text
 
 
 def one_text(value: Any, typed: str | None, arms: Sequence[Any]) -> Any:
@@ -64,12 +64,12 @@ def one_text(value: Any, typed: str | None, arms: Sequence[Any]) -> Any:
 
 def restored(values: Mapping[str, Any], typed: Mapping[str, str], hints: Mapping[str, Any]) -> dict[str, Any]:
     """Return by dotted key the values that have to be replaced for every key of text to hold what was typed."""
-    found = {}
+    changed = {}
     for key, hint in hints.items():
         value: Any = values
         for part in key.split("."):
             value = value.get(part) if isinstance(value, Mapping) else None
         text = value if value == "???" else as_typed(value, typed.get(key), hint)
         if text is not value and text != value:
-            found[key] = text
-    return found
+            changed[key] = text
+    return changed

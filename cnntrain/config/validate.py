@@ -59,8 +59,8 @@ def validated(value: Any, hint: Any, key: str) -> Any:
         return origin_of(origin)(validated(item, args[0], f"{key}[{i}]") for i, item in enumerate(value))
     if origin is dict:  # of two entries that mean one name the later counts; null takes an entry away
         entries = {validated_name(name, args[0], key): (f"{key}.{name}", item) for name, item in value.items()}
-        kept = {name: entry for name, entry in entries.items() if entry[1] is not None or accepts(None, args[1])}
-        return {name: validated(item, args[1], where) for name, (where, item) in kept.items()}
+        present = {name: entry for name, entry in entries.items() if entry[1] is not None or accepts(None, args[1])}
+        return {name: validated(item, args[1], where) for name, (where, item) in present.items()}
     return float(value) if hint is float else value
 
 

@@ -63,16 +63,16 @@ def refuse_unwritable(folder: Path, need: float = LEAST_ROOM, word: str = "outpu
 
     `word` is the key that a person has typed before the folder, if any.
     """
-    found = next(place for place in (folder, *folder.parents) if os.access(place, os.F_OK))
-    if not found.is_dir():
+    existing = next(place for place in (folder, *folder.parents) if os.access(place, os.F_OK))
+    if not existing.is_dir():
         reason = "is a file"
-    elif not os.access(found, os.W_OK | os.X_OK):
+    elif not os.access(existing, os.W_OK | os.X_OK):
         reason = "cannot be written to"
-    elif (free := shutil.disk_usage(found).free) < need:
+    elif (free := shutil.disk_usage(existing).free) < need:
         reason = f"is on a full disk ({disk.size(need)} are needed, {disk.size(free)} are free)"
     else:
         return
-    raise InputError(f"{word}{folder} cannot be made: {found} {reason}")
+    raise InputError(f"{word}{folder} cannot be made: {existing} {reason}")
 
 
 def create_folder(folder: Path) -> Path:
@@ -93,9 +93,9 @@ def lock_folder(folder: Path) -> Iterator[None]:
 
     Raises `InUseError` naming the holder when another process has it.
     """
-    held, holder = FileLock(folder / ".lock", timeout=0), folder / ".holder"
+    lock, holder = FileLock(folder / ".lock", timeout=0), folder / ".holder"
     try:
-        held.acquire()
+        lock.acquire()
     except Timeout as error:
         raise InUseError(f"output_dir={folder} is in use by {name_in(holder)}") from error
     except OSError as error:  # it is a link, or not ours to open
@@ -105,7 +105,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
         yield
     finally:
         holder.unlink(missing_ok=True)
-        held.release()
+        lock.release()
 
 
 def name_in(holder: Path) -> str:
@@ -153,9 +153,9 @@ def is_record(value: object) -> bool:
 
 def keep_metrics(folder: Path, count: int) -> list[dict[str, Any]]:
     """Keep the first `count` records of a run, those that its checkpoint knows of, and return them."""
-    kept = read_metrics(folder, count)
-    disk.write(folder / METRICS, "".join(json.dumps(record) + "\n" for record in kept))
-    return kept
+    lines = read_metrics(folder, count)
+    disk.write(folder / METRICS, "".join(json.dumps(record) + "\n" for record in lines))
+    return lines
 
 
 def provenance(argv: list[str]) -> dict[str, object]:
@@ -201,12 +201,12 @@ def started() -> list[Path]:
     here = Path.cwd()
     noted = (Path(line) for line in read_lines(INDEX) if isinstance(line, str))
     folders = {*noted, *(path.parent for path in here.glob(f"{RUNS}/fit/*/*/{CONFIG}"))}
-    found = sorted((folder for folder in folders if (folder / CONFIG).is_file()), key=begun)
-    return [folder.relative_to(here) if folder.is_relative_to(here) else folder for folder in found]
+    runs = sorted((folder for folder in folders if (folder / CONFIG).is_file()), key=begun)
+    return [folder.relative_to(here) if folder.is_relative_to(here) else folder for folder in runs]
 
 
 def begun(folder: Path) -> int:
-    """Return when a training began or went on, in nanoseconds."""
+    """Return when a training began or resumed, in nanoseconds."""
     return (folder / CONFIG).stat().st_mtime_ns
 
 
@@ -216,11 +216,11 @@ def find_run(run: str, key: str = "run") -> Path:
     Raises `InputError` naming the `key` and the nearest thing when there is none.
     """
     if run == "latest":
-        found = started()
-        if not found:
+        runs = started()
+        if not runs:
             raise InputError(f"{key}=latest: no run was started from here yet; start one with cnntrain fit")
-        print(f"latest is {found[-1]}", file=sys.stderr)
-        return found[-1]
+        print(f"latest is {runs[-1]}", file=sys.stderr)
+        return runs[-1]
     folder = expanded(run)
     if (folder / CONFIG).is_file():
         return folder
@@ -229,8 +229,8 @@ def find_run(run: str, key: str = "run") -> Path:
         hint = f"; runs inside: {', '.join(map(str, inside[-3:]))}" if inside else ""
         raise InputError(f"{key}={run} holds no {CONFIG}, so it is not a run{hint}")
     if folder.exists():
-        own = next((place for place in folder.parents if (place / CONFIG).is_file()), None)
-        hint = setting(key, own) if own else "or latest"
+        run_folder = next((place for place in folder.parents if (place / CONFIG).is_file()), None)
+        hint = setting(key, run_folder) if run_folder else "or latest"
         raise InputError(f"{key}={run} is a file; give its run's folder, {hint}")
     raise InputError(f"{key}={run} does not exist; give the folder that fit printed, or latest")
 
@@ -240,13 +240,13 @@ def find_all_runs(words: Sequence[str]) -> list[Path]:
 
     Raises `InputError` for one that is named twice, or is no run.
     """
-    found: list[Path] = []
+    folders: list[Path] = []
     for word in words:
         folder = expanded(word)
         inside = [] if (folder / CONFIG).is_file() else [path.parent for path in folder.glob(f"*/{CONFIG}")]
-        found += sorted(inside, key=lambda path: (len(path.name), path.name)) or [find_run(word, "runs")]
-    resolved = [folder.resolve() for folder in found]
-    for folder, path in zip(found, resolved, strict=True):
+        folders += sorted(inside, key=lambda path: (len(path.name), path.name)) or [find_run(word, "runs")]
+    resolved = [folder.resolve() for folder in folders]
+    for folder, path in zip(folders, resolved, strict=True):
         if resolved.count(path) > 1:
             raise InputError(f"runs names {folder} twice")
-    return found
+    return folders

@@ -60,9 +60,9 @@ class ImageRequest:
         """Return which file the run had in which split; None where its images are not files, or were not noted."""
         return None if self.folder is None else noted(self.folder)
 
-    def divide(self, whole: Dataset, split: schema.SplitName, files: Sequence[Member] | None = None) -> Dataset:
+    def divide(self, undivided: Dataset, split: schema.SplitName, files: Sequence[Member] | None = None) -> Dataset:
         """Divide the dataset as its options say, or as its `files` are listed; only one split may be complete."""
-        return divide_dataset(whole, self.options, self.data_root, self.seed, only=split, listed=files)
+        return divide_dataset(undivided, self.options, self.data_root, self.seed, only=split, listed=files)
 
     def images(self, dataset: Dataset, split: schema.SplitName, name: str = "") -> RunImages:
         """Return the images of a split under its name or another.
@@ -132,13 +132,13 @@ def own_images(request: ImageRequest) -> RunImages:
     folder, options, data_root = request.folder, request.options, request.data_root
     options = options | {"classes": list(request.info.classes)}  # there may be more of them now
     refuse_unlike(dataset_info(options, data_root), request.info)
-    whole, files = request.read(), request.noted()
-    are_files = files_of(whole.train.source) is not None
+    undivided, files = request.read(), request.noted()
+    are_files = files_of(undivided.train.source) is not None
     if files is not None:
-        refuse_changed(whole, files, request.split, OTHERS)
+        refuse_changed(undivided, files, request.split, OTHERS)
     elif folder is not None and are_files:  # before a pack is made of them
         refuse_unlike_record(folder, None, options, data_root, OTHERS)
-    dataset = request.divide(whole, request.split, files)
+    dataset = request.divide(undivided, request.split, files)
     if folder is not None and not are_files:
         refuse_unlike_record(folder, dataset, options, data_root, OTHERS)
     return request.images(dataset, request.split)
@@ -157,30 +157,30 @@ def other_images(request: ImageRequest, *, alike: bool) -> RunImages:
         if asked and split != lone:
             raise InputError(f"split={split}: {root} holds {lone} images only")
     refuse_unlike(dataset_info(request.options, request.data_root), request.info)
-    whole, files = request.read(), request.noted()
-    if alike and files is not None and not changes(whole, files):
+    undivided, files = request.read(), request.noted()
+    if alike and files is not None and not changes(undivided, files):
         say(f"{root} holds the run's own images: its {split} images are measured")
-        refuse_changed(whole, files, split, OTHERS)
-        return request.images(request.divide(whole, split, files), split)
-    if whole.val is None and whole.test is None and (lone or not asked):
-        undivided = replace(request, options=request.options | {"val_size": 0})
-        dataset = undivided.divide(replace(whole, test=whole.train), "test")
-        images = undivided.images(dataset, "test", lone or "all")
+        refuse_changed(undivided, files, split, OTHERS)
+        return request.images(request.divide(undivided, split, files), split)
+    if undivided.val is None and undivided.test is None and (lone or not asked):
+        every_image = replace(request, options=request.options | {"val_size": 0})
+        dataset = every_image.divide(replace(undivided, test=undivided.train), "test")
+        images = every_image.images(dataset, "test", lone or "all")
     else:
-        images = request.images(request.divide(whole, split), split)
+        images = request.images(request.divide(undivided, split), split)
     if request.folder is not None:
         warn_of_seen(request.folder, images.split, "these")
     return images
 
 
-def refuse_unlike(found: DatasetInfo, info: DatasetInfo) -> None:
+def refuse_unlike(data: DatasetInfo, info: DatasetInfo) -> None:
     """Raise `InputError` when classes or image shape are not those that a network knows."""
-    if set(found.classes) != set(info.classes):
-        lacking = sorted(set(info.classes) ^ set(found.classes))
-        raise InputError(f"{found.name} has other classes than the run: {listed(lacking)} differ")
-    if found.shape != info.shape:
+    if set(data.classes) != set(info.classes):
+        lacking = sorted(set(info.classes) ^ set(data.classes))
+        raise InputError(f"{data.name} has other classes than the run: {listed(lacking)} differ")
+    if data.shape != info.shape:
         raise InputError(
-            f"{found.name} has {describe_shape(found.shape)} images, the network takes {describe_shape(info.shape)}"
+            f"{data.name} has {describe_shape(data.shape)} images, the network takes {describe_shape(info.shape)}"
         )
 
 
@@ -189,8 +189,8 @@ def refuse_unlike(found: DatasetInfo, info: DatasetInfo) -> None:
 
 def note_files(folder: Path, dataset: Dataset) -> None:
     """Write which file is in which split, where the images are files."""
-    if found := members(dataset):
-        disk.write(folder / SPLITS, write_members(found))
+    if files := members(dataset):
+        disk.write(folder / SPLITS, write_members(files))
 
 
 def noted(folder: Path) -> list[Member] | None:
@@ -204,16 +204,16 @@ def noted(folder: Path) -> list[Member] | None:
         raise InputError(f"{path} is damaged: {error}") from error
 
 
-def refuse_changed(whole: Dataset, files: Sequence[Member], split: schema.SplitName | None, advice: str) -> None:
+def refuse_changed(dataset: Dataset, files: Sequence[Member], split: schema.SplitName | None, advice: str) -> None:
     """Raise `InputError` naming a file of a split, or of any, that is missing or has changed; say how many were added.
 
     The training images include those that `train_size` left out: without them it would draw others.
     """
     wanted = {"train": ("train", UNUSED), None: (*PARTS, UNUSED)}.get(split, (split,))
-    if wrong := changes(whole, [member for member in files if member.split in wanted]):
+    if wrong := changes(dataset, [member for member in files if member.split in wanted]):
         images = f"{split} images" if split else "images"
         raise InputError(f"the run's {images} have changed: {listed(wrong, 1)}; put them back, or {advice}")
-    if new := added(whole, files):
+    if new := added(dataset, files):
         were = "image was" if new == 1 else "images were"
         say(f"{new:,} {were} added since the training, and left out here")
 
@@ -222,10 +222,10 @@ def read_noted(
     options: schema.Options, data_root: str, seed: int, files: Sequence[Member] | None, advice: str
 ) -> Dataset:
     """Read a dataset, divided as its options say, or, where a run has noted its files, as it did."""
-    whole = read_dataset(options, data_root)
+    undivided = read_dataset(options, data_root)
     if files is not None:
-        refuse_changed(whole, files, None, advice)
-    return divide_dataset(whole, options, data_root, seed, listed=files)
+        refuse_changed(undivided, files, None, advice)
+    return divide_dataset(undivided, options, data_root, seed, listed=files)
 
 
 def refuse_unlike_record(
@@ -237,7 +237,7 @@ def refuse_unlike_record(
     and only bring a warning.
     """
     data, settings = records.record(folder)["data"], records.settings(folder)
-    if dataset is None or dataset.whole is not None:  # its fingerprint is of pixels in memory, or of paths
+    if dataset is None or dataset.undivided is not None:  # its fingerprint is of pixels in memory, or of paths
         then = settings["dataset"] | {"root": options.get("root"), "classes": data["classes"]}
         cache = then.get("cache", "auto")
         resident = cache == "ram" or (cache == "auto" and not then.get("workers"))
@@ -245,7 +245,7 @@ def refuse_unlike_record(
         dataset = load_dataset(then, data_root, settings["seed"])
     images = {name: len(split) for name, split in zip(PARTS, splits_of(dataset), strict=True) if split is not None}
     same = fingerprint(dataset) == data["fingerprint"]
-    if images != data["images"] or (dataset.whole is not None and not same):
+    if images != data["images"] or (dataset.undivided is not None and not same):
         raise InputError(
             f"the images are not those that {folder} was trained on, so training images might be "
             f"evaluated as test images; put them back as they were, or {advice}"

@@ -21,7 +21,7 @@ from cnntrain.training import checkpoints
 
 
 def read_info(record: Mapping[str, Any]) -> DatasetInfo:
-    """Return the card of the dataset that a run was trained on."""
+    """Return the information of the dataset that a run was trained on."""
     data = record["data"]
     channels, height, width = data["shape"]
     return DatasetInfo(
@@ -30,7 +30,8 @@ def read_info(record: Mapping[str, Any]) -> DatasetInfo:
 
 
 def load_run(folder: Path, weights: str) -> tuple[nn.Sequential, DatasetInfo, dict[str, Any]]:
-    """Return a run's network with its best or last weights (the moving average's where one is kept), card, and config.
+    """Return a run's network with its best or last weights (the moving average's where one is kept), dataset
+    information and configuration.
 
     Raises `CheckpointError` when the weights are missing, damaged or those of another network.
     """
@@ -114,18 +115,18 @@ def start_from(net: nn.Sequential, run: str) -> dict[str, Any]:
     folder = find_run(run, "init_from")
     path = checkpoints.path_of(folder, "best")
     weights = stored_weights(path, checkpoints.load(path))
-    kept, new = [], []
+    loaded, new = [], []
     with torch.no_grad():
         for name, stage in net.named_children():
-            own = stage.state_dict(prefix=f"{name}.")
-            if not own:
+            state = stage.state_dict(prefix=f"{name}.")
+            if not state:
                 continue
-            if not [*checkpoints.differences({key: weights.get(key) for key in own}, own)]:
-                stage.load_state_dict({key.removeprefix(f"{name}."): weights[key] for key in own})
-                kept.append(name)
+            if not [*checkpoints.differences({key: weights.get(key) for key in state}, state)]:
+                stage.load_state_dict({key.removeprefix(f"{name}."): weights[key] for key in state})
+                loaded.append(name)
             else:
                 new.append(name)
-    if not kept:
+    if not loaded:
         raise InputError(f"init_from={run}: none of its stages fits this network")
-    say(f"starting from {folder}: kept {', '.join(kept)}; new {', '.join(new) or 'none'}")
-    return {"run": str(folder), "kept": kept, "new": new, "weights": weights_digest(folder, "best")}
+    say(f"starting from {folder}: kept {', '.join(loaded)}; new {', '.join(new) or 'none'}")
+    return {"run": str(folder), "kept": loaded, "new": new, "weights": weights_digest(folder, "best")}

@@ -34,11 +34,11 @@ def find_images(wanted: Sequence[str] | str) -> tuple[list[Path], Counter[str]]:
     In folders and patterns an image is what training takes for one; a file that is named is taken as it is. Raises
     `InputError` for what matches no image, or is not a regular file.
     """
-    found, others = list[Path](), Counter[str]()
+    paths, others = list[Path](), Counter[str]()
     for text in [wanted] if isinstance(wanted, str) else wanted:
         path = expanded(text)
         if path.is_file() and text:
-            found.append(path)
+            paths.append(path)
             continue
         if path.is_dir() and text:
             names, left = image_files(path)
@@ -49,11 +49,11 @@ def find_images(wanted: Sequence[str] | str) -> tuple[list[Path], Counter[str]]:
             matches, left = matching_files(path)
         if not matches:
             raise InputError(f"images={text}: there is no such image" + (f"; {left_out(left)}" if left else ""))
-        found += matches
+        paths += matches
         others += left
-    if not found:
+    if not paths:
         raise InputError("images names no file, folder or pattern")
-    return found, others
+    return paths, others
 
 
 def matching_files(pattern: Path) -> tuple[list[Path], Counter[str]]:
@@ -86,10 +86,10 @@ def classified(
     """
     device = next(net.parameters()).device
     precision = choose_precision(cfg.precision, device)
-    held = cfg.batch_size * -(-HELD // cfg.batch_size)
+    at_once = cfg.batch_size * -(-HELD // cfg.batch_size)
     with counting(len(files), "predict", "image") as progress:
-        for start in range(0, len(files), held):
-            some = files.take(np.arange(start, min(start + held, len(files))))
+        for start in range(0, len(files), at_once):
+            some = files.take(np.arange(start, min(start + at_once, len(files))))
             images, good = torch.empty(len(some), *some.shape, dtype=torch.uint8), np.ones(len(some), dtype=bool)
             with closing(decode_all(some, images.numpy(), lambda *_: None)) as bad_files:
                 for position, error in bad_files:

@@ -1,4 +1,4 @@
-"""What runs, evaluations and studies have noted, held against its shape as it is read.
+"""Records of runs, evaluations and studies, validated as they are read.
 
 A record may come from another version or from a hand. Keys that this version does not know stay; keys that older
 versions did not have are given the value that they then meant. Everything else that is not as it should be is an
@@ -179,9 +179,9 @@ class StudyRecord(TypedDict):
 
 def read_record(path: Path, shape: Any) -> dict[str, Any]:
     """Return the object in a JSON file, of a shape that a TypedDict says."""
-    found = read_json(path)
-    require(path, found, shape)
-    return found
+    record = read_json(path)
+    require(path, record, shape)
+    return record
 
 
 def require(path: Path, value: Any, shape: Any, key: str = "") -> None:
@@ -222,20 +222,20 @@ def in_file(path: Path, error: InputError) -> InputError:
 def settings(folder: Path) -> Options:
     """Return the configuration of a run, every option of a known model, dataset, optimizer and schedule among it."""
     path = folder / CONFIG
-    found = BEFORE | read_json(path)
+    config = BEFORE | read_json(path)
     try:
-        require_names(Fit, found)
+        require_names(Fit, config)
         for key, group in CHOICES.items():
             for functions in (group.functions, group.auxiliary):
-                if (name := found[key]["name"]) in functions:
-                    found[key] = defaults(functions[name]) | found[key]
-        found |= {"model": MODEL | found["model"], "dataset": DATASET | found["dataset"]}
-        if isinstance(found.get("trainer"), Mapping):
-            found["trainer"] = TRAINER | found["trainer"]
-        refuse_wrong(found)
+                if (name := config[key]["name"]) in functions:
+                    config[key] = defaults(functions[name]) | config[key]
+        config |= {"model": MODEL | config["model"], "dataset": DATASET | config["dataset"]}
+        if isinstance(config.get("trainer"), Mapping):
+            config["trainer"] = TRAINER | config["trainer"]
+        refuse_wrong(config)
     except InputError as error:
         raise in_file(path, error) from error
-    return found
+    return config
 
 
 def defaults(function: Any) -> Options:
@@ -243,20 +243,20 @@ def defaults(function: Any) -> Options:
     return {name: as_plain(parameter.default) for name, parameter in signature(function).items()}
 
 
-def refuse_wrong(found: Options) -> None:
+def refuse_wrong(config: Options) -> None:
     """Raise `InputError` for a key of a configuration that is missing, or of another kind than `fit` would take.
 
     Options of functions that only plugins know are not looked at; other groups than model and dataset may have options
     that are not known here, since no network hangs on them.
     """
-    theirs = {name for name, group in CHOICES.items() if found[name]["name"] not in group.functions}
+    theirs = {name for name, group in CHOICES.items() if config[name]["name"] not in group.functions}
     known = {
         key: hint
-        for key, hint in known_keys(Fit, found).items()
+        for key, hint in known_keys(Fit, config).items()
         if ANY not in key and not ("." in key and key.partition(".")[0] in theirs)
     }
     for key, hint in known.items():
-        holder, (*groups, name) = found, key.split(".")
+        holder, (*groups, name) = config, key.split(".")
         for group in groups:
             holder = {} if (inner := holder.get(group)) is None else validated(inner, Options, group)
         if name in holder:
@@ -264,14 +264,14 @@ def refuse_wrong(found: Options) -> None:
         elif not groups:
             raise InputError(f"{key} is missing")
     for group in {"model", "dataset"} - theirs:
-        reject_unknown(found[group], {*known, f"{group}.widen.{ANY}"}, f"{group}.")
+        reject_unknown(config[group], {*known, f"{group}.widen.{ANY}"}, f"{group}.")
 
 
 def record(folder: Path) -> dict[str, Any]:
     """Return what a run has noted of where it comes from."""
     path = folder / RECORD
-    found = read_record(path, RunRecord)
-    data = found["data"]
+    run_record = read_record(path, RunRecord)
+    data = run_record["data"]
     if len(data["shape"]) != 3:
         raise InputError(f"{path}: data.shape={data['shape']} should be channels, height and width")
     for key in ("mean", "std"):
@@ -279,13 +279,13 @@ def record(folder: Path) -> dict[str, Any]:
             raise InputError(f"{path}: data.{key}={data[key]} should have a number for each channel")
     if not data["classes"] or len(set(data["classes"])) < len(data["classes"]):
         raise InputError(f"{path}: data.classes should be names that differ")
-    return found
+    return run_record
 
 
 def evaluation(folder: Path) -> dict[str, Any]:
     """Return the numbers of an evaluation."""
     path = folder / RESULTS
-    found = read_record(path, EvaluationRecord)
-    if {len(found["confusion"]), *map(len, found["confusion"])} != {len(found["per_class"])}:
+    scores = read_record(path, EvaluationRecord)
+    if {len(scores["confusion"]), *map(len, scores["confusion"])} != {len(scores["per_class"])}:
         raise InputError(f"{path}: confusion should have a row and a column for each class")
-    return found
+    return scores

@@ -16,10 +16,10 @@ def find_runs(words: Sequence[str], least: int = 2) -> list[Path]:
 
     Raises `InputError` for fewer than `least`, or one that is named twice.
     """
-    found = find_all_runs(words)
-    if len(found) < least:
+    folders = find_all_runs(words)
+    if len(folders) < least:
         raise InputError(f"runs=[{', '.join(words)}]: a comparison needs at least two runs")
-    return found
+    return folders
 
 
 def short_names(folders: Sequence[Path]) -> list[str]:

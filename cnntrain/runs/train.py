@@ -166,6 +166,6 @@ def describe_data(dataset: Dataset) -> dict[str, Any]:
         "std": info.std,
         "images": counts,
         "fingerprint": fingerprint(dataset),
-        "folders": {part: files.root.resolve() for part, files in parts_of(dataset.whole)} if dataset.whole else {},
+        "folders": {part: files.root.resolve() for part, files in parts_of(dataset.undivided or dataset)},
         "skipped": dataset.skipped,
     }

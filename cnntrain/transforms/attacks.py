@@ -110,18 +110,18 @@ def unchanged(pixels: Tensor, amount: Amount, places: np.ndarray) -> Tensor:
 def goals(logits: Logits, pixels: Tensor, labels: Tensor, target: int | Literal["least_likely"]) -> Tensor:
     """Return the class that each image is to be taken for, never its own: then it is the least likely."""
     with torch.no_grad():
-        found = logits(pixels)
-    if isinstance(target, int) and not 0 <= target < found.shape[1]:
-        raise InputError(f"target={target}: the classes are numbered 0 to {found.shape[1] - 1}")
-    others = found.scatter(1, labels[:, None], torch.inf).argmin(dim=1)
+        scores = logits(pixels)
+    if isinstance(target, int) and not 0 <= target < scores.shape[1]:
+        raise InputError(f"target={target}: the classes are numbered 0 to {scores.shape[1] - 1}")
+    others = scores.scatter(1, labels[:, None], torch.inf).argmin(dim=1)
     return others if target == "least_likely" else torch.where(labels == target, others, target)
 
 
-def losses(found: Tensor, labels: Tensor, goal: Tensor | None) -> Tensor:
+def losses(scores: Tensor, labels: Tensor, goal: Tensor | None) -> Tensor:
     """Return what is to grow, for each image: the loss of its class, or minus the loss of its target."""
     if goal is None:
-        return F.cross_entropy(found.float(), labels, reduction="none")
-    return -F.cross_entropy(found.float(), goal, reduction="none")
+        return F.cross_entropy(scores.float(), labels, reduction="none")
+    return -F.cross_entropy(scores.float(), goal, reduction="none")
 
 
 def gradient(logits: Logits, pixels: Tensor, labels: Tensor, goal: Tensor | None) -> Tensor:
@@ -129,26 +129,26 @@ def gradient(logits: Logits, pixels: Tensor, labels: Tensor, goal: Tensor | None
     with torch.enable_grad():
         x = pixels.detach().clone().requires_grad_()
         loss = losses(logits(x), labels, goal).sum()
-        (found,) = torch.autograd.grad(loss, x)
-    return found
+        (slope,) = torch.autograd.grad(loss, x)
+    return slope
 
 
 def judged(logits: Logits, pixels: Tensor, labels: Tensor, goal: Tensor | None) -> Worst:
     """Return how bad points are."""
     with torch.no_grad():
-        found = logits(pixels)
-    predicted = found.argmax(dim=1)
+        scores = logits(pixels)
+    predicted = scores.argmax(dim=1)
     badness = (predicted != labels).long() + (0 if goal is None else (predicted == goal).long())
-    return Worst(pixels, badness, losses(found, labels, goal))
+    return Worst(pixels, badness, losses(scores, labels, goal))
 
 
-def worse(one: Worst, other: Worst) -> Worst:
+def worse(first: Worst, second: Worst) -> Worst:
     """Return the worse of two points of each image."""
-    takes = (other.badness > one.badness) | ((other.badness == one.badness) & (other.loss > one.loss))
+    takes = (second.badness > first.badness) | ((second.badness == first.badness) & (second.loss > first.loss))
     return Worst(
-        torch.where(takes.view(-1, 1, 1, 1), other.pixels, one.pixels),
-        torch.where(takes, other.badness, one.badness),
-        torch.where(takes, other.loss, one.loss),
+        torch.where(takes.view(-1, 1, 1, 1), second.pixels, first.pixels),
+        torch.where(takes, second.badness, first.badness),
+        torch.where(takes, second.loss, first.loss),
     )
 
 
@@ -180,9 +180,9 @@ def projected(x: Tensor, clean: Tensor, budget: float, norm: Norm) -> Tensor:
 
 def rounded(x: Tensor, clean: Tensor, reach: Tensor | float) -> Tensor:
     """Return float64 `x`, up to `reach` from `clean`, in the precision of `clean`, rounded towards it if need be."""
-    found = x.to(clean.dtype)
-    over = (found.double() - clean.double()).abs() > reach
-    return torch.where(over, torch.nextafter(found, clean), found)
+    pixels = x.to(clean.dtype)
+    over = (pixels.double() - clean.double()).abs() > reach
+    return torch.where(over, torch.nextafter(pixels, clean), pixels)
 
 
 def started(clean: Tensor, budget: float, norm: Norm, places: np.ndarray, seed: int, restart: int) -> Tensor:

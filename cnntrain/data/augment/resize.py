@@ -57,15 +57,15 @@ def resized_at_once(x: Tensor, windows: Tensor, size: Size) -> Tensor:
     # Two products of matrices, over rows of all columns and channels, then over columns of all new rows and channels.
     rows = torch.bmm(down, x.float().view(batch, tall, -1))
     rows = rows.view(batch, size[0], wide, channels).transpose(1, 2).reshape(batch, wide, -1)
-    found = torch.bmm(across, rows).view(batch, size[1], size[0], channels).transpose(1, 2)
-    return (found + 0.5).to(torch.uint8)
+    scaled_windows = torch.bmm(across, rows).view(batch, size[1], size[0], channels).transpose(1, 2)
+    return (scaled_windows + 0.5).to(torch.uint8)
 
 
-def triangles(first: Tensor, length: Tensor, whole: int, side: int) -> Tensor:
-    """Return the weights [B, side, whole] that scale the `length` [B] pixels after `first` [B] of `whole` to `side`."""
+def triangles(first: Tensor, length: Tensor, total: int, side: int) -> Tensor:
+    """Return the weights [B, side, total] that scale the `length` [B] pixels after `first` [B] of `total` to `side`."""
     scale = (length / side)[:, None, None]
     begin, end = first[:, None, None], (first + length)[:, None, None]
     middle = begin + (torch.arange(side, device=first.device, dtype=first.dtype)[:, None] + 0.5) * scale
-    pixel = torch.arange(whole, device=first.device, dtype=first.dtype) + 0.5
+    pixel = torch.arange(total, device=first.device, dtype=first.dtype) + 0.5
     weights = (1 - (pixel - middle).abs() / scale.clamp_min(1)).clamp_min(0) * ((pixel > begin) & (pixel < end))
     return weights / weights.sum(2, keepdim=True)

@@ -1,4 +1,4 @@
-"""Archives from the network: had once, held to a checksum, and unpacked without trust in what they hold."""
+"""Archives from the network: downloaded once, verified by checksum, and unpacked without trust in what they hold."""
 
 import hashlib
 import shutil

@@ -100,15 +100,15 @@ def parts(name: str, root: Path) -> tuple[Any, Any]:
         import torchvision.datasets
 
         kind = getattr(torchvision.datasets, DOWNLOADS[name].kind)
-        if (found := present(kind, name, root)) is None:
+        if (both := present(kind, name, root)) is None:
             try:
                 download(kind, name, root)
             except Exception as error:  # of the network, an archive, the disk: whatever stands between us and the files
                 raise InputError(advice(name, root, error)) from error
-            found = present(kind, name, root)
-    if found is None:
+            both = present(kind, name, root)
+    if both is None:
         raise InputError(advice(name, root, RuntimeError("the files do not have torchvision's checksums")))
-    return found
+    return both
 
 
 def present(kind: Callable[..., Any], name: str, root: Path) -> tuple[Any, Any] | None:
@@ -132,8 +132,7 @@ def download(kind: Callable[..., Any], name: str, root: Path) -> None:
 def once(name: str, root: Path, there: Callable[[], bool], fetch: Callable[[Path], None]) -> None:
     """Have `fetch` bring the files of `name` below `root`, complete or not at all, one process at a time.
 
-    It gets the path of a folder of its own. When the files cannot be had, nothing stays behind, not even folders that
-    had to be made.
+    It gets the path of a folder of its own. After an error nothing stays behind, not even folders that had to be made.
     """
     made = list(takewhile(lambda folder: not folder.exists(), (root, *root.parents)))
     root.mkdir(parents=True, exist_ok=True)
@@ -170,12 +169,12 @@ def fetch(kind: Callable[..., Any], name: str, root: Path, staging: Path) -> Non
 
 
 def advice(name: str, root: Path, error: Exception) -> str:
-    """Say in one line that `name` could not be had, why, and how its files can be supplied."""
+    """Say in one line that `name` is not available, why, and how its files can be supplied."""
     return absent(name, root / DOWNLOADS[name].folder, DOWNLOADS[name].files, error)
 
 
 def absent(name: str, folder: Path, files: Sequence[str], error: Exception) -> str:
-    """Say in one line that `files` of `name` could not be had, why, and how images can be supplied."""
+    """Say in one line that `files` of `name` are not available, why, and how images can be supplied."""
     reason = (f"{error}" or type(error).__name__).splitlines()
     return (
         f"cannot download {name} ({reason[-1]}); put {', '.join(files)} into {folder.resolve()}, "

@@ -117,15 +117,15 @@ def split_folders(root: Path) -> dict[str, Path]:
     if not root.is_dir():
         raise missing_folder(root)
     names = subfolders(root)
-    found = {part: [name for name in names if name.lower() in known] for part, known in SPLITS.items()}
-    meant = [name for some in found.values() for name in some]
+    by_split = {part: [name for name in names if name.lower() in known] for part, known in SPLITS.items()}
+    meant = [name for some in by_split.values() for name in some]
     if set(names) > set(meant) and not any(subfolders(root / name) for name in meant):
         return {}  # classes that are called so, beside others
-    for part, some in found.items():
+    for part, some in by_split.items():
         if len(some) > 1:
             word = {"train": "training", "val": "validation", "test": "test"}[part]
             raise InputError(f"{root} has two {word} folders, {some[0]} and {some[1]}; keep one")
-    return {part: root / some[0] for part, some in found.items() if some}
+    return {part: root / some[0] for part, some in by_split.items() if some}
 
 
 def subfolders(folder: Path) -> list[str]:
@@ -139,13 +139,13 @@ def subfolders(folder: Path) -> list[str]:
 
 def class_folders(folder: Path) -> dict[str, str]:
     """Return the names of the class folders in `folder`, sorted, by the form in which they are compared."""
-    found = dict[str, str]()
+    names = dict[str, str]()
     for name in subfolders(folder):
         if is_class(folder / name):
-            if composed(name) in found:
+            if composed(name) in names:
                 raise InputError(f"{as_text(folder)} has two folders {composed(name)}, in two spellings of Unicode")
-            found[composed(name)] = name
-    return found
+            names[composed(name)] = name
+    return names
 
 
 def class_names(root: Path, splits: dict[str, Path], wanted: Sequence[str] | int | None = None) -> tuple[str, ...]:
@@ -154,17 +154,17 @@ def class_names(root: Path, splits: dict[str, Path], wanted: Sequence[str] | int
     Of `wanted` classes, by name or so many, no others are looked at.
     """
     train = splits["train"]
-    own = class_folders(train)
-    names = tuple(map(as_text, own.values()))
+    folders = class_folders(train)
+    names = tuple(map(as_text, folders.values()))
     if not names:
         raise InputError(f"{train} holds no class folders: one folder of images for each class is needed")
     if wanted is not None:
-        kept = class_numbers(names, wanted_classes(names, wanted) or ())
-        names = tuple(names[number] for number in sorted(kept))
+        numbers = class_numbers(names, wanted_classes(names, wanted) or ())
+        names = tuple(names[number] for number in sorted(numbers))
     for folder in splits.values():
         there = class_folders(folder)
         lacking = [name for name in names if composed(name) not in there]
-        surplus = [as_text(name) for key, name in there.items() if key not in own and wanted is None]
+        surplus = [as_text(name) for key, name in there.items() if key not in folders and wanted is None]
         if lacking or surplus:
             said = [f"{folder.name} lacks {', '.join(lacking)}"] if lacking else []
             said += [f"{train.name} lacks {', '.join(surplus)}"] if surplus else []
@@ -198,16 +198,16 @@ def class_files(folder: Path, classes: Sequence[str]) -> tuple[list[str], list[i
 
     A class without images is an InputError.
     """
-    own = class_folders(folder)
+    folders = class_folders(folder)
     paths, labels, left = list[str](), list[int](), Left()
     for label, name in enumerate(classes):
-        files, others = image_files(folder / own[composed(name)])
+        files, others = image_files(folder / folders[composed(name)])
         if not files:
-            held = f" ({left_out(others)})" if others else ""
+            hint = f" ({left_out(others)})" if others else ""
             raise InputError(
-                f"the class folder {folder / name} holds no images{held}; dataset.classes=[...] can leave it out"
+                f"the class folder {folder / name} holds no images{hint}; dataset.classes=[...] can leave it out"
             )
-        paths += (Path(own[composed(name)], file).as_posix() for file in files)
+        paths += (Path(folders[composed(name)], file).as_posix() for file in files)
         labels += [label] * len(files)
         left.update({(name, what): count for what, count in others.items()})
     for what in beside(folder):
@@ -236,7 +236,7 @@ def remarks(left: Left, images: Counter[str]) -> tuple[str, ...]:
         out[name] += count
     line = left_out(kinds)
     large = [(name, n, images[name]) for name, n in out.most_common() if name and n > LARGE * images[name]]
-    much = [f"{n:,} of {n + kept:,} in {name}" for name, n, kept in large]
+    much = [f"{n:,} of {n + left_in:,} in {name}" for name, n, left_in in large]
     return (f"warning: {line}; {listed(much)}" if much else line,)
 
 
@@ -247,19 +247,19 @@ def common_size(folder: Path, classes: tuple[str, ...], *, skip: bool) -> tuple[
     """
     paths, *_ = class_files(folder, classes)
     probed = np.linspace(0, len(paths) - 1, min(len(paths), PROBED)).round().astype(int)
-    found = dict[tuple[int, int], str]()
+    by_size = dict[tuple[int, int], str]()
     with pillow_rules():
         for path in [paths[i] for i in probed]:
             try:
-                found.setdefault(upright_size(folder / path), path)
+                by_size.setdefault(upright_size(folder / path), path)
             except InputError:
                 if not skip:
                     raise
-    if len(found) == 1:
-        return next(iter(found))
-    if not found:
+    if len(by_size) == 1:
+        return next(iter(by_size))
+    if not by_size:
         raise InputError(f"none of the files in {folder} can be read as an image")
-    sizes = ", ".join(f"{path} is {height}x{width}" for (height, width), path in [*found.items()][:2])
+    sizes = ", ".join(f"{path} is {height}x{width}" for (height, width), path in [*by_size.items()][:2])
     raise InputError(f"the images in {folder} differ in size ({sizes}); give dataset.image_size to resize them")
 
 

@@ -157,8 +157,8 @@ def annotations(file: Path, classes: tuple[str, ...]) -> tuple[list[str], list[i
     if any(len(row) < 2 for row in rows):
         raise InputError(f"{file} does not hold a file and its class in each line")
     label = {name: number for number, name in enumerate(classes)}
-    kept = [(path, label[name]) for path, name in rows if name in label]
-    return [path for path, _ in kept], [number for _, number in kept]
+    pairs = [(path, label[name]) for path, name in rows if name in label]
+    return [path for path, _ in pairs], [number for _, number in pairs]
 
 
 def fetched(name: str, root: Path) -> Path:

@@ -112,7 +112,7 @@ def reader_of(
 def describe(
     name: str, root: Path, options: Mapping[str, Any], *, classes: Sequence[str] | int | None = None
 ) -> DatasetInfo:
-    """Return the card of a dataset without reading its pixels; only `folder` needs its files for that.
+    """Return what is known of a dataset without reading its pixels; only `folder` needs its files for that.
 
     For `folder`, mean and standard deviation are 0
     and 1 until it is loaded. InputError for an unknown dataset or class, or a folder that cannot be one.
@@ -130,14 +130,14 @@ def load(
     packs: Path | None = None,
     **how: Any,
 ) -> Dataset:
-    """Return a dataset with its images divided into training, validation and test: what `read_whole` and `divide` do.
+    """Return a dataset with its images divided into training, validation and test.
 
     Packs lie in the folder `packs`, or else in `root/.cnntrain`.
     """
-    return divide(read_whole(name, root, options, classes=classes), packs=packs or Path(root) / ".cnntrain", **how)
+    return divide(read_undivided(name, root, options, classes=classes), packs=packs or Path(root) / ".cnntrain", **how)
 
 
-def read_whole(
+def read_undivided(
     name: str, root: Path, options: Mapping[str, Any], *, classes: Sequence[str] | int | None = None
 ) -> Dataset:
     """Return a dataset as it lies, with the splits that it brings and the images of files not yet read.
@@ -145,17 +145,17 @@ def read_whole(
     `classes` keeps those of these names, or so many. InputError for anything in the data that training would stumble
     over.
     """
-    whole = centred(reader_of(name, root, options, classes).read())
-    kept = wanted_classes(whole.info.classes, classes)
-    info = checked_classes(keep_info(whole.info, kept))
-    if kept is not None:
-        whole = filtered(whole, kept)
-    refuse_unusable(whole, info)
-    return replace(whole, info=info)
+    dataset = centred(reader_of(name, root, options, classes).read())
+    names = wanted_classes(dataset.info.classes, classes)
+    info = checked_classes(keep_info(dataset.info, names))
+    if names is not None:
+        dataset = filtered(dataset, names)
+    refuse_unusable(dataset, info)
+    return replace(dataset, info=info)
 
 
 def divide(
-    whole: Dataset,
+    undivided: Dataset,
     *,
     packs: Path,
     train_size: Positive | None = None,
@@ -181,9 +181,9 @@ def divide(
     """
     if cache == "auto":
         cache = "none" if workers else "ram"
-    found = whole if listed is None else divided(whole, listed)
-    whole, info = found.whole or whole, whole.info
-    train, val, test = splits_of(found)
+    dataset = undivided if listed is None else divided(undivided, listed)
+    undivided, info = dataset.undivided or undivided, undivided.info
+    train, val, test = splits_of(dataset)
     if listed is None:
         if test is None:
             test, val = val, None
@@ -192,9 +192,9 @@ def divide(
         if val is None and val_size:
             train, val = carve(train, info, val_size, "validation", "dataset.val_size")
     if cache == "pack":
-        train = in_pack(train, whole, packs, make=only in (None, "train"))
-        val = val and in_pack(val, whole, packs, make=only in (None, "val"))
-        test = test and in_pack(test, whole, packs, make=only in (None, "test"))
+        train = in_pack(train, undivided, packs, make=only in (None, "train"))
+        val = val and in_pack(val, undivided, packs, make=only in (None, "val"))
+        test = test and in_pack(test, undivided, packs, make=only in (None, "test"))
     pool = train  # before train_size, so that the images are normalised alike whatever it is
     if train_size is not None and (listed is None or only in (None, "train")):
         train = subset(train, info, train_size, seed)
@@ -205,12 +205,12 @@ def divide(
     if not any(info.mean) and (only is None or listed is None):  # of a folder: known by its pixels alone
         mean, std = statistics((train if train_size is None else pool).source)
         info = replace(info, mean=mean, std=std)
-    kept = whole if files_of(whole.train.source) is not None else None
-    return replace(whole, info=info, train=train, val=val, test=test, whole=kept)
+    in_files = undivided if files_of(undivided.train.source) is not None else None
+    return replace(undivided, info=info, train=train, val=val, test=test, undivided=in_files)
 
 
 def limited(dataset: Dataset, train_size: Positive | None, seed: int) -> Dataset:
-    """Return a dataset that was loaded whole with `train_size` of its training images, those that `load` draws."""
+    """Return a dataset with `train_size` of all its training images, those that `divide` draws."""
     if train_size is None:
         return dataset
     return replace(dataset, train=subset(dataset.train, dataset.info, train_size, seed))
@@ -235,8 +235,8 @@ def image_counts(
         val, share = 0, len(wanted_classes(known, classes) or ()) / len(known) or 1.0
         train, test = round(train * share), round(test * share)
     else:
-        whole = read_whole(name, root, options, classes=classes)
-        train, val, test = (len(split) if split else 0 for split in splits_of(whole))
+        dataset = read_undivided(name, root, options, classes=classes)
+        train, val, test = (len(split) if split else 0 for split in splits_of(dataset))
         if not test:
             val, test = 0, val or round(train * TEST_SIZE)
     if not val:
@@ -247,14 +247,17 @@ def image_counts(
     return train, val, test
 
 
-def filtered(whole: Dataset, classes: Sequence[str]) -> Dataset:
+def filtered(dataset: Dataset, classes: Sequence[str]) -> Dataset:
     """Return the images of these classes only."""
 
-    def kept(split: Split) -> Split:
-        return keep_classes(split, whole.info.classes, classes)
+    def keep(split: Split) -> Split:
+        return keep_classes(split, dataset.info.classes, classes)
 
     return replace(
-        whole, train=kept(whole.train), val=whole.val and kept(whole.val), test=whole.test and kept(whole.test)
+        dataset,
+        train=keep(dataset.train),
+        val=dataset.val and keep(dataset.val),
+        test=dataset.test and keep(dataset.test),
     )
 
 

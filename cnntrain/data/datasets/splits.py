@@ -24,10 +24,10 @@ def class_numbers(classes: Sequence[str], wanted: Sequence[str]) -> list[int]:
     for name in wanted:
         if composed(name) not in labels:
             raise unknown("class", name, classes)
-    found = [labels[composed(name)] for name in wanted]
-    if len(set(found)) < len(found):
+    numbers = [labels[composed(name)] for name in wanted]
+    if len(set(numbers)) < len(numbers):
         raise InputError(f"dataset.classes names a class twice: {', '.join(wanted)}")
-    return found
+    return numbers
 
 
 def wanted_classes(classes: Sequence[str], wanted: Sequence[str] | int | None) -> Sequence[str] | None:
@@ -40,7 +40,7 @@ def wanted_classes(classes: Sequence[str], wanted: Sequence[str] | int | None) -
 
 
 def keep_info(info: DatasetInfo, classes: Sequence[str] | None) -> DatasetInfo:
-    """Return the card of these classes only, in this order; None keeps all."""
+    """Return a dataset's information for these classes only, in this order; None keeps all."""
     if classes is None:
         return info
     return replace(info, classes=tuple(info.classes[label] for label in class_numbers(info.classes, classes)))
@@ -156,63 +156,65 @@ def parts_of(dataset: Dataset) -> Iterator[tuple[str, Files]]:
 
 def members(dataset: Dataset) -> list[Member]:
     """Return the files of a dataset, each with its split, as they lie; none where the images are no files."""
-    if dataset.whole is None:
+    if dataset.undivided is None:
         return []
-    found = []
-    for part, whole in parts_of(dataset.whole):
-        names = np.full(len(whole.paths), UNUSED, dtype=object)
+    listed = []
+    for part, files_of_part in parts_of(dataset.undivided):
+        names = np.full(len(files_of_part.paths), UNUSED, dtype=object)
         for name, files in parts_of(dataset):
-            if files.paths is whole.paths:
+            if files.paths is files_of_part.paths:
                 names[files.index] = name
-        for position, place in enumerate(whole.index):
-            found.append(Member(names[place], part, whole.paths[place], whole.path(position).stat().st_size))
-    return found
+        for position, place in enumerate(files_of_part.index):
+            listed.append(
+                Member(names[place], part, files_of_part.paths[place], files_of_part.path(position).stat().st_size)
+            )
+    return listed
 
 
-def places(whole: Dataset) -> dict[tuple[str, str], tuple[Files, int]]:
+def places(dataset: Dataset) -> dict[tuple[str, str], tuple[Files, int]]:
     """Return where each file of a dataset is, by its part and its path in it."""
     return {
         (part, files.paths[place]): (files, position)
-        for part, files in parts_of(whole)
+        for part, files in parts_of(dataset)
         for position, place in enumerate(files.index)
     }
 
 
-def changes(whole: Dataset, listed: Sequence[Member]) -> list[str]:
+def changes(dataset: Dataset, listed: Sequence[Member]) -> list[str]:
     """Say of each listed file that is missing now, or has another size, what is wrong with it."""
-    there, found = places(whole), []
+    there, wrong = places(dataset), []
     for member in listed:
         files, position = there.get((member.part, member.file), (None, 0))
         path = None if files is None else files.path(position)
         if path is None or not path.exists():
-            found.append(f"{as_text(member.file)} is missing")
+            wrong.append(f"{as_text(member.file)} is missing")
         elif (size := path.stat().st_size) != member.size:
-            found.append(f"{as_text(path)} has {size:,} bytes, not {member.size:,}")
-    return found
+            wrong.append(f"{as_text(path)} has {size:,} bytes, not {member.size:,}")
+    return wrong
 
 
-def added(whole: Dataset, listed: Sequence[Member]) -> int:
+def added(dataset: Dataset, listed: Sequence[Member]) -> int:
     """Return how many files a dataset has that are not listed."""
-    return len(places(whole).keys() - {(member.part, member.file) for member in listed})
+    return len(places(dataset).keys() - {(member.part, member.file) for member in listed})
 
 
-def divided(whole: Dataset, listed: Sequence[Member]) -> Dataset:
+def divided(undivided: Dataset, listed: Sequence[Member]) -> Dataset:
     """Return a dataset as listed, of the files that are there and of no others; what is unused is among train."""
-    there = places(whole)
+    there = places(undivided)
     here = [member for member in listed if (member.part, member.file) in there]
 
     def take(part: str, splits: Sequence[str]) -> Split | None:
-        base: Split | None = getattr(whole, part)
+        base: Split | None = getattr(undivided, part)
         index = [there[m.part, m.file][1] for m in here if m.part == part and m.split in splits]
         return None if base is None else base.take(np.array(index, dtype=np.int64))
 
-    own = dict[str, Split | None]()
+    parts = dict[str, Split | None]()
     for name in PARTS:
         splits = ("train", UNUSED) if name == "train" else (name,)
         part = next((member.part for member in listed if member.split in splits), None)  # a split lies in one part
-        own[name] = take(part, splits) if part else None
-    kept = {part: take(part, (*PARTS, UNUSED)) for part in PARTS}
-    return replace(whole, **own, whole=replace(whole, **kept))  # type: ignore[arg-type]
+        parts[name] = take(part, splits) if part else None
+    whole_parts = {part: take(part, (*PARTS, UNUSED)) for part in PARTS}
+    return replace(undivided, **parts, undivided=replace(undivided, **whole_parts))  # type: ignore[arg-type]
 
 
 def write_members(listed: Sequence[Member]) -> bytes:

@@ -47,8 +47,8 @@ class Store:
 
     def images(self, index: Tensor) -> Tensor:
         """Return the images at `index` [B] as uint8 [B, H, W, C]."""
-        whole = self.flat[: self.black].view(self.count, self.height * self.width)
-        return self.unpack(whole.index_select(0, index).view(-1, self.height, self.width))
+        pixels = self.flat[: self.black].view(self.count, self.height * self.width)
+        return self.unpack(pixels.index_select(0, index).view(-1, self.height, self.width))
 
     def gather(self, index: Tensor, rows: Tensor, cols: Tensor, *, outside: bool) -> Tensor:
         """Return uint8 [B, H', W', C] from rows [B, H'] and columns [B, W'] of the images at `index` [B].

@@ -1,8 +1,8 @@
-"""Feeds turn a training split into augmented batches on the device, in an order that is a function of (seed, epoch).
+"""Loaders turn a training split into augmented batches on the device, in an order that depends on (seed, epoch) alone.
 
-`seek` is all that the host does for a batch; `batch` is a device program without a look at any value, which finds its
-place in a tensor, so that a GPU can record it once and repeat it for every step. The resident feed holds every pixel on
-the device, the streamed one has workers read the images of the batches to come; both render pixels through the same
+`seek` is all that the host does for a batch; `batch` is a device program that never synchronises. It finds its place in
+a tensor, so that a GPU can record it once and repeat it for every step. The resident loader holds every pixel on the
+device, the streamed one has workers read the images of the batches to come. Both render pixels through the same
 functions, so their batches agree to the bit. Of several processes each has its share of every batch, and all draw the
 same plan.
 """
@@ -27,7 +27,7 @@ from cnntrain.runtime.seeding import generator
 
 
 class Loader(Protocol):
-    """Batches by their place: an epoch and a number within it. Every `batch` goes on to the next place."""
+    """Batches by their place: an epoch and a number within it. Every `batch` moves on to the next place."""
 
     batches: int  # full batches an epoch
     batch_size: int  # of all processes
@@ -58,7 +58,7 @@ def plan_epoch(labels: np.ndarray, batch_size: int, seed: int, epoch: int, *, ba
 
 
 class Planned:
-    """What both feeds share: the plan of the epoch and everything drawn for it."""
+    """What both loaders share: the plan of the epoch and everything drawn for it."""
 
     def __init__(
         self,
@@ -113,7 +113,7 @@ class Planned:
         """Let go of what the loader holds besides memory."""
 
     def planned(self) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return which images this batch shows and what each part has drawn for them, and go on to the next place."""
+        """Return which images this batch shows and what each part has drawn for them, and move on to the next place."""
         assert self.index is not None
         index = self.index.index_select(0, self.at)[0]
         drawn = {name: drawn.index_select(0, self.at)[0] for name, drawn in self.drawn.items()}

@@ -52,7 +52,7 @@ class Reading(Dataset[Tensor]):
         return ", ".join(f"worker {process} was reading {path(position)}" for process, position, _ in named)
 
 
-def whole(batch: Any) -> Any:
+def as_read(batch: Any) -> Any:
     """Take a batch, or the error instead of it, as it was read."""
     return batch
 
@@ -106,7 +106,7 @@ def torch_loader(source: Source, rows: Any, workers: int, *, persistent: bool = 
         Reading(source, workers),
         batch_sampler=rows,
         num_workers=workers,
-        collate_fn=whole,
+        collate_fn=as_read,
         persistent_workers=persistent and workers > 0,
         pin_memory=pin,
         worker_init_fn=ignore_signals,

@@ -28,13 +28,13 @@ def in_memory(split: Split, on_progress: OnProgress | None) -> Split:
     return Split(on_stored(split.source, lambda source: resident(source, on_progress)), split.labels)
 
 
-def in_pack(split: Split, whole: Dataset, folder: Path, *, make: bool) -> Split:
+def in_pack(split: Split, undivided: Dataset, folder: Path, *, make: bool) -> Split:
     """Return the split read from the pack of the whole split that it was carved from, where there is or is made one."""
 
     def read(source: Source) -> Source:
         if not isinstance(source, Files):
             return source
-        bases = [stored(base.source) for base in splits_of(whole) if base]
+        bases = [stored(base.source) for base in splits_of(undivided) if base]
         base = next(base for base in bases if isinstance(base, Files) and base.paths is source.paths)
         place = pack(base, folder, make=make)
         return Packed(source, place, np.searchsorted(base.index, source.index)) if place else source
@@ -42,11 +42,13 @@ def in_pack(split: Split, whole: Dataset, folder: Path, *, make: bool) -> Split:
     return Split(on_stored(split.source, read), split.labels)
 
 
-def centred(whole: Dataset) -> Dataset:
-    """Return a dataset whose images are the centres of those that are stored larger than its card says."""
+def centred(dataset: Dataset) -> Dataset:
+    """Return a dataset whose images are the centres of those that are stored larger than its information says."""
 
     def cut(split: Split) -> Split:
-        size = whole.info.shape[1:]
+        size = dataset.info.shape[1:]
         return split if split.source.shape[:2] == size else Split(Centre(split.source, size), split.labels)
 
-    return replace(whole, train=cut(whole.train), val=whole.val and cut(whole.val), test=whole.test and cut(whole.test))
+    return replace(
+        dataset, train=cut(dataset.train), val=dataset.val and cut(dataset.val), test=dataset.test and cut(dataset.test)
+    )

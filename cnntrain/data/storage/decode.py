@@ -111,8 +111,10 @@ def decode(path: Path, size: tuple[int, int], channels: int, *, resize: bool, in
         pixels = upright_pixels(image, channels)
     if pixels.shape[:2] != size:
         if not resize:
-            own, others = ("x".join(map(str, shape)) for shape in (pixels.shape[:2], size))
-            raise InputError(f"{as_text(path)} is {own}, other images {others}; give dataset.image_size to resize all")
+            actual, wanted = ("x".join(map(str, shape)) for shape in (pixels.shape[:2], size))
+            raise InputError(
+                f"{as_text(path)} is {actual}, other images {wanted}; give dataset.image_size to resize all"
+            )
         pixels = cover(pixels, size)
     return 255 - pixels if invert else pixels
 
@@ -215,11 +217,11 @@ def cover(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     Sizes are rounded and pixels computed as by Resize and CenterCrop of torchvision.transforms.v2 on tensors.
     """
     (tall, wide, _), (height, width) = image.shape, size
-    whole = (height, wide * height // tall) if wide * height >= tall * width else (tall * width // wide, width)
-    top, left = (round((have - want) / 2) for have, want in zip(whole, size, strict=True))
-    covering = torch.empty(*whole, image.shape[2], dtype=torch.uint8)
+    covered = (height, wide * height // tall) if wide * height >= tall * width else (tall * width // wide, width)
+    top, left = (round((have - want) / 2) for have, want in zip(covered, size, strict=True))
+    covering = torch.empty(*covered, image.shape[2], dtype=torch.uint8)
     pixels, out = (values.permute(2, 0, 1)[None] for values in (torch.from_numpy(image), covering))
-    scaled(pixels, whole, False, None, None, out=out)
+    scaled(pixels, covered, False, None, None, out=out)
     return covering.numpy()[top : top + height, left : left + width]
 
 
@@ -245,6 +247,6 @@ def resized(images: Tensor, size: int) -> Tensor:
     result = torch.empty(len(images), size, size, images.shape[3], dtype=torch.uint8)
     for start in range(0, len(images), 1024):  # in parts, for the sake of memory
         part = images[start : start + 1024].permute(0, 3, 1, 2).float()
-        found = F.interpolate(part, (size, size), mode="bilinear", antialias=True).round().clamp(0, 255)
-        result[start : start + 1024] = found.permute(0, 2, 3, 1).to(torch.uint8)
+        enlarged = F.interpolate(part, (size, size), mode="bilinear", antialias=True).round().clamp(0, 255)
+        result[start : start + 1024] = enlarged.permute(0, 2, 3, 1).to(torch.uint8)
     return result

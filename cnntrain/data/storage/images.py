@@ -147,12 +147,12 @@ class Centre:
 
 def central(stored: Sequence[int], size: Sequence[int]) -> list[tuple[int, int]]:
     """Return where the middle of images of `stored` pixels (height, width) that is seen at `size` begins and ends."""
-    found = []
-    for whole, side in zip(stored, size, strict=False):
-        seen = max(side, round(whole * 7 / 8))
-        first = round((whole - seen) / 2)  # a half to even
-        found.append((first, first + seen))
-    return found
+    ends = []
+    for length, side in zip(stored, size, strict=False):
+        seen = max(side, round(length * 7 / 8))
+        first = round((length - seen) / 2)  # a half to even
+        ends.append((first, first + seen))
+    return ends
 
 
 def stored(source: Source) -> Source:
@@ -204,7 +204,7 @@ class DatasetInfo:
 class Dataset:
     """The splits of a dataset; `skipped` names the bad files that were left out, `remarks` are lines for a person.
 
-    `whole` is the dataset as it lies, before it was divided, where its images are files.
+    `undivided` is the dataset before it was divided, where its images are files.
     """
 
     info: DatasetInfo
@@ -213,7 +213,7 @@ class Dataset:
     test: Split | None
     skipped: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
-    whole: "Dataset | None" = None
+    undivided: "Dataset | None" = None
 
 
 def splits_of(dataset: Dataset) -> tuple[Split, Split | None, Split | None]:

@@ -62,14 +62,14 @@ def pack(files: Files, folder: Path, *, make: bool = True) -> Path | None:
     height, width, channels = files.shape
     name = f"{files.root.resolve().parent.name}-{files.root.name}-{height}x{width}x{channels}-{digest(files)}"
     place = folder / f"{name}.npy"
-    if whole(place, files):
+    if is_complete(place, files):
         return place
     if not make:
         return None
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / f"{name}.lock"):
-            if not whole(place, files):  # else another process made it while this one waited
+            if not is_complete(place, files):  # else another process made it while this one waited
                 write(place, files)
     except OSError as error:
         raise InputError(
@@ -95,7 +95,7 @@ def digest(files: Files) -> str:
     return known.hexdigest()[:16]
 
 
-def whole(place: Path, files: Files) -> bool:
+def is_complete(place: Path, files: Files) -> bool:
     """Say whether a pack of `files` lies at `place`: its header, its shape and its length are right."""
     try:
         images = np.load(place, mmap_mode="r")
