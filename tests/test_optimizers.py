@@ -6,12 +6,12 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from made import create_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD
 from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, StepLR
 
-from cnntrain.models.resnet_cifar import resnet_cifar
 from cnntrain.training.lr_schedules import SCHEDULES, cosine, learning_rates, one_cycle, steps, triangular
 from cnntrain.training.optimizers import OPTIMIZERS, muon, orthogonalised, parameter_groups, sgd
 
@@ -68,7 +68,7 @@ def test_a_warm_up_longer_than_the_run_is_all_there_is() -> None:
 
 
 def test_biases_and_norms_do_not_decay_unless_asked() -> None:
-    net = resnet_cifar(20, (3, 32, 32), 10)
+    net = create_model("resnet20", (3, 32, 32), 10)
     decayed, spared = parameter_groups(net, 0.1)
     assert decayed["weight_decay"] == 0.1 and spared["weight_decay"] == 0.0
     assert {p.ndim for p in decayed["params"]} == {2, 4} and {p.ndim for p in spared["params"]} == {1}

@@ -1,4 +1,7 @@
-"""Learning rates of a run, step by step."""
+"""Learning rates of a run, step by step.
+
+A schedule maps steps (an array from 0) and their total to factors of the peak learning rate.
+"""
 
 import math
 from collections.abc import Callable, Sequence

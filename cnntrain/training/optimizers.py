@@ -1,47 +1,17 @@
-"""Optimizers, their parameter groups, and the learning rate as a pure function of the step."""
+"""Optimizers and their parameter groups."""
 
 from collections import defaultdict
 from collections.abc import Callable
-from inspect import unwrap
 from typing import Any
 
 import torch
-from torch import Tensor, nn, optim
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cnntrain.runtime.ranges import Count, Decay, NonNegative, Positive
+from cnntrain.training.torch_workarounds import SGD, Adam, AdamW
 
 Groups = list[dict[str, Any]]
-
-
-class Uncompiled(Optimizer):
-    """The methods that torch wraps to keep its compiler out, without the wrapper, whose first call imports it (1.5 s).
-
-    The loop never compiles an optimizer's own work.
-    """
-
-    add_param_group = unwrap(Optimizer.add_param_group)
-    zero_grad = unwrap(Optimizer.zero_grad)
-    state_dict = unwrap(Optimizer.state_dict)
-    load_state_dict = unwrap(Optimizer.load_state_dict)
-
-
-class SGD(Uncompiled, optim.SGD):
-    """Torch's SGD."""
-
-    step = torch.no_grad()(unwrap(optim.SGD.step))
-
-
-class Adam(Uncompiled, optim.Adam):
-    """Torch's Adam."""
-
-    step = torch.no_grad()(unwrap(optim.Adam.step))
-
-
-class AdamW(Uncompiled, optim.AdamW):
-    """Torch's AdamW."""
-
-    step = torch.no_grad()(unwrap(optim.AdamW.step))
 
 
 def parameter_groups(
@@ -178,9 +148,9 @@ class Muon(SGD):
             scale = 1 - rate * group["weight_decay"]
         weight.mul_(scale).addcmul_(step, rate, value=-1)
         skip = getattr(self, "found_inf", torch.zeros((), device=weight.device)) > 0
-        for p, kept, changed, moved in zip(weights, buffers, weight, buffer, strict=True):
+        for p, momentum, changed, moved in zip(weights, buffers, weight, buffer, strict=True):
             torch.where(skip, p, changed.view(p.shape), out=p)
-            torch.where(skip, kept, moved.view(p.shape), out=kept)
+            torch.where(skip, momentum, moved.view(p.shape), out=momentum)
         for p in parameters:
             p.grad = None
 
@@ -191,8 +161,8 @@ def in_memory_order(filters: Any) -> Tensor:
     The nearest orthogonal matrix does not depend on the order of the columns, but going through memory against its
     order takes as long as the products.
     """
-    found: Tensor = filters.permute(0, 2, 3, 1)
-    return found
+    reordered: Tensor = filters.permute(0, 2, 3, 1)
+    return reordered
 
 
 def orthogonalised(x: Tensor, iterations: int) -> Tensor:
@@ -211,15 +181,12 @@ def orthogonalised(x: Tensor, iterations: int) -> Tensor:
         return 3.4445 * one - 4.7750 * square + 2.0315 * (square @ square)
 
     square = x @ x.mT
-    whole = factor = polynomial(square)
+    product = factor = polynomial(square)
     for _ in range(iterations - 1):
         square = factor @ square @ factor
         factor = polynomial(square)
-        whole = factor @ whole
-    return whole @ x
+        product = factor @ product
+    return product @ x
 
 
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"sgd": sgd, "adam": adam, "adamw": adamw, "muon": muon}
-
-
-# A schedule maps steps (an array from 0) and their total to factors of the peak learning rate.

@@ -1,11 +1,9 @@
 """Where the time of a training's steps goes, on request: a table of a step's parts, and a trace of its operators.
 
-The parts are watched from outside, by wrappers that stand before the methods of one learner and its loader for a few
-steps and are then taken away: a training that is not profiled has nothing of this in it, and one that is computes the
-same.
+The parts are timed from outside, by wrappers before the methods of one training step and its loader, which are removed
+after a few steps: a training that is not profiled has none of them, and one that is computes the same.
 """
 
-import os
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -21,6 +19,7 @@ from cnntrain.runtime.errors import DiskError
 from cnntrain.runtime.progress import say
 from cnntrain.runtime.tables import percent, render
 from cnntrain.training.step import TrainStep
+from cnntrain.training.torch_workarounds import WrappedMethods, silence_kineto
 
 WARM_UP = 5  # steps that find buffers, algorithms and workers unready
 TIMED = 20
@@ -33,10 +32,10 @@ Profile = dict[str, Any]
 
 
 class Profiler:
-    """Times the parts of a learner's first steps, traces a few more into `folder`, and calls `done` with the report.
+    """Times the parts of a training's first steps, traces a few more into `folder`, and calls `done` with the profile.
 
-    On a GPU each part is waited for, so that its time is its own, and nothing is recorded (`trainer.graph`); the whole
-    step takes longer than without a profile.
+    On a GPU it synchronises after each part, so that its time is its own, and steps are not captured as a CUDA graph;
+    they take longer than without a profile.
     """
 
     def __init__(self, train_step: TrainStep, loader: Loader, folder: Path, done: Callable[[Profile], None]) -> None:
@@ -46,7 +45,7 @@ class Profiler:
         self.parts: dict[str, float] = defaultdict(float)  # seconds of the step under way
         self.steps: list[dict[str, float]] = []
         self.tracer: profile | None = None
-        self.watched: list[tuple[object, str]] = []
+        self.methods = WrappedMethods()
         optimizer = train_step.trained.optimizer
         for part, owner, names in (
             ("input", loader, ("seek", "batch")),
@@ -57,14 +56,9 @@ class Profiler:
             ("optimizer", optimizer, ("step", "zero_grad")),
         ):
             for name in names:
-                self.put(owner, name, self.timed(part, getattr(owner, name)))
-        self.put(train_step, "update", self.counted(train_step.update))
-        self.put(train_step, "run", train_step.program)  # a recorded step has no parts to see
-
-    def put(self, owner: object, name: str, wrapper: Callable[..., Any]) -> None:
-        """Set a wrapper before a method, of this object only."""
-        setattr(owner, name, wrapper)
-        self.watched.append((owner, name))
+                self.methods.put(owner, name, self.timed(part, getattr(owner, name)))
+        self.methods.put(train_step, "update", self.counted(train_step.update))
+        self.methods.put(train_step, "run", train_step.program)  # a replayed graph has no parts
 
     def now(self) -> float:
         """Return the time at which all that was asked of the device is done."""
@@ -78,28 +72,28 @@ class Profiler:
         def wrapper(*args: Any, **settings: Any) -> Any:
             began = self.now()
             with record_function(part):
-                found = call(*args, **settings)
+                result = call(*args, **settings)
             self.parts[part] += self.now() - began
-            return found
+            return result
 
         return wrapper
 
     def counted(self, update: Callable[[Loader, int], None]) -> Callable[[Loader, int], None]:
-        """Return a learner's `update` that knows which of the profile's steps it is."""
+        """Return an `update` that knows which of the profile's steps it is."""
 
         def wrapper(loader: Loader, step: int) -> None:
             if self.seen == WARM_UP + TIMED:
                 gpu = [ProfilerActivity.CUDA] if self.device.type == "cuda" else []
-                os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the tracer's library talks about its own stages
+                silence_kineto()
                 self.tracer = profile(activities=[ProfilerActivity.CPU, *gpu])
                 self.tracer.start()
             self.parts.clear()
             began = self.now()
             update(loader, step)
-            whole = self.now() - began
+            seconds = self.now() - began
             self.seen += 1
             if WARM_UP < self.seen <= WARM_UP + TIMED:
-                self.steps.append({**self.parts, "other": whole - sum(self.parts.values())})
+                self.steps.append({**self.parts, "other": seconds - sum(self.parts.values())})
             if self.seen == WARM_UP + TIMED + TRACED:
                 self.close()
 
@@ -107,11 +101,8 @@ class Profiler:
 
     def close(self) -> bool:
         """Take the wrappers away, write the trace and report, once; say whether there was anything to report."""
-        if not self.watched:
+        if not self.methods.remove():
             return True
-        for owner, name in self.watched:
-            delattr(owner, name)
-        self.watched = []
         operators: list[dict[str, Any]] = []
         if self.tracer:
             self.tracer.stop()
@@ -123,19 +114,19 @@ class Profiler:
                 say(f"warning: {error}")
                 self.tracer = None
         if self.steps:
-            self.done(self.report(operators))
+            self.done(self.summary(operators))
         return bool(self.steps)
 
-    def report(self, operators: list[dict[str, Any]]) -> Profile:
+    def summary(self, operators: list[dict[str, Any]]) -> Profile:
         """Return the mean milliseconds of a step and of its parts, with their shares."""
-        known = [part for part in PARTS if part in self.steps[0]]
-        mean = {part: sum(step[part] for step in self.steps) / len(self.steps) for part in known}
-        whole = sum(mean.values())
+        timed = [part for part in PARTS if part in self.steps[0]]
+        mean = {part: sum(step[part] for step in self.steps) / len(self.steps) for part in timed}
+        total = sum(mean.values())
         return {
             "steps": len(self.steps),
-            "step_ms": 1000 * whole,
-            "samples_per_second": self.samples / whole,
-            "parts": [{"part": part, "ms": 1000 * s, "share": s / whole} for part, s in mean.items()],
+            "step_ms": 1000 * total,
+            "samples_per_second": self.samples / total,
+            "parts": [{"part": part, "ms": 1000 * s, "share": s / total} for part, s in mean.items()],
             "operators": operators,
             "trace": str(self.folder / TRACE) if self.tracer else None,
         }
@@ -152,14 +143,14 @@ class Profiler:
         ]
 
 
-def show(report: Profile) -> str:
-    """Write a report as the table of parts and that of operators."""
-    parts = [{**row, "share": percent(row["share"], 1)} for row in report["parts"]]
+def show(profile: Profile) -> str:
+    """Write a profile as the table of parts and that of operators."""
+    parts = [{**row, "share": percent(row["share"], 1)} for row in profile["parts"]]
     text = (
-        f"a step takes {report['step_ms']:.2f} ms ({report['samples_per_second']:,.0f} images/s), the mean of "
-        f"{report['steps']}\n\n{render(parts)}"
+        f"a step takes {profile['step_ms']:.2f} ms ({profile['samples_per_second']:,.0f} images/s), the mean of "
+        f"{profile['steps']}\n\n{render(parts)}"
     )
-    if report["operators"]:
-        text += f"\n\nms and calls a step of the operators that take most\n\n{render(report['operators'])}"
-        text += f"\n\ntrace    {report['trace']} (ui.perfetto.dev, chrome://tracing)"
+    if profile["operators"]:
+        text += f"\n\nms and calls a step of the operators that take most\n\n{render(profile['operators'])}"
+        text += f"\n\ntrace    {profile['trace']} (ui.perfetto.dev, chrome://tracing)"
     return text

@@ -1,0 +1,73 @@
+"""Workarounds for torch; each says at which version it can go."""
+
+import os
+from collections.abc import Callable
+from inspect import unwrap
+from typing import Any
+
+import torch
+from torch import optim
+from torch.optim import Optimizer
+
+# torch wraps the methods of its optimizers to keep its compiler out, and the wrapper's first call imports the compiler
+# (1.5 s). The loop never compiles an optimizer's own work.
+# Goes with the first torch whose optimizers step without `torch._dynamo` in sys.modules; 2.14 is not.
+
+
+class Uncompiled(Optimizer):
+    """The wrapped methods without their wrapper."""
+
+    add_param_group = unwrap(Optimizer.add_param_group)
+    zero_grad = unwrap(Optimizer.zero_grad)
+    state_dict = unwrap(Optimizer.state_dict)
+    load_state_dict = unwrap(Optimizer.load_state_dict)
+
+
+class SGD(Uncompiled, optim.SGD):
+    """Torch's SGD."""
+
+    step = torch.no_grad()(unwrap(optim.SGD.step))
+
+
+class Adam(Uncompiled, optim.Adam):
+    """Torch's Adam."""
+
+    step = torch.no_grad()(unwrap(optim.Adam.step))
+
+
+class AdamW(Uncompiled, optim.AdamW):
+    """Torch's AdamW."""
+
+    step = torch.no_grad()(unwrap(optim.AdamW.step))
+
+
+# torch.profiler reports the time of operators, not that of a step's parts on the host and the device together.
+# Goes with the first torch whose profiler reports how long `record_function` ranges keep a GPU busy.
+
+
+class WrappedMethods:
+    """Methods of single objects with a wrapper before them, until `remove`: the objects' classes know nothing of it."""
+
+    def __init__(self) -> None:
+        self.wrapped: list[tuple[object, str]] = []
+
+    def put(self, owner: object, name: str, wrapper: Callable[..., Any]) -> None:
+        """Set a wrapper before a method of this object."""
+        setattr(owner, name, wrapper)
+        self.wrapped.append((owner, name))
+
+    def remove(self) -> bool:
+        """Take the wrappers away; return whether there were any."""
+        wrapped, self.wrapped = self.wrapped, []
+        for owner, name in wrapped:
+            delattr(owner, name)
+        return bool(wrapped)
+
+
+# The profiler's library, Kineto, prints its own stages on standard error.
+# Goes with the first torch whose profiler has an argument for it.
+
+
+def silence_kineto() -> None:
+    """Let the profiler's library print nothing, unless the environment asks it to."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
