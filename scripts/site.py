@@ -12,11 +12,13 @@ API = "# Python interface\n\nWhat `import cnntrain` offers.\n\n::: cnntrain\n"
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add the pages of the repository's root, its license, and one page that shows the public functions."""
+    """Add the pages of the repository's root, its license, the notebooks, and a page of the public functions."""
     texts = {page: (ROOT / name).read_text() for name, page in PAGES.items()}
     texts |= {"LICENSE.md": f"```text\n{(ROOT / 'LICENSE').read_text()}```\n", "api.md": API}
     for page, text in texts.items():
         files.append(File.generated(config, page, content=text))
+    for notebook in (ROOT / "examples").glob("*.ipynb"):
+        files.append(File.generated(config, f"examples/{notebook.name}", abs_src_path=str(notebook)))
     return files
 
 
