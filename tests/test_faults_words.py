@@ -20,11 +20,14 @@ from made import picture
 
 from cnntrain.cli import main
 from cnntrain.cli.groups import FLAGS, compose, groups, options
-from cnntrain.commands import ablate, compare, export, invariance, report
+from cnntrain.commands import export, report
 from cnntrain.config.build import dataset_options, read_dataset
 from cnntrain.runs import setup
 from cnntrain.runs.export import FORMATS
 from cnntrain.runtime.jsonfile import flat
+from cnntrain.studies import comparison
+from cnntrain.studies.ablation import plan
+from cnntrain.studies.invariance import study
 
 CONF = main.config_dir()
 SEEDS, LINES = (range(25), 120) if FULL else (range(1), 30)
@@ -177,9 +180,9 @@ def idle(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("CNNTRAIN_DATA", raising=False)
     for module, name in (
         (setup, "load_data"),
-        (ablate, "estimate"),
-        (compare, "evaluated"),
-        (invariance, "follow"),
+        (plan, "seconds_of"),
+        (comparison, "evaluated"),
+        (study, "measure_all"),
         (report, "ensure_evaluation"),
     ):
         monkeypatch.setattr(module, name, begins)

@@ -17,14 +17,14 @@ from cnntrain.studies.invariance.distance import distances
 from cnntrain.studies.invariance.rows import (
     Curves,
     agreement_by_chance,
-    areas,
+    area_rows,
     bands,
+    class_rows,
     corrected_range,
     curves,
-    differences,
+    difference_rows,
     pooled,
-    rows,
-    worst_classes,
+    stage_rows,
 )
 from cnntrain.transforms.families import TRANSFORMS
 from cnntrain.transforms.transform import Transform
@@ -171,7 +171,7 @@ def test_curves_are_ratios_of_means_to_the_distance_of_fixed_partners() -> None:
     )
     assert found.values["p_true"][0][1] == pytest.approx(p[np.arange(15), labels].mean(), rel=1e-4)
     assert found.values["top1"][0][1] == pytest.approx((p.argmax(1) == labels).mean())
-    line = rows("translate_y", found)[-1]
+    line = stage_rows("translate_y", found)[-1].as_json()
     assert (line["stage"], line["amount"], line["n"]) == ("conv1", 2.0, 15)
     assert line["distance_low"] <= line["distance"] <= line["distance_high"]
 
@@ -321,13 +321,13 @@ def test_areas_lags_and_differences_are_covered(accuracy: float, n: int, trials:
             nets.append(curves(name, ("input",), amounts, clean, moved, None, parts, 10))
         line = aliasing.lags(transform, "b", moved, parts, 2)[0]
         pairs = chance + (1 - chance) * np.mean(stay[1:])  # the less that stays, the more is drawn anew
-        inside.setdefault("lag", []).append(line["low"] <= pairs <= line["high"])
-        for row in areas(transform, nets[0]):
-            if row["curve"] in true:
-                inside.setdefault(row["curve"], []).append(row["area_low"] <= true[row["curve"]] <= row["area_high"])
-        for row in differences(transform, [nets[:1], nets[1:]], ["a", "b"], [[0], [0]]):
-            if row["curve"] in true:
-                inside.setdefault(f"{row['curve']} b - a", []).append(row["delta_low"] <= 0 <= row["delta_high"])
+        inside.setdefault("lag", []).append(line.consistency.low <= pairs <= line.consistency.high)
+        for area in area_rows(transform, nets[0]):
+            if area.curve in true:
+                inside.setdefault(area.curve, []).append(area.area.low <= true[area.curve] <= area.area.high)
+        for row in difference_rows(transform, [nets[:1], nets[1:]], ["a", "b"], [[0], [0]]):
+            if row.curve in true:
+                inside.setdefault(f"{row.curve} b - a", []).append(row.delta.low <= 0 <= row.delta.high)
     coverage = {key: np.mean(values) for key, values in inside.items()}
     assert len(coverage) == 9 and min(coverage.values()) >= 0.93 - slack(trials), coverage
 
@@ -343,20 +343,21 @@ def test_nothing_has_no_width_where_all_images_agree() -> None:
         assert (low <= least).all() and (high == 1).all()
     low, high = bands(net)["consistency_corrected"]
     assert (low == 0).all() and (high == 1).all()  # no mistake: nothing is known
-    for row in areas(transform, net):
-        if row["curve"] in ("top1", "consistency", "consistency_right"):
-            assert row["area_low"] <= least and row["area_high"] == 1
+    for area in area_rows(transform, net):
+        if area.curve in ("top1", "consistency", "consistency_right"):
+            assert area.area.low <= least and area.area.high == 1
     parts = blocks(n)
     for row in [
         *aliasing.lags(transform, "net", moved, parts, 2),
         *aliasing.phases(transform, "net", clean, moved, parts, 2),
     ]:
-        assert row["low"] <= least and row["high"] == 1
-    (row,) = aliasing.aliasing(transform, "net", moved, parts, 2)
-    assert row["low"] <= least - 1 and row["high"] >= 1 - least
-    for row in differences(transform, [[net], [net]], ["a", "b"], [[0], [0]]):
-        if row["curve"] in ("top1", "consistency"):
-            assert row["delta"] == 0 and row["delta_low"] <= least - 1 and row["delta_high"] >= 1 - least
+        assert row.consistency.low <= least and row.consistency.high == 1
+    (excess,) = aliasing.aliasing(transform, "net", moved, parts, 2)
+    assert excess.excess.low <= least - 1 and excess.excess.high >= 1 - least
+    for difference in difference_rows(transform, [[net], [net]], ["a", "b"], [[0], [0]]):
+        if difference.curve in ("top1", "consistency"):
+            delta = difference.delta
+            assert delta.value == 0 and delta.low <= least - 1 and delta.high >= 1 - least
 
 
 def test_one_bad_image_spoils_neither_its_batch_nor_the_means() -> None:
@@ -399,16 +400,16 @@ def curve_of(name: str, shares: Sequence[float], n: int = 400) -> Curves:
 def test_areas_differences_and_pools_are_means_of_what_they_join() -> None:
     transform = TRANSFORMS["translate_y"](INFO.shape, amounts=[-1, 0, 3])
     a, b, c = curve_of("a", (0.5, 1, 0.75)), curve_of("b", (0.7, 1, 0.95)), curve_of("c", (0.8, 1, 0.9))
-    area = {row["curve"]: row["area"] for row in areas(transform, a)}
+    area = {row.curve: row.area.value for row in area_rows(transform, a)}
     assert area["consistency"] == pytest.approx((0.75 * 1 + 0.875 * 3) / 4)
     both = pooled("bc", [b, c])
     assert both.values["consistency"][0] == pytest.approx([0.75, 1, 0.925])
-    found = {row["curve"]: row for row in differences(transform, [[a, a], [b, c]], ["a", "bc"], [[0, 1], [0, 1]])}
+    rows = difference_rows(transform, [[a, a], [b, c]], ["a", "bc"], [[0, 1], [0, 1]])
+    difference = next(row.as_json() for row in rows if row.curve == "consistency")
     expected = np.mean([(0.85 + 3 * 0.975) / 4, (0.9 + 3 * 0.95) / 4]) - area["consistency"]
-    assert found["consistency"]["delta"] == pytest.approx(expected) and found["consistency"]["n_seeds"] == 2
-    assert found["consistency"]["seed_delta"] == pytest.approx(expected)
-    assert found["consistency"]["delta_low"] < expected < found["consistency"]["delta_high"]
-    line = rows("translate_y", both, [b, c])[0]
+    assert difference["delta"] == difference["seed_delta"] == pytest.approx(expected) and difference["n_seeds"] == 2
+    assert difference["delta_low"] < expected < difference["delta_high"]
+    line = stage_rows("translate_y", both, [b, c])[0].as_json()
     assert line["consistency_seed_low"] < 0.75 < line["consistency_seed_high"]
 
 
@@ -419,13 +420,14 @@ def test_predictions_that_repeat_with_the_stride_show_as_aliasing() -> None:
     periodic = np.broadcast_to(shifts % 4, (11, 30)).copy()
     clean, moved = made(periodic, labels, labels)
     parts = blocks(30)
-    found = {row["lag"]: row["consistency"] for row in aliasing.lags(transform, "net", moved, parts, 4)}
+    found = {row.lag: row.consistency.value for row in aliasing.lags(transform, "net", moved, parts, 4)}
     assert found[4] == found[8] == 1 and found[1] == found[2] == found[3] == 0
-    assert aliasing.aliasing(transform, "net", moved, parts, 4)[0]["excess"] == 1
+    assert aliasing.aliasing(transform, "net", moved, parts, 4)[0].excess.value == 1
     assert aliasing.aliasing(transform, "net", moved, parts, 1) == []
-    kept = {row["phase"][0]: row["consistency"] for row in aliasing.phases(transform, "net", clean, moved, parts, 4)}
+    phases = aliasing.phases(transform, "net", clean, moved, parts, 4)
+    kept = {row.phase[0]: row.consistency.value for row in phases}
     assert kept == {0: 1, 1: 0, 2: 0, 3: 0}
-    assert worst_classes(transform, "net", clean, moved, ("a", "b"))[0]["consistency"] == pytest.approx(3 / 11)
+    assert class_rows(transform, "net", clean, moved, ("a", "b"))[0].consistency == pytest.approx(3 / 11)
 
 
 def test_a_shifted_glyph_changes_as_many_pixels_to_white_as_to_black() -> None:
@@ -440,11 +442,11 @@ def test_a_shifted_glyph_changes_as_many_pixels_to_white_as_to_black() -> None:
     ink = torch.zeros(50, 1, 12, 12)
     ink[:, :, 3:9, 3:9] = torch.from_numpy(255.0 * (rng.random((50, 1, 6, 6)) < 0.5)).float()
     shifts = TRANSFORMS["translate_y"](INFO.shape, amounts=[-3, -1, 0, 2, 5])
-    counts = crossings.count(shifts, ink, np.arange(50))
+    counts = crossings.count_crossings(shifts, ink, np.arange(50))
     for amount, (whitened, blackened) in zip((-3, -1, 0, 2, 5), counts, strict=True):
         moved = torch.roll(ink, amount, 2)
         assert whitened.sum() == ((moved > 0) & (ink == 0)).sum() or amount == 5
         assert (whitened == blackened).all() == (amount < 5)  # at 5 ink leaves the frame
-    table = {row["amount"]: row for row in crossings.rows(shifts, counts)}
-    assert table[2.0]["equal"] == 1 and table[5.0]["equal"] < 1 and table[0.0]["changed"] == 0
-    assert crossings.counted(TRANSFORMS["rotate"](INFO.shape)) == []
+    table = {row.amount: row for row in crossings.pixel_rows(shifts, counts)}
+    assert table[2.0].equal == 1 and table[5.0].equal < 1 and table[0.0].changed == 0
+    assert crossings.counted_amounts(TRANSFORMS["rotate"](INFO.shape)) == []

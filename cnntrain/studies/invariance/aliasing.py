@@ -1,15 +1,13 @@
 """Whether a network that subsamples tells shifts by multiples of its stride from others."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from cnntrain.stats.bootstrap import Support, band, means
 from cnntrain.studies.invariance.measure import Clean, Moved
+from cnntrain.studies.invariance.rows import AliasingRow, Estimate, LagRow, PhaseRow
 from cnntrain.transforms.transform import Transform
-
-Row = dict[str, Any]
 
 
 def total_stride(strides: Sequence[int | None]) -> int:
@@ -17,28 +15,20 @@ def total_stride(strides: Sequence[int | None]) -> int:
     return max((stride for stride in strides if stride), default=1)
 
 
-def lags(transform: Transform, name: str, moved: Moved, blocks: np.ndarray, stride: int) -> list[Row]:
+def lags(transform: Transform, name: str, moved: Moved, blocks: np.ndarray, stride: int) -> list[LagRow]:
     """Return how often predictions agree at two shifts that lie so many pixels apart, by that distance.
 
     A network that subsamples by `stride` sees shifts by its multiples alike but for the border: `phase` is the distance
     modulo it.
     """
-    lines = []
-    for lag, pairs in enumerate(agreement(transform, moved), 1):
-        agree = means(blocks, pairs)
-        low, high = band(agree, Support(0.0, 1.0, len(blocks)))
-        line = {
-            "run": name,
-            "warp": transform.name,
-            "lag": lag,
-            "phase": lag % stride,
-            "pairs": len(transform.amounts) - lag,
-        }
-        lines.append(line | {"consistency": float(agree[0]), "low": float(low), "high": float(high)})
-    return lines
+    pairs = len(transform.amounts)
+    return [
+        LagRow(name, transform.name, lag, lag % stride, pairs - lag, share_of(blocks, agree))
+        for lag, agree in enumerate(agreement(transform, moved), 1)
+    ]
 
 
-def aliasing(transform: Transform, name: str, moved: Moved, blocks: np.ndarray, stride: int) -> list[Row]:
+def aliasing(transform: Transform, name: str, moved: Moved, blocks: np.ndarray, stride: int) -> list[AliasingRow]:
     """Return by how much predictions agree more at shifts a multiple of the stride apart than a pixel less or more.
 
     The mean of the two neighbours is what distance alone would give; without subsampling the excess is about 0.
@@ -48,10 +38,16 @@ def aliasing(transform: Transform, name: str, moved: Moved, blocks: np.ndarray, 
     if not places:
         return []
     excess = [agree[lag - 1] - (agree[lag - 2] + agree[lag]) / 2 for lag in places]  # lag 1 stands at place 0
-    found = means(blocks, np.mean(excess, axis=0))
-    low, high = band(found, Support(-1.0, 1.0, len(blocks)))
-    line = {"run": name, "warp": transform.name, "stride": stride, "lags": places}
-    return [line | {"excess": float(found[0]), "low": float(low), "high": float(high)}]
+    mean = means(blocks, np.mean(excess, axis=0))
+    low, high = band(mean, Support(-1.0, 1.0, len(blocks)))
+    return [AliasingRow(name, transform.name, stride, tuple(places), Estimate(float(mean[0]), float(low), float(high)))]
+
+
+def share_of(blocks: np.ndarray, values: np.ndarray) -> Estimate:
+    """Return the mean of values [N] in 0..1 over images, with its band."""
+    mean = means(blocks, values)
+    low, high = band(mean, Support(0.0, 1.0, len(blocks)))
+    return Estimate(float(mean[0]), float(low), float(high))
 
 
 def agreement(transform: Transform, moved: Moved) -> list[np.ndarray]:
@@ -67,19 +63,20 @@ def agreement(transform: Transform, moved: Moved) -> list[np.ndarray]:
     return [(moved.predicted[lag:] == moved.predicted[:-lag]).mean(axis=0) for lag in range(1, len(steps))]
 
 
-def phases(transform: Transform, name: str, clean: Clean, moved: Moved, blocks: np.ndarray, stride: int) -> list[Row]:
+def phases(
+    transform: Transform, name: str, clean: Clean, moved: Moved, blocks: np.ndarray, stride: int
+) -> list[PhaseRow]:
     """Return how often a whole shift keeps the prediction, by the shift modulo the network's total stride."""
-    whole = [a for a, amount in enumerate(transform.amounts) if all(part % 1 == 0 for part in amount) and any(amount)]
-    if transform.unit != "pixels" or transform.move is None or not whole:
+    whole_shifts = [
+        a for a, amount in enumerate(transform.amounts) if all(part % 1 == 0 for part in amount) and any(amount)
+    ]
+    if transform.unit != "pixels" or transform.move is None or not whole_shifts:
         return []
-    kept = moved.predicted == clean.predicted
+    same = moved.predicted == clean.predicted
     groups: dict[tuple[int, ...], list[int]] = {}
-    for a in whole:
+    for a in whole_shifts:
         groups.setdefault(tuple(int(part) % stride for part in transform.amounts[a]), []).append(a)
-    lines = []
-    for phase, members in sorted(groups.items()):
-        agree = means(blocks, kept[members].mean(axis=0))
-        low, high = band(agree, Support(0.0, 1.0, len(blocks)))
-        line = {"run": name, "warp": transform.name, "stride": stride, "phase": list(phase), "shifts": len(members)}
-        lines.append(line | {"consistency": float(agree[0]), "low": float(low), "high": float(high)})
-    return lines
+    return [
+        PhaseRow(name, transform.name, stride, phase, len(places), share_of(blocks, same[places].mean(axis=0)))
+        for phase, places in sorted(groups.items())
+    ]

@@ -4,13 +4,13 @@ As long as no ink leaves the frame the two are equal: the number of white pixels
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from cnntrain.data.augment.ops import grey
+from cnntrain.studies.invariance.rows import PixelRow
 from cnntrain.transforms.transform import Amount, Transform
 
 THRESHOLD = 127.5  # half of the range
@@ -18,35 +18,44 @@ THRESHOLD = 127.5  # half of the range
 
 def crossings(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
     """Return how many pixels of each image [B] turn from black to white and from white to black at the threshold."""
-    one, two = (grey(pixels).flatten(1) >= THRESHOLD for pixels in (before, after))
-    return (~one & two).sum(dim=1), (one & ~two).sum(dim=1)
+    white, then_white = (grey(pixels).flatten(1) >= THRESHOLD for pixels in (before, after))
+    return (~white & then_white).sum(dim=1), (white & ~then_white).sum(dim=1)
 
 
-def counted(transform: Transform) -> list[Amount]:
+def counted_amounts(transform: Transform) -> list[Amount]:
     """Return the amounts of a warp whose pixels are counted: whole shifts along one axis."""
     shifts = transform.axes == 1 and transform.unit == "pixels" and transform.move is not None
     return [amount for amount in transform.amounts if shifts and amount[0] % 1 == 0]
 
 
-def rows(transform: Transform, counts: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[dict[str, Any]]:
+def pixel_rows(transform: Transform, counts: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[PixelRow]:
     """Return one row a counted amount from (black to white, white to black) [N] each, with their distribution."""
     lines = []
-    for amount, (whitened, blackened) in zip(counted(transform), counts, strict=True):
+    for amount, (whitened, blackened) in zip(counted_amounts(transform), counts, strict=True):
         changed = whitened + blackened
         low, median, high = np.quantile(changed, (0.05, 0.5, 0.95))
-        line: dict[str, Any] = {"warp": transform.name, "amount": amount[0], "n": len(changed)}
-        line |= {"black_to_white": float(whitened.mean()), "white_to_black": float(blackened.mean())}
-        line |= {"changed": float(changed.mean()), "changed_5": float(low), "changed_50": float(median)}
-        line |= {"changed_95": float(high), "equal": float((whitened == blackened).mean())}
-        lines.append(line)
+        lines.append(
+            PixelRow(
+                transform.name,
+                amount[0],
+                len(changed),
+                black_to_white=float(whitened.mean()),
+                white_to_black=float(blackened.mean()),
+                changed=float(changed.mean()),
+                changed_5=float(low),
+                changed_50=float(median),
+                changed_95=float(high),
+                equal=float((whitened == blackened).mean()),
+            )
+        )
     return lines
 
 
-def count(transform: Transform, pixels: Tensor, places: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+def count_crossings(transform: Transform, pixels: Tensor, places: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return the counts of a batch for each counted amount."""
-    found = []
+    counts = []
     base = transform.change(pixels, transform.neutral, places)
-    for amount in counted(transform):
+    for amount in counted_amounts(transform):
         pair = torch.stack(crossings(base, transform.change(pixels, amount, places))).cpu().numpy()
-        found.append((pair[0], pair[1]))
-    return found
+        counts.append((pair[0], pair[1]))
+    return counts

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from cnntrain.runtime.drawing import DASHES, GREY, SERIES, empty_figure, thin
-from cnntrain.studies.invariance.rows import Curves, bands, seed_bands
+from cnntrain.studies.invariance.rows import Curves, LagRow, bands, seed_bands
 from cnntrain.transforms.transform import Amount, Transform
 
 if TYPE_CHECKING:  # matplotlib takes half a second to import
@@ -248,17 +248,17 @@ def crossings(
     return figure
 
 
-def aliasing(transform: Transform, rows: Sequence[Mapping[str, Any]], stride: int) -> "Figure":
+def aliasing(transform: Transform, rows: Sequence[LagRow], stride: int) -> "Figure":
     """Draw how often predictions agree at two shifts, against how far they lie apart; the stride's multiples marked."""
     figure = empty_figure(4.8, 2.8)
     axes = figure.subplots()
-    for number, name in enumerate(dict.fromkeys(row["run"] for row in rows)):
-        own = [row for row in rows if row["run"] == name]
-        x = [row["lag"] for row in own]
+    for number, name in enumerate(dict.fromkeys(row.run for row in rows)):
+        own = [row for row in rows if row.run == name]
+        x = [row.lag for row in own]
         colour, dashes = SERIES[number % len(SERIES)], DASHES[number % len(DASHES)]
-        low, high = ([row[end] for row in own] for end in ("low", "high"))
+        low, high = ([getattr(row.consistency, end) for row in own] for end in ("low", "high"))
         axes.fill_between(x, low, high, color=colour, alpha=0.25, linewidth=0)
-        axes.plot(x, [row["consistency"] for row in own], color=colour, linestyle=dashes, label=name, marker=".")
+        axes.plot(x, [row.consistency.value for row in own], color=colour, linestyle=dashes, label=name, marker=".")
     axes.set_xticks(range(stride, len(transform.amounts), stride))
     axes.grid(visible=True, axis="x")
     axes.set_xlabel(f"{transform.name}: pixels between two shifts (marks: multiples of the stride)")

@@ -48,12 +48,12 @@ class Subject:
     device: torch.device
 
     def logits(self, pixels: Tensor) -> Tensor:
-        """Return the logits of pixels [B, C, H, W], the same as those that `follow` ends with."""
+        """Return the logits of pixels [B, C, H, W], the same as those that `walk` ends with."""
         with autocast(self.precision, self.device):
             found: Tensor = self.net(normalised(pixels, self.info).clone(memory_format=torch.channels_last))
         return found
 
-    def follow(self, views: Sequence[Tensor]) -> Iterator[tuple[str, list[Tensor]]]:
+    def walk(self, views: Sequence[Tensor]) -> Iterator[tuple[str, list[Tensor]]]:
         """Yield each stage's name and what leaves it for each of `views`, pixels [B, C, H, W], the input first."""
         # A copy of one layout for all: a layer may choose its algorithm by the strides, even those of a single channel.
         inputs = [normalised(view, self.info).clone(memory_format=torch.channels_last) for view in views]
@@ -183,7 +183,7 @@ def beside_partners(subject: Subject, views: Sequence[Tensor], labels: Tensor) -
     """Return predictions and probabilities [B], and distances [stages, B] to the second and third view."""
     rows = []
     with torch.no_grad():
-        for name, (x, other, same) in subject.follow(views):
+        for name, (x, other, same) in subject.walk(views):
             if name in subject.stages:
                 rows.append([*distances(x, other), distances(x, same)[0]])
     shares = x.float().softmax(dim=1)
@@ -227,7 +227,7 @@ def one_batch(
 ) -> Moved:
     """Measure one batch `views[0]` against its changed copies, the others."""
     rows: list[list[Tensor]] = []  # [stages * amounts][3][B]
-    for name, features in subject.follow(views):
+    for name, features in subject.walk(views):
         if name in subject.stages:
             first, norm = features[0], features[0].float().flatten(1).norm(dim=1)
             for h, amount in zip(features[1:], amounts, strict=True):

@@ -1,73 +1,88 @@
-"""An invariance study: networks measured under one warp, gathered by what they differ in, and all rows of it."""
+"""An invariance study: networks measured under transforms, and all rows that follow from it."""
 
-import os
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from cnntrain.config import pretrained, schema
-from cnntrain.config.build import build_model, fit_images, load_dataset
+from cnntrain.config import schema
+from cnntrain.config.build import build_transforms
 from cnntrain.data.storage.images import DatasetInfo, Split, spread
-from cnntrain.nn.shapes import describe_shape
-from cnntrain.nn.stages import StageError, require
-from cnntrain.runs.folder import RESULTS, create_folder, find_run, new_folder, refuse_existing, refuse_unwritable
-from cnntrain.runs.images import RunImages, run_images
-from cnntrain.runs.load import load_run
-from cnntrain.runs.select import find_runs, short_names
+from cnntrain.runs.folder import RESULTS, create_folder, new_folder, refuse_existing, refuse_unwritable
+from cnntrain.runs.images import RunImages, warn_of_seen
 from cnntrain.runtime import disk
+from cnntrain.runtime.devices import choose_device, choose_precision
 from cnntrain.runtime.errors import InputError
 from cnntrain.runtime.progress import counting
 from cnntrain.stats.bootstrap import blocks
-from cnntrain.studies.comparison import letters
 from cnntrain.studies.invariance import aliasing, crossings, measure
-from cnntrain.studies.invariance.aliasing import total_stride
 from cnntrain.studies.invariance.figures import Attacked, Line, Samples, line_of
 from cnntrain.studies.invariance.measure import Clean, Moved, Subject, pixels_of
-from cnntrain.studies.invariance.rows import Curves, Row, areas, curves, differences, pooled, rows, worst_classes
+from cnntrain.studies.invariance.networks import (
+    NamedNetwork,
+    SeedGroup,
+    find_networks,
+    images_for,
+    require_same_images,
+    seed_groups,
+    stages_of,
+)
+from cnntrain.studies.invariance.rows import (
+    AliasingRow,
+    AreaRow,
+    ClassRow,
+    Curves,
+    DifferenceRow,
+    LagRow,
+    PhaseRow,
+    PixelRow,
+    StageRow,
+    area_rows,
+    class_rows,
+    curves,
+    difference_rows,
+    pooled,
+    stage_rows,
+)
 from cnntrain.transforms.transform import Transform
 
+RAW = "raw"
 SHOWN_IMAGES, SHOWN_AMOUNTS = 3, 9
 LECTURE_SHIFT = 2.0  # pixels, as in the lectures' example
 MOST_TRIED = 100  # images to find some that an attack turns
 
 
-@dataclass(frozen=True)
-class Group:
-    """Networks that differ in their seed only, by their places among all."""
-
-    name: str
-    members: Sequence[int]
-    seeds: Sequence[int]
-
-
-class Study:
-    """What was measured under one warp, network by network in their order."""
+class TransformStudy:
+    """What was measured under one transform, network by network in their order."""
 
     def __init__(self, transform: Transform, split: Split, info: DatasetInfo, blocks: np.ndarray) -> None:
         self.transform, self.split, self.info, self.blocks = transform, split, info, blocks
         self.curves: list[Curves] = []
-        self.tables: dict[str, list[Row]] = {"classes": [], "lags": [], "phases": [], "aliasing": []}
-        self.kept: dict[str, np.ndarray] = {}  # at the lecture's shift: truth values [N]
-        self.stride = 1
+        self.classes: list[ClassRow] = []
+        self.lags: list[LagRow] = []
+        self.phases: list[PhaseRow] = []
+        self.aliasing: list[AliasingRow] = []
+        self.same_answer: dict[str, np.ndarray] = {}  # by network, at the lecture's shift: truth values [N]
+        self.stride = 1  # the largest total stride of the networks
         self.first: Subject | None = None  # the network that samples are shown to
-        self.counts = self.count()
+        self.counts = self.count_pixels()
 
-    def count(self) -> list[tuple[np.ndarray, np.ndarray]]:
+    def count_pixels(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """Count the pixels that each whole shift turns white and black, in all images."""
         places = np.arange(len(self.split))
-        if not crossings.counted(self.transform):
+        if not crossings.counted_amounts(self.transform):
             return []
         batches = np.split(places, range(500, len(places), 500))
-        found = [crossings.count(self.transform, pixels_of(self.split, at, torch.device("cpu")), at) for at in batches]
+        cpu = torch.device("cpu")
+        counts = [crossings.count_crossings(self.transform, pixels_of(self.split, at, cpu), at) for at in batches]
         return [
             (np.concatenate([pair[0] for pair in pairs]), np.concatenate([pair[1] for pair in pairs]))
-            for pairs in zip(*found, strict=True)
+            for pairs in zip(*counts, strict=True)
         ]
 
     def add(self, curves: Curves, clean: Clean, moved: Moved, stride: int, subject: Subject) -> None:
@@ -75,20 +90,20 @@ class Study:
         self.first = self.first or subject
         self.curves.append(curves)
         name, self.stride = curves.name, max(self.stride, stride)
-        self.tables["classes"] += worst_classes(self.transform, name, clean, moved, self.info.classes)
-        self.tables["lags"] += aliasing.lags(self.transform, name, moved, self.blocks, stride)
-        self.tables["phases"] += aliasing.phases(self.transform, name, clean, moved, self.blocks, stride)
-        self.tables["aliasing"] += aliasing.aliasing(self.transform, name, moved, self.blocks, stride)
+        self.classes += class_rows(self.transform, name, clean, moved, self.info.classes)
+        self.lags += aliasing.lags(self.transform, name, moved, self.blocks, stride)
+        self.phases += aliasing.phases(self.transform, name, clean, moved, self.blocks, stride)
+        self.aliasing += aliasing.aliasing(self.transform, name, moved, self.blocks, stride)
         if (place := self.lecture_place()) is not None:
-            at = self.transform.amounts.index(crossings.counted(self.transform)[place])
-            self.kept[name] = moved.predicted[at] == clean.predicted
+            at = self.transform.amounts.index(crossings.counted_amounts(self.transform)[place])
+            self.same_answer[name] = moved.predicted[at] == clean.predicted
 
     def lecture_place(self) -> int | None:
         """Return the place among the counted amounts of the shift of the lectures' example, if it is there."""
-        shifts = [amount[0] for amount in crossings.counted(self.transform)]
+        shifts = [amount[0] for amount in crossings.counted_amounts(self.transform)]
         return next((shifts.index(shift) for shift in (LECTURE_SHIFT, -LECTURE_SHIFT) if shift in shifts), None)
 
-    def lines(self, groups: Sequence[Group]) -> list[Line]:
+    def lines(self, groups: Sequence[SeedGroup]) -> list[Line]:
         """Return one line a group of networks."""
         lines = []
         for group in groups:
@@ -120,7 +135,7 @@ class Study:
         with torch.no_grad():
             before = subject.logits(pixels).float().softmax(dim=1)
         left = (before.argmax(dim=1) == labels).cpu()
-        found = []
+        examples = []
         for amount, changed in zip(
             self.transform.amounts, self.transform.against(subject.logits)(pixels, labels, places), strict=True
         ):
@@ -131,9 +146,9 @@ class Study:
                 old, new = int(labels[i]), int(after[i].argmax())
                 names = self.info.classes[old], self.info.classes[new]
                 shares = tuple(float(p[i, at]) for p in (before, after) for at in (old, new))
-                found.append(Attacked(to_picture(pixels[i]), to_picture(changed[i]), amount[0], *names, shares))
+                examples.append(Attacked(to_picture(pixels[i]), to_picture(changed[i]), amount[0], *names, shares))
             left &= ~turned
-        return found[:: max(1, len(found) // SHOWN_IMAGES)][:SHOWN_IMAGES]
+        return examples[:: max(1, len(examples) // SHOWN_IMAGES)][:SHOWN_IMAGES]
 
 
 def to_picture(pixels: Tensor) -> np.ndarray:
@@ -141,196 +156,114 @@ def to_picture(pixels: Tensor) -> np.ndarray:
     return np.asarray(pixels.permute(1, 2, 0).cpu())
 
 
-def grouped(names: Sequence[str], seeds: Sequence[int], gathered: Sequence[Sequence[int]]) -> list[Group]:
-    """Name each group of networks: a single one by itself, several by the folder they share, or else by a letter."""
-    groups = []
-    shared = [{names[i].rpartition("/")[0].rpartition("/")[2] for i in members} for members in gathered]
-    for number, members in enumerate(gathered):
-        own = shared[number]
-        unique = len(own) == 1 and "" not in own and sum(own == other for other in shared) == 1
-        name = names[members[0]] if len(members) == 1 else next(iter(own)) if unique else letters(number)
-        groups.append(Group(name, members, [seeds[i] for i in members]))
-    return groups
-
-
-# Results.
-
-
-def results(studies: Sequence[Study], groups: Sequence[Group]) -> dict[str, list[Row]]:
-    """Return all rows of a study: of each network, of networks pooled over seeds, of areas, differences, counts."""
-    found: dict[str, list[Row]] = {key: [] for key in ("rows", "pooled", "areas", "differences", "pixels")}
-    for study in studies:
-        name = study.transform.name
-        for part in study.curves:
-            found["rows"] += rows(name, part)
-        lines = study.lines(groups)
-        for line in lines:
-            found["pooled"] += rows(name, line.curves, line.members) if len(line.members) > 1 else []
-            found["areas"] += areas(study.transform, line.curves)
-        members = [line.members for line in lines]
-        found["differences"] += differences(
-            study.transform, members, [group.name for group in groups], [group.seeds for group in groups]
-        )
-        found["pixels"] += crossings.rows(study.transform, study.counts)
-        for key, table in study.tables.items():
-            found.setdefault(key, []).extend(table)
-    return found
-
-
-RAW = "raw"
-
-
 @dataclass(frozen=True)
-class Entry:
-    """A network to measure, by its short name."""
+class InvarianceStudy:
+    """Networks measured under transforms, all on the same images."""
 
-    name: str
-    folder: Path | None  # None: an untrained network that belongs to no run
-    net: nn.Sequential
-    info: DatasetInfo
-    settings: dict[str, Any]
+    folder: Path
+    networks: list[NamedNetwork]
+    groups: list[SeedGroup]
+    images: RunImages  # as the first transform has them
+    device: torch.device
+    precision: Literal["fp32", "bf16"]
+    transforms: list[TransformStudy]
 
 
-def networks(cfg: schema.Invariance) -> list[Entry]:
-    """Return the networks that are meant, in evaluation mode.
+def measure_networks(cfg: schema.Invariance) -> InvarianceStudy:
+    """Measure networks as configured; what was measured of each image goes into the study's folder.
 
-    Raises `InputError` unless exactly one of run, runs and model says which.
+    Raises `InputError` where nothing is to be measured, or networks cannot see the same images.
     """
-    if sum(given is not None for given in (cfg.run, cfg.runs, cfg.model)) != 1:
-        raise InputError("name what to measure: run=<folder>, runs=[<folder>,…], or model=<name> with init=random")
-    if cfg.model is not None:
-        if cfg.init != "random" or cfg.dataset is None:
-            raise InputError("model= names an untrained network: it needs init=random and dataset=<name>")
-        root = cfg.data_root or os.environ.get("CNNTRAIN_DATA", "data")
-        settings: dict[str, Any] = {"model": cfg.model, "dataset": cfg.dataset, "seed": cfg.seed, "data_root": root}
-        info = load_dataset(cfg.dataset, root, cfg.seed, only=cfg.split).info  # a folder's is known by its images
-        net = build_model(pretrained.without_weights(cfg.model), info, seed=cfg.seed)
-        return [Entry(f"{cfg.model['name']} untrained", None, net, info, settings)]
-    folders = find_runs(cfg.runs, least=1) if cfg.runs is not None else [find_run(str(cfg.run))]
-    entries = []
-    for folder, name in zip(folders, names_of(folders), strict=True):
-        net, info, settings = load_run(folder, cfg.weights)
-        if cfg.init == "random":
-            net, name = (
-                build_model(pretrained.without_weights(settings["model"]), info, seed=cfg.seed),
-                f"{name} untrained",
-            )
-        entries.append(Entry(name, folder, net, info, settings))
-    return entries
+    device = choose_device(cfg.device)
+    precision = choose_precision(cfg.precision, device)
+    networks = find_networks(cfg)
+    require_same_images(networks)
+    transforms = build_transforms(cfg.warp, networks[0].info)
+    if not transforms:
+        raise InputError("warp={} leaves nothing to measure; name one: warp=translate_y")
+    subjects = [
+        measure.subject(network.net, network.info, stages=stages, precision=precision, device=device)
+        for network, stages in zip(networks, stages_of(cfg.stages, networks), strict=True)
+    ]
+    images = [images_for(cfg, networks[0], transform) for transform in transforms]
+    for network in networks[1:]:
+        if network.folder is not None:
+            warn_of_seen(network.folder, images[0].split, "these")
+    folder = study_folder(cfg, networks)
+    parts = blocks(len(images[0].split))
+    studies = [
+        TransformStudy(transform, shown.split, networks[0].info, parts)
+        for transform, shown in zip(transforms, images, strict=True)
+    ]
+    measure_all(cfg, networks, subjects, studies, folder)
+    return InvarianceStudy(folder, networks, seed_groups(networks), images[0], device, precision, studies)
 
 
-def names_of(folders: Sequence[Path]) -> list[str]:
-    """Return short names of runs; a number alone, as a sweep or a study names its jobs, is no name."""
-    names = short_names(folders)
-    if any(name.isdigit() for name in names):
-        return ["/".join(folder.resolve().parts[-2:]) for folder in folders]
-    return names
-
-
-def check_alike(entries: Sequence[Entry]) -> None:
-    """Raise `InputError` naming the first network that takes other images or knows other classes than the first."""
-    first = entries[0]
-    for entry in entries[1:]:
-        if entry.info.shape != first.info.shape:
-            one, other = (describe_shape(found.info.shape) for found in (first, entry))
-            raise InputError(f"{entry.name} takes {other} images, {first.name} {one}: they cannot see the same")
-        if entry.info.classes != first.info.classes:
-            lacking = sorted(set(entry.info.classes) ^ set(first.info.classes))
-            why = f"{', '.join(lacking[:5])} differ" if lacking else "their order differs"
-            raise InputError(f"{entry.name} knows other classes than {first.name}: {why}")
-
-
-def stages_of(wanted: Sequence[str] | None, entries: Sequence[Entry]) -> list[list[str] | None]:
-    """Return each network's stages to measure, None for all; one that only some networks have is left out elsewhere.
-
-    Raises `StageError` naming the nearest for a stage that none has.
-    """
-    if wanted is None:
-        return [None] * len(entries)
-    own = [[measure.INPUT, *(name for name, _ in entry.net.named_children())] for entry in entries]
-    known = list(dict.fromkeys(name for names in own for name in names))
-    require(wanted, known)
-    chosen: list[list[str] | None] = [[name for name in names if name in wanted] for names in own]
-    for entry, names in zip(entries, chosen, strict=True):
-        if not names:
-            raise StageError(f"stages=[{', '.join(wanted)}]: {entry.name} has none of them")
-    return chosen
-
-
-def images(cfg: schema.Invariance, entry: Entry, transform: Transform) -> RunImages:
-    """Return the images of a warp, larger than the network's by its margin."""
-    channels, height, width = entry.info.shape
-    info = replace(entry.info, shape=(channels, height + 2 * transform.margin, width + 2 * transform.margin))
-    root = cfg.data_root or entry.settings["data_root"]
-    other = cfg.dataset if entry.folder else None
-    if transform.margin:
-        own, given = entry.settings["dataset"], other or {}
-        other = fit_images(given if given.get("name", own["name"]) != own["name"] else own | given, info)
-    found = run_images(entry.folder, entry.settings, info, root, cfg.split, other=other)
-    if cfg.images is None:
-        return found
-    return found._replace(split=found.split.take(spread(len(found.split), cfg.images)))
-
-
-def new_target(cfg: schema.Invariance, entries: Sequence[Entry]) -> Path:
+def study_folder(cfg: schema.Invariance, networks: Sequence[NamedNetwork]) -> Path:
     """Return the folder of the study, made.
 
     Raises `InputError` when it holds a study already, or is a file.
     """
-    first = entries[0].folder
-    target = Path(cfg.output_dir) if cfg.output_dir else new_folder("invariance", first.name if first else "untrained")
-    if (target / RESULTS).exists():
-        raise InputError(f"output_dir={target} already holds results; name another folder")
-    refuse_existing(target)
-    refuse_unwritable(target)
-    return create_folder(target)
+    first = networks[0].folder
+    folder = Path(cfg.output_dir) if cfg.output_dir else new_folder("invariance", first.name if first else "untrained")
+    if (folder / RESULTS).exists():
+        raise InputError(f"output_dir={folder} already holds results; name another folder")
+    refuse_existing(folder)
+    refuse_unwritable(folder)
+    return create_folder(folder)
 
 
-def follow(
+def measure_all(
     cfg: schema.Invariance,
-    entries: Sequence[Entry],
-    subjects: Sequence[measure.Subject],
-    transforms: Sequence[Transform],
-    splits: Sequence[Split],
-    target: Path,
-) -> list[Study]:
-    """Pass all images through all networks under all warps; the raw rows go to the study's folder."""
-    parts, classes = blocks(len(splits[0])), entries[0].info.classes
-    studies = [
-        Study(transform, split, entries[0].info, parts) for transform, split in zip(transforms, splits, strict=True)
-    ]
-    few = spread(len(splits[0]), cfg.control_images)
-    total = sum(
-        len(parts) * (1 + len(transform.amounts)) + 2 * len(few) * len(transform.amounts) for transform in transforms
-    )
-    with counting(total * len(entries), "invariance", "image") as progress:
-        for entry, subject in zip(entries, subjects, strict=True):
-            stride = total_stride([spans[0].jump for spans in subject.spans.values()])
-            for study in studies:
-                transform, split = study.transform, study.split
-                batches = measure.in_batches(split, np.arange(len(split)), cfg.batch_size, subject.device)
-                clean = measure.clean(subject, split, cfg.batch_size, transform, progress=progress)
-                changed = transform.against(subject.logits)
-                moved = measure.moves(
-                    subject,
-                    batches,
-                    changed,
-                    transform.amounts,
-                    move=transform.move,
-                    crop=transform.margin,
-                    progress=progress,
-                )
-                held = measure.controls(subject, split, few, cfg.batch_size, transform, progress=progress)
-                keep_raw(target / RAW / f"{safe(entry.name)}_{transform.name}.npz", subject, transform, clean, moved)
-                stages = subject.stages
-                found = curves(entry.name, stages, transform.amounts, clean, moved, held, parts, len(classes))
-                study.add(found, clean, moved, stride, subject)
-    return studies
-
-
-def keep_raw(
-    path: Path, subject: measure.Subject, transform: Transform, clean: measure.Clean, moved: measure.Moved
+    networks: Sequence[NamedNetwork],
+    subjects: Sequence[Subject],
+    studies: Sequence[TransformStudy],
+    folder: Path,
 ) -> None:
+    """Pass all images through all networks under all transforms."""
+    first = studies[0]
+    few = spread(len(first.split), cfg.control_images)
+    total = sum(
+        len(first.split) * (1 + len(study.transform.amounts)) + 2 * len(few) * len(study.transform.amounts)
+        for study in studies
+    )
+    with counting(total * len(networks), "invariance", "image") as progress:
+        for network, subject in zip(networks, subjects, strict=True):
+            for study in studies:
+                measure_one(cfg, network.name, subject, study, few, folder, progress)
+
+
+def measure_one(
+    cfg: schema.Invariance,
+    name: str,
+    subject: Subject,
+    study: TransformStudy,
+    few: np.ndarray,
+    folder: Path,
+    progress: Callable[[int], None],
+) -> None:
+    """Measure one network under one transform, on all images; its controls on `few`."""
+    transform, split = study.transform, study.split
+    batches = measure.in_batches(split, np.arange(len(split)), cfg.batch_size, subject.device)
+    clean = measure.clean(subject, split, cfg.batch_size, transform, progress=progress)
+    moved = measure.moves(
+        subject,
+        batches,
+        transform.against(subject.logits),
+        transform.amounts,
+        move=transform.move,
+        crop=transform.margin,
+        progress=progress,
+    )
+    controls = measure.controls(subject, split, few, cfg.batch_size, transform, progress=progress)
+    write_raw(folder / RAW / f"{safe(name)}_{transform.name}.npz", subject, transform, clean, moved)
+    classes, stages = len(study.info.classes), subject.stages
+    measured = curves(name, stages, transform.amounts, clean, moved, controls, study.blocks, classes)
+    stride = aliasing.total_stride([spans[0].jump for spans in subject.spans.values()])
+    study.add(measured, clean, moved, stride, subject)
+
+
+def write_raw(path: Path, subject: Subject, transform: Transform, clean: Clean, moved: Moved) -> None:
     """Write what was measured of each image."""
     arrays = {f"clean_{key}": value for key, value in clean._asdict().items()} | moved._asdict()
     with disk.replacing(path) as partial:
@@ -340,3 +273,52 @@ def keep_raw(
 def safe(name: str) -> str:
     """Return a network's name as part of a file's."""
     return re.sub(r"[^\w.-]+", "_", name)
+
+
+# Results.
+
+
+@dataclass(frozen=True)
+class InvarianceRows:
+    """All rows of a study, or those of one transform."""
+
+    rows: list[StageRow] = field(default_factory=list)  # of each network
+    pooled: list[StageRow] = field(default_factory=list)  # of networks that differ in their seed only, together
+    areas: list[AreaRow] = field(default_factory=list)
+    differences: list[DifferenceRow] = field(default_factory=list)
+    pixels: list[PixelRow] = field(default_factory=list)
+    classes: list[ClassRow] = field(default_factory=list)
+    lags: list[LagRow] = field(default_factory=list)
+    phases: list[PhaseRow] = field(default_factory=list)
+    aliasing: list[AliasingRow] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, list[dict[str, Any]]]:
+        """Return the rows with their stable keys."""
+        return {key: [row.as_json() for row in rows] for key, rows in vars(self).items()}
+
+
+def rows_of(study: TransformStudy, groups: Sequence[SeedGroup]) -> InvarianceRows:
+    """Return the rows of one transform: of each network, pooled over seeds, areas, differences and counts."""
+    transform, lines = study.transform, study.lines(groups)
+    names, seeds = [group.name for group in groups], [group.seeds for group in groups]
+    several = [line for line in lines if len(line.members) > 1]
+    return InvarianceRows(
+        [row for network in study.curves for row in stage_rows(transform.name, network)],
+        [row for line in several for row in stage_rows(transform.name, line.curves, line.members)],
+        [row for line in lines for row in area_rows(transform, line.curves)],
+        difference_rows(transform, [line.members for line in lines], names, seeds),
+        crossings.pixel_rows(transform, study.counts),
+        study.classes,
+        study.lags,
+        study.phases,
+        study.aliasing,
+    )
+
+
+def all_rows(study: InvarianceStudy) -> InvarianceRows:
+    """Return the rows of all transforms."""
+    together = InvarianceRows()
+    for each in study.transforms:
+        for key, rows in vars(rows_of(each, study.groups)).items():
+            getattr(together, key).extend(rows)
+    return together

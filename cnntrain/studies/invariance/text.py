@@ -2,17 +2,15 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from cnntrain.runtime.tables import percent
 from cnntrain.stats.bootstrap import band
 from cnntrain.studies.invariance.figures import Line
-from cnntrain.studies.invariance.rows import bands, seed_bands
+from cnntrain.studies.invariance.rows import AliasingRow, ClassRow, DifferenceRow, PixelRow, bands, seed_bands
 from cnntrain.transforms.transform import Transform
 
-Row = Mapping[str, Any]
 FLOOR = 0.05  # a control that moves features less is not worth a sentence
 
 
@@ -127,55 +125,55 @@ def unchanged_words(transform: Transform, line: Line) -> str:
     return f", on unchanged images {line.curves.values['p_true'][0][transform.amounts.index(transform.neutral)]:.2f}"
 
 
-def difference_words(rows: Sequence[Row]) -> list[str]:
+def difference_words(rows: Sequence[DifferenceRow]) -> list[str]:
     """Return the sentences about networks against the first, averaged over the amounts of a warp."""
     words = []
     for row in rows:
-        if row["curve"] != "consistency":
+        if row.curve != "consistency":
             continue
-        low, high = row["delta_low"], row["delta_high"]
+        low, high, seeds = row.delta.low, row.delta.high, row.over_seeds
         verb = "keeps more predictions than" if low > 0 else "keeps fewer predictions than" if high < 0 else ""
-        points = f"{100 * row['delta']:+.2f} points ({100 * low:+.2f} … {100 * high:+.2f} over images"
-        if row["seed_low"] is not None:
-            over = f"{100 * row['seed_low']:+.2f} … {100 * row['seed_high']:+.2f}"
-            points += f"; {over} over {row['n_seeds']} shared seeds"
+        points = f"{100 * row.delta.value:+.2f} points ({100 * low:+.2f} … {100 * high:+.2f} over images"
+        if seeds:
+            points += f"; {100 * seeds.low:+.2f} … {100 * seeds.high:+.2f} over {row.n_seeds} shared seeds"
         if verb:
-            words.append(f"Over all amounts {row['name']} {verb} {row['against']}: {points}).")
+            words.append(f"Over all amounts {row.name} {verb} {row.reference}: {points}).")
         else:
-            words.append(f"{row['name']} and {row['against']} do not differ significantly on these images: {points}).")
-        if row["seed_low"] is not None and verb and row["seed_low"] <= 0 <= row["seed_high"]:
-            words.append(f"Over seeds it is not significant: {row['name']} differs for these runs only.")
+            words.append(f"{row.name} and {row.reference} do not differ significantly on these images: {points}).")
+        if seeds and verb and seeds.low <= 0 <= seeds.high:
+            words.append(f"Over seeds it is not significant: {row.name} differs for these runs only.")
     return words
 
 
-def aliasing_words(rows: Sequence[Row]) -> list[str]:
+def aliasing_words(rows: Sequence[AliasingRow]) -> list[str]:
     """Return the sentences about shifts by multiples of the stride."""
     words = []
     for row in rows:
-        excess = f"{100 * row['excess']:+.2f} points ({100 * row['low']:+.2f} … {100 * row['high']:+.2f})"
-        seen = "there is aliasing" if row["low"] > 0 else "no aliasing is found"
+        low, high = row.excess.low, row.excess.high
+        excess = f"{100 * row.excess.value:+.2f} points ({100 * low:+.2f} … {100 * high:+.2f})"
+        seen = "there is aliasing" if low > 0 else "no aliasing is found"
         words.append(
-            f"{row['run']}: predictions at two shifts a multiple of the total stride {row['stride']} apart agree "
+            f"{row.run}: predictions at two shifts a multiple of the total stride {row.stride} apart agree "
             f"{excess} more often than at neighbouring distances: {seen}."
         )
     return words
 
 
-def crossing_words(row: Row) -> str:
+def crossing_words(row: PixelRow) -> str:
     """Return the sentence about the pixels that a shift changes."""
     return (
-        f"{row['warp']} {row['amount']:g} turns {row['black_to_white']:.1f} pixels white and "
-        f"{row['white_to_black']:.1f} black on average, {row['changed']:.1f} in all (5 to 95 % of the images: "
-        f"{row['changed_5']:.0f} … {row['changed_95']:.0f}); in {percent(row['equal'], 1)} of {row['n']:,} images the "
+        f"{row.transform} {row.amount:g} turns {row.black_to_white:.1f} pixels white and "
+        f"{row.white_to_black:.1f} black on average, {row.changed:.1f} in all (5 to 95 % of the images: "
+        f"{row.changed_5:.0f} … {row.changed_95:.0f}); in {percent(row.equal, 1)} of {row.n:,} images the "
         "two are equal: their ink stayed within the frame."
     )
 
 
-def class_words(rows: Sequence[Row]) -> list[str]:
+def class_words(rows: Sequence[ClassRow]) -> list[str]:
     """Return a sentence about the class that suffers most in each network; its row is the first of the network's."""
-    first = {row["run"]: row for row in reversed(rows)}
+    first = {row.run: row for row in reversed(rows)}
     return [
-        f"{name}: the class {row['class']} changes most; over all amounts {100 * row['consistency']:.1f} % of its "
+        f"{name}: the class {row.label} changes most; over all amounts {100 * row.consistency:.1f} % of its "
         "predictions stay the same."
         for name, row in reversed(first.items())
     ]

@@ -1,0 +1,140 @@
+"""What an invariance study measures: networks, which of them differ in their seed only, their stages and images."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from cnntrain.config import pretrained, schema
+from cnntrain.config.build import build_model, fit_images, load_dataset
+from cnntrain.data.storage.images import DatasetInfo, spread
+from cnntrain.nn.shapes import describe_shape
+from cnntrain.nn.stages import StageError, require
+from cnntrain.runs.folder import find_run
+from cnntrain.runs.images import RunImages, run_images
+from cnntrain.runs.load import load_run
+from cnntrain.runs.select import by_experiment, find_runs, short_names
+from cnntrain.runtime.errors import InputError
+from cnntrain.runtime.jsonfile import flat
+from cnntrain.studies.comparison import letters
+from cnntrain.studies.invariance.measure import INPUT
+from cnntrain.transforms.transform import Transform
+
+
+@dataclass(frozen=True)
+class NamedNetwork:
+    """A network to measure, by its short name."""
+
+    name: str
+    folder: Path | None  # None: an untrained network that belongs to no run
+    net: nn.Sequential
+    info: DatasetInfo
+    settings: dict[str, Any]
+
+
+def find_networks(cfg: schema.Invariance) -> list[NamedNetwork]:
+    """Return the networks that are meant, in evaluation mode.
+
+    Raises `InputError` unless exactly one of run, runs and model says which.
+    """
+    if sum(given is not None for given in (cfg.run, cfg.runs, cfg.model)) != 1:
+        raise InputError("name what to measure: run=<folder>, runs=[<folder>,…], or model=<name> with init=random")
+    if cfg.model is not None:
+        if cfg.init != "random" or cfg.dataset is None:
+            raise InputError("model= names an untrained network: it needs init=random and dataset=<name>")
+        root = cfg.data_root or os.environ.get("CNNTRAIN_DATA", "data")
+        settings: dict[str, Any] = {"model": cfg.model, "dataset": cfg.dataset, "seed": cfg.seed, "data_root": root}
+        info = load_dataset(cfg.dataset, root, cfg.seed, only=cfg.split).info  # a folder's is known by its images
+        net = build_model(pretrained.without_weights(cfg.model), info, seed=cfg.seed)
+        return [NamedNetwork(f"{cfg.model['name']} untrained", None, net, info, settings)]
+    folders = find_runs(cfg.runs, least=1) if cfg.runs is not None else [find_run(str(cfg.run))]
+    networks = []
+    for folder, name in zip(folders, names_of(folders), strict=True):
+        net, info, settings = load_run(folder, cfg.weights)
+        if cfg.init == "random":
+            net, name = (
+                build_model(pretrained.without_weights(settings["model"]), info, seed=cfg.seed),
+                f"{name} untrained",
+            )
+        networks.append(NamedNetwork(name, folder, net, info, settings))
+    return networks
+
+
+def names_of(folders: Sequence[Path]) -> list[str]:
+    """Return short names of runs; a number alone, as a sweep or a study names its jobs, is no name."""
+    names = short_names(folders)
+    if any(name.isdigit() for name in names):
+        return ["/".join(folder.resolve().parts[-2:]) for folder in folders]
+    return names
+
+
+def require_same_images(networks: Sequence[NamedNetwork]) -> None:
+    """Raise `InputError` naming the first network that takes other images or knows other classes than the first."""
+    first = networks[0]
+    for network in networks[1:]:
+        if network.info.shape != first.info.shape:
+            shape, other = (describe_shape(each.info.shape) for each in (first, network))
+            raise InputError(f"{network.name} takes {other} images, {first.name} {shape}: they cannot see the same")
+        if network.info.classes != first.info.classes:
+            lacking = sorted(set(network.info.classes) ^ set(first.info.classes))
+            why = f"{', '.join(lacking[:5])} differ" if lacking else "their order differs"
+            raise InputError(f"{network.name} knows other classes than {first.name}: {why}")
+
+
+def stages_of(wanted: Sequence[str] | None, networks: Sequence[NamedNetwork]) -> list[list[str] | None]:
+    """Return each network's stages to measure, None for all; one that only some networks have is left out elsewhere.
+
+    Raises `StageError` naming the nearest for a stage that none has.
+    """
+    if wanted is None:
+        return [None] * len(networks)
+    stages = [[INPUT, *(name for name, _ in network.net.named_children())] for network in networks]
+    require(wanted, list(dict.fromkeys(name for names in stages for name in names)))
+    chosen: list[list[str] | None] = [[name for name in names if name in wanted] for names in stages]
+    for network, names in zip(networks, chosen, strict=True):
+        if not names:
+            raise StageError(f"stages=[{', '.join(wanted)}]: {network.name} has none of them")
+    return chosen
+
+
+def images_for(cfg: schema.Invariance, network: NamedNetwork, transform: Transform) -> RunImages:
+    """Return the images that a transform changes, larger than the network's by its margin."""
+    channels, height, width = network.info.shape
+    info = replace(network.info, shape=(channels, height + 2 * transform.margin, width + 2 * transform.margin))
+    root = cfg.data_root or network.settings["data_root"]
+    other = cfg.dataset if network.folder else None
+    if transform.margin:
+        trained_on, given = network.settings["dataset"], other or {}
+        another = given.get("name", trained_on["name"]) != trained_on["name"]
+        other = fit_images(given if another else trained_on | given, info)
+    images = run_images(network.folder, network.settings, info, root, cfg.split, other=other)
+    if cfg.images is None:
+        return images
+    return images._replace(split=images.split.take(spread(len(images.split), cfg.images)))
+
+
+@dataclass(frozen=True)
+class SeedGroup:
+    """Networks that differ in their seed only, by their places among all."""
+
+    name: str
+    members: Sequence[int]
+    seeds: Sequence[int]
+
+
+def seed_groups(networks: Sequence[NamedNetwork]) -> list[SeedGroup]:
+    """Gather the networks that differ in their seed only.
+
+    A single one gives the group its name, several do by the folder that they alone share, or else a letter does.
+    """
+    gathered = by_experiment([flat(network.settings) for network in networks])
+    folders = [{networks[i].name.rpartition("/")[0].rpartition("/")[2] for i in members} for members in gathered]
+    groups = []
+    for number, (members, shared) in enumerate(zip(gathered, folders, strict=True)):
+        unique = len(shared) == 1 and "" not in shared and folders.count(shared) == 1
+        name = networks[members[0]].name if len(members) == 1 else next(iter(shared)) if unique else letters(number)
+        groups.append(SeedGroup(name, members, [networks[i].settings["seed"] for i in members]))
+    return groups
