@@ -161,7 +161,7 @@ def summary(net: nn.Module) -> dict[str, object]:
 def test_names_and_shapes_of_the_state_dict_are_frozen(name: str) -> None:
     shape, classes = canonical(name)
     net = create_model(name, shape, classes, device="meta")
-    assert summary(net) == GOLDEN[name]
+    assert GOLDEN.get(name) == summary(net), f"tests/golden/state_dicts.json: {json.dumps({name: summary(net)})}"
     if len(net) <= 60:  # the table counts what the network holds
         assert sum(p.numel() for p in net.parameters()) == sum(row.params for row in geometry(net, shape))
 

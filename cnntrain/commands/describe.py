@@ -4,15 +4,16 @@ from functools import partial
 from typing import Any
 
 from omegaconf import DictConfig
+from torch import nn
 
 from cnntrain.config import pretrained, schema
 from cnntrain.config.build import build_auxiliary, build_model, dataset_info
 from cnntrain.config.read import read_config
-from cnntrain.models.external import remarks
-from cnntrain.nn.geometry import describe
-from cnntrain.nn.shapes import describe_shape
+from cnntrain.models.external import Preprocessing, remarks
+from cnntrain.nn.geometry import StageGeometry, describe
+from cnntrain.nn.shapes import Shape, describe_shape
 from cnntrain.nn.stages import StageError
-from cnntrain.report.stages import network, published, short, stage_json, stage_row, totals
+from cnntrain.report.stages import network, published, stage_json, stage_row, totals, totals_json, totals_row
 from cnntrain.runs import records
 from cnntrain.runs.folder import find_run
 from cnntrain.runs.load import read_info, rebuild
@@ -33,15 +34,11 @@ def run(composed: DictConfig) -> dict[str, Any]:
         info = pretrained.with_expected_statistics(dataset_info(cfg.dataset, cfg.data_root), cfg.model)
     net, options = rebuild(settings, info, device="meta"), settings["model"]
     heads = build_auxiliary(options, net, info, device="meta")
-    for remark in remarks(net, pretrained.expected_preprocessing(options), info.shape):
-        say(remark)
-    stages, lacking = describe(net, info.shape)
-    if lacking:
-        say(lacking)
+    stages = measured(net, pretrained.expected_preprocessing(options), info.shape)
     total = totals(stages)
     if cfg.table == "text":
         print(f"{network(options)} for {describe_shape(info.shape)} images of {len(info.classes)} classes\n")
-    bottom = {"stage": "total", "output": "", "receptive field": "", "stride": "", **short(total)}
+    bottom = {"stage": "total", "output": "", "receptive field": "", "stride": "", **totals_row(total)}
     print(render([*(stage_row(stage) for stage in stages), bottom], cfg.table))
     if heads and cfg.table == "text":
         print(f"\n{heads.summary()}")
@@ -54,10 +51,19 @@ def run(composed: DictConfig) -> dict[str, Any]:
     return {
         "model": options["name"],
         "in_shape": list(info.shape),
-        **total,
+        **totals_json(total),
         "stages": [stage_json(stage) for stage in stages],
         "heads": heads and {"params": heads.params, "weight": heads.weight, "at": heads.at},
     }
+
+
+def measured(net: nn.Sequential, expected: Preprocessing | None, shape: Shape, label: str = "") -> list[StageGeometry]:
+    """Return a network's stages; say what a person should know of it, and what of the stages is not known."""
+    stages, lacking = describe(net, shape)
+    for remark in (*remarks(net, expected, shape), lacking):
+        if remark:
+            say(f"{label}{remark}")
+    return stages
 
 
 check = partial(read_config, schema.Describe)  # of a sweep's jobs, before any of them
@@ -72,13 +78,10 @@ def compare(cfg: schema.Describe, names: list[str]) -> dict[str, Any]:
             net = build_model({"name": name}, info, device="meta")
         except StageError as error:
             raise StageError(f"{name}: {error}") from error
-        for remark in remarks(net, None, info.shape):
-            say(f"{name}: {remark}")
-        stages, lacking = describe(net, info.shape)
-        if lacking:
-            say(f"{name}: {lacking}")
-        rows.append({"model": name, "stages": len(stages), **totals(stages)})
+        stages = measured(net, None, info.shape, f"{name}: ")
+        rows.append((name, len(stages), totals(stages)))
     if cfg.table == "text":
         print(f"for {describe_shape(info.shape)} images of {len(info.classes)} classes\n")
-    print(render([{"model": row["model"], "stages": row["stages"], **short(row)} for row in rows], cfg.table))
-    return {"in_shape": list(info.shape), "models": rows}
+    print(render([{"model": name, "stages": n, **totals_row(sums)} for name, n, sums in rows], cfg.table))
+    models = [{"model": name, "stages": n, **totals_json(sums)} for name, n, sums in rows]
+    return {"in_shape": list(info.shape), "models": models}

@@ -1,6 +1,7 @@
 """A network as a table of its stages."""
 
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from cnntrain.models.googlenet import PUBLISHED, googlenet
@@ -17,28 +18,44 @@ def network(options: Mapping[str, Any]) -> str:
     return f"{name} without {', '.join(options['remove'])}" if options.get("remove") else name
 
 
-def totals(stages: list[StageGeometry]) -> dict[str, Any]:
-    """Return the sums over the stages; connections are None where one is not known."""
+@dataclass(frozen=True)
+class Totals:
+    """The sums over stages for one image: parameters, multiplications, bytes of the activations in fp32, connections.
+
+    Connections are None where those of a layer are not known.
+    """
+
+    params: int
+    macs: int
+    activation_bytes: int
+    connections: int | None
+
+
+def totals(stages: list[StageGeometry]) -> Totals:
+    """Return the sums over stages."""
     connections = [stage.connections for stage in stages if stage.connections is not None]
-    macs = sum(stage.macs for stage in stages)
+    return Totals(
+        params=sum(stage.params for stage in stages),
+        macs=sum(stage.macs for stage in stages),
+        activation_bytes=BYTES * sum(stage.activations for stage in stages),
+        connections=sum(connections) if len(connections) == len(stages) else None,
+    )
+
+
+def totals_row(sums: Totals) -> dict[str, object]:
+    """Return sums as the columns of a table."""
     return {
-        "params": sum(stage.params for stage in stages),
-        "macs": macs,
-        "flops": 2 * macs,
-        "activation_bytes": BYTES * sum(stage.activations for stage in stages),
-        "connections": sum(connections) if len(connections) == len(stages) else None,
+        "parameters": sums.params,
+        "MACs": sums.macs,
+        "FLOPs": 2 * sums.macs,
+        "activations kB": round(sums.activation_bytes / 1024),
+        "connections": sums.connections,
     }
 
 
-def short(counts: dict[str, Any]) -> dict[str, Any]:
-    """Name the counted columns as the table does; activations are those of one image in fp32."""
-    return {
-        "parameters": counts["params"],
-        "MACs": counts["macs"],
-        "FLOPs": counts["flops"],
-        "activations kB": round(counts["activation_bytes"] / 1024),
-        "connections": counts["connections"],
-    }
+def totals_json(sums: Totals) -> dict[str, Any]:
+    """Return sums for `--json`."""
+    return {**asdict(sums), "flops": 2 * sums.macs}
 
 
 def stage_row(stage: StageGeometry) -> dict[str, object]:
@@ -50,7 +67,7 @@ def stage_row(stage: StageGeometry) -> dict[str, object]:
         "output": describe_shape(stage.out_shape),
         "receptive field": None if field is None else describe_shape(field),
         "stride": steps,
-        **short(totals([stage])),
+        **totals_row(totals([stage])),
     }
 
 
@@ -59,7 +76,7 @@ def stage_json(stage: StageGeometry) -> dict[str, Any]:
     return {
         "name": stage.name,
         "out_shape": list(stage.out_shape),
-        **totals([stage]),
+        **totals_json(totals([stage])),
         "receptive_field": stage.receptive_field and list(stage.receptive_field),
         "stride": stage.stride and list(stage.stride),
     }
