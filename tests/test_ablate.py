@@ -96,7 +96,7 @@ def test_a_study_trains_paired_cells_that_are_ordinary_runs(
         (name, seed) for seed in (0, 1) for name in ("full", "no_conv2", "no_fc3")
     }
     assert {row["n_seeds"] for row in found["table"]} == {2}
-    for name in ("results.json", "report.md", "rows.csv", "table.csv", "study.json"):
+    for name in ("results.json", "report.md", "report.html", "rows.csv", "table.csv", "study.json"):
         assert (folder / "study" / name).is_file(), name
     cell = "study/cells/no_conv2/1"
     assert cnntrain("eval", f"run={cell}", "weights=last")["top1"] == next(

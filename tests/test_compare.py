@@ -289,6 +289,22 @@ def test_tables_in_three_styles(cnntrain: Call, trained: Path, capfd: pytest.Cap
     assert "trainer.epochs  1  7" in capfd.readouterr().out
 
 
+def test_a_comparison_leaves_a_report_where_it_is_asked_to(
+    cnntrain: Call, trained: Path, refused: Callable[..., str]
+) -> None:
+    forge(trained, "b", wrong=40)
+    forge(trained, "c", wrong=8, start=20, epochs=7)
+    found = cnntrain("compare", "runs=[b,c]", "output_dir=both")
+    files = {str(path.relative_to("both")) for path in Path("both").rglob("*.*")}
+    assert files == {"report.md", "report.html", "figures/differences.png", "figures/differences.svg"}
+    for name in ("report.md", "report.html"):
+        assert found["verdict"] in (Path("both") / name).read_text()
+    assert "![" in Path("both/report.md").read_text()
+    assert "already holds a report" in refused("compare", "runs=[b,c]", "output_dir=both")
+    cnntrain("compare", "runs=[b,c]", "output_dir=plain", "figures=false")
+    assert not Path("plain/figures").exists() and "<svg" not in Path("plain/report.html").read_text()
+
+
 def test_a_comparison_needs_two_runs(trained: Path, refused: Callable[..., str]) -> None:
     assert "at least two runs" in refused("compare", "runs=[a]")
     assert "at least two runs" in refused("compare", "runs=a")  # a single word is a list of one

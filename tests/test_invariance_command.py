@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from cnntrain.cli.main import main
 
@@ -139,10 +140,19 @@ def test_a_targeted_attack_says_how_often_it_hits(cnntrain: Call, folder: Path, 
 def test_a_grid_has_a_map_and_a_crop_reads_larger_images(cnntrain: Call, folder: Path, runs: Path) -> None:
     words = (f"run={runs / 'conv' / '0'}", "images=6", "figures=false")
     found = cnntrain(
-        *("invariance", *words, "warp=translate", "warp.translate.amounts=[-1,0,1]", "output_dir=grid", "figures=true"),
+        *(
+            "invariance",
+            *words,
+            "warp=translate",
+            "warp.translate.amounts=[-1,0,1]",
+            "output_dir=grid",
+            "figures=slide",
+        ),
     )
     assert len(found["rows"]) == 9 * 8 and found["rows"][0]["dx"] == found["rows"][0]["dy"] == -1
     assert {path.name for path in (folder / "grid" / "figures").glob("*.png")} == {"translate_map.png"}
+    with Image.open(folder / "grid" / "figures" / "translate_map.png") as slide:
+        assert slide.size == (1920, 1080)
     assert {tuple(row["phase"]) for row in found["phases"]} == {
         (0, 1),
         (0, 3),

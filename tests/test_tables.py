@@ -35,6 +35,24 @@ def test_text_is_aligned_with_numbers_to_the_right() -> None:
     assert lines[3] == "a|b                 2"
 
 
+NARROW = [
+    {"name": "conv1", "receptive field": 5, "size kB": 18},
+    {"name": "b", "receptive field": None, "size kB": 2},
+]
+
+
+def test_a_narrow_terminal_gets_broken_headings_then_a_block_for_each_row() -> None:
+    assert render(NARROW, "text", 31) == render(NARROW)  # as wide as it is
+    headings, rest = render(NARROW, "text", 30).splitlines()[:2], render(NARROW, "text", 30).splitlines()[2:]
+    assert headings == ["       receptive  size", "name       field    kB"]
+    assert rest == ["─────  ─────────  ────", "conv1          5    18", "b                    2"]
+    blocks = render(NARROW, "text", 21).splitlines()
+    assert blocks == ["name             conv1", "receptive field  5", "size kB          18", "", *blocks[4:]]
+    assert blocks[4:] == ["name             b", "size kB          2"]
+    assert render(NARROW, "csv", 5) == render(NARROW, "csv")
+    assert render(NARROW, "markdown", 5) == render(NARROW, "markdown")
+
+
 def test_csv_reads_back_unrounded() -> None:
     back = list(csv.DictReader(io.StringIO(render(ROWS, "csv"))))
     assert back[0] == {"stage": "conv1", "params": "1234", "rate": "0.123456"}

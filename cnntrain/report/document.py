@@ -65,9 +65,15 @@ class Table:
     notes: Mapping[str, str] = field(default_factory=dict)
 
 
-def noted_table(rows: Sequence[Row], caption: str, notes: Mapping[str, str]) -> Table:
-    """Return a table with those of `notes` that it has a column for."""
-    return Table(rows, caption, {name: note for name, note in notes.items() if rows and name in rows[0]})
+def noted_tables(tables: Mapping[str, Sequence[Row]], notes: Mapping[str, str]) -> list[Table]:
+    """Return the tables that have rows, by their captions; each note stands under the first that has its column."""
+    noted, said = [], set[str]()
+    for caption, rows in tables.items():
+        if rows:
+            here = {name: note for name, note in notes.items() if name in rows[0] and name not in said}
+            said |= set(here)
+            noted.append(Table(rows, caption, here))
+    return noted
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,8 @@ from typing import Any
 from cnntrain.report.document import Document, Figure, Mark, Text
 from cnntrain.runtime.tables import Row, cell
 
-LONG_TABLE, LONG_CELL = (
-    30,
-    24,
-)  # rows from which a table scrolls in a box; letters from which a cell is broken into lines
+LONG_TABLE = 30  # rows that are shown without a box that scrolls
+LONG_CELL, HALF_LINE = 24, 18  # letters of a cell in one line; of a name and its cell in half a line of a phone
 NUMBER = re.compile(r"[-+±>\s\d.,:%()…e×°]*")  # figures and what stands between them
 
 
@@ -62,14 +60,19 @@ def named_drawing(figure: Figure) -> Any:
 def column_classes(rows: Sequence[Row]) -> dict[str, str]:
     """Return how each column is set: `number` to the right, `wrap` in several lines where a cell is long.
 
-    The first column names the rows, in figures too.
+    On a narrow screen the cells of a `line` have one to themselves. The first column names the rows, in figures too.
     """
-    classes = {}
+    columns = {}
     for place, name in enumerate(rows[0]):
         texts = [cell(row[name]) for row in rows]
-        numeric = place > 0 and any(texts) and all(map(NUMBER.fullmatch, texts))
-        classes[name] = "number" if numeric else "wrap" if max(map(len, texts)) > LONG_CELL else ""
-    return classes
+        longest = max(map(len, texts))
+        classes = {
+            "number": place > 0 and any(texts) and all(map(NUMBER.fullmatch, texts)),
+            "wrap": longest > LONG_CELL,
+            "line": place > 0 and longest + len(name) > HALF_LINE,
+        }
+        columns[name] = " ".join(kind for kind, holds in classes.items() if holds)
+    return columns
 
 
 def row_shares(counts: Sequence[int]) -> list[float]:

@@ -37,7 +37,9 @@ STYLE: dict[str, Any] = {
     "legend.frameon": False,
     "legend.fontsize": "small",
 }
-SIZES = {  # in points, on a page
+SIZES = {  # on a page; paddings in inches, the others in points
+    "figure.constrained_layout.w_pad": 0.05,
+    "figure.constrained_layout.h_pad": 0.05,
     "font.size": 8.0,
     "axes.linewidth": 0.7,
     "grid.linewidth": 0.4,

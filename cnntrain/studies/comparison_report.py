@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from cnntrain.report.document import Block, Bullets, Document, Figure, Paragraph, Section, Table, noted_table
+from cnntrain.report.document import Block, Bullets, Document, Figure, Paragraph, Section, Table, noted_tables
 from cnntrain.report.files import filed_figure
 from cnntrain.report.forest import forest
 from cnntrain.runtime.drawing import Medium, styled
 from cnntrain.stats.paired_tests import PairedTest, points
-from cnntrain.studies.comparison import Comparison, setting_word
+from cnntrain.studies.comparison import Comparison, Experiment, setting_word
 
 NOTES = {
     "only it right": "images that this run has right and the first has not",
@@ -37,14 +37,16 @@ def comparison_document(comparison: Comparison, folder: Path, medium: Medium) ->
         Section("Runs", run_tables(comparison)),
         Section("Settings that differ", setting_blocks(comparison)),
     ]
-    names = ", ".join(experiment_name(comparison, at) for at in range(len(comparison.experiments)))
+    names = ", ".join(map(experiment_name, comparison.experiments))
     return Document(f"Comparison of {names}", comparison.verdict, [], sections)
 
 
-def experiment_name(comparison: Comparison, place: int) -> str:
-    """Name an experiment: a single run by its own name, several by their letter."""
-    experiment = comparison.experiments[place]
-    return experiment.runs[0].name if len(experiment.runs) == 1 else experiment.label
+def experiment_name(experiment: Experiment) -> str:
+    """Name an experiment: a single run by its own name, several by the folder they share: lenet (A)."""
+    if len(experiment.runs) == 1:
+        return experiment.runs[0].name
+    folders = {run.folder.resolve().parent.name for run in experiment.runs}
+    return f"{folders.pop()} ({experiment.label})" if len(folders) == 1 else experiment.label
 
 
 def draw(comparison: Comparison, folder: Path, medium: Medium) -> list[Figure]:
@@ -78,14 +80,11 @@ def run_tables(comparison: Comparison) -> list[Block]:
 def difference_tables(comparison: Comparison) -> list[Block]:
     """Return the tables of the tests over images and over seeds."""
     of = f"{comparison.split}, {comparison.weights} weights"
-    captions = [f"against {comparison.runs[0].name}, image by image ({of})"]
-    captions += [f"against {comparison.experiments[0].label}, seed by seed"]
-    samples = (comparison.over_images, comparison.over_seeds)
-    return [
-        noted_table([difference_row(test) for test in tests], caption, NOTES)
-        for tests, caption in zip(samples, captions, strict=True)
-        if tests
-    ]
+    tests = {
+        f"Compared with {comparison.runs[0].name} image by image ({of})": comparison.over_images,
+        f"Compared with {comparison.experiments[0].label} seed by seed": comparison.over_seeds,
+    }
+    return [*noted_tables({caption: [*map(difference_row, rows)] for caption, rows in tests.items()}, NOTES)]
 
 
 def setting_rows(comparison: Comparison) -> list[dict[str, object]]:

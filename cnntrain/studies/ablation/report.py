@@ -13,7 +13,7 @@ from cnntrain.report.document import (
     Paragraph,
     Section,
     Table,
-    noted_table,
+    noted_tables,
 )
 from cnntrain.runtime.tables import Row
 from cnntrain.stats.paired_tests import PairedTest, points
@@ -53,17 +53,17 @@ def answer_tables(study: Answer) -> list[Table]:
     """Return the answer as tables of at most 120 columns of text for names of up to 22 letters."""
     score = study.headline.label
     tables = {
-        "size and error in %, mean ± standard deviation over seeds": [error_row(row) for row in study.table],
-        f"{score} minus that of {study.first.variant}, over seeds and (McNemar) over images": [
+        "Size and error in %, mean ± standard deviation over seeds": [error_row(row) for row in study.table],
+        f"Difference in {score} from {study.first.variant}, over seeds and (McNemar) over images": [
             {"variant": row.variant} | tested_columns(row.test) | {"McNemar": mcnemar_word(row)}
             for row in study.table[1:]
         ],
-        f"{score} minus what the parts cost alone": [
+        f"Interactions: {score} minus what the parts cost alone": [
             {"variant": row.variant, "parts": "+".join(row.parts)} | tested_columns(row.test)
             for row in study.interactions
         ],
     }
-    return [noted_table(rows, heading, NOTES) for heading, rows in tables.items() if rows]
+    return noted_tables(tables, NOTES)
 
 
 def sentences(study: Answer) -> list[str]:
@@ -183,7 +183,8 @@ def study_document(
 
     `about` are sentences on how often the study was asked, `source` those that say where `printed` is from.
     """
-    answered: list[Block] = [Bullets([*sentences(study), *about]), *([figure] if figure else []), *answer_tables(study)]
+    said = [sentence for sentence in sentences(study) if sentence != summary(study)]
+    answered: list[Block] = [Bullets([*said, *about]), *([figure] if figure else []), *answer_tables(study)]
     how = [Paragraph(text) for text in (*STATISTICS, *([SUMS] if study.interactions else []))]
     sections = [
         Section("Answer", answered),
