@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from cnntrain.data.storage.images import DatasetInfo, Pixels, Split
 from cnntrain.nn.composite import chain
-from cnntrain.stats.bootstrap import Support, band, blocks, means, seed_band
 from cnntrain.stats.intervals import wilson
+from cnntrain.stats.jackknife import Support, band, blocks, means, seed_band
 from cnntrain.studies.invariance import aliasing, crossings, measure
 from cnntrain.studies.invariance.distance import distances
 from cnntrain.studies.invariance.rows import (

@@ -1,1 +1,1 @@
-"""Numbers alone: intervals, paired tests, the bootstrap, metrics."""
+"""Numbers alone: intervals, paired tests, the jackknife, metrics."""

@@ -145,14 +145,14 @@ def differing_keys(experiments: Sequence[Experiment]) -> list[str]:
     return [key for key in keys if any(values.get(key, ABSENT) != settings[0].get(key, ABSENT) for values in settings)]
 
 
-def why_not(first: ComparedRun, second: ComparedRun) -> str | None:
+def why_incomparable(first: ComparedRun, second: ComparedRun) -> str | None:
     """Return the reason why two runs cannot be compared image by image, or None."""
-    one, two = first.evaluation, second.evaluation
-    if len(one.labels) != len(two.labels):
-        return f"measured on {len(two.labels):,} images, {first.name} on {len(one.labels):,}"
-    if (one.labels != two.labels).any():
+    reference, compared = first.evaluation, second.evaluation
+    if len(reference.labels) != len(compared.labels):
+        return f"measured on {len(compared.labels):,} images, {first.name} on {len(reference.labels):,}"
+    if (reference.labels != compared.labels).any():
         return f"measured on images with other labels than {first.name}"
-    if one.results["record"]["images"] != two.results["record"]["images"]:
+    if reference.results["record"]["images"] != compared.results["record"]["images"]:
         return f"measured on other images, or the same at another size, than {first.name}"
     return None
 
@@ -161,7 +161,7 @@ def tests_over_images(runs: Sequence[ComparedRun]) -> list[PairedTest]:
     """Compare each run with the first on the same images."""
     first, others = runs[0], runs[1:]
     correct = first.evaluation.correct
-    outcomes = [why_not(first, run) or discordant_pairs(correct, run.evaluation.correct) for run in others]
+    outcomes = [why_incomparable(first, run) or discordant_pairs(correct, run.evaluation.correct) for run in others]
     return compare_over_images(first.name, [run.name for run in others], outcomes)
 
 
@@ -171,7 +171,7 @@ def tests_over_seeds(experiments: Sequence[Experiment]) -> list[PairedTest]:
     pairs = {label: both for label, both in pairs.items() if len(both) > 1}
     differences: list[str | list[float]] = []
     for both in pairs.values():
-        reason = next((why for one, two in both if (why := why_not(one, two))), None)
+        reason = next((why for one, two in both if (why := why_incomparable(one, two))), None)
         differences.append(reason or [two.score - one.score for one, two in both])
     tests = compare_over_seeds(first.label, list(pairs), differences)
     seeds = [tuple(one.seed for one, _ in both) for both in pairs.values()]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cnntrain.stats.bootstrap import Support, band, means
+from cnntrain.stats.jackknife import Support, band, means
 from cnntrain.studies.invariance.measure import Clean, Moved
 from cnntrain.studies.invariance.rows import AliasingRow, Estimate, LagRow, PhaseRow
 from cnntrain.transforms.transform import Transform

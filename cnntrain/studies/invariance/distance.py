@@ -17,10 +17,10 @@ def distances(x: Tensor, y: Tensor, norm: Tensor | None = None) -> tuple[Tensor,
     """
     a, b = x.float().flatten(1), y.float().flatten(1)
     far = (a - b).norm(dim=1)
-    one, two = a.norm(dim=1) if norm is None else norm, b.norm(dim=1)
-    both = 2 * one * two
-    apart = (far.square() - (one - two).square()).clamp(min=0) / both
-    return far, torch.where(both == 0, (far > 0).float(), apart)
+    norm_a, norm_b = a.norm(dim=1) if norm is None else norm, b.norm(dim=1)
+    product = 2 * norm_a * norm_b
+    cosine = (far.square() - (norm_a - norm_b).square()).clamp(min=0) / product
+    return far, torch.where(product == 0, (far > 0).float(), cosine)
 
 
 # Features that are warped themselves.
@@ -44,8 +44,8 @@ def feature_transforms(
                 for span, positions, side in zip(spans[name], size, image, strict=True)
             )
             motion = move(amount).on_map((down[0], across[0]), (across[1], down[1]))
-            found = sampling(motion, size, device=features.device)
-            known[name, amount] = found if bool(found.inside.any()) else None
+            moved = sampling(motion, size, device=features.device)
+            known[name, amount] = moved if bool(moved.inside.any()) else None
         return known[name, amount]
 
     return how

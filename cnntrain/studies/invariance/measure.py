@@ -50,8 +50,8 @@ class Subject:
     def logits(self, pixels: Tensor) -> Tensor:
         """Return the logits of pixels [B, C, H, W], the same as those that `walk` ends with."""
         with autocast(self.precision, self.device):
-            found: Tensor = self.net(normalised(pixels, self.info).clone(memory_format=torch.channels_last))
-        return found
+            answer: Tensor = self.net(normalised(pixels, self.info).clone(memory_format=torch.channels_last))
+        return answer
 
     def walk(self, views: Sequence[Tensor]) -> Iterator[tuple[str, list[Tensor]]]:
         """Yield each stage's name and what leaves it for each of `views`, pixels [B, C, H, W], the input first."""
@@ -153,9 +153,6 @@ def partners(labels: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]
     return other, same
 
 
-# Measuring.
-
-
 def clean(
     subject: Subject, split: Split, batch_size: int, transform: Transform, *, progress: Progress = unseen
 ) -> Clean:
@@ -166,7 +163,7 @@ def clean(
     for start in range(0, len(labels), batch_size):
         places = np.arange(start, min(start + batch_size, len(labels)))
         # An image without a partner passes beside itself, and its distance is left out.
-        at = [places, *(np.where(found[places] < 0, places, found[places]) for found in (other, same))]
+        at = [places, *(np.where(partner[places] < 0, places, partner[places]) for partner in (other, same))]
         views = [framed(pixels_of(split, index, subject.device), transform.margin) for index in at]
         here = split.labels[places].to(subject.device)
         wanted = transform.goals(subject.logits, views[0], here) if transform.goals else torch.full_like(here, -1)
@@ -188,9 +185,9 @@ def beside_partners(subject: Subject, views: Sequence[Tensor], labels: Tensor) -
                 rows.append([*distances(x, other), distances(x, same)[0]])
     shares = x.float().softmax(dim=1)
     first, predicted = shares.max(dim=1)
-    found = [predicted, shares.gather(1, labels[:, None])[:, 0], first]
-    found += [torch.stack(column) for column in zip(*rows, strict=True)]
-    return [values.cpu().numpy() for values in found]
+    columns = [predicted, shares.gather(1, labels[:, None])[:, 0], first]
+    columns += [torch.stack(column) for column in zip(*rows, strict=True)]
+    return [values.cpu().numpy() for values in columns]
 
 
 def moves(

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cnntrain.stats.bootstrap import Support, band, means, seed_band
+from cnntrain.stats.jackknife import Support, band, means, seed_band
 from cnntrain.studies.invariance.measure import Clean, Controls, Moved
 from cnntrain.tasks.classification import Classification
 from cnntrain.transforms.transform import Amount, Transform
@@ -350,12 +350,12 @@ def stage_rows(transform: str, network: Curves, members: Sequence[Curves] = ()) 
     over_seeds = seed_bands(members) if len(members) > 1 else {}
 
     def estimates(limits: Mapping[str, tuple[np.ndarray, np.ndarray]], a: int, s: int) -> dict[str, Estimate]:
-        found = {}
+        numbers = {}
         for key, (low, high) in limits.items():
             values = network.values[key]
             at = (a, s) if values.ndim == 3 else (a,)
-            found[key] = Estimate(float(values[0][at]), float(low[at]), float(high[at]))
-        return found
+            numbers[key] = Estimate(float(values[0][at]), float(low[at]), float(high[at]))
+        return numbers
 
     floor, padding = network.floor, network.padding
     return [

@@ -19,7 +19,7 @@ from cnntrain.runtime import disk
 from cnntrain.runtime.devices import choose_device, choose_precision
 from cnntrain.runtime.errors import InputError
 from cnntrain.runtime.progress import counting
-from cnntrain.stats.bootstrap import blocks
+from cnntrain.stats.jackknife import blocks
 from cnntrain.studies.invariance import aliasing, crossings, measure
 from cnntrain.studies.invariance.figures import Attacked, Line, Samples, line_of
 from cnntrain.studies.invariance.measure import Clean, Moved, Subject, pixels_of

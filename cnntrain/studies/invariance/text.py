@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from cnntrain.runtime.tables import percent
-from cnntrain.stats.bootstrap import band
+from cnntrain.stats.jackknife import band
 from cnntrain.studies.invariance.figures import Line
 from cnntrain.studies.invariance.rows import AliasingRow, ClassRow, DifferenceRow, PixelRow, bands, seed_bands
 from cnntrain.transforms.transform import Transform

@@ -1,8 +1,8 @@
-"""How far a number would move on other images like these, and with other seeds.
+"""The jackknife: 95 % intervals of any number over images, and Student's t intervals over seeds.
 
 The image is the unit: all that was measured of one image, at every amount and stage and for every network, stays
 together. Row 0 of every array is computed from all images, and each other row from all but one image, or a small block
-of images: so any number derived from such arrays has its band by the same line of code (the jackknife; Tukey 1958).
+of images (Tukey 1958). So any number derived from such arrays has its band by the same line of code.
 """
 
 import math
@@ -45,26 +45,26 @@ def means(blocks: np.ndarray, values: np.ndarray) -> np.ndarray:
     there = np.isfinite(flat)
 
     def sums(parts: np.ndarray) -> np.ndarray:
-        whole = parts.sum(axis=1, keepdims=True)
-        return np.concatenate([whole, whole - np.add.reduceat(parts, starts, axis=1)], axis=1)
+        total = parts.sum(axis=1, keepdims=True)
+        return np.concatenate([total, total - np.add.reduceat(parts, starts, axis=1)], axis=1)
 
     with np.errstate(invalid="ignore"):
-        found = sums(np.where(there, flat, 0)) / sums(there.astype(np.float64))
-    return np.asarray(found.T.reshape(-1, *values.shape[:-1]))
+        ratios = sums(np.where(there, flat, 0)) / sums(there.astype(np.float64))
+    return np.asarray(ratios.T.reshape(-1, *values.shape[:-1]))
 
 
-def band(found: np.ndarray, kept: Support | None = None) -> tuple[np.ndarray, np.ndarray]:
+def band(replicates: np.ndarray, support: Support | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Return the interval at 95 % of numbers [1 + blocks, ...].
 
-    Of a number that is kept within a range it is the interval of Agresti and Coull (1998) for a share, with what images
-    contribute in place of 0 and 1: the variance grows as the number moves towards where single images pull it, by the
-    third moment of their contributions over the second, so that end lies further out and the other nearer. One image
-    that was not seen is added at the end of the range, so that the interval has a width where all images agree. Without
-    a range it is added half as far again as the furthest image, and no end comes nearer. A number without a meaning may
-    lie anywhere in its range.
+    Of a number with a support, the range that it lies in, it is the interval of Agresti and Coull (1998) for a share,
+    with what images contribute in place of 0 and 1: the variance grows as the number moves towards where single images
+    pull it, by the third moment of their contributions over the second, so that one end lies further out and the other
+    nearer. One image that was not seen is added at the end of the range, so that the interval has a width where all
+    images agree. Without a support it is added half as far again as the furthest image, and no end comes nearer. A
+    number that is not finite may lie anywhere in its range.
     """
-    theta = found[0]
-    moves = (theta - found[1:]) * (1 - 1 / (len(found) - 1))
+    theta = replicates[0]
+    moves = (theta - replicates[1:]) * (1 - 1 / (len(replicates) - 1))
     moves[~np.isfinite(moves)] = 0
     variance, third = (moves**2).sum(axis=0), (moves**3).sum(axis=0)
 
@@ -76,14 +76,14 @@ def band(found: np.ndarray, kept: Support | None = None) -> tuple[np.ndarray, np
         shift = Z**2 * growth / 2
         return np.asarray(shift + np.sqrt(2 * shift**2 + Z**2 * variance))
 
-    if kept is None:
+    if support is None:
         down, up = growth(-third, -FURTHER * moves.min(axis=0)), growth(third, FURTHER * moves.max(axis=0))
         return theta - end(np.maximum(down, 0)), theta + end(np.maximum(up, 0))
-    below, above = (np.maximum(room, 0) for room in (theta - kept.low, kept.high - theta))
-    down, up = growth(-third, below / (kept.n + Z**2)), growth(third, above / (kept.n + Z**2))
+    below, above = (np.maximum(room, 0) for room in (theta - support.low, support.high - theta))
+    down, up = growth(-third, below / (support.n + Z**2)), growth(third, above / (support.n + Z**2))
     there = np.isfinite(theta)
-    low = np.where(there, theta - np.minimum(end(down), below), kept.low)
-    return low, np.where(there, theta + np.minimum(end(up), above), kept.high)
+    low = np.where(there, theta - np.minimum(end(down), below), support.low)
+    return low, np.where(there, theta + np.minimum(end(up), above), support.high)
 
 
 def seed_band(points: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
