@@ -9,7 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cnntrain.data.augment.augmentations import AUGMENTATIONS, Augmentation
-from cnntrain.data.loading.batch import Batch
+from cnntrain.data.loading.batch import Batch, Store
 from cnntrain.data.loading.loader import ResidentLoader, StreamedLoader, eval_batches, plan_epoch
 from cnntrain.data.loading.normalise import Normalise, denormalised, normalised
 from cnntrain.data.storage.images import DatasetInfo, Pixels, Split
@@ -118,6 +118,33 @@ def test_a_batch_is_a_function_of_seed_epoch_and_place(recipe: str) -> None:
         loader.seek(3, 2)
     assert same(one.batch(), other.batch())
     assert not torch.equal(one.batch().images, unlike.batch().images)
+
+
+@pytest.mark.parametrize("border", ["reflect", "zero"])
+def test_a_label_map_moves_by_the_gather_of_its_image(border: str) -> None:
+    """The map of an image is the image itself: wherever a pixel goes, its label goes."""
+    maps = torch.randint(1, 256, (12, 9, 8, 1), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    parts = {"crop": AUGMENTATIONS["crop"](padding=3, border=border), "flip": AUGMENTATIONS["flip"]()}
+    identity = DatasetInfo("maps", ("a", "b"), (1, 9, 8), (0.0,), (1 / 255,))
+    data = Split(Pixels(maps), torch.arange(12) % 2)
+    loader = ResidentLoader(data, identity, batch_size=4, parts=parts, seed=0, device=CPU)
+    loader.seek(0, 1)
+    index, drawn = loader.planned()
+    rows, cols = loader.render.positions(loader.store, index, drawn)
+    moved = Store(maps, CPU).gather(index, rows, cols, outside=loader.render.outside)
+    loader.seek(0, 1)
+    torch.testing.assert_close(loader.batch().images, moved.permute(0, 3, 1, 2).float())
+    assert not torch.equal(moved, maps[index])
+
+
+def test_targets_of_any_shape_and_type_come_with_their_images() -> None:
+    targets = torch.rand(50, 3, 2)
+    data = Split(split(1).source, targets)
+    loader = ResidentLoader(data, info(1), batch_size=8, parts={}, seed=0, device=CPU)
+    loader.seek(0, 2)
+    assert torch.equal(loader.batch().labels, targets[loader.plan.index[2]])
+    batches = eval_batches(data, info(1), batch_size=20, device=CPU)
+    assert torch.equal(torch.cat([target for _, target in batches]), targets)
 
 
 def test_images_come_in_channels_last() -> None:

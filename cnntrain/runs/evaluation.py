@@ -21,7 +21,6 @@ from cnntrain.runs import records
 from cnntrain.runs.folder import RESULTS, provenance, refuse_unwritable
 from cnntrain.runs.images import run_images
 from cnntrain.runs.load import load_run, weights_digest
-from cnntrain.runs.predictions import likeliest
 from cnntrain.runtime import disk
 from cnntrain.runtime.devices import choose_device, choose_precision, hardware, prepare
 from cnntrain.runtime.errors import InputError, as_text
@@ -29,6 +28,7 @@ from cnntrain.runtime.jsonfile import write_json
 from cnntrain.runtime.progress import say, track
 from cnntrain.runtime.tables import render
 from cnntrain.tasks import task_for, task_of
+from cnntrain.tasks.classification import answer_columns
 from cnntrain.tasks.task import Headline
 from cnntrain.training.evaluate import Outputs, outputs
 
@@ -188,9 +188,7 @@ def image_rows(answers: SplitAnswers, probabilities: Tensor, classes: Sequence[s
     labels = answers.outputs.labels.tolist()
     rows: list[dict[str, object]] = []
     for file, label, shares in zip(answers.files or range(len(labels)), labels, probabilities, strict=True):
-        likely = likeliest(shares, classes)
-        best = {"predicted": likely["top1"], "probability": likely["top1_probability"]}
-        rows.append({"file": file, "label": classes[label], **best, **likely})
+        rows.append({"file": file, "label": classes[label], **answer_columns(shares, classes, "predicted")})
     return rows
 
 

@@ -19,6 +19,7 @@ from cnntrain.runtime.devices import choose_precision
 from cnntrain.runtime.disk import expanded
 from cnntrain.runtime.errors import InputError, as_text
 from cnntrain.runtime.progress import counting
+from cnntrain.tasks.classification import answer_columns
 from cnntrain.training.evaluate import outputs
 
 HELD = 256  # images that are in memory at once, or a batch
@@ -129,16 +130,7 @@ def table_size(rows: Sequence[TableRow], count: int) -> int:
 
 def table_row(path: Path, probabilities: Tensor, classes: Sequence[str]) -> TableRow:
     """Return a line of the table: file, class, probability, and the five likeliest."""
-    likely = likeliest(probabilities, classes)
-    return {"file": as_text(path), "class": likely["top1"], "probability": likely["top1_probability"], **likely}
-
-
-def likeliest(probabilities: Tensor, classes: Sequence[str]) -> TableRow:
-    """Return the five likeliest classes of an image and their probabilities, as columns of a table."""
-    line = TableRow()
-    for rank, (value, index) in enumerate(zip(*probabilities.topk(min(5, len(classes))), strict=True), 1):
-        line |= {f"top{rank}": classes[int(index)], f"top{rank}_probability": f"{value:.6f}"}
-    return line
+    return {"file": as_text(path), **answer_columns(probabilities, classes, "class")}
 
 
 def mean_and_contrast(images: Tensor) -> Tensor:

@@ -201,3 +201,16 @@ def smoothed(logits: Tensor, target: Tensor, weights: Tensor, smoothing: float) 
     logs = logits.log_softmax(dim=1)
     even = -(logs * weights).sum(dim=1).sum() / weights[target].sum()
     return (1 - smoothing) * F.nll_loss(logs, target, weights) + even * (smoothing / logits.shape[1])
+
+
+def answer_columns(probabilities: Tensor, classes: Sequence[str], key: str) -> dict[str, str]:
+    """Return a table's columns for an answer, probabilities [classes]: the class by its `key`, and the five likeliest.
+
+    Each stands with its probability.
+    """
+    likeliest = probabilities.topk(min(5, len(classes)))
+    ranked = [(classes[int(index)], f"{value:.6f}") for value, index in zip(*likeliest, strict=True)]
+    columns = {key: ranked[0][0], "probability": ranked[0][1]}
+    for rank, (name, probability) in enumerate(ranked, 1):
+        columns |= {f"top{rank}": name, f"top{rank}_probability": probability}
+    return columns

@@ -17,8 +17,8 @@ class Batch(NamedTuple):
     """What one step learns from."""
 
     images: Tensor  # float32 [B, C, H, W], normalised, channels_last
-    target: Tensor  # int64 [B], or float32 [B, classes] where labels were mixed
-    labels: Tensor  # int64 [B]: the label each image came with, to score against
+    target: Tensor  # [B, …] to learn: as in the split (class numbers, int64 [B]), or mixed (float32 [B, classes])
+    labels: Tensor  # [B, …] as in the split, to score against
 
 
 class Store:
@@ -101,24 +101,7 @@ class Collate:
         self.mixers = [(name, part.batch) for name, part in parts.items() if part.batch]
 
     def __call__(self, store: Store, index: Tensor, labels: Tensor, drawn: Mapping[str, Tensor]) -> Batch:
-        rows, cols = store.rows, store.cols
-        if not self.window:
-            rows, cols = (
-                positions[slice(*ends)]
-                for positions, ends in zip((rows, cols), central((store.height, store.width), self.size), strict=True)
-            )
-        shown = len(rows), len(cols)
-        if self.places or self.window or shown != (store.height, store.width):
-            rows, cols = rows.expand(len(index), -1), cols.expand(len(index), -1)
-            for name, place in self.places:
-                rows, cols = place(rows, cols, store.height, store.width, drawn[name])
-            if self.window or shown != self.size:
-                windows = drawn[self.window] if self.window else wholes(index, shown)
-                pixels = store.windows(index, rows, cols, windows, self.size, outside=self.outside)
-            else:
-                pixels = store.gather(index, rows, cols, outside=self.outside)
-        else:
-            pixels = store.images(index)
+        pixels = self.gathered(store, index, drawn)
         if self.pixels:
             values = pixels.float().permute(0, 3, 1, 2)
             for name, change in self.pixels:
@@ -128,3 +111,30 @@ class Collate:
         for name, mix in self.mixers:
             x, target = mix(x, target, drawn[name], self.classes)
         return Batch(x.contiguous(memory_format=torch.channels_last), target, labels)
+
+    def gathered(self, store: Store, index: Tensor, drawn: Mapping[str, Tensor]) -> Tensor:
+        """Return the pixels of the images at `index` [B] that a batch shows: uint8 [B, *size, C]."""
+        rows, cols = self.positions(store, index, drawn)
+        shown = rows.shape[1], cols.shape[1]
+        if self.window or shown != self.size:
+            windows = drawn[self.window] if self.window else wholes(index, shown)
+            return store.windows(index, rows, cols, windows, self.size, outside=self.outside)
+        if self.places or shown != (store.height, store.width):
+            return store.gather(index, rows, cols, outside=self.outside)
+        return store.images(index)
+
+    def positions(self, store: Store, index: Tensor, drawn: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return the rows [B, H'] and columns [B, W'] of the stored images that a batch shows, before its windows.
+
+        A label map of the images' size follows them by the same gather, from a `Store` of its own.
+        """
+        rows, cols = store.rows, store.cols
+        if not self.window:
+            rows, cols = (
+                line[slice(*ends)]
+                for line, ends in zip((rows, cols), central((store.height, store.width), self.size), strict=True)
+            )
+        rows, cols = rows.expand(len(index), -1), cols.expand(len(index), -1)
+        for name, place in self.places:
+            rows, cols = place(rows, cols, store.height, store.width, drawn[name])
+        return rows, cols

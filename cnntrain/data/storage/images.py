@@ -1,5 +1,6 @@
 """Images of one size, read by index as uint8 [B, H, W, C] from memory or from files; datasets are made of them."""
 
+import contextlib
 import copy
 import os
 from collections.abc import Callable, Generator, Sequence
@@ -12,11 +13,11 @@ from typing import Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from cnntrain.data.augment.resize import scaled
 from cnntrain.data.storage.decode import decode, pillow_rules
 from cnntrain.runtime.errors import InputError
+from cnntrain.runtime.progress import counting
 
 OnProgress = Callable[[int, int], None]  # called with the images done and the images in all
 
@@ -173,7 +174,7 @@ def on_stored(source: Source, change: Callable[[Source], Source]) -> Source:
 
 @dataclass(frozen=True)
 class Split:
-    """Images and their labels, int64 [N]."""
+    """Images and their targets [N, …], of whose shape and type a task alone makes use: class numbers, int64 [N]."""
 
     source: Source
     labels: Tensor
@@ -222,12 +223,12 @@ def splits_of(dataset: Dataset) -> tuple[Split, Split | None, Split | None]:
 
 
 def decode_all(
-    files: Files, images: np.ndarray | None, on_progress: OnProgress | None = None
+    files: Files, images: np.ndarray | None, on_progress: OnProgress | None = None, *, what: str = "decoding"
 ) -> Generator[tuple[int, InputError], None, None]:
     """Decode every file with a pool of threads into `images` (None: only to see whether they can be read).
 
     Yields the position and the error of each bad file, in the files' order. Progress goes to `on_progress`, or else to
-    a bar on standard error where that is a terminal.
+    standard error under the title `what`.
     """
 
     def chunk(start: int) -> list[tuple[int, InputError]]:
@@ -244,13 +245,13 @@ def decode_all(
 
     starts = range(0, len(files), CHUNK)
     pool = ThreadPoolExecutor(THREADS)
-    bar = tqdm(total=len(files), desc="decoding", unit="image", leave=False, disable=True if on_progress else None)
+    shown = contextlib.nullcontext(lambda count: None) if on_progress else counting(len(files), what, "image")
     try:
-        with pillow_rules(), bar:
+        with pillow_rules(), shown as add:
             for start, bad in zip(starts, pool.map(chunk, starts), strict=True):
                 yield from bad
                 done = min(start + CHUNK, len(files))
-                bar.update(done - start)
+                add(done - start)
                 if on_progress is not None:
                     on_progress(done, len(files))
     finally:

@@ -6,7 +6,6 @@ import math
 import os
 import shutil
 import sys
-import time
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -20,11 +19,10 @@ from PIL import features
 from torch import Tensor
 
 from cnntrain.data.storage.decode import torchcodec
-from cnntrain.data.storage.images import Files, OnProgress, decode_all
+from cnntrain.data.storage.images import Files, decode_all
 from cnntrain.runtime.errors import InputError
 
 RULE = 3  # counts the changes of what `images.decode` makes of a file
-QUIET_SECONDS = 30.0  # a log without a terminal hears of the work this often
 
 
 class Packed:
@@ -122,7 +120,7 @@ def write(place: Path, files: Files) -> None:
         with partial.open("r+b") as file:
             if hasattr(os, "posix_fallocate"):  # a disk that fills up later would end the process by a signal
                 os.posix_fallocate(file.fileno(), 0, partial.stat().st_size)
-            with closing(decode_all(files, images, None if sys.stderr.isatty() else in_lines())) as bad_files:
+            with closing(decode_all(files, images, what="packing")) as bad_files:
                 for _, error in bad_files:
                     raise error
             images.flush()
@@ -131,21 +129,6 @@ def write(place: Path, files: Files) -> None:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-
-
-def in_lines() -> OnProgress:
-    """Return what says now and then on standard error how much is packed and how long the rest will take."""
-    began = spoke = time.monotonic()
-
-    def tell(done: int, total: int) -> None:
-        nonlocal spoke
-        now = time.monotonic()
-        if now - spoke > QUIET_SECONDS:
-            spoke = now
-            left = (total - done) * (now - began) / done
-            print(f"packing: {100 * done / total:.0f} %, {left / 60:.0f} min left", file=sys.stderr, flush=True)
-
-    return tell
 
 
 def size(count: float) -> str:
