@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cnntrain.models.flatten import chain_of
 from cnntrain.nn.shapes import Shape, describe_shape
-from cnntrain.nn.stages import BuildOptions, StageError, draw
+from cnntrain.nn.stages import BuildOptions, StageError, initialise
 from cnntrain.runtime.disk import expanded
 from cnntrain.runtime.errors import InputError, listed, unknown
 from cnntrain.runtime.seeding import generator
@@ -228,7 +228,7 @@ def finished(
     """
     for path in dict.fromkeys(key.rpartition(".")[0] for key in new or ()):
         if hasattr(leaf := model.get_submodule(path), "reset_parameters"):
-            draw(leaf, path, build.seed)
+            initialise(leaf, path, build.seed)
     if build.widen or build.antialias:
         raise StageError(
             f"{label} is not built from cnntrain's layers: model.widen and model.antialias are for networks that are"

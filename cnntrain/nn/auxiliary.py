@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from cnntrain.nn.geometry import count_parameters
 from cnntrain.nn.shapes import Shape
-from cnntrain.nn.stages import DEFAULT, BuildOptions, Initialise, Maker, StageError, assemble, stage_shapes, walk
+from cnntrain.nn.stages import DEFAULT, BuildOptions, Initialiser, Maker, StageError, assemble, stage_shapes, walk
 
 
 class AuxiliaryClassifiers(nn.Module):
@@ -46,7 +46,7 @@ def attach(
     weight: float,
     build: BuildOptions = DEFAULT,
     *,
-    init: Initialise | None = None,
+    init: Initialiser | None = None,
 ) -> AuxiliaryClassifiers:
     """Build the heads of `places`, {head: (stage, maker)}, on a network that may lack some stages of `order`.
 

@@ -86,7 +86,9 @@ class Costs(Protocol):
 
 @runtime_checkable
 class Strides(Protocol):
-    """A layer that strides and brings the form in which it does not: itself and its blur, in their order."""
+    """A layer with a `stride` that brings the form in which it does not stride: itself and its blur, in their order."""
+
+    stride: int
 
     def antialiased(self) -> list[nn.Module]: ...
 

@@ -25,7 +25,7 @@ from cnntrain.runtime.seeding import generator
 
 Maker = Callable[[Shape], nn.Module]  # runs on the meta device: it must not look at values
 P = ParamSpec("P")
-Initialise = Callable[[nn.Module], None]  # sets the tensors of one leaf, after its own `reset_parameters`
+Initialiser = Callable[[nn.Module], None]  # sets the tensors of one leaf, after the leaf's own `reset_parameters`
 
 MOST_PARAMETERS = 200_000_000  # of one stage
 
@@ -62,7 +62,7 @@ def assemble(
     out_shape: Shape,
     build: BuildOptions = DEFAULT,
     keep: Sequence[str] = (),
-    init: Initialise | None = None,
+    init: Initialiser | None = None,
 ) -> nn.Sequential:
     """Build the stages of `makers` as `build` says, each for the shape that reaches it.
 
@@ -157,7 +157,7 @@ def check_size(stage: nn.Module) -> None:
         raise ValueError(f"it would have {size:,} parameters, more than {MOST_PARAMETERS:,}")
 
 
-def materialise(stage: nn.Module, name: str, seed: int, init: Initialise | None) -> None:
+def materialise(stage: nn.Module, name: str, seed: int, init: Initialiser | None) -> None:
     """Give every leaf of a meta stage its memory and its initial values, drawn from `(seed, path of the leaf)`.
 
     Raises `TypeError` for a leaf that owns tensors and has no `reset_parameters` to set them.
@@ -172,10 +172,10 @@ def materialise(stage: nn.Module, name: str, seed: int, init: Initialise | None)
             setattr(
                 leaf, key, nn.Parameter(memory, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else memory
             )
-        draw(leaf, path, seed, init)
+        initialise(leaf, path, seed, init)
 
 
-def draw(leaf: nn.Module, path: str, seed: int, init: Initialise | None = None) -> None:
+def initialise(leaf: nn.Module, path: str, seed: int, init: Initialiser | None = None) -> None:
     """Give a leaf its initial values, drawn from `(seed, path)`."""
     before = torch.default_generator.get_state()
     # The default generator alone: torch.manual_seed would also reseed every accelerator.
@@ -192,7 +192,10 @@ def without(remove: Sequence[str]) -> str:
 
 
 def stage_shapes(net: nn.Sequential, in_shape: Shape) -> dict[str, Shape]:
-    """Return the shape that leaves each stage in evaluation; raise what a stage raises that cannot take its own."""
+    """Return the shape that leaves each stage in evaluation.
+
+    Raises what a stage raises that cannot take the shape that reaches it.
+    """
     shapes, shape = {}, tuple(in_shape)
     for name, stage in net.named_children():
         shapes[name] = shape = shape_after(stage, shape)
@@ -219,9 +222,9 @@ def tail(net: nn.Sequential, after: str) -> nn.Sequential:
     """Return the stages that follow `after` as a network that shares their modules and the training mode."""
     names = [name for name, _ in net.named_children()]
     require([after], names)
-    rest = nn.Sequential(OrderedDict(list(net.named_children())[names.index(after) + 1 :]))
-    rest.training = net.training
-    return rest
+    following = nn.Sequential(OrderedDict(list(net.named_children())[names.index(after) + 1 :]))
+    following.training = net.training
+    return following
 
 
 @contextlib.contextmanager
