@@ -13,8 +13,9 @@ import torch
 import torchvision.datasets
 from hydra import compose, initialize_config_dir
 from made import cifar_archive, md5, mnist_files, write_idx
+from PIL import Image
 
-from cnntrain.data.datasets import downloads
+from cnntrain.data.datasets import downloads, folder
 from cnntrain.data.datasets.registry import (
     DATASETS,
     Dataset,
@@ -24,6 +25,7 @@ from cnntrain.data.datasets.registry import (
     fingerprint,
     load,
     refuse_unusable,
+    select,
 )
 from cnntrain.data.datasets.splits import allocate, carve, class_weights, counts_of, subset
 from cnntrain.data.storage.images import Pixels, resident, statistics
@@ -146,6 +148,18 @@ def test_describe_needs_nothing_on_disk_and_agrees_with_options(name: str) -> No
         == len(info.classes)
         == {"cifar100": 100, "imagenet": 1000, "tiny_imagenet": 200}.get(name, 10)
     )
+
+
+def test_a_folder_is_looked_through_once_for_what_is_known_and_for_its_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("ant", "bee"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / name / "0.png")
+    sizes, common_size = [], folder.common_size
+    monkeypatch.setattr(folder, "common_size", lambda *args, **how: sizes.append(args) or common_size(*args, **how))
+    dataset = select("folder", tmp_path, {})
+    assert dataset.info.shape == dataset.read().info.shape == (3, 8, 8) and len(sizes) == 1
 
 
 def test_digits_has_its_numbers_and_its_info_is_true() -> None:

@@ -26,11 +26,16 @@ from cnntrain.runtime.tables import counted
 from cnntrain.training import checkpoints
 
 
+def read_fit(composed: DictConfig) -> tuple[Fit, dict[str, Any]]:
+    """Return the configuration, and the settings that a run keeps of it."""
+    cfg = pretrained.with_expected_size(read_config(Fit, composed))
+    return cfg, plain_config(composed) | {"dataset": cfg.dataset}
+
+
 def run(composed: DictConfig) -> dict[str, Any]:
     """Train as configured; return what `--json` prints."""
     with all_or_none():
-        cfg = pretrained.with_expected_size(read_config(Fit, composed))
-        settings = plain_config(composed) | {"dataset": cfg.dataset}
+        cfg, settings = read_fit(composed)
         prepare(deterministic=cfg.deterministic)
         folder, finished = place(cfg, settings) if distributed.RANK == 0 else (Path(), None)
         begun = bool(checkpoints.begun(checkpoints.folder_of(folder)))
@@ -42,7 +47,7 @@ def run(composed: DictConfig) -> dict[str, Any]:
         return finished
     with all_or_none():
         checked = check_fit(cfg, begun=begun)
-        dataset = setup.load_data(cfg, files)
+        dataset = setup.load_data(checked, files)
         if resumed and files is None:
             refuse_unlike_record(folder, dataset, cfg.dataset, cfg.data_root, setup.ANEW)
         built = None if cfg.check_resume else setup.build(checked, dataset)
@@ -75,12 +80,12 @@ def place(cfg: Fit, settings: dict[str, Any]) -> tuple[Path, dict[str, Any] | No
 
 def check(composed: DictConfig) -> None:
     """Find what is wrong with a configuration before anything is read or made."""
-    check_fit(read_config(Fit, composed))
+    check_fit(read_fit(composed)[0])
 
 
 def preview(composed: DictConfig) -> dict[str, Any]:
     """Say what `fit` would do, without reading an image or making anything; return what `--json` prints."""
-    cfg = pretrained.with_expected_size(read_config(Fit, composed))
+    cfg, settings = read_fit(composed)
     checked = check_fit(cfg)
     info, shape, params = checked.info, describe_shape(checked.info.shape), count_parameters(checked.outline)
     epochs = counted(cfg.trainer.epochs, "epoch")
@@ -93,5 +98,5 @@ def preview(composed: DictConfig) -> dict[str, Any]:
         "model": cfg.model["name"],
         "params": params,
         "dataset": info.name,
-        "config": plain_config(composed) | {"dataset": cfg.dataset},
+        "config": settings,
     }

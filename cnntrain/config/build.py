@@ -13,7 +13,7 @@ from cnntrain.config.groups import BUILD_HINTS, GROUPS, ConfigGroup
 from cnntrain.config.schema import Options, Selection, SplitName
 from cnntrain.config.validate import build_schema, validated, validated_options
 from cnntrain.data.augment.augmentations import Augmentation
-from cnntrain.data.datasets.registry import describe, divide, image_counts, read_undivided
+from cnntrain.data.datasets.registry import SelectedDataset, divide, image_counts, select
 from cnntrain.data.datasets.splits import Member
 from cnntrain.data.storage.images import Dataset, DatasetInfo
 from cnntrain.nn.auxiliary import AuxiliaryClassifiers
@@ -126,10 +126,15 @@ def dataset_root(options: Options, data_root: str) -> Path:
     return expanded(options.get("root") or data_root)
 
 
+def select_dataset(options: Options, data_root: str) -> SelectedDataset:
+    """Return the dataset that a configuration names; nothing is read yet."""
+    name, own = str(options["name"]), own_options(GROUPS["dataset"], options)
+    return select(name, dataset_root(options, data_root), own, selection(options).class_names)
+
+
 def dataset_info(options: Options, data_root: str) -> DatasetInfo:
     """Return what is known of the dataset without reading its images."""
-    name, given = dataset_options(options)
-    return describe(name, dataset_root(options, data_root), given, classes=selection(options).class_names)
+    return select_dataset(options, data_root).info
 
 
 def fit_images(options: Options, info: DatasetInfo) -> Options:
@@ -141,8 +146,7 @@ def fit_images(options: Options, info: DatasetInfo) -> Options:
 
 def read_dataset(options: Options, data_root: str) -> Dataset:
     """Read a dataset as it lies, with the splits that it brings, the images of files not yet decoded."""
-    name, given = dataset_options(options)
-    return read_undivided(name, dataset_root(options, data_root), given, classes=selection(options).class_names)
+    return select_dataset(options, data_root).read()
 
 
 def divide_dataset(

@@ -15,10 +15,11 @@ from cnntrain.config.build import (
     build_model,
     build_optimizer,
     build_rates,
-    dataset_info,
+    select_dataset,
 )
 from cnntrain.config.schema import Fit, Options, Trainer
 from cnntrain.data.augment.augmentations import Augmentation
+from cnntrain.data.datasets.registry import SelectedDataset
 from cnntrain.data.storage.images import DatasetInfo
 from cnntrain.nn.shapes import ShapesOnly
 from cnntrain.runtime import distributed
@@ -38,7 +39,8 @@ class CheckedFit:
     device: torch.device
     precision: Literal["fp32", "bf16"]
     model: Options  # those of the network to build: one whose run has begun loads no pretrained weights
-    info: DatasetInfo  # as it is known without reading an image
+    dataset: SelectedDataset  # of which no image is read yet
+    info: DatasetInfo
     outline: nn.Sequential  # the network on the meta device
     augmentations: Mapping[str, Augmentation]
 
@@ -52,7 +54,8 @@ def check_fit(cfg: Fit, *, begun: bool = False) -> CheckedFit:
     refuse_uncapturable(cfg.trainer, device)
     augmentations = build_augmentations(cfg.augmentation)
     refuse_unshared(cfg.trainer.batch_size, augmentations)
-    info = dataset_info(cfg.dataset, cfg.data_root)
+    dataset = select_dataset(cfg.dataset, cfg.data_root)
+    info = dataset.info
     model = pretrained.without_weights(cfg.model) if begun else cfg.model
     outline = build_model(model, info, device="meta")
     auxiliary = build_auxiliary(cfg.model, outline, info, device="meta")
@@ -65,7 +68,7 @@ def check_fit(cfg: Fit, *, begun: bool = False) -> CheckedFit:
     if cfg.trainer.batch_size == distributed.WORLD:
         refuse_lone_values(outline, info)
     precision = choose_precision(cfg.trainer.precision, device)
-    return CheckedFit(cfg, begun, device, precision, model, info, outline, augmentations)
+    return CheckedFit(cfg, begun, device, precision, model, dataset, info, outline, augmentations)
 
 
 def refuse_long_warmup(cfg: Fit) -> None:

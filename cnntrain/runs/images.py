@@ -218,11 +218,15 @@ def refuse_changed(dataset: Dataset, files: Sequence[Member], split: schema.Spli
         say(f"{new:,} {were} added since the training, and left out here")
 
 
-def read_noted(
-    options: schema.Options, data_root: str, seed: int, files: Sequence[Member] | None, advice: str
+def divide_noted(
+    undivided: Dataset,
+    options: schema.Options,
+    data_root: str,
+    seed: int,
+    files: Sequence[Member] | None,
+    advice: str,
 ) -> Dataset:
-    """Read a dataset, divided as its options say, or, where a run has noted its files, as it did."""
-    undivided = read_dataset(options, data_root)
+    """Divide a dataset as its options say, or, where a run has noted its files, as it did."""
     if files is not None:
         refuse_changed(undivided, files, None, advice)
     return divide_dataset(undivided, options, data_root, seed, listed=files)

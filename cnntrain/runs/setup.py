@@ -21,7 +21,7 @@ from cnntrain.data.loading.loader import Loader, ResidentLoader, StreamedLoader,
 from cnntrain.data.storage.images import Dataset, Pixels, Split, spread, stored
 from cnntrain.nn.whitening import calibrate
 from cnntrain.runs.check import CheckedFit
-from cnntrain.runs.images import read_noted, warn_of_seen
+from cnntrain.runs.images import divide_noted, warn_of_seen
 from cnntrain.runs.load import start_from
 from cnntrain.runtime import distributed
 from cnntrain.runtime.distributed import shard
@@ -117,9 +117,10 @@ def until(stop: Callable[[], bool], batches: Iterator[Batches], rounds: int) -> 
         yield from itertools.islice(batches, 1)
 
 
-def load_data(cfg: Fit, files: Sequence[Member] | None = None) -> Dataset:
-    """Read the images of a configuration, divided as it says, or as a run that goes on has noted its `files`."""
-    return read_noted(cfg.dataset, cfg.data_root, cfg.seed, files, ANEW)
+def load_data(checked: CheckedFit, files: Sequence[Member] | None = None) -> Dataset:
+    """Read the images of a configuration, divided as it says, or as a run that resumes has noted its `files`."""
+    cfg = checked.cfg
+    return divide_noted(checked.dataset.read(), cfg.dataset, cfg.data_root, cfg.seed, files, ANEW)
 
 
 def build(checked: CheckedFit, dataset: Dataset) -> TrainingSetup:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import torch
 
-from cnntrain.config.build import selection
+from cnntrain.config.build import read_dataset, selection
 from cnntrain.config.read import read_config
 from cnntrain.config.schema import Fit, Options
 from cnntrain.data.datasets.registry import limited
@@ -24,7 +24,7 @@ from cnntrain.runs import records
 from cnntrain.runs.check import check_fit
 from cnntrain.runs.evaluation import EvaluationSetup, evaluation_folder, measure_split, write_evaluation
 from cnntrain.runs.folder import CONFIG, RECORD, create_folder, lock_folder
-from cnntrain.runs.images import image_choice, noted, read_noted, refuse_unlike_record
+from cnntrain.runs.images import divide_noted, image_choice, noted, refuse_unlike_record
 from cnntrain.runs.load import load_run
 from cnntrain.runs.resume import finished_result
 from cnntrain.runs.setup import build
@@ -169,7 +169,7 @@ def shared_dataset(cell: Cell) -> Dataset:
         refuse_other_images(run, json.dumps(shared), data_root)
     if HELD.get("options") != (shared, data_root) or files not in (None, HELD["files"]):
         HELD.clear()  # before the next are read
-        dataset = read_noted(shared, data_root, 0, files, RENAME)
+        dataset = divide_noted(read_dataset(shared, data_root), shared, data_root, 0, files, RENAME)
         HELD.update(options=(shared, data_root), dataset=dataset, files=members(dataset) if files is None else files)
     return limited(HELD["dataset"], selection(options).train_size, cell.settings["seed"])
 

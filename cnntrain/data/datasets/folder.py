@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -63,6 +64,11 @@ class ImageFolder:
 
         Raises `InputError` for a missing folder, unequal splits or fewer than two classes.
         """
+        return self.known_info
+
+    @cached_property
+    def known_info(self) -> DatasetInfo:
+        """What a look at the folders, and at the headers of some images, gives."""
         splits, skip = find_splits(self.root), self.on_error == "skip"
         names = class_names(self.root, splits, self.classes)
         refuse_small_store(self.image_size, self.stored_size)

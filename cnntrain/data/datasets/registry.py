@@ -4,8 +4,8 @@ import hashlib
 import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -96,29 +96,54 @@ DATASETS: dict[str, Callable[..., DatasetReader]] = {
 }
 
 
-def reader_of(
+@dataclass(frozen=True)
+class SelectedDataset:
+    """A dataset of which only some `classes` may be kept, by name or so many; None keeps all."""
+
+    reader: DatasetReader
+    classes: Sequence[str] | int | None
+
+    @cached_property
+    def info(self) -> DatasetInfo:
+        """What is known before any pixel is read; mean and standard deviation of `folder` are 0 and 1 until then.
+
+        Raises `InputError` for an unknown class, or a folder that cannot be a dataset.
+        """
+        info = self.reader.info()
+        return checked_classes(keep_info(info, wanted_classes(info.classes, self.classes)))
+
+    def read(self) -> Dataset:
+        """Return the splits that the dataset brings, the images of files not yet read.
+
+        Raises `InputError` for anything in the data that training would stumble over.
+        """
+        dataset = centred(self.reader.read())
+        names = wanted_classes(dataset.info.classes, self.classes)
+        info = checked_classes(keep_info(dataset.info, names))
+        if names is not None:
+            dataset = filtered(dataset, names)
+        refuse_unusable(dataset, info)
+        return replace(dataset, info=info)
+
+
+def select(
     name: str, root: Path, options: Mapping[str, Any], classes: Sequence[str] | int | None = None
-) -> DatasetReader:
-    """Return the dataset of this name with its options, of which `classes` are kept.
+) -> SelectedDataset:
+    """Return the dataset of this name with its options, of which `classes` are kept; nothing is read yet.
 
     Raises `InputError` for an unknown name.
     """
     if name not in DATASETS:
         raise unknown("dataset", name, DATASETS)
     narrowed = {"classes": classes} if "classes" in inspect.signature(DATASETS[name]).parameters else {}
-    return DATASETS[name](Path(root), **options, **narrowed)
+    return SelectedDataset(DATASETS[name](Path(root), **options, **narrowed), classes)
 
 
 def describe(
     name: str, root: Path, options: Mapping[str, Any], *, classes: Sequence[str] | int | None = None
 ) -> DatasetInfo:
-    """Return what is known of a dataset without reading its pixels; only `folder` needs its files for that.
-
-    For `folder`, mean and standard deviation are 0
-    and 1 until it is loaded. InputError for an unknown dataset or class, or a folder that cannot be one.
-    """
-    info = reader_of(name, root, options, classes).info()
-    return checked_classes(keep_info(info, wanted_classes(info.classes, classes)))
+    """Return what is known of a dataset before any pixel is read."""
+    return select(name, root, options, classes).info
 
 
 def load(
@@ -134,24 +159,7 @@ def load(
 
     Packs lie in the folder `packs`, or else in `root/.cnntrain`.
     """
-    return divide(read_undivided(name, root, options, classes=classes), packs=packs or Path(root) / ".cnntrain", **how)
-
-
-def read_undivided(
-    name: str, root: Path, options: Mapping[str, Any], *, classes: Sequence[str] | int | None = None
-) -> Dataset:
-    """Return a dataset as it lies, with the splits that it brings and the images of files not yet read.
-
-    `classes` keeps those of these names, or so many. InputError for anything in the data that training would stumble
-    over.
-    """
-    dataset = centred(reader_of(name, root, options, classes).read())
-    names = wanted_classes(dataset.info.classes, classes)
-    info = checked_classes(keep_info(dataset.info, names))
-    if names is not None:
-        dataset = filtered(dataset, names)
-    refuse_unusable(dataset, info)
-    return replace(dataset, info=info)
+    return divide(select(name, root, options, classes).read(), packs=packs or Path(root) / ".cnntrain", **how)
 
 
 def divide(
@@ -231,11 +239,11 @@ def image_counts(
     """
     if name in SIZES and not (name in FOLDERS and located(name, root)):
         train, test = SIZES[name]
-        known = reader_of(name, root, options).info().classes
+        known = select(name, root, options).info.classes
         val, share = 0, len(wanted_classes(known, classes) or ()) / len(known) or 1.0
         train, test = round(train * share), round(test * share)
     else:
-        dataset = read_undivided(name, root, options, classes=classes)
+        dataset = select(name, root, options, classes).read()
         train, val, test = (len(split) if split else 0 for split in splits_of(dataset))
         if not test:
             val, test = 0, val or round(train * TEST_SIZE)
