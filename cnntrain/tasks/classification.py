@@ -15,12 +15,13 @@ from torch.nn import functional as F
 from cnntrain.runtime import distributed
 from cnntrain.runtime.errors import listed
 from cnntrain.runtime.ranges import Count, Natural
-from cnntrain.runtime.tables import percent
+from cnntrain.runtime.tables import percent, render
 from cnntrain.stats.intervals import wilson
-from cnntrain.stats.metrics import classification
+from cnntrain.stats.metrics import TOP5_FROM, classification, confusions
 from cnntrain.tasks.task import Headline, Numbers
 
 UNEQUAL = 1.25  # times its even share has the commonest class from which on top-1 alone can mislead
+MOST_CLASSES = 20  # in the table of an evaluation
 Number = float | None  # null is not a number: a loss that grew without bound
 
 
@@ -162,6 +163,23 @@ class Classification:
             yield f"balanced accuracy {percent(balanced)}, the mean over the classes, which differ in size"
         if common and best["top1_low"] <= common["share"]:
             yield f"                  no better than always predicting {common['class']} ({percent(common['share'])})"
+
+    @staticmethod
+    def details(results: Mapping[str, Any]) -> Iterator[str]:
+        """Yield top-5, calibration, precision and recall, a table of the classes and the most frequent confusions."""
+        classes = results["per_class"]
+        if len(classes) >= TOP5_FROM:
+            yield f"top-5         {percent(results['top5'])}"
+        yield f"calibration   expected error {percent(results['ece'])}"
+        precision, recall, f1 = (results[f"macro_{key}"] for key in ("precision", "recall", "f1"))
+        yield f"macro         precision {precision:.4f}, recall {recall:.4f} (balanced accuracy), F1 {f1:.4f}\n"
+        rows = [{key: row[key] for key in ("class", "n", "precision", "recall", "f1")} for row in classes]
+        if len(rows) > MOST_CLASSES:
+            yield f"the {MOST_CLASSES} of {len(rows)} classes with the lowest F1:"
+            rows = sorted(rows, key=lambda row: row["f1"])[:MOST_CLASSES]
+        yield render(rows)
+        if mistakes := confusions(results["confusion"], [row["class"] for row in classes]):
+            yield f"\nmost often confused: {'; '.join(mistakes)}"
 
     @staticmethod
     def warnings(result: Mapping[str, Any]) -> Iterator[str]:

@@ -119,6 +119,11 @@ class Task(Protocol):
         ...
 
     @staticmethod
+    def details(results: Mapping[str, Any]) -> Iterator[str]:
+        """Yield what an evaluation's results say beside the headline and the loss, in lines for the person."""
+        ...
+
+    @staticmethod
     def warnings(result: Mapping[str, Any]) -> Iterator[str]:
         """Yield what is wrong with a network, from its run's result."""
         ...

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from cnntrain.runtime.drawing import DASHES, GREY, SERIES, empty_figure, thin
-from cnntrain.studies.invariance.rows import Curves, LagRow, bands, seed_bands
+from cnntrain.studies.invariance.rows import ACCURACY, Curves, LagRow, bands, seed_bands
 from cnntrain.transforms.transform import Amount, Transform
 
 if TYPE_CHECKING:  # matplotlib takes half a second to import
@@ -180,7 +180,7 @@ def overlay(transform: Transform, lines: Sequence[Line]) -> "Figure":
     panels = figure.subplots(1, 3)
     for axes, key, title in zip(
         panels,
-        ("consistency", "top1", "consistency_corrected"),
+        ("consistency", ACCURACY, "consistency_corrected"),
         ("same prediction as unchanged", "top-1", "consistency above chance"),
         strict=True,
     ):

@@ -246,8 +246,8 @@ def curves(
     euclidean, cosine = means(blocks, moved.euclidean), means(blocks, moved.cosine)
     right_before = clean.predicted == clean.labels
     right, same_answer = moved.predicted == clean.labels, moved.predicted == clean.predicted
-    before, top1, agree = means(blocks, right_before), means(blocks, right), means(blocks, same_answer)
-    chance = agreement_by_chance(before[:, None], top1, num_classes)
+    before, accuracy, agree = means(blocks, right_before), means(blocks, right), means(blocks, same_answer)
+    chance = agreement_by_chance(before[:, None], accuracy, num_classes)
     with np.errstate(invalid="ignore", divide="ignore"):
         values = {
             "distance": euclidean / other[:, None],
@@ -257,7 +257,7 @@ def curves(
             "euclidean": euclidean,
             "cosine": cosine,
             "p_true": means(blocks, moved.p_true),
-            ACCURACY: top1,
+            ACCURACY: accuracy,
             "consistency": agree,
             "consistency_right": means(blocks, same_answer & right_before) / before[:, None],
             "consistency_corrected": (agree - chance) / (1 - chance),
@@ -269,7 +269,7 @@ def curves(
     images = np.full(len(amounts), float(len(clean.labels)))
     ranges = {key: Support(0 * images, 0 * images + 1, images) for key in (*BY_AMOUNT, "target_rate") if key in values}
     ranges["consistency_right"] = Support(0 * images, 0 * images + 1, images * before[0])
-    ranges["consistency_corrected"] = corrected_range(before[0], top1[0], images, num_classes)
+    ranges["consistency_corrected"] = corrected_range(before[0], accuracy[0], images, num_classes)
     alone: list[dict[str, np.ndarray]] = []
     if controls is not None:
         to_other = clean.to_other[:, controls.places]
