@@ -8,18 +8,34 @@ from cnntrain import __version__
 from cnntrain.runtime.processor import spin_briefly
 from cnntrain.runtime.streams import guarded
 
-COMMANDS: dict[str, str] = {
-    "fit": "train a network; the run's folder keeps its configuration, metrics and weights",
-    "eval": "evaluate a trained network on validation or test images",
-    "predict": "classify images with a trained network",
-    "export": "write a trained network to a file for other programs",
-    "env": "show versions and hardware, for a problem report",
-    "report": "write a run's configuration, curves, accuracy and mistakes as one HTML page",
-    "compare": "compare runs and say which differences are significant",
-    "invariance": "measure how far shifts, scale and rotation move a network's features, stage by stage",
-    "ablate": "train with and without layers, with several seeds, and say what each is worth",
-    "describe": "list a network's stages with shapes, parameters and operations",
-}
+FIRST = (
+    "fit",
+    "eval",
+    "predict",
+    "report",
+    "describe",
+    "ablate",
+    "invariance",
+    "compare",
+)  # in help, before the others
+
+
+def config_dir() -> Path:
+    """Return the folder of the configuration: inside an installed package, beside the package in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    inside = package / "conf"
+    return inside if inside.is_dir() else package.parent / "conf"
+
+
+def commands(conf: Path) -> dict[str, str]:
+    """Return every command with what it does: the files of `conf`, each by the first words of its first line."""
+    order = {name: place for place, name in enumerate(FIRST)}
+    files = sorted(conf.glob("*.yaml"), key=lambda path: (order.get(path.stem, len(order)), path.stem))
+    heads = {path.stem: path.read_text(encoding="utf-8").partition("\n")[0] for path in files}
+    return {name: head.lstrip("# ").partition(": cnntrain")[0] for name, head in heads.items()}
+
+
+COMMANDS = commands(config_dir())
 
 USAGE = """\
 Train, evaluate and explain convolutional networks from the command line.
@@ -47,13 +63,6 @@ def usage() -> str:
     """Return the text of `cnntrain --help`."""
     width = max(map(len, COMMANDS))
     return USAGE.format(commands="\n".join(f"  {name:<{width}}  {phrase}" for name, phrase in COMMANDS.items()))
-
-
-def config_dir() -> Path:
-    """Return the folder of the configuration: inside an installed package, beside the package in a checkout."""
-    package = Path(__file__).resolve().parents[1]
-    inside = package / "conf"
-    return inside if inside.is_dir() else package.parent / "conf"
 
 
 def main(argv: list[str] | None = None) -> int:

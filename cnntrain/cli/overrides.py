@@ -102,12 +102,21 @@ def parse_words(words: list[str], conf: Path, command: str = "fit") -> CommandLi
     line.json = line.flags.pop("--json", None) is not None
     _refuse_together(line)
     line.folders = ([Path(line.flags["--config-dir"])] if "--config-dir" in line.flags else []) + [conf]
+    settings = _gathered(settings, line)
     line.choices = choices(settings)
     sweep = "--multirun" in line.flags or "hydra.mode=MULTIRUN" in settings
     line.overrides = [_override(word, settings, line, sweep) for word in settings]
     values = [(key.lstrip("+"), value) for key, _, value in (word.partition("=") for word in settings)]
     line.twice = [key for key in line.choices if len({value for other, value in values if other == key}) > 1]
     return line
+
+
+def _gathered(settings: Sequence[str], line: CommandLine) -> list[str]:
+    """Return the settings with bare names as the list `items`, where the command has that key: verify E1 A1.3a."""
+    bare = [word for word in settings if re.fullmatch(r"[A-Za-z][\w.]*", word)]
+    if not bare or "items" not in compose(line.folders, line.command, {}).keys:
+        return list(settings)
+    return [*(word for word in settings if word not in bare), f"items=[{','.join(bare)}]"]
 
 
 def _refuse_together(line: CommandLine) -> None:
