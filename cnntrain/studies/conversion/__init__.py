@@ -1,0 +1,1 @@
+"""A classifier as a fully convolutional network: how exact its map is, what it saves, what it shows on large images."""
