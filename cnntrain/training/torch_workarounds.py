@@ -1,5 +1,6 @@
 """Workarounds for torch; each says at which version it can go."""
 
+import logging
 import os
 from collections.abc import Callable
 from inspect import unwrap
@@ -71,3 +72,20 @@ class WrappedMethods:
 def silence_kineto() -> None:
     """Let the profiler's library print nothing, unless the environment asks it to."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+
+
+# Importing torch's timer imports `torch.utils.cpp_extension`, which logs "No CUDA runtime is found" on a machine that
+# has CUDA's compiler and no GPU.
+# Goes with the first torch whose `torch.utils.benchmark` is imported in silence there; 2.12 is not.
+
+
+def torch_timer(statement: str, names: dict[str, Any]) -> Any:
+    """Return torch's timer of a statement over these names, in as many threads as torch computes with."""
+    logger = logging.getLogger("torch.utils.cpp_extension")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        from torch.utils.benchmark import Timer
+    finally:
+        logger.setLevel(level)
+    return Timer(statement, globals=names, num_threads=torch.get_num_threads())

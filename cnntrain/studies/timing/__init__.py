@@ -1,0 +1,1 @@
+"""How long networks take: forward, backward, step, and each stage alone."""
