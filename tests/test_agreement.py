@@ -1,4 +1,4 @@
-"""Agreement in value with torchvision's networks, and the companions that train and are gone at evaluation."""
+"""Agreement in value with torchvision's networks, and auxiliary classifiers that are there in training only."""
 
 from collections.abc import Callable
 
@@ -54,7 +54,7 @@ def test_both_auxiliary_heads_have_the_papers_size_and_places() -> None:
     assert logits.shape == (2, 1000)
 
 
-def test_a_companion_trains_network_and_heads_and_changes_nothing_of_the_network() -> None:
+def test_auxiliary_classifiers_train_network_and_heads_and_changes_nothing_of_the_network() -> None:
     shape = (3, 32, 32)
     net = create_model("googlenet", shape, 10)
     before = {key: value.clone() for key, value in net.state_dict().items()}

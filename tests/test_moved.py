@@ -92,3 +92,24 @@ def test_a_model_function_that_hands_on_its_keywords_is_still_built(monkeypatch:
     info = DatasetInfo("noise", ("one", "two"), (1, 4, 4), (0.5,), (0.5,))
     old, new = (build_model({"name": name, "remove": []}, info, seed=3) for name in ("old", "softmax"))
     assert torch.equal(old.get_submodule("fc1.linear").weight, new.get_submodule("fc1.linear").weight)  # type: ignore[arg-type]
+
+
+def test_a_module_that_a_plugin_brings_by_the_old_names_is_still_built(
+    plugin: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path(f"{plugin}.py").write_text(
+        """
+from torch import nn
+from cnntrain.models.foreign import drawn, finished
+
+def mine(in_shape, num_classes, **build):
+    net = drawn(lambda: nn.Sequential(nn.Flatten(), nn.Linear(16, num_classes)), "mine", build)
+    return finished(net, "mine", in_shape, num_classes, build)
+"""
+    )
+    import_plugins([plugin])
+    monkeypatch.setitem(MODELS, "mine", sys.modules[plugin].mine)
+    info = DatasetInfo("noise", ("one", "two"), (1, 4, 4), (0.5,), (0.5,))
+    one, same, other = (build_model({"name": "mine"}, info, seed=seed).state_dict() for seed in (3, 3, 4))
+    key = next(key for key in one if key.endswith("weight"))
+    assert torch.equal(one[key], same[key]) and not torch.equal(one[key], other[key])

@@ -54,10 +54,10 @@ def say_if_stale(folder: Path, path: Path, state: checkpoints.State) -> None:
         say(f"warning: {path} is of step {at:,}, but the run reached step {end:,}")
 
 
-def rebuild(settings: Mapping[str, Any], info: DatasetInfo, **build: Any) -> nn.Sequential:
-    """Build the network of a run's configuration; `build` says seed and device."""
+def rebuild(settings: Mapping[str, Any], info: DatasetInfo, *, seed: int = 0, device: str = "cpu") -> nn.Sequential:
+    """Build the network of a run's configuration."""
     with naming_plugins(settings):
-        return build_model(pretrained.without_weights(settings["model"]), info, **build)
+        return build_model(pretrained.without_weights(settings["model"]), info, seed=seed, device=device)
 
 
 @contextlib.contextmanager
