@@ -18,7 +18,7 @@ from cnntrain.runs import records
 from cnntrain.runs.folder import find_run
 from cnntrain.runs.load import read_info, rebuild
 from cnntrain.runtime.progress import say
-from cnntrain.runtime.tables import render
+from cnntrain.runtime.tables import render, terminal_width
 
 
 def run(composed: DictConfig) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def run(composed: DictConfig) -> dict[str, Any]:
     if cfg.table == "text":
         print(f"{network(options)} for {describe_shape(info.shape)} images of {len(info.classes)} classes\n")
     bottom = {"stage": "total", "output": "", "receptive field": "", "stride": "", **totals_row(total)}
-    print(render([*(stage_row(stage) for stage in stages), bottom], cfg.table))
+    print(render([*(stage_row(stage) for stage in stages), bottom], cfg.table, terminal_width()))
     if heads and cfg.table == "text":
         print(f"\n{heads.summary()}")
     if options["name"] == "googlenet" and cfg.table == "text":
@@ -47,7 +47,7 @@ def run(composed: DictConfig) -> dict[str, Any]:
             "\nthe paper's table (224×224 images, 1000 classes; K = 1024 weights, M = a million) beside the exact one"
         )
         print("where they differ; its first row is model.stem=separable\n")
-        print(render(published()))
+        print(render(published(), width=terminal_width()))
     return {
         "model": options["name"],
         "in_shape": list(info.shape),
@@ -82,6 +82,10 @@ def compare(cfg: schema.Describe, names: list[str]) -> dict[str, Any]:
         rows.append((name, len(stages), totals(stages)))
     if cfg.table == "text":
         print(f"for {describe_shape(info.shape)} images of {len(info.classes)} classes\n")
-    print(render([{"model": name, "stages": n, **totals_row(sums)} for name, n, sums in rows], cfg.table))
+    print(
+        render(
+            [{"model": name, "stages": n, **totals_row(sums)} for name, n, sums in rows], cfg.table, terminal_width()
+        )
+    )
     models = [{"model": name, "stages": n, **totals_json(sums)} for name, n, sums in rows]
     return {"in_shape": list(info.shape), "models": models}

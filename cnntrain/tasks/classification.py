@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from cnntrain.runtime import distributed
 from cnntrain.runtime.errors import listed
 from cnntrain.runtime.ranges import Count, Natural
-from cnntrain.runtime.tables import percent, render
+from cnntrain.runtime.tables import percent, render, terminal_width
 from cnntrain.stats.intervals import wilson
 from cnntrain.stats.metrics import TOP5_FROM, classification, confusions
 from cnntrain.tasks.task import Headline, Numbers
@@ -177,7 +177,7 @@ class Classification:
         if len(rows) > MOST_CLASSES:
             yield f"the {MOST_CLASSES} of {len(rows)} classes with the lowest F1:"
             rows = sorted(rows, key=lambda row: row["f1"])[:MOST_CLASSES]
-        yield render(rows)
+        yield render(rows, width=terminal_width())
         if mistakes := confusions(results["confusion"], [row["class"] for row in classes]):
             yield f"\nmost often confused: {'; '.join(mistakes)}"
 

@@ -240,7 +240,7 @@ def crossings(
         colour, dashes = SERIES[number % len(SERIES)], DASHES[number % len(DASHES)]
         x, y = zip(*points, strict=True)
         right.plot(x, y, color=colour, linestyle=dashes, marker="o", label=name)
-    right.set_xlabel("pixels that change (mean of each fifth of the images)")
+    right.set_xlabel("pixels that change (mean of each fifth)")
     right.set_ylabel("same prediction")
     right.grid(visible=True, axis="y")
     handles, labels = right.get_legend_handles_labels()

@@ -151,10 +151,10 @@ def aliasing_words(rows: Sequence[AliasingRow]) -> list[str]:
     for row in rows:
         low, high = row.excess.low, row.excess.high
         excess = f"{100 * row.excess.value:+.2f} points ({100 * low:+.2f} … {100 * high:+.2f})"
-        seen = "there is aliasing" if low > 0 else "no aliasing is found"
+        seen = "aliasing is found" if low > 0 else "no aliasing is found"
         words.append(
-            f"{row.run}: predictions at two shifts a multiple of the total stride {row.stride} apart agree "
-            f"{excess} more often than at neighbouring distances: {seen}."
+            f"{row.run}: {seen}; predictions at two shifts a multiple of the total stride {row.stride} apart agree by "
+            f"{excess}, compared with neighbouring distances."
         )
     return words
 
@@ -165,7 +165,7 @@ def crossing_words(row: PixelRow) -> str:
         f"{row.transform} {row.amount:g} turns {row.black_to_white:.1f} pixels white and "
         f"{row.white_to_black:.1f} black on average, {row.changed:.1f} in all (5 to 95 % of the images: "
         f"{row.changed_5:.0f} … {row.changed_95:.0f}); in {percent(row.equal, 1)} of {row.n:,} images the "
-        "two are equal: their ink stayed within the frame."
+        "two are equal, since their ink stayed within the frame."
     )
 
 
