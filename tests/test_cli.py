@@ -132,9 +132,9 @@ def test_no_words_is_usage_and_unknown_ones_are_corrected(capsys: pytest.Capture
     assert not captured.out
     assert captured.err == main.usage()
     assert main.main(["fti"]) == 2
-    assert capsys.readouterr().err == "cnntrain: unknown command 'fti'; did you mean 'fit'?\n"
+    assert "'fit'" in capsys.readouterr().err
     assert main.main(["--hlep"]) == 2
-    assert "did you mean '--help'?" in capsys.readouterr().err
+    assert "'--help'" in capsys.readouterr().err
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -243,38 +243,39 @@ def test_settings_and_flags_in_any_order(conf: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("typed", "message"),
+    ("typed", "named"),
     [
-        (["resnet20"], "'resnet20' is not of the form key=value; did you mean model=resnet20?"),
-        (["lr", "=", "3"], "'lr' is not of the form key=value (without spaces around the equals sign)"),
-        (["--jso"], "unknown flag '--jso'; did you mean '--json'?"),
-        (["--seed=3"], "unknown flag '--seed=3'; settings are written without dashes: seed=3"),
+        (["resnet20"], "model=resnet20"),
+        (["lr", "=", "3"], "'lr'"),
+        (["--jso"], "'--json'"),
+        (["--seed=3"], " seed=3"),
         (
             ["--experimental-rerun=x.pickle"],
-            "--experimental-rerun is refused: it unpickles a file, which can run any code",
+            "--experimental-rerun",
         ),
-        (["--cfg", "jbo"], "unknown value of --cfg 'jbo'; did you mean 'job'?"),
-        (["--cfg"], "--cfg needs a value: job or hydra or all"),
-        (["--json=1"], "--json takes no value, and '1' was given"),
+        (["--cfg", "jbo"], "'job'"),
+        (["--cfg"], "job or hydra or all"),
+        (["--json=1"], "--json"),
         (
             ["--json", "--cfg", "job"],
-            "--json reports the result of a run, and --cfg runs nothing; leave one of them out",
+            "--cfg",
         ),
-        (["seed=1,2"], "'seed=1,2' holds several values; add -m to run each of them, or write a list: 'seed=[1,2]'"),
-        (["=3"], "'=3' has no key before the equals sign"),
-        (["model=resnet21"], "unknown model 'resnet21'; did you mean 'resnet20'?"),
-        (["model=vgg"], "unknown model 'vgg'; choose from resnet20, small, wide"),
-        (["common=dataset"], "fit takes no common=; its groups are listed by cnntrain fit --help"),
-        (["hydra/launcher=nowhere"], "unknown hydra/launcher 'nowhere'; choose from basic"),
+        (["seed=1,2"], "'seed=[1,2]'"),
+        (["=3"], "'=3'"),
+        (["model=resnet21"], "'resnet20'"),
+        (["model=vgg"], "resnet20, small, wide"),
+        (["common=dataset"], "cnntrain fit --help"),
+        (["hydra/launcher=nowhere"], "basic"),
     ],
 )
 def test_misuse_is_one_line_and_starts_nothing(
-    typed: list[str], message: str, command: Callable[..., list[DictConfig]], capsys: pytest.CaptureFixture[str]
+    typed: list[str], named: str, command: Callable[..., list[DictConfig]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     seen = command()
     assert main.main(["fit", *typed]) == 2
     captured = capsys.readouterr()
-    assert captured.err == f"cnntrain: {message}\n"
+    (line,) = captured.err.splitlines()
+    assert line.startswith("cnntrain: ") and named in line
     assert not captured.out
     assert not seen
     assert not list(Path.cwd().iterdir())

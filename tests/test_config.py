@@ -62,47 +62,47 @@ Refused = Callable[..., str]
 )
 def test_f28_a_misspelt_key_is_named_with_the_one_that_was_meant(refused: Refused, word: str, meant: str) -> None:
     line = refused("fit", word)
-    assert f"did you mean '{meant}'" in line and word.split("=")[0].removeprefix("+") in line
+    assert f"'{meant}'" in line and word.split("=")[0].removeprefix("+") in line
 
 
 @pytest.mark.parametrize(
     ("word", "parts"),
     [
-        ("model=resnet21", ["unknown model 'resnet21'", "'resnet20'"]),
-        ("dataset=minst", ["unknown dataset 'minst'", "'mnist'"]),
+        ("model=resnet21", ["'resnet21'", "'resnet20'"]),
+        ("dataset=minst", ["'minst'", "'mnist'"]),
         ("optimizer=sdg", ["'sgd'"]),
         ("augmentation=cropflip", ["'crop_flip'"]),
         ("schedule=cosin", ["'cosine'"]),
         ("model.activation=rellu", ["model.activation=relu"]),
-        ("model.pool=maks", ["choose from max, avg, none"]),
+        ("model.pool=maks", ["max, avg, none"]),
         ("model.pool=off", ["model.pool"]),
         ("trainer.precision=fp23", ["trainer.precision=fp32"]),
         ("trainer.epochs=0", ["trainer.epochs=0", "at least 1"]),
         ("trainer.epochs=2.5", ["trainer.epochs=2.5", "whole number"]),
         ("trainer.epochs=many", ["trainer.epochs=many", "whole number"]),
         ("trainer.label_smoothing=1.5", ["at least 0 and at most 1"]),
-        ("trainer.freeze=0.5", ["trainer.freeze: unknown stage '0.5'"]),
-        ("trainer.freeze=conv", ["trainer.freeze: unknown stage 'conv'", "(the stages: conv1, pool1"]),
-        ("trainer.freeze=[conv1,poll2]", ["unknown stage 'poll2'; did you mean 'pool2'?"]),
+        ("trainer.freeze=0.5", ["trainer.freeze", "'0.5'"]),
+        ("trainer.freeze=conv", ["trainer.freeze", "'conv'", "conv1, pool1"]),
+        ("trainer.freeze=[conv1,poll2]", ["'poll2'", "'pool2'"]),
         ("trainer.freeze={conv1: 2}", ["trainer.freeze.conv1=2", "at most 1"]),
-        ("trainer.freeze={conv7: 0.5}", ["unknown stage 'conv7'", "conv1"]),
+        ("trainer.freeze={conv7: 0.5}", ["'conv7'", "conv1"]),
         ("trainer.resize=6", ["trainer.resize=6", "{a whole number: a number, …}"]),
         ("trainer.resize={six: 0.5}", ["trainer.resize=six", "a whole number"]),
         ("trainer.resize={6.5: 0.5}", ["trainer.resize=6.5", "a whole number"]),
         ("trainer.resize={0: 0.5}", ["trainer.resize=0", "at least 1"]),
         ("trainer.resize={20: 2}", ["trainer.resize.20=2", "at most 1"]),
-        ("trainer.resize={28: 0.5}", ["trainer.resize: 28 pixels are not fewer than the 28 of the images"]),
+        ("trainer.resize={28: 0.5}", ["trainer.resize", "28"]),
         ("trainer.resize={20: 0.5}", ["the network does not take images of 20 pixels", "global pooling"]),
         ("trainer.ema=1", ["trainer.ema=1", "at least 0 and below 1"]),
         ("optimizer.momentum=1", ["optimizer.momentum=1", "below 1"]),
-        ("schedule.warmup=61", ["schedule.warmup=61 epochs is longer than the training: trainer.epochs=60"]),
-        ("model.remove=[conv2,conv2]", ["model.remove names conv2 twice"]),
+        ("schedule.warmup=61", ["schedule.warmup=61", "trainer.epochs=60"]),
+        ("model.remove=[conv2,conv2]", ["model.remove", "conv2"]),
         ("optimizer.lr=-1", ["optimizer.lr=-1", "above 0"]),
         ("optimizer.lr=fast", ["optimizer.lr=fast", "a number"]),
         ("optimizer.nesterov=3", ["true or false"]),
-        ("model.remove=[conv7]", ["unknown stage 'conv7'", "conv1, pool1, conv2"]),
-        ("model.remove=[fc5]", ["'fc5' is the last"]),
-        ("dataset.classes=[1,11]", ["unknown class '11'"]),
+        ("model.remove=[conv7]", ["'conv7'", "conv1, pool1, conv2"]),
+        ("model.remove=[fc5]", ["'fc5'"]),
+        ("dataset.classes=[1,11]", ["'11'"]),
         ("dataset.train_size=0", ["dataset.train_size"]),
         ("dataset.train_size=1.5", ["dataset.train_size"]),
         ("dataset.val_size=-1", ["dataset.val_size"]),
@@ -113,8 +113,8 @@ def test_f28_a_misspelt_key_is_named_with_the_one_that_was_meant(refused: Refuse
         ("plugins=[no_such_module]", ["no_such_module"]),
         ("augmentation.crop.padding=40", ["40"]),
         ("seed=-1", ["seed=-1"]),
-        ("schedule.milestones=[0.5]", ["not an option of schedule=onecycle but of schedule=step"]),
-        ("model.hidden=30", ["not an option of model=lenet5 but of model=mlp", "and others"]),
+        ("schedule.milestones=[0.5]", ["schedule=onecycle", "schedule=step"]),
+        ("model.hidden=30", ["model=lenet5", "model=mlp"]),
     ],
 )
 def test_f28_a_bad_value_is_refused_saying_what_it_may_be(refused: Refused, word: str, parts: list[str]) -> None:
@@ -133,13 +133,14 @@ def test_f28_an_unknown_key_in_a_yaml_file_is_found_as_well(
     with (copy / "trainer" / "default.yaml").open("a") as sink:
         sink.write("epoch: 3\n")
     monkeypatch.setattr("cnntrain.cli.main.config_dir", lambda: copy)
-    assert "unknown key 'trainer.epoch'; did you mean 'trainer.epochs'?" in refused("fit")
+    line = refused("fit")
+    assert "'trainer.epoch'" in line and "'trainer.epochs'" in line
 
 
 def test_a_missing_run_is_asked_for(refused: Refused) -> None:
-    assert "run=<value> is missing; run=latest" in refused("eval")
-    assert "run=<value> and images=<value> are missing; run=latest" in refused("predict")
-    assert "unknown key 'image'; did you mean 'images'?" in refused("predict", "run=x", "image=x")
+    assert all(word in refused("eval") for word in ("run=<value>", "run=latest"))
+    assert all(word in refused("predict") for word in ("run=<value>", "images=<value>", "run=latest"))
+    assert "'images'" in refused("predict", "run=x", "image=x")
     assert "nowhere" in refused("eval", "run=nowhere")
     assert "cnntrain fit" in refused("eval", "run=latest")
 
@@ -159,12 +160,12 @@ def test_values_are_held_against_annotations() -> None:
     }
     assert validated_options("x", sample, {"sizes": None}) == {"sizes": None}
     for given, text in [
-        ({"whole": True}, "x.whole=True should be a whole number"),
-        ({"share": 2}, "x.share=2 is out of range: it must be at least 0 and at most 1"),
+        ({"whole": True}, "x.whole=True"),
+        ({"share": 2}, "x.share=2 .*at least 0 and at most 1"),
         ({"kind": "c"}, "x.kind=c"),
-        ({"sizes": [1, 0]}, r"x.sizes\[1\]=0 is out of range: it must be above 0"),
-        ({"sizes": 3}, "x.sizes=3 should be a list or null"),
-        ({"other": 1}, "unknown key 'x.other'; choose from whole, share, kind, sizes"),
+        ({"sizes": [1, 0]}, r"x.sizes\[1\]=0 .*above 0"),
+        ({"sizes": 3}, "x.sizes=3"),
+        ({"other": 1}, "'x.other'.*whole, share, kind, sizes"),
     ]:
         with pytest.raises(InputError, match=text):
             validated_options("x", sample, given)
@@ -181,7 +182,7 @@ def test_null_takes_away_an_entry_of_a_mapping_or_all() -> None:
     assert validated({24: 0.5, "24": None, 16: 0.1}, shares, "x") == {16: 0.1}
     assert validated(None, shares, "x") == {}
     assert validated({"flip": None}, dict[str, Any], "x") == {"flip": None}  # options may be null
-    with pytest.raises(InputError, match=r"x\.24=2 is out of range"):
+    with pytest.raises(InputError, match=r"x\.24=2 "):
         validated({24: 2}, shares, "x")
 
 
@@ -292,49 +293,49 @@ def test_a_folder_may_be_called_anything(cnntrain: Callable[..., dict[str, Any]]
 
 
 def test_a_sweep_is_checked_with_what_was_typed(refused: Refused) -> None:
-    assert "there is no folder 7" in refused("fit", "-m", "dataset=folder", "dataset.root=7,8", "seed=0")
+    assert "folder 7" in refused("fit", "-m", "dataset=folder", "dataset.root=7,8", "seed=0")
 
 
 @pytest.mark.parametrize(
     ("typed", "message"),
     [
-        ("fit remove=conv1", "unknown key 'remove'; did you mean 'model.remove'?"),
-        ("fit eval", "eval is a command of its own: cnntrain eval"),
-        ("train", "unknown command 'train'; did you mean 'fit'?"),
-        ("evaluate run=latest", "did you mean 'eval'?"),
-        ("infer", "did you mean 'predict'?"),
-        ("fit model.activation=swish", "choose from relu, gelu, tanh"),
-        ("ablate control=flops", "choose from none, params, macs"),
-        ("ablate mode=delete", "choose from retrain, finetune, lesion"),
-        ("eval run=latest split=x", "choose from train, val, test"),
-        ("fit trainer.precision=float32", "did you mean 'trainer.precision=fp32'?"),
-        ("fit --epochs 5", "settings are written without dashes: trainer.epochs=5"),
-        ("fit --lr=0.1", "settings are written without dashes: optimizer.lr=0.1"),
-        ("fit --batch-size", "settings are written without dashes: 'trainer.batch_size=<value>'"),
-        ("fit --p 1", "unknown flag '--p'; choose from --help"),
-        ("fit bs=32", "did you mean 'trainer.batch_size'?"),
-        ("fit learning_rate=32", "did you mean 'optimizer.lr'?"),
-        ("fit gpus=1", "did you mean 'device'?"),
-        ("fit optimizer.epochs=3", "did you mean 'trainer.epochs'?"),
-        ("fit modle.width=3", "did you mean 'model'?"),
-        ("fit frobnicate=3", "choose from augmentation, check_resume"),
-        ("fit resume=nope", "resume=nope does not exist"),
-        ("fit init_from=nope", "init_from=nope does not exist"),
-        ("compare runs=[nope,nowhere]", "runs=nope does not exist"),
-        ("eval run=a/checkpoints/best.pt", "is a file; give its run's folder, run=a"),
-        ("predict run=a image=x", "unknown key 'image'; did you mean 'images'?"),
-        ("compare a b", "did you mean 'runs=[a,b]'?"),
-        ("eval a", "did you mean run=a?"),
-        ("fit +model=mlp", "a group is chosen without a sign before it: model=mlp"),
-        ("fit digits", "did you mean dataset=digits?"),
-        ("fit epochs", "did you mean trainer.epochs=<value>?"),
-        ("fit --info --cfg job", "--cfg and --info show different things"),
+        ("fit remove=conv1", "'model.remove'"),
+        ("fit eval", "cnntrain eval"),
+        ("train", "'fit'"),
+        ("evaluate run=latest", "'eval'"),
+        ("infer", "'predict'"),
+        ("fit model.activation=swish", "relu, gelu, tanh"),
+        ("ablate control=flops", "none, params, macs"),
+        ("ablate mode=delete", "retrain, finetune, lesion"),
+        ("eval run=latest split=x", "train, val, test"),
+        ("fit trainer.precision=float32", "'trainer.precision=fp32'"),
+        ("fit --epochs 5", "trainer.epochs=5"),
+        ("fit --lr=0.1", "optimizer.lr=0.1"),
+        ("fit --batch-size", "'trainer.batch_size=<value>'"),
+        ("fit --p 1", "'--p'"),
+        ("fit bs=32", "'trainer.batch_size'"),
+        ("fit learning_rate=32", "'optimizer.lr'"),
+        ("fit gpus=1", "'device'"),
+        ("fit optimizer.epochs=3", "'trainer.epochs'"),
+        ("fit modle.width=3", "'model'"),
+        ("fit frobnicate=3", "augmentation, check_resume"),
+        ("fit resume=nope", "resume=nope"),
+        ("fit init_from=nope", "init_from=nope"),
+        ("compare runs=[nope,nowhere]", "runs=nope"),
+        ("eval run=a/checkpoints/best.pt", "run=a"),
+        ("predict run=a image=x", "'images'"),
+        ("compare a b", "'runs=[a,b]'"),
+        ("eval a", "run=a"),
+        ("fit +model=mlp", " model=mlp"),
+        ("fit digits", "dataset=digits"),
+        ("fit epochs", "trainer.epochs=<value>"),
+        ("fit --info --cfg job", "--cfg and --info"),
         ("fit --resolve", "--cfg job --resolve"),
-        ("fit --cfg job --package nothere", "--package=nothere: the configuration has no such part"),
-        ("fit model.remove={conv1:1}", "'model.remove={conv1:1}' does not fit the value that is there"),
-        ("fit augmentation.flip=3", "augmentation.flip=3 should be options"),
-        ("fit dataset=[digits,1_000]", "unknown dataset '1_000'"),
-        ("fit ~model", "model=<name> is missing"),
+        ("fit --cfg job --package nothere", "--package=nothere"),
+        ("fit model.remove={conv1:1}", "'model.remove={conv1:1}'"),
+        ("fit augmentation.flip=3", "augmentation.flip=3"),
+        ("fit dataset=[digits,1_000]", "'1_000'"),
+        ("fit ~model", "model=<name>"),
         ("fit help", "cnntrain fit --help"),
         ("fit experiment=cifar10_fast trainer.freeze=[whiten]", "'~trainer.freeze' 'trainer.freeze=[whiten]'"),
     ],
@@ -361,7 +362,7 @@ def test_a_model_without_stages_is_refused_saying_what_to_return(
 
     monkeypatch.setitem(MODELS, "plain", lambda in_shape, num_classes, build: Net())
     for command in ("fit", "describe"):
-        assert "model=plain gives a plain Net" in refused(command, "model=softmax", "model.name=plain")
+        assert "model=plain" in refused(command, "model=softmax", "model.name=plain")
 
 
 @pytest.mark.parametrize(
@@ -376,4 +377,5 @@ def test_a_model_without_stages_is_refused_saying_what_to_return(
 def test_a_launcher_or_sweeper_that_is_not_installed_names_its_extra(refused: Refused, word: str, extra: str) -> None:
     if find_spec("hydra_plugins"):
         pytest.skip("some are installed")
-    assert f"{word} is not installed: pip install 'cnntrain[{extra}]'" in refused("fit", "-m", "seed=0,1", word)
+    line = refused("fit", "-m", "seed=0,1", word)
+    assert word in line and f"pip install 'cnntrain[{extra}]'" in line

@@ -93,14 +93,14 @@ def test_classes_that_are_called_like_splits_are_classes_beside_others(tmp_path:
     tree(tmp_path, ("bus", "train"))
     assert describe("folder", tmp_path, {}).classes == ("bus", "train")
     tree(tmp_path / "val")  # it holds folders: now these are splits, and train holds no classes
-    with pytest.raises(InputError, match="train holds no class folders"):
+    with pytest.raises(InputError, match="train"):
         describe("folder", tmp_path, {})
 
 
 def test_splits_of_other_names_are_not_taken_for_classes(tmp_path: Path) -> None:
     for name in ("fold1", "fold2"):
         tree(tmp_path / name)
-    with pytest.raises(InputError, match=r"fold1, fold2 .* all hold the folders ant, bee; .*classes=\[fold1,fold2\]"):
+    with pytest.raises(InputError, match=r"dataset\.classes=\[fold1,fold2\]"):
         describe("folder", tmp_path, {})
     assert describe("folder", tmp_path, {}, classes=["fold1", "fold2"]).classes == ("fold1", "fold2")
     picture(1).save(tmp_path / "fold1/0.png")
@@ -110,17 +110,17 @@ def test_splits_of_other_names_are_not_taken_for_classes(tmp_path: Path) -> None
 def test_a_class_that_is_left_out_is_not_looked_at(tmp_path: Path) -> None:
     tree(tmp_path / "train", ("ant", "bee", "cat"))
     tree(tmp_path / "val", each=3)
-    with pytest.raises(InputError, match=r"val lacks cat; dataset.classes=\[ant,bee\] leaves the others out"):
+    with pytest.raises(InputError, match=r"val .*cat.*dataset\.classes=\[ant,bee\]"):
         load("folder", tmp_path, {})
     (tmp_path / "val/cat").mkdir()
-    with pytest.raises(InputError, match=r"val/cat holds no images; dataset.classes=\[...\] can leave it out"):
+    with pytest.raises(InputError, match=r"val/cat .*dataset\.classes"):
         load("folder", tmp_path, {})
     data = load("folder", tmp_path, {}, classes=["bee", "ant"])
     assert data.info.classes == ("bee", "ant") and sizes(data) == [18, 2, 6]
     assert data.test is not None
     assert data.test.labels.tolist() == [1, 1, 1, 0, 0, 0]
     assert describe("folder", tmp_path, {}, classes=2).classes == ("ant", "bee")
-    with pytest.raises(InputError, match="unknown class 'an'; did you mean 'ant'"):
+    with pytest.raises(InputError, match="'an'.*'ant'"):
         load("folder", tmp_path, {}, classes=["an", "bee"])
 
 
@@ -188,7 +188,7 @@ def test_what_is_no_image_is_left_out_and_said(tmp_path: Path, monkeypatch: pyte
     assert "1 × folder that cannot be read" in load("folder", tmp_path, {}).remarks[0]
     (tmp_path / "cat").mkdir()
     (tmp_path / "cat/IMG_1.HEIC").touch()
-    with pytest.raises(InputError, match=r"cat holds no images \(left out: 1 × \.heic\); "):
+    with pytest.raises(InputError, match=r"cat .*1 × \.heic"):
         load("folder", tmp_path, {})
 
 
@@ -213,19 +213,19 @@ def test_one_name_in_two_spellings_is_one_class(tmp_path: Path) -> None:
     tree(tmp_path / "val", (one, "bee"))
     assert describe("folder", tmp_path, {}, classes=[one, "bee"]).classes == (other, "bee")
     tree(tmp_path / "train", (one,))
-    with pytest.raises(InputError, match=f"two folders {one}"):
+    with pytest.raises(InputError, match=one):
         describe("folder", tmp_path, {})
 
 
 @pytest.mark.parametrize(
     ("splits", "message"),
     [
-        ({"train": ("ant", "bee"), "test": ("ant", "bug")}, "test lacks bee; train lacks bug"),
-        ({"test": ("ant", "bee")}, "no folder train"),
-        ({"train": ("ant", "bee"), "val": ("ant", "bee"), "valid": ("ant", "bee")}, "two validation folders"),
-        ({"train": ("ant", "bee"), "Training": ("ant", "bee")}, "two training folders, Training and train; keep one"),
-        ({"train": ("ant",)}, "one class folder only"),
-        ({"train": ()}, "no class folders"),
+        ({"train": ("ant", "bee"), "test": ("ant", "bug")}, "test.* bee.*train.* bug"),
+        ({"test": ("ant", "bee")}, "train"),
+        ({"train": ("ant", "bee"), "val": ("ant", "bee"), "valid": ("ant", "bee")}, "validation"),
+        ({"train": ("ant", "bee"), "Training": ("ant", "bee")}, "Training and train"),
+        ({"train": ("ant",)}, "class"),
+        ({"train": ()}, "class"),
     ],
 )
 def test_f27_a_tree_that_is_no_dataset_is_refused(
@@ -242,18 +242,18 @@ def test_f27_a_tree_that_is_no_dataset_is_refused(
 
 def test_f27_an_empty_class_folder_is_named(tmp_path: Path) -> None:
     (tree(tmp_path) / "cat").mkdir()
-    with pytest.raises(InputError, match="cat holds no images"):
+    with pytest.raises(InputError, match="cat"):
         load("folder", tmp_path, {"image_size": 8})
 
 
 def test_a_missing_folder_suggests_the_nearest(tmp_path: Path) -> None:
     (tmp_path / "hymenoptera").mkdir()
-    with pytest.raises(InputError, match=r"did you mean .*hymenoptera"):
+    with pytest.raises(InputError, match="hymenoptera"):
         load("folder", tmp_path / "hymenopter", {})
-    with pytest.raises(InputError, match=rf"no folder {tmp_path / 'elsewhere'}; .*holds hymenoptera"):
+    with pytest.raises(InputError, match=rf"{tmp_path / 'elsewhere'}\W.*hymenoptera"):
         load("folder", tmp_path / "elsewhere" / "deeper", {})
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="is a file"):
+    with pytest.raises(InputError, match=str(tmp_path / "file")):
         load("folder", tmp_path / "file", {})
 
 
@@ -339,7 +339,7 @@ def test_grey_values_of_a_tiff_are_scaled_by_the_range_of_their_kind(tmp_path: P
     values = (range_of.min + GREY * (float(range_of.max) - range_of.min) / 255).astype(kind)
     tiff(path, values, packed=packed)
     if kind == ">i2" and packed:
-        with pytest.raises(InputError, match="Pillow mixes up"):
+        with pytest.raises(InputError, match="Pillow"):
             decode(path, (8, 8), 1, resize=False)
         return
     np.testing.assert_array_equal(decode(path, (8, 8), 1, resize=False)[..., 0], GREY)
@@ -358,7 +358,7 @@ def test_a_tiff_of_12_bits_is_scaled_by_those(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["<u4", "<i4", "<f4"])
 def test_values_without_a_known_range_are_refused(tmp_path: Path, kind: str) -> None:
     tiff(tmp_path / "image.tif", GREY.astype(kind))
-    with pytest.raises(InputError, match=r"image\.tif: its values .*; convert it to 8 or 16 bits"):
+    with pytest.raises(InputError, match=r"image\.tif"):
         decode(tmp_path / "image.tif", (8, 8), 1, resize=False)
 
 
@@ -405,7 +405,7 @@ def test_tags_that_are_none_of_our_business_stop_no_photo(
 def test_only_regular_files_are_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")  # opening it would wait for ever
     for read in (lambda path: decode(path, (8, 8), 3, resize=True), upright_size):
-        with pytest.raises(InputError, match=r"pipe\.png: it is not a regular file"):
+        with pytest.raises(InputError, match=r"pipe\.png"):
             read(tmp_path / "pipe.png")
 
 
@@ -438,7 +438,7 @@ def test_a_bad_file_met_while_streaming_is_named_across_processes(tmp_path: Path
     source = load("folder", tree(tmp_path), {}, workers=1).train.source
     assert isinstance(source, Files)
     source.path(3).write_bytes(b"")
-    with pytest.raises(InputError, match=f"{source.path(3).name}: the file is empty") as caught:
+    with pytest.raises(InputError, match=source.path(3).name) as caught:
         source.read([0, 3])
     arrived = pickle.loads(pickle.dumps(caught.value))  # noqa: S301 (our own bytes)
     assert isinstance(arrived, InputError) and str(arrived) == str(caught.value)
@@ -502,5 +502,5 @@ def test_a_decompression_bomb_is_an_error(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_postscript_is_never_handed_to_another_program(tmp_path: Path) -> None:
     postscript(tmp_path / "image.png")
-    with pytest.raises(InputError, match="not an image in a format"):
+    with pytest.raises(InputError, match="image.png"):
         decode(tmp_path / "image.png", (8, 8), 3, resize=True)
