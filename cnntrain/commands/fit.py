@@ -17,7 +17,7 @@ from cnntrain.runs.check import check_fit
 from cnntrain.runs.folder import CONFIG, RUNS, create_folder, lock_folder, new_folder, refuse_unwritable, remember
 from cnntrain.runs.images import noted, refuse_unlike_record
 from cnntrain.runs.train import Training
-from cnntrain.runs.verify_resume import prove_resume
+from cnntrain.runs.verify_resume import verify_resume
 from cnntrain.runs.worker import assist, refuse_other_images
 from cnntrain.runtime import distributed
 from cnntrain.runtime.devices import prepare
@@ -53,12 +53,12 @@ def run(composed: DictConfig) -> dict[str, Any]:
         built = None if cfg.check_resume else setup.build(checked, dataset)
     refuse_other_images(dataset)
     if built is None:
-        return prove_resume(checked, dataset)
-    with contextlib.ExitStack() as held:
+        return verify_resume(checked, dataset)
+    with contextlib.ExitStack() as locked:
         with all_or_none():
             if distributed.RANK == 0:
                 refuse_unwritable(folder, 2 * checkpoints.size(built.train_step.state_dict()))  # best and last
-                held.enter_context(lock_folder(create_folder(folder)))
+                locked.enter_context(lock_folder(create_folder(folder)))
         if distributed.RANK:
             return assist(built, folder)
         training = Training(built, folder, settings, command_line("fit"))

@@ -1,4 +1,4 @@
-"""A training's configuration held against what it names, before any image is read."""
+"""What is wrong with a training's configuration, found before any image is read."""
 
 import shutil
 from collections.abc import Mapping

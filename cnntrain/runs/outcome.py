@@ -15,21 +15,21 @@ def numbers(
 
     They are null where the records of a run that has ended are lost, or there are no validation images.
     """
-    found: dict[str, Any] = {"steps": at.step, "epochs": at.step // per_epoch}
-    found |= task.baseline(val.labels if val else None)
-    found |= dict.fromkeys(("samples_per_second", "train", "val", "best"))
+    result: dict[str, Any] = {"steps": at.step, "epochs": at.step // per_epoch}
+    result |= task.baseline(val.labels if val else None)
+    result |= dict.fromkeys(("samples_per_second", "train", "val", "best"))
     for record in history:
         if record["kind"] == "train":
-            found["train"] = {key: record[key] for key in task.train_keys}
-            found["samples_per_second"] = record.get("samples_per_second", found["samples_per_second"])
+            result["train"] = {key: record[key] for key in task.train_keys}
+            result["samples_per_second"] = record.get("samples_per_second", result["samples_per_second"])
         elif record["kind"] == "val":
-            found["val"] = scores(record, task)
+            result["val"] = scores(record, task)
             if record["best"]:
-                found["best"] = found["val"] | {"epoch": record["epoch"]}
+                result["best"] = result["val"] | {"epoch": record["epoch"]}
     if "epoch" in at.best:  # else of a checkpoint of an older version
-        found["best"] = scores(at.best, task) | {"epoch": at.best["epoch"]}
-    chosen = found["best"] or found["train"] or {}
-    return found | {"objective": chosen.get(task.headline.key)}
+        result["best"] = scores(at.best, task) | {"epoch": at.best["epoch"]}
+    chosen = result["best"] or result["train"] or {}
+    return result | {"objective": chosen.get(task.headline.key)}
 
 
 def scores(record: Record, task: Task) -> dict[str, Any]:

@@ -105,43 +105,43 @@ def restore(built: TrainingSetup, folder: Path) -> tuple[TrainProgress, int]:
     none of this training, and `InputError` when it has come further than the training is to go.
     """
     with all_or_none():
-        found = newest(checkpoints.folder_of(folder)) if distributed.RANK == 0 else None
-    found = broadcast(found)
-    if found is None:
+        checkpoint = newest(checkpoints.folder_of(folder)) if distributed.RANK == 0 else None
+    checkpoint = broadcast(checkpoint)
+    if checkpoint is None:
         if distributed.WORLD > 1:
             built.train_step.trained.share_weights()
         return TrainProgress(), 0
     with all_or_none():
-        return continue_from(found, built, folder)
+        return continue_from(checkpoint, built, folder)
 
 
 def newest(folder: Path) -> checkpoints.Checkpoint | None:
     """Return the newest whole checkpoint in `folder`, or None, and say what is wrong with newer ones."""
     disk.clean(folder)
-    found = checkpoints.load_newest(folder)
-    for problem in found.problems if found else ():
+    checkpoint = checkpoints.load_newest(folder)
+    for problem in checkpoint.problems if checkpoint else ():
         say(f"warning: {problem}; using the checkpoint before it")
-    return found
+    return checkpoint
 
 
-def continue_from(found: checkpoints.Checkpoint, built: TrainingSetup, folder: Path) -> tuple[TrainProgress, int]:
-    """Put a checkpoint's state into a built, and say what is not as it was when it was made.
+def continue_from(checkpoint: checkpoints.Checkpoint, built: TrainingSetup, folder: Path) -> tuple[TrainProgress, int]:
+    """Put a checkpoint's state into a training, and say what is not as it was when it was made.
 
     Return its place and its number of records. Nothing is loaded before all keys and shapes have been compared: a fused
     optimizer reads as many numbers of its state as its parameter has.
     """
-    path, state, train_step = found.path, found.state, built.train_step
+    path, state, train_step = checkpoint.path, checkpoint.state, built.train_step
     if state.get("format") not in range(1, FORMAT + 1):
         raise CheckpointError(f"{path} has format {state.get('format')}; this version reads formats up to {FORMAT}")
     refuse_other_network(path, train_step.trained.net, state["model"])
-    at = place(path, state, train_step.task.headline.key)
+    at = read_progress(path, state, train_step.task.headline.key)
     refuse_beyond(path, at, built, folder)
     if at.step:
         train_step.prime(built.dataset.info.shape)
     now, made = snapshot(built, at, 0), state.get("made")
-    wanted = {key: value for key, value in now.items() if key not in ("format", "progress")}
-    wanted["made"] = made if isinstance(made, dict) else {}  # whatever it tells
-    if differing := list(checkpoints.differences({key: state.get(key) for key in wanted}, wanted)):
+    expected = {key: value for key, value in now.items() if key not in ("format", "progress")}
+    expected["made"] = made if isinstance(made, dict) else {}  # whatever it tells
+    if differing := list(checkpoints.differences({key: state.get(key) for key in expected}, expected)):
         raise CheckpointError(f"{path} does not fit this training: {listed(differing)} differ")
     if state["classes"] != now["classes"]:
         differing = sorted({*map(str, state["classes"])} ^ {*now["classes"]}) or ["their order"]
@@ -153,20 +153,20 @@ def continue_from(found: checkpoints.Checkpoint, built: TrainingSetup, folder: P
     return at, state["records"]
 
 
-def place(path: Path, state: checkpoints.State, headline: str) -> TrainProgress:
+def read_progress(path: Path, state: checkpoints.State, headline: str) -> TrainProgress:
     """Return how far a checkpoint's training has come; `headline` is the key of the number that says which is best.
 
     Raises `CheckpointError` when it does not say so.
     """
-    kept = dict(state["progress"]) if isinstance(state.get("progress"), dict) else {}
+    progress = dict(state["progress"]) if isinstance(state.get("progress"), dict) else {}
     if state["format"] == 1:
-        kept["best"] = {key: kept.pop(f"best_{key}", None) for key in (headline, "loss")}
-    wanted, best = asdict(TrainProgress()), kept.get("best")
+        progress["best"] = {key: progress.pop(f"best_{key}", None) for key in (headline, "loss")}
+    expected, best = asdict(TrainProgress()), progress.get("best")
     if isinstance(best, dict) and best:
-        wanted["best"] = best | {headline: 0.0, "loss": 0.0}
-    if differing := list(checkpoints.differences(kept, wanted, "progress")):
+        expected["best"] = best | {headline: 0.0, "loss": 0.0}
+    if differing := list(checkpoints.differences(progress, expected, "progress")):
         raise CheckpointError(f"{path} does not say which step it is of: {listed(differing)} differ")
-    return TrainProgress(**kept)
+    return TrainProgress(**progress)
 
 
 def refuse_beyond(path: Path, at: TrainProgress, built: TrainingSetup, folder: Path) -> None:
@@ -182,12 +182,12 @@ def refuse_beyond(path: Path, at: TrainProgress, built: TrainingSetup, folder: P
     raise CheckpointError(f"{path} stands at step {at.step:,}, and {epochs} epochs are {epochs * built.per_epoch:,}")
 
 
-def same(one: object, other: object) -> bool:
+def same(a: object, b: object) -> bool:
     """Say whether two states agree to the bit."""
-    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
-        return one.dtype == other.dtype and torch.equal(one, other)
-    if isinstance(one, Mapping) and isinstance(other, Mapping):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
-        return len(one) == len(other) and all(same(a, b) for a, b in zip(one, other, strict=True))
-    return one == other
+    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+        return a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b

@@ -1,4 +1,4 @@
-"""`check_resume=true`: the proof, on the user's own configuration, that a stopped training goes on as if it had not."""
+"""`check_resume=true`: verify, on the user's own configuration, that a stopped training resumes to the same bits."""
 
 import tempfile
 from pathlib import Path
@@ -14,28 +14,28 @@ from cnntrain.training.loop import TrainProgress, train
 STEPS = 6
 
 
-def prove_resume(checked: CheckedFit, dataset: Dataset) -> dict[str, Any]:
-    """Train a few steps, and again with a cut and a resume in the middle; compare everything bit by bit.
+def verify_resume(checked: CheckedFit, dataset: Dataset) -> dict[str, Any]:
+    """Train a few steps, and again with a stop and a resume in the middle; compare everything bit by bit.
 
-    Raises `CnntrainError` naming the first thing that differs.
+    Raises `CnntrainError` naming what differs.
     """
-    whole, cut = setup.build(checked, dataset), STEPS // 2
-    steps = min(STEPS, checked.cfg.trainer.epochs * whole.per_epoch)
-    advance(whole, TrainProgress(), steps)
+    straight, cut = setup.build(checked, dataset), STEPS // 2
+    steps = min(STEPS, checked.cfg.trainer.epochs * straight.per_epoch)
+    advance(straight, TrainProgress(), steps)
     with tempfile.TemporaryDirectory() as scratch:
-        first, at = setup.build(checked, dataset), TrainProgress()
-        advance(first, at, cut)
-        checkpoints.save_last(Path(scratch), resume.snapshot(first, at, 0))
-        second = setup.build(checked, dataset)
-        kept = checkpoints.load_newest(Path(scratch))
-        assert kept is not None
-        second.train_step.load_state_dict(kept.state)
-        advance(second, TrainProgress(**kept.state["progress"]), steps)
-    expected, found = whole.train_step.state_dict(), second.train_step.state_dict()
-    differing = [key for key in expected if not resume.same(expected[key], found[key])]
+        stopped, at = setup.build(checked, dataset), TrainProgress()
+        advance(stopped, at, cut)
+        checkpoints.save_last(Path(scratch), resume.snapshot(stopped, at, 0))
+        resumed = setup.build(checked, dataset)
+        checkpoint = checkpoints.load_newest(Path(scratch))
+        assert checkpoint is not None
+        resumed.train_step.load_state_dict(checkpoint.state)
+        advance(resumed, TrainProgress(**checkpoint.state["progress"]), steps)
+    expected, state = straight.train_step.state_dict(), resumed.train_step.state_dict()
+    differing = [key for key in expected if not resume.same(expected[key], state[key])]
     if differing:
-        raise CnntrainError(f"after a cut at step {cut} and a resume, {', '.join(differing)} differ at step {steps}")
-    print(f"cut at step {cut} and resumed, {steps} steps give the same bits: {', '.join(expected)}")
+        raise CnntrainError(f"after a stop at step {cut} and a resume, {', '.join(differing)} differ at step {steps}")
+    print(f"stopped at step {cut} and resumed, {steps} steps give the same bits: {', '.join(expected)}")
     return {"check_resume": "same", "steps": steps, "cut": cut, "compared": list(expected)}
 
 

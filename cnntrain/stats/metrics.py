@@ -27,8 +27,8 @@ def precision_recall_f1(confusion: np.ndarray) -> list[dict[str, float]]:
     """Return precision, recall and F1 of each class; a ratio without cases counts as 0."""
     right, labelled, predicted = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
 
-    def share(part: float, whole: float) -> float:
-        return float(part / whole) if whole else 0.0
+    def share(part: float, total: float) -> float:
+        return float(part / total) if total else 0.0
 
     rows = []
     for r, n, m in zip(right, labelled, predicted, strict=True):

@@ -49,8 +49,8 @@ class AsyncSaver:
         if name:
             self.owed.pop(name, None)  # the newest comes last
             self.owed[name] = write, state
-        for key, (again, kept) in list(self.owed.items()):
-            again(kept)
+        for key, (write_again, owed_state) in list(self.owed.items()):
+            write_again(owed_state)
             del self.owed[key]
         if not name:
             write(state)
@@ -89,7 +89,7 @@ def copied(state: State) -> State:
             return {key: copy(item) for key, item in value.items()}
         return [copy(item) for item in value] if isinstance(value, list | tuple) else value
 
-    found = {key: copy(value) for key, value in state.items()}
+    copies = {key: copy(value) for key, value in state.items()}
     if torch.cuda.is_initialized():
         torch.cuda.current_stream().synchronize()
-    return found
+    return copies

@@ -154,17 +154,17 @@ def saved_weights(folder: Path) -> str:
     return " and ".join(f"{name} of step {step:,}" for name, step in steps.items()) or "no weights"
 
 
-def differences(found: object, wanted: object, at: str = "") -> Iterator[str]:
+def differences(state: object, expected: object, at: str = "") -> Iterator[str]:
     """Yield the dotted keys in which one state is built otherwise than another: names, kinds, shapes of tensors."""
-    if isinstance(found, Mapping) and isinstance(wanted, Mapping):
-        for key in sorted(found.keys() | wanted.keys(), key=str):
+    if isinstance(state, Mapping) and isinstance(expected, Mapping):
+        for key in sorted(state.keys() | expected.keys(), key=str):
             name = f"{at}.{key}" if at else str(key)
-            if key in found and key in wanted:
-                yield from differences(found[key], wanted[key], name)
+            if key in state and key in expected:
+                yield from differences(state[key], expected[key], name)
             else:
                 yield name
-    elif isinstance(found, Tensor) and isinstance(wanted, Tensor):
-        if found.shape != wanted.shape:
+    elif isinstance(state, Tensor) and isinstance(expected, Tensor):
+        if state.shape != expected.shape:
             yield at
-    elif type(found) is not type(wanted):
+    elif type(state) is not type(expected):
         yield at

@@ -59,10 +59,10 @@ class CudaGraph:
         self.stream.wait_stream(here)
         last = self.runs == WARM_UP
         watched: contextlib.AbstractContextManager[list[str]] = waits() if last else contextlib.nullcontext([])
-        with torch.cuda.stream(self.stream), watched as found:
+        with torch.cuda.stream(self.stream), watched as synchronisations:
             program(inputs)
         here.wait_stream(self.stream)
-        if found:
+        if synchronisations:
             self.reason = "since something in them synchronises with the device"
 
     def capture(self, program: Callable[[Any], None], inputs: object) -> None:
@@ -81,12 +81,12 @@ class CudaGraph:
 @contextlib.contextmanager
 def waits() -> Iterator[list[str]]:
     """Yield a list that holds, once the context ends, a line for each time that the host waited for the device."""
-    before, found = torch.cuda.get_sync_debug_mode(), list[str]()
+    before, synchronisations = torch.cuda.get_sync_debug_mode(), list[str]()
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         torch.cuda.set_sync_debug_mode("warn")
         try:
-            yield found
+            yield synchronisations
         finally:
             torch.cuda.set_sync_debug_mode(before)
-    found += [text for warning in seen if WAITING in (text := str(warning.message))]
+    synchronisations += [text for warning in seen if WAITING in (text := str(warning.message))]

@@ -93,13 +93,13 @@ class Board:
         kind = record["kind"]
         tags = {key: f"{kind}/{key}" for key in ("loss", task_of(record).headline.key)}
         tags |= TAGS if kind == "train" else {}
-        found = {tag: record[key] for key, tag in tags.items() if record.get(key) is not None}
+        scalars = {tag: record[key] for key, tag in tags.items() if record.get(key) is not None}
         if kind == "train":
-            found["epoch"] = record["epoch"]
+            scalars["epoch"] = record["epoch"]
         if "seconds" in record:  # of the epoch, or of its part since the run was resumed
-            found["time/step_ms"] = 1000 * record["seconds"] / (record["step"] - self.epoch_began)
+            scalars["time/step_ms"] = 1000 * record["seconds"] / (record["step"] - self.epoch_began)
             self.epoch_began = record["step"]
-        return found
+        return scalars
 
     def _scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         from torch.utils.tensorboard.summary import scalar
