@@ -118,6 +118,14 @@ def test_the_commands_room_holds_exactly_the_commands() -> None:
         assert not [goal for goal in arrows(f"cnntrain.commands.{name}") if room(goal) == "commands"]
 
 
+TASK_FREE = {"cli", "commands", "config", "data", "models", "nn", "report", "runs", "runtime", "training"}
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if room(name) in TASK_FREE])
+def test_only_a_task_and_its_studies_name_its_headline(name: str) -> None:
+    assert "top1" not in MODULES[name].read_text()
+
+
 def test_nothing_names_code_in_a_configuration() -> None:
     for path in [
         *config_dir().rglob("*.yaml"),

@@ -6,7 +6,8 @@ import io
 import pytest
 from scipy.stats import binomtest
 
-from cnntrain.runtime.tables import interval, render
+from cnntrain.runtime.progress import clock
+from cnntrain.runtime.tables import counted, interval, render
 from cnntrain.stats.intervals import wilson
 
 
@@ -26,6 +27,21 @@ def test_an_accuracy_is_written_with_n_and_interval() -> None:
 
 
 ROWS = [{"stage": "conv1", "params": 1234, "rate": 0.123456}, {"stage": "a|b", "params": None, "rate": 2.0}]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        *((0.0, "0.0 s"), (0.83, "0.8 s"), (9.94, "9.9 s"), (9.96, "10 s"), (59.4, "59 s"), (59.6, "1:00")),
+        *((751.0, "12:31"), (3599.6, "1:00:00"), (3725.0, "1:02:05")),
+    ],
+)
+def test_a_duration_is_written_in_seconds_below_a_minute(seconds: float, text: str) -> None:
+    assert clock(seconds) == text
+
+
+def test_one_thing_is_no_plural() -> None:
+    assert [counted(number, "epoch") for number in (0, 1, 2000)] == ["0 epochs", "1 epoch", "2,000 epochs"]
 
 
 def test_text_is_aligned_with_numbers_to_the_right() -> None:

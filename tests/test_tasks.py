@@ -121,7 +121,7 @@ class PixelLabels:
     def remarks(result: Mapping[str, Any]) -> Iterator[str]:
         return iter(())
 
-    warnings = remarks
+    warnings = details = remarks
 
 
 class Drawings:
