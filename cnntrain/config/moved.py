@@ -6,17 +6,11 @@ import importlib.machinery
 import importlib.util
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial, wraps
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
-
-from torch import nn
-
-from cnntrain.models import external
-from cnntrain.nn.shapes import Shape
-from cnntrain.nn.stages import BuildOptions
 
 MODULES = {
     "bounds": "runtime.ranges",
@@ -55,7 +49,7 @@ NAMES = {  # those that have another module or another name than the rest of the
         "ACTIVATIONS": "nn.layers.ACTIVATIONS",
         "require": "nn.blocks.check_count",
     },
-    "models.foreign": {"drawn": "config.moved.drawn", "finished": "config.moved.finished"},
+    "models.foreign": {"drawn": "config.old_models.drawn", "finished": "config.old_models.finished"},
     "models.heads": {"Heads": "nn.auxiliary.AuxiliaryClassifiers"},
     "models.stages": {"Build": "nn.stages.BuildOptions", "Add": "nn.composite.Add", "Concat": "nn.composite.Concat"},
     "optim": {name: f"training.lr_schedules.{name}" for name in ("SCHEDULES", "learning_rates")},
@@ -78,27 +72,6 @@ def dataset_entry(info: Callable[..., Any], read: Callable[..., Any]) -> Callabl
         return SimpleNamespace(info=partial(info, root, **options), read=partial(read, root, **options))
 
     return reader
-
-
-def options_of(build: BuildOptions | Mapping[str, BuildOptions]) -> BuildOptions:
-    """Return the build options that a model function has, or has among its keywords (**build)."""
-    return build["build"] if isinstance(build, Mapping) else build
-
-
-def drawn(make: Callable[[], nn.Module], label: str, build: BuildOptions | Mapping[str, BuildOptions]) -> nn.Module:
-    """`external.drawn` for a model function that takes the build options as keywords."""
-    return external.drawn(make, label, options_of(build))
-
-
-def finished(
-    model: nn.Module,
-    label: str,
-    in_shape: Shape,
-    num_classes: int,
-    build: BuildOptions | Mapping[str, BuildOptions],
-) -> nn.Sequential:
-    """`external.finished` for a model function that takes the build options as keywords."""
-    return external.finished(model, label, in_shape, num_classes, options_of(build))
 
 
 def present(old: str, name: str) -> Any:
