@@ -4,11 +4,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from cnntrain.cli.main import main
 from cnntrain.data.storage.images import Pixels, Split
+from cnntrain.nn.fully_convolutional import fully_convolutional
+from cnntrain.runs.load import load_run
+from cnntrain.studies.conversion.heatmaps import heatmap
 from cnntrain.studies.conversion.study import mosaic, pooled
 
 Call = Callable[..., dict[str, Any]]
@@ -47,3 +52,48 @@ def test_too_few_images_and_networks_without_a_form_say_so(
     cnntrain("fit", *tiny, "model=lenet5_1998", "dataset.image_size=32", "output_dir=old")
     assert main(["convert", "run=old"]) == 2
     assert "'rbf' cannot be converted" in capfd.readouterr().err
+
+
+def test_a_heat_map_finds_where_a_class_stands(cnntrain: Call, folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name, low in (("dark", 0), ("light", 200)):
+        (folder / "images" / name).mkdir(parents=True)
+        for i in range(30):
+            Image.fromarray(rng.integers(low, low + 55, (16, 16), dtype=np.uint8)).save(
+                folder / f"images/{name}/{i}.png"
+            )
+    words = (
+        "dataset=folder",
+        "dataset.root=images",
+        "dataset.channels=1",
+        "dataset.image_size=16",
+        "augmentation=none",
+    )
+    cnntrain("fit", "model=softmax", *words, "trainer.epochs=5", "trainer.batch_size=8", "device=cpu", "output_dir=run")
+    large = np.zeros((48, 64), dtype=np.uint8)
+    large[:, 32:] = 230  # dark on the left, light on the right
+    Image.fromarray(large).save("large.png")
+    found = cnntrain("predict", "run=run", "images=large.png", "heatmap=true", "scales=[3]", "output_dir=out")
+    assert found["heatmaps"][0]["file"] == "large.png" and (folder / "out/figures/heatmap_001.png").exists()
+    page = (folder / "out/heatmaps.html").read_text()
+    assert "large.png" in page
+    net, info, _ = load_run(folder / "run", "best")
+    maps = heatmap(fully_convolutional(net, info.shape), Path("large.png"), info, [3]).maps
+    assert maps.shape == (2, 48, 64)
+    assert maps[0, :, :16].min() > 0.5 and maps[1, :, 48:].min() > 0.5
+    cnntrain("predict", "run=run", "images=large.png", "output_dir=plain")  # without: no page
+    assert not (folder / "plain/heatmaps.html").exists()
+
+
+def test_scales_that_are_too_small_and_networks_without_maps_are_refused(
+    cnntrain: Call, folder: Path, tiny: tuple[str, ...], capfd: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("L", (28, 28)).save("image.png")
+    cnntrain("fit", *tiny, "output_dir=run")
+    assert (
+        cnntrain("predict", "run=run", "images=image.png", "heatmap=true", "scales=[0.5]", "output_dir=a")["heatmaps"]
+        == []
+    )
+    cnntrain("fit", *tiny, "model=lenet5_1998", "dataset.image_size=32", "output_dir=old")
+    assert main(["predict", "run=old", "images=image.png", "heatmap=true", "output_dir=b"]) == 2
+    assert "'rbf' cannot be converted" in capfd.readouterr().err and not Path("b").exists()

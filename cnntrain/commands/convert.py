@@ -60,7 +60,7 @@ def run(composed: DictConfig) -> dict[str, Any]:
         step, size = cell_step(whole, info.shape), (info.shape[1], info.shape[2])
         if tiles == max(cfg.tiles):
             drawings = [
-                report.heatmap(image.numpy(), each.numpy(), info.classes, step, size)
+                report.cells_figure(image.numpy(), each.numpy(), info.classes, step, size)
                 for image, each in zip(pixels[:MOST_PICTURES], maps, strict=False)
             ]
     print(render(study.rows(found)))

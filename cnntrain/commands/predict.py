@@ -1,16 +1,19 @@
 """`cnntrain predict`: classify image files with a run's network."""
 
 import itertools
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
+from torch import nn
 
 from cnntrain.config import schema
 from cnntrain.config.read import read_config
 from cnntrain.data.datasets.listing import left_out
-from cnntrain.data.storage.images import Files
+from cnntrain.data.storage.images import DatasetInfo, Files
+from cnntrain.nn.fully_convolutional import fully_convolutional
 from cnntrain.report.html import as_html
 from cnntrain.report.predictions import predictions_document
 from cnntrain.runs.folder import find_run, new_folder, refuse_unwritable
@@ -18,8 +21,12 @@ from cnntrain.runs.load import load_run
 from cnntrain.runs.predictions import classified, find_images, table_size, warning_of_unlike, write_table
 from cnntrain.runtime import disk
 from cnntrain.runtime.devices import choose_device, prepare
-from cnntrain.runtime.errors import IncompleteError, InputError
-from cnntrain.runtime.progress import say
+from cnntrain.runtime.errors import IncompleteError, InputError, as_text
+from cnntrain.runtime.progress import say, track
+from cnntrain.studies.conversion.heatmaps import heatmap
+from cnntrain.studies.conversion.report import places_document
+
+MOST_HEATMAPS = 50  # images
 
 
 def run(composed: DictConfig) -> dict[str, Any]:
@@ -40,6 +47,8 @@ def run(composed: DictConfig) -> dict[str, Any]:
     invert = settings["dataset"].get("invert", False) if cfg.invert is None else cfg.invert
     size = (kept, kept) if kept else info.shape[1:]
     files = Files(Path(), list(map(str, paths)), size, info.shape[0], resize=True, invert=invert)
+    if cfg.heatmap:
+        fully_convolutional(net, info.shape)  # what has no form for maps is said before anything is read
     unreadable = dict[str, str]()
     parts = classified(net.to(device), files, info, cfg, unreadable)
     first = next(parts, None)
@@ -53,6 +62,7 @@ def run(composed: DictConfig) -> dict[str, Any]:
         if cfg.report:
             document = predictions_document(folder, shown, len(moments), inverted=invert, warning=warning)
             disk.write(page, as_html(document))
+    heatmaps = write_heatmaps(cfg, net, info, paths, target, invert=invert) if cfg.heatmap else None
     for reason in unreadable.values():
         say(reason)
     if others:
@@ -70,6 +80,7 @@ def run(composed: DictConfig) -> dict[str, Any]:
         "left_out": others.total(),
         "warning": warning,
         "report": str(page) if cfg.report else None,
+        "heatmaps": heatmaps,
     }
     if unreadable:
         raise IncompleteError(f"{len(unreadable)} of {len(files)} files cannot be read", result)
@@ -77,3 +88,26 @@ def run(composed: DictConfig) -> dict[str, Any]:
 
 
 check = partial(read_config, schema.Predict)  # of a sweep's jobs, before any of them
+
+
+def write_heatmaps(
+    cfg: schema.Predict, net: nn.Sequential, info: DatasetInfo, paths: Sequence[Path], target: Path, *, invert: bool
+) -> list[dict[str, Any]]:
+    """Write class maps of the first images as pictures and a page; return the likeliest class of each."""
+    whole = fully_convolutional(net.cpu(), info.shape)
+    found = []
+    for path in track(paths[:MOST_HEATMAPS], min(len(paths), MOST_HEATMAPS), "heat maps"):
+        try:
+            found.append(heatmap(whole, path, info, cfg.scales, most=cfg.k_max, least=cfg.k_min, invert=invert))
+        except InputError as error:
+            say(str(error))
+    if len(paths) > MOST_HEATMAPS:
+        say(f"heat maps of the first {MOST_HEATMAPS} of {len(paths):,} images")
+    if found:
+        disk.write(target / "heatmaps.html", as_html(places_document(found, info.classes, target)))
+        print(f"heat maps: {target / 'heatmaps.html'}")
+    likeliest = [int(one.scores.argmax()) for one in found]
+    return [
+        {"file": as_text(one.path), "class": info.classes[number], "score": float(one.scores[number])}
+        for one, number in zip(found, likeliest, strict=True)
+    ]

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from cnntrain.runtime.devices import Precision
 from cnntrain.runtime.drawing import Medium
-from cnntrain.runtime.ranges import Count, Decay, Fraction, Natural, NonNegative
+from cnntrain.runtime.ranges import Count, Decay, Fraction, Natural, NonNegative, Positive
 
 Options = dict[str, Any]  # of a group, checked against the function that its name chooses
 SplitName = Literal["train", "val", "test"]
@@ -169,6 +169,10 @@ class Predict(Shared):
     batch_size: Count
     output_dir: str | None
     report: bool
+    heatmap: bool
+    scales: list[Positive]
+    k_max: Count
+    k_min: Natural
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cnntrain.report.document import Document, Figure, Paragraph, Section, Table
-from cnntrain.report.files import write_report
+from cnntrain.report.files import filed_figure, write_report
 from cnntrain.report.svg import as_svg
 from cnntrain.runtime.drawing import empty_figure, styled
+from cnntrain.runtime.errors import as_text
+from cnntrain.studies.conversion.heatmaps import Heatmap
 from cnntrain.studies.conversion.study import Exactness, rows
 
 if TYPE_CHECKING:  # matplotlib takes half a second to import
@@ -22,7 +24,34 @@ HOW = (
 )
 
 
-def heatmap(
+def place_figure(found: Heatmap, classes: Sequence[str]) -> "Drawing":
+    """Draw an image beside the maps of the three classes that score highest."""
+    likely = found.scores.argsort()[::-1][:3]
+    figure = empty_figure(1.9 * (1 + len(likely)), 2.1)
+    panels = figure.subplots(1, 1 + len(likely), squeeze=False)[0]
+    for axes, number in zip(panels[1:], likely, strict=True):
+        axes.imshow(found.pixels.squeeze(), cmap="gray", vmin=0, vmax=255, alpha=0.35)
+        axes.imshow(found.maps[number], cmap="magma", vmin=0, vmax=1, alpha=0.75)
+        axes.set_title(f"{classes[number]}: {found.scores[number]:.2f}")
+    panels[0].imshow(found.pixels.squeeze(), cmap="gray", vmin=0, vmax=255)
+    panels[0].set_title(as_text(found.path.name))
+    for axes in panels:
+        axes.axis("off")
+    return figure
+
+
+def places_document(found: Sequence[Heatmap], classes: Sequence[str], folder: Path) -> Document:
+    """Return the page of heat maps, and write each as a picture of its own."""
+    figures = []
+    with styled():
+        for place, one in enumerate(found, 1):
+            caption = f"{as_text(one.path.name)}: most likely {classes[int(one.scores.argmax())]}"
+            figures.append(filed_figure(place_figure(one, classes), folder, f"heatmap_{place:03}", caption))
+    claim = f"The probability of the likeliest classes at every place of {len(found)} images."
+    return Document("What stands where", claim, [], [Section("Heat maps", figures)])
+
+
+def cells_figure(
     image: np.ndarray, maps: np.ndarray, classes: Sequence[str], step: tuple[int, int], size: tuple[int, int]
 ) -> "Drawing":
     """Draw an image uint8 [H, W, C] beside the maps [classes, h, w] of its three likeliest classes.
