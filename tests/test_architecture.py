@@ -126,6 +126,13 @@ def test_only_a_task_and_its_studies_name_its_headline(name: str) -> None:
     assert "top1" not in MODULES[name].read_text()
 
 
+def test_the_cells_of_studies_know_no_study() -> None:
+    """Variants, cells and the pool that makes them are for every study that trains."""
+    for name in ("cells", "grid", "pool", "progress"):
+        within = {goal.split(".")[2] for goal in arrows(f"cnntrain.studies.{name}") if room(goal) == "studies"}
+        assert within <= {"cells", "grid", "pool", "progress"}
+
+
 def test_nothing_names_code_in_a_configuration() -> None:
     for path in [
         *config_dir().rglob("*.yaml"),

@@ -32,7 +32,6 @@ def show(results: dict[str, Any], target: Path) -> None:
     """Print the headline, what else the task says, and where the answers for each image lie."""
     task = task_of(results)
     print(f"{results['split']} {task.headline.label}    {task.headline.interval(results)}")
-    print(f"loss          {results['loss']:.4f}")
     print(*task.details(results), sep="\n")
     print(f"\nper image     {target / TABLE}")
     print(f"next          cnntrain predict {setting('run', results['run_dir'])} images='path/to/*.png'")

@@ -40,7 +40,7 @@ from cnntrain.training import checkpoints
 
 RENAME = "name another output_dir for a study of the images as they are"  # what helps when its images have changed
 CELL, LOG = "cell.json", "log.txt"
-HELD: dict[str, Any] = {}  # the images that the cells of this process share: dataset, options and files
+SHARED: dict[str, Any] = {}  # the images that the cells of this process share: dataset, options and files
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Message:
 
 def work(cells: Sequence[Cell], tell: Callable[[Message], None]) -> None:
     """Make the cells that are not finished and that no other process holds, in order; tell what becomes of each."""
-    HELD.clear()
+    SHARED.clear()
     for number, cell in enumerate(cells):
         if finished_scores(cell.folder):
             continue
@@ -167,11 +167,11 @@ def shared_dataset(cell: Cell) -> Dataset:
         files = [member._replace(split="train") if member.split == UNUSED else member for member in files]
     elif run is not None and (run / RECORD).is_file():
         refuse_other_images(run, json.dumps(shared), data_root)
-    if HELD.get("options") != (shared, data_root) or files not in (None, HELD["files"]):
-        HELD.clear()  # before the next are read
+    if SHARED.get("options") != (shared, data_root) or files not in (None, SHARED["files"]):
+        SHARED.clear()  # before the next are read
         dataset = divide_noted(read_dataset(shared, data_root), shared, data_root, 0, files, RENAME)
-        HELD.update(options=(shared, data_root), dataset=dataset, files=members(dataset) if files is None else files)
-    return limited(HELD["dataset"], selection(options).train_size, cell.settings["seed"])
+        SHARED.update(options=(shared, data_root), dataset=dataset, files=members(dataset) if files is None else files)
+    return limited(SHARED["dataset"], selection(options).train_size, cell.settings["seed"])
 
 
 @functools.lru_cache

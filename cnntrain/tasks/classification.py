@@ -166,10 +166,11 @@ class Classification:
 
     @staticmethod
     def details(results: Mapping[str, Any]) -> Iterator[str]:
-        """Yield top-5, calibration, precision and recall, a table of the classes and the most frequent confusions."""
+        """Yield top-5, loss, calibration, precision and recall, a table of the classes and the frequent confusions."""
         classes = results["per_class"]
         if len(classes) >= TOP5_FROM:
             yield f"top-5         {percent(results['top5'])}"
+        yield f"loss          {results['loss']:.4f}"
         yield f"calibration   expected error {percent(results['ece'])}"
         precision, recall, f1 = (results[f"macro_{key}"] for key in ("precision", "recall", "f1"))
         yield f"macro         precision {precision:.4f}, recall {recall:.4f} (balanced accuracy), F1 {f1:.4f}\n"

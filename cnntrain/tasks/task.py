@@ -120,7 +120,7 @@ class Task(Protocol):
 
     @staticmethod
     def details(results: Mapping[str, Any]) -> Iterator[str]:
-        """Yield what an evaluation's results say beside the headline and the loss, in lines for the person."""
+        """Yield what an evaluation's results say beside the headline, in lines for the person."""
         ...
 
     @staticmethod
