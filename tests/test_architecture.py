@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -110,6 +111,17 @@ def test_geometry_and_antialias_know_no_family() -> None:
     general = {f"cnntrain.nn.{name}" for name in ("composite", "measures", "shapes")}
     assert arrows("cnntrain.nn.geometry") <= general
     assert arrows("cnntrain.nn.antialias") <= general | {"cnntrain.nn.layers"}  # its blur, and the activations
+
+
+def test_every_type_name_has_one_meaning() -> None:
+    places: dict[str, list[str]] = {}
+    for module, path in MODULES.items():
+        for node in ast.parse(path.read_text()).body:
+            names = [node] if isinstance(node, ast.ClassDef) else getattr(node, "targets", [])
+            for name in (getattr(each, "name", getattr(each, "id", "")) for each in names):
+                if re.fullmatch(r"[A-Z]\w*[a-z]\w*", name):
+                    places.setdefault(name, []).append(module)
+    assert {name: modules for name, modules in places.items() if len(modules) > 1} == {}
 
 
 def test_the_commands_room_holds_exactly_the_commands() -> None:

@@ -11,20 +11,20 @@ from cnntrain.models import MODELS
 from cnntrain.nn.geometry import geometry
 from cnntrain.nn.stages import BuildOptions
 from cnntrain.studies.timing import measure, report
-from cnntrain.studies.timing.measure import Subject, interleaved, peak_memory, spread, time_stages, time_step
+from cnntrain.studies.timing.measure import TimedSubject, interleaved, peak_memory, spread, time_stages, time_step
 from cnntrain.training.optimizers import sgd
 
 Call = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
-def subject() -> Subject:
+def subject() -> TimedSubject:
     net = MODELS["lenet5"]((1, 28, 28), 10, BuildOptions())
     images, labels = torch.randn(4, 1, 28, 28), torch.arange(4)
-    return Subject(net, sgd(net, lr=0.1), images, labels, "fp32")
+    return TimedSubject(net, sgd(net, lr=0.1), images, labels, "fp32")
 
 
-def test_a_step_trains_and_its_parts_take_time(subject: Subject) -> None:
+def test_a_step_trains_and_its_parts_take_time(subject: TimedSubject) -> None:
     before = [parameter.clone() for parameter in subject.net.parameters()]
     times = time_step(subject)
     assert min(times) > 0 and times.step == pytest.approx(sum(times))
@@ -32,7 +32,7 @@ def test_a_step_trains_and_its_parts_take_time(subject: Subject) -> None:
     assert all(parameter.grad is None for parameter in subject.net.parameters())
 
 
-def test_stages_are_timed_in_order_and_leave_no_gradient(subject: Subject) -> None:
+def test_stages_are_timed_in_order_and_leave_no_gradient(subject: TimedSubject) -> None:
     times = time_stages(subject)
     assert list(times) == [name for name, _ in subject.net.named_children()]
     assert all(part.forward > 0 and part.backward > 0 for part in times.values())
@@ -51,7 +51,7 @@ def test_the_spread_is_the_median_and_the_quartiles() -> None:
     assert spread([4.0, 1.0, 3.0, 2.0, 5.0]) == (3.0, 2.0, 4.0, 5)
 
 
-def test_memory_on_a_cpu_is_counted(subject: Subject) -> None:
+def test_memory_on_a_cpu_is_counted(subject: TimedSubject) -> None:
     rows = geometry(subject.net, (1, 28, 28))
     weights = sum(row.params for row in rows)
     before = peak_memory(subject, 100)

@@ -37,7 +37,7 @@ def main(argv: list[str], commands: Sequence[str], conf: Path) -> int:
     action, *words = argv
     try:
         if action == "check":
-            return check(words, conf)
+            return check_words(words, conf)
         words, folders = _own_folders(words, conf)
         if action == "list":
             listed(words, folders, commands)
@@ -146,7 +146,7 @@ def copy(words: list[str], folders: Sequence[Path]) -> None:
     print(f"under another name it is a new option: {target.with_name('my_' + source.name)}")
 
 
-def check(words: list[str], conf: Path) -> int:
+def check_words(words: list[str], conf: Path) -> int:
     """Compose `fit` from the words, or a file and words, and have it checked; return the exit code."""
     from cnntrain.cli.launcher import launch
 

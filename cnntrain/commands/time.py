@@ -22,7 +22,7 @@ from cnntrain.runtime.progress import say
 from cnntrain.runtime.ranges import Count, Positive
 from cnntrain.runtime.tables import Format, render
 from cnntrain.studies.timing import report
-from cnntrain.studies.timing.measure import Subject
+from cnntrain.studies.timing.measure import TimedSubject
 from cnntrain.studies.timing.study import Network, batch_of_noise, measured, on_device
 
 BUSY = 0.5  # load of a core from which times are said to be too long
@@ -91,5 +91,5 @@ def build_networks(cfg: Time) -> Iterator[Network]:
         if lacking:
             say(f"{options['name']}: {lacking}")
         yield Network(
-            options["name"], Subject(net, build_optimizer(cfg.optimizer, net), images, labels, precision), stages
+            options["name"], TimedSubject(net, build_optimizer(cfg.optimizer, net), images, labels, precision), stages
         )

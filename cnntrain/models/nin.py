@@ -14,10 +14,10 @@ from cnntrain.nn.initialisers import he_normal_inputs
 from cnntrain.nn.shapes import Shape
 from cnntrain.nn.stages import BuildOptions, Maker, assemble
 
-Head = Literal["average", "dense", "dense_dropout"]
+NinHead = Literal["average", "dense", "dense_dropout"]
 
 
-def nin(in_shape: Shape, num_classes: int, build: BuildOptions, *, head: Head = "average") -> nn.Sequential:
+def nin(in_shape: Shape, num_classes: int, build: BuildOptions, *, head: NinHead = "average") -> nn.Sequential:
     """Convolutions each followed by two 1×1 convolutions; the last gives a map a class, which `head` turns into scores.
 
     `average` is the paper's: the mean of each map. `dense` and `dense_dropout` are what table 5 compares it with: a

@@ -20,7 +20,7 @@ from cnntrain.nn.shapes import Shape
 from cnntrain.nn.stages import BuildOptions, Maker, assemble
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
-Block = Callable[[int, int, bool], Maker]  # width, stride, whether it is the network's first
+BlockMaker = Callable[[int, int, bool], Maker]  # width, stride, whether it is the network's first
 
 
 def resnet_basic(
@@ -59,7 +59,7 @@ def residual(
     in_shape: Shape,
     num_classes: int,
     depth: int,
-    block: Block,
+    block: BlockMaker,
     expansion: int,
     preactivation: bool,
     build: BuildOptions,

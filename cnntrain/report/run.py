@@ -52,7 +52,7 @@ from cnntrain.training import pictures
 MOST_CELLS, MOST_FILTERS = 25, 128  # classes of a confusion matrix in numbers; filters shown
 FEW_PIXELS = 100  # a side: smaller images are enlarged without blur
 
-Row = dict[str, Any]
+JsonRow = dict[str, Any]
 
 
 def run_document(
@@ -98,7 +98,7 @@ def title(settings: Mapping[str, Any], info: DatasetInfo) -> str:
     return f"{network(settings['model'])} on {(root and Path(root).name) or info.name}"
 
 
-def facts(net: nn.Module, results: Mapping[str, Any], record: Mapping[str, Any]) -> Row:
+def facts(net: nn.Module, results: Mapping[str, Any], record: Mapping[str, Any]) -> JsonRow:
     """Return the few numbers beside the accuracy."""
     images = record["data"]["images"]
     top5 = {"top-5": percent(results["top5"])} if len(results["per_class"]) >= TOP5_FROM else {}
@@ -123,7 +123,7 @@ def setting_blocks(settings: Mapping[str, Any], record: Mapping[str, Any]) -> li
     return [*said, Details("The whole configuration", [Code(json.dumps(settings, indent=2, ensure_ascii=False))])]
 
 
-def changed(settings: Mapping[str, Any], record: Mapping[str, Any]) -> list[Row]:
+def changed(settings: Mapping[str, Any], record: Mapping[str, Any]) -> list[JsonRow]:
     """Return the settings that are not the defaults of `cnntrain fit` with the chosen model, dataset and so on."""
     recipes = [word for word in record["argv"] if word.startswith("augmentation=")]
     named = [f"{group}={settings[group]['name']}" for group in ("model", "dataset", "optimizer", "schedule")]
@@ -149,13 +149,13 @@ def words(value: object) -> str:
 # Curves.
 
 
-def curves(records: Sequence[Row], settings: Mapping[str, Any], headline: Headline) -> list[Block]:
+def curves(records: Sequence[JsonRow], settings: Mapping[str, Any], headline: Headline) -> list[Block]:
     """Draw loss and headline over the epochs, and the learning rate over the steps."""
     if not records:
         return []
     trained, validated = ([row for row in records if row["kind"] == kind] for kind in ("train", "val"))
     figures = []
-    scales: list[tuple[str, svg.Scale, str]] = [
+    scales: list[tuple[str, svg.AxisScale, str]] = [
         ("loss", "log", "Loss"),
         (headline.key, "share", headline.label.capitalize()),
     ]
@@ -169,7 +169,7 @@ def curves(records: Sequence[Row], settings: Mapping[str, Any], headline: Headli
     return [Panels([*figures, Figure(drawing, "Learning rate over the steps", "Learning rate")])]
 
 
-def rates(trained: Sequence[Row], settings: Mapping[str, Any], most: int = 1000) -> list[tuple[int, float]]:
+def rates(trained: Sequence[JsonRow], settings: Mapping[str, Any], most: int = 1000) -> list[tuple[int, float]]:
     """Return (step, learning rate) of up to `most` of the steps that were taken, by the schedule.
 
     It is what was recorded, which is less, where that differs: a run may have been resumed with another schedule.
@@ -189,7 +189,7 @@ def rates(trained: Sequence[Row], settings: Mapping[str, Any], most: int = 1000)
     return [(place, planned[place - 1]) for place in places]
 
 
-def epoch_means(trained: Sequence[Row], key: str) -> list[tuple[float, float]]:
+def epoch_means(trained: Sequence[JsonRow], key: str) -> list[tuple[float, float]]:
     """Return (epoch, mean over its steps); a record speaks for the steps since the one before it."""
     sums: dict[int, tuple[float, int]] = {}
     before = 0
@@ -204,7 +204,7 @@ def epoch_means(trained: Sequence[Row], key: str) -> list[tuple[float, float]]:
 # Where it is right and where it errs.
 
 
-def class_blocks(per_class: Sequence[Row]) -> list[Block]:
+def class_blocks(per_class: Sequence[JsonRow]) -> list[Block]:
     """Return the table of the classes, the worst first."""
     explained = (
         "Recall is the share of a class's images that are recognised, with its 95 % interval. The worst come first."
@@ -212,12 +212,12 @@ def class_blocks(per_class: Sequence[Row]) -> list[Block]:
     return [Paragraph(explained, quiet=True), Table([class_row(row) for row in by_recall(per_class)])]
 
 
-def by_recall(per_class: Sequence[Row]) -> list[Row]:
+def by_recall(per_class: Sequence[JsonRow]) -> list[JsonRow]:
     """Return the classes with the lowest recall first, those without images last."""
     return sorted(per_class, key=lambda row: (row["n"] == 0, row["recall"]))
 
 
-def class_row(row: Row) -> Row:
+def class_row(row: JsonRow) -> JsonRow:
     """Return a class as a line of the table; of one without images nothing is known."""
     if not row["n"]:
         return {"class": row["class"], "n": 0} | dict.fromkeys(("recall", "interval", "precision", "F1"))
@@ -346,7 +346,7 @@ def layer_blocks(settings: Mapping[str, Any], info: DatasetInfo) -> list[Block]:
     return [Paragraph(" ".join(filter(None, explained)), quiet=True), Table(known_columns(map(stage_row, stages)))]
 
 
-def known_columns(rows: Iterable[Row]) -> list[Row]:
+def known_columns(rows: Iterable[JsonRow]) -> list[JsonRow]:
     """Return rows without the columns in which all are None."""
     table = list(rows)
     names = [name for name in table[0] if any(row[name] is not None for row in table)]
@@ -367,7 +367,7 @@ def provenance_blocks(record: Mapping[str, Any], measured: Mapping[str, Any], cf
     ]
 
 
-def provenance(record: Mapping[str, Any], measured: Mapping[str, Any]) -> Row:
+def provenance(record: Mapping[str, Any], measured: Mapping[str, Any]) -> JsonRow:
     """Return what is known of how the run came about, in words."""
     rows = {
         "started": record["started"],

@@ -18,10 +18,10 @@ COLOURS = {PAPER: "var(--paper)", INK: "currentColor", GREY: "var(--soft)", RULE
 COLOURS |= {colour: f"var(--series-{place})" for place, colour in enumerate(SERIES, 1)}
 FEW = 20  # images, of which an accuracy has an interval of forty points
 Points = Sequence[tuple[float, float]]
-Scale = Literal["linear", "log", "share"]
+AxisScale = Literal["linear", "log", "share"]
 
 
-def curves(lines: Mapping[str, Points], what: str, over: str, scale: Scale = "linear") -> str:
+def curves(lines: Mapping[str, Points], what: str, over: str, scale: AxisScale = "linear") -> str:
     """Draw up to two lines of (epoch or step, value) as SVG, with their names if they have some; few points are dots.
 
     A linear axis starts at 0, and so does one that is to be logarithmic where the values stay within a factor of ten.

@@ -25,7 +25,7 @@ BATCHES = (1, 3)  # the sizes that are compared; the file takes any
 
 Metadata = dict[str, str]  # every value is JSON text
 
-Network = Callable[[Tensor], Tensor]
+LogitsFunction = Callable[[Tensor], Tensor]
 
 
 def describe_file(folder: Path, info: DatasetInfo, settings: dict[str, Any], weights: str) -> Metadata:
@@ -47,7 +47,7 @@ def describe_file(folder: Path, info: DatasetInfo, settings: dict[str, Any], wei
     return {key: json.dumps(as_plain(value), ensure_ascii=False) for key, value in facts.items()}
 
 
-def largest_difference(net: nn.Module, other: Network, info: DatasetInfo) -> float:
+def largest_difference(net: nn.Module, other: LogitsFunction, info: DatasetInfo) -> float:
     """Return the largest difference between two networks' logits for random pixels; not a number counts as infinite."""
     channels, height, width = info.shape
     largest = 0.0
@@ -66,7 +66,7 @@ def write_safetensors(net: nn.Sequential, info: DatasetInfo, metadata: Metadata)
     return save(net.state_dict(), metadata={"format": "pt", **metadata})
 
 
-def read_safetensors(path: Path) -> Network:
+def read_safetensors(path: Path) -> LogitsFunction:
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as file:
@@ -92,7 +92,7 @@ def write_pt2(net: nn.Sequential, info: DatasetInfo, metadata: Metadata) -> byte
     return sink.getvalue()
 
 
-def read_pt2(path: Path) -> Network:
+def read_pt2(path: Path) -> LogitsFunction:
     return torch.export.load(path).module()
 
 
@@ -119,7 +119,7 @@ def write_onnx(net: nn.Sequential, info: DatasetInfo, metadata: Metadata) -> byt
     return content
 
 
-def read_onnx(path: Path) -> Network:
+def read_onnx(path: Path) -> LogitsFunction:
     from onnx.reference import ReferenceEvaluator
 
     evaluator: Any = ReferenceEvaluator(str(path))
@@ -132,7 +132,7 @@ def example(info: DatasetInfo) -> Tensor:
 
 
 # Written into memory first: torch and onnx write files from C++, which ends the process when a disk is full.
-FORMATS: dict[str, tuple[Callable[[nn.Sequential, DatasetInfo, Metadata], bytes], Callable[[Path], Network]]] = {
+FORMATS: dict[str, tuple[Callable[[nn.Sequential, DatasetInfo, Metadata], bytes], Callable[[Path], LogitsFunction]]] = {
     "safetensors": (write_safetensors, read_safetensors),
     "pt2": (write_pt2, read_pt2),
     "onnx": (write_onnx, read_onnx),

@@ -37,7 +37,7 @@ from cnntrain.training.step import TrainStep
 from cnntrain.training.step_program import StepSettings
 from cnntrain.training.train_state import TrainState
 
-Batches = TypeVar("Batches")
+BatchT = TypeVar("BatchT")
 ANEW = "start a new run in another folder"  # what helps when a run's images have changed
 LOOKED_AT = 2000  # training images that layers with weights made from images see
 
@@ -106,7 +106,7 @@ class ValidationStopped(Exception):  # noqa: N818 - it is no error
     """A validation was asked to stop between two batches."""
 
 
-def until(stop: Callable[[], bool], batches: Iterator[Batches], rounds: int) -> Iterator[Batches]:
+def until(stop: Callable[[], bool], batches: Iterator[BatchT], rounds: int) -> Iterator[BatchT]:
     """Pass on batches; raise `ValidationStopped` once `stop` says so, which is asked `rounds` times.
 
     Of several processes some may have a batch less, and all have to ask equally often.

@@ -43,7 +43,7 @@ def single(amounts: Steps | None, otherwise: Sequence[float]) -> list[Amount]:
     return [(float(value),) for value in (otherwise if amounts is None else amounts)]
 
 
-def check(name: str, amounts: Sequence[Amount], fits: Callable[[Amount], bool], rule: str) -> None:
+def refuse_amounts(name: str, amounts: Sequence[Amount], fits: Callable[[Amount], bool], rule: str) -> None:
     """Raise `InputError` for an amount that does not fit, or for none at all."""
     if not amounts:
         raise InputError(f"warp.{name}.amounts=[] holds no amount")
@@ -68,7 +68,7 @@ def translation(
     """Return a warp that shifts images, by less than the image."""
     side = min(shape[1:])
     rule = f"a shift must be smaller than the image ({shape[1]}×{shape[2]} pixels)"
-    check(name, amounts, lambda amount: max(map(abs, amount)) < side, rule)
+    refuse_amounts(name, amounts, lambda amount: max(map(abs, amount)) < side, rule)
     return moved(name, "pixels", shape, neutral, amounts, move, border, interpolation)
 
 
@@ -125,7 +125,7 @@ def scale(
 ) -> Transform:
     """Enlargement by a factor about `centre` (x, y), in parts of the sides; below 1 it is reduction."""
     steps = single(amounts, [2.0 ** (place / 10) for place in range(-10, 11)])
-    check("scale", steps, lambda amount: amount[0] > 0, "a scale is a factor above 0")
+    refuse_amounts("scale", steps, lambda amount: amount[0] > 0, "a scale is a factor above 0")
     about = middle(centre, shape, "scale")
 
     def move(amount: Amount) -> Motion:
@@ -144,7 +144,7 @@ def rotate(
 ) -> Transform:
     """Clockwise rotation about `centre` (x, y), in degrees."""
     steps = single(amounts, evenly(-180, 180))
-    check("rotate", steps, lambda amount: abs(amount[0]) <= 360, "a rotation is between -360 and 360 degrees")
+    refuse_amounts("rotate", steps, lambda amount: abs(amount[0]) <= 360, "a rotation is between -360 and 360 degrees")
     about = middle(centre, shape, "rotate")
     return moved(
         "rotate",
@@ -169,7 +169,7 @@ def shear(
 ) -> Transform:
     """Shear along x about `centre` (x, y): the bottom goes to the right, in degrees."""
     steps = single(amounts, evenly(-40, 40))
-    check("shear", steps, lambda amount: abs(amount[0]) < 90, "a shear is between -90 and 90 degrees")
+    refuse_amounts("shear", steps, lambda amount: abs(amount[0]) < 90, "a shear is between -90 and 90 degrees")
     about = middle(centre, shape, "shear")
 
     def move(amount: Amount) -> Motion:
@@ -216,7 +216,7 @@ def flip_y(shape: ImageShape) -> Transform:
 def brightness(shape: ImageShape, *, amounts: Steps | None = None) -> Transform:
     """Pixels times a factor, cut off at white."""
     steps = single(amounts, evenly(0, 2))
-    check("brightness", steps, lambda amount: amount[0] >= 0, "a factor is at least 0")
+    refuse_amounts("brightness", steps, lambda amount: amount[0] >= 0, "a factor is at least 0")
     return Transform(
         "brightness",
         "factor",
@@ -230,7 +230,7 @@ def brightness(shape: ImageShape, *, amounts: Steps | None = None) -> Transform:
 def contrast(shape: ImageShape, *, amounts: Steps | None = None) -> Transform:
     """Distance of pixels from the image's mean luma times a factor, cut off at black and white."""
     steps = single(amounts, evenly(0, 2))
-    check("contrast", steps, lambda amount: amount[0] >= 0, "a factor is at least 0")
+    refuse_amounts("contrast", steps, lambda amount: amount[0] >= 0, "a factor is at least 0")
     return Transform(
         "contrast",
         "factor",
@@ -244,7 +244,7 @@ def contrast(shape: ImageShape, *, amounts: Steps | None = None) -> Transform:
 def blur(shape: ImageShape, *, amounts: Steps | None = None) -> Transform:
     """Gaussian blur, by its standard deviation in pixels; borders are repeated."""
     steps = single(amounts, evenly(0, 4))
-    check("blur", steps, lambda amount: amount[0] >= 0, "a standard deviation is at least 0")
+    refuse_amounts("blur", steps, lambda amount: amount[0] >= 0, "a standard deviation is at least 0")
 
     def change(pixels: Tensor, amount: Amount, places: np.ndarray) -> Tensor:
         reach = math.ceil(3 * amount[0])
@@ -262,7 +262,7 @@ def blur(shape: ImageShape, *, amounts: Steps | None = None) -> Transform:
 def noise(shape: ImageShape, *, amounts: Steps | None = None, seed: int = 0) -> Transform:
     """Normal noise by its standard deviation in 0..1, one drawing an image, cut off at black and white."""
     steps = single(amounts, evenly(0, 0.5))
-    check("noise", steps, lambda amount: amount[0] >= 0, "a standard deviation is at least 0")
+    refuse_amounts("noise", steps, lambda amount: amount[0] >= 0, "a standard deviation is at least 0")
 
     def change(pixels: Tensor, amount: Amount, places: np.ndarray) -> Tensor:
         drawn = np.stack([drawing(int(place)) for place in places])

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cnntrain.data.augment.resize import Size
+
 Border = Literal["zero", "reflect", "edge", "circular"]
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
-Size = tuple[int, int]  # height, width
-Matrix = tuple[tuple[float, float], tuple[float, float]]
+Matrix2x2 = tuple[tuple[float, float], tuple[float, float]]
 
 KEYS = -0.5  # the constant of cubic convolution that reproduces quadratics (Keys 1981)
 
@@ -29,7 +30,7 @@ class Motion:
     Positions are (x, y) in pixels, x to the right and y down; `centre` counts from the middle of the image.
     """
 
-    matrix: Matrix = ((1.0, 0.0), (0.0, 1.0))
+    matrix: Matrix2x2 = ((1.0, 0.0), (0.0, 1.0))
     shift: tuple[float, float] = (0.0, 0.0)
     centre: tuple[float, float] = (0.0, 0.0)
 
@@ -66,7 +67,7 @@ class Motion:
         return math.ceil(most - 1e-9)
 
 
-def turn(degrees: float) -> Matrix:
+def turn(degrees: float) -> Matrix2x2:
     """Return the matrix of a clockwise rotation, exact for quarter turns."""
     quarters, rest = divmod(degrees, 90.0)
     cos, sin = math.cos(math.radians(rest)), math.sin(math.radians(rest))

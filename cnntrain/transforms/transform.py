@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cnntrain.transforms.resampling import Border, Interpolation, Motion, Sampling, Size, sample, sampling
+from cnntrain.data.augment.resize import Size
+from cnntrain.transforms.resampling import Border, Interpolation, Motion, Sampling, sample, sampling
 
 ImageShape = tuple[int, int, int]  # channels, height, width
 Amount = tuple[float, ...]  # one number, or (dx, dy)

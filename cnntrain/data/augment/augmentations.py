@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from cnntrain.data.augment.ops import (
-    Interpolation,
+    AffineInterpolation,
     adjust_brightness,
     adjust_contrast,
     adjust_hue,
@@ -25,7 +25,7 @@ from cnntrain.runtime.errors import InputError, unknown
 from cnntrain.runtime.ranges import Count, Fraction, Natural, NonNegative, Positive, Range
 from cnntrain.runtime.seeding import generator
 
-Border = Literal["reflect", "zero"]
+CropBorder = Literal["reflect", "zero"]
 
 
 class Plan(NamedTuple):
@@ -82,7 +82,7 @@ def mirror_columns(rows: Tensor, cols: Tensor, height: int, width: int, flipped:
     return rows, torch.where(flipped.unsqueeze(1), width - 1 - cols, cols)
 
 
-def crop(padding: Natural = 4, border: Border = "reflect") -> Augmentation:
+def crop(padding: Natural = 4, border: CropBorder = "reflect") -> Augmentation:
     """Pad all sides by `padding` pixels and cut a window of the image's size at random.
 
     The border is the image's reflection without its edge (torch's "reflect") or black. Raises InputError for another
@@ -152,7 +152,7 @@ def affine(
     rotate: NonNegative = 0.0,
     zoom: NonNegative = 0.0,
     shear: Annotated[float, Range(low=0, high=89)] = 0.0,
-    interpolation: Interpolation = "bilinear",
+    interpolation: AffineInterpolation = "bilinear",
 ) -> Augmentation:
     """Shift, turn, zoom and shear an image about its centre in one resampling; black comes in from outside.
 

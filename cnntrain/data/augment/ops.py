@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-Interpolation = Literal["bilinear", "nearest"]
+AffineInterpolation = Literal["bilinear", "nearest"]
 
 
 def inverse_affine(angle: Tensor, shift: Tensor, scale: Tensor, shear: Tensor) -> Tensor:
@@ -25,7 +25,7 @@ def inverse_affine(angle: Tensor, shift: Tensor, scale: Tensor, shear: Tensor) -
     return torch.cat((linear, -linear @ shift.unsqueeze(-1)), -1)
 
 
-def resample(x: Tensor, inverse: Tensor, interpolation: Interpolation = "bilinear") -> Tensor:
+def resample(x: Tensor, inverse: Tensor, interpolation: AffineInterpolation = "bilinear") -> Tensor:
     """Return the images `x` [B, C, H, W], each warped by its `inverse` [B, 2, 3] in pixels (see `inverse_affine`).
 
     What comes from outside an image is zero. The result is channels_last.

@@ -8,10 +8,12 @@ from torch import Tensor
 # What F.interpolate(mode="bilinear", antialias=True) calls; of F's own, every result would have to be copied.
 scaled = torch.ops.aten._upsample_bilinear2d_aa.out
 Size = tuple[int, int]  # height, width
-Run = tuple[list[int], list[int]]  # of each image, the first position and whether they go up (1) or down (-1)
+PixelRun = tuple[list[int], list[int]]  # of each image, the first position and whether they go up (1) or down (-1)
 
 
-def resized_one_by_one(images: Tensor, index: Tensor, rows: Run, cols: Run, windows: Tensor, size: Size) -> Tensor:
+def resized_one_by_one(
+    images: Tensor, index: Tensor, rows: PixelRun, cols: PixelRun, windows: Tensor, size: Size
+) -> Tensor:
     """Return a window of each of the images at `index` [B] in another `size`, uint8 [B, *size, C], on a CPU.
 
     `images` are uint8 [N, H, W, C], of which only the windows are read. `rows` and `cols` say where the pixels of an
@@ -30,14 +32,14 @@ def resized_one_by_one(images: Tensor, index: Tensor, rows: Run, cols: Run, wind
     return out
 
 
-def spans(runs: Run, firsts: list[int], lengths: list[int]) -> Iterator[tuple[int, int, bool]]:
+def spans(runs: PixelRun, firsts: list[int], lengths: list[int]) -> Iterator[tuple[int, int, bool]]:
     """Yield where each window begins and ends along an axis of the stored image, and whether it is read backwards."""
     for start, step, first, length in zip(*runs, firsts, lengths, strict=True):
         begin = start + first if step == 1 else start - first - length + 1
         yield begin, begin + length, step == -1
 
 
-def runs_of(positions: Tensor) -> Run | None:
+def runs_of(positions: Tensor) -> PixelRun | None:
     """Return positions [B, P] as runs that go up or down by one; None where one image's do not."""
     steps = positions.diff(dim=1)
     if not steps.shape[1] or not ((steps == steps[:, :1]) & (steps.abs() == 1)).all():

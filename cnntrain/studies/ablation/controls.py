@@ -15,7 +15,7 @@ from cnntrain.studies.ablation.plan import network, rows_of
 from cnntrain.studies.ablation.variants import Removal, info_of, stage_names, widened
 
 EXACT, NEAR = 0.002, 0.05  # relative: good enough to stop searching; too far to be called equal
-Size = Callable[[nn.Sequential, DatasetInfo], int]
+SizeOf = Callable[[nn.Sequential, DatasetInfo], int]
 
 
 def with_controls(variants: Sequence[Removal], control: str) -> list[Removal]:
@@ -48,7 +48,7 @@ def multiplications(net: nn.Sequential, info: DatasetInfo) -> int:
     return macs
 
 
-def widths(full: Removal, variant: Removal, size: Size, target: int) -> dict[str, float]:
+def widths(full: Removal, variant: Removal, size: SizeOf, target: int) -> dict[str, float]:
     """Return by which factors stages must be wider for a variant to reach `target`, to 5 % or much better.
 
     They are the nearest stages with a width on both sides of what is removed, together or one of them; where what

@@ -5,8 +5,9 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from cnntrain.data.augment.resize import Size
 from cnntrain.nn.measures import Span, Spans
-from cnntrain.transforms.resampling import Motion, Sampling, Size, sample, sampling
+from cnntrain.transforms.resampling import Motion, Sampling, sample, sampling
 from cnntrain.transforms.transform import Amount
 
 

@@ -26,7 +26,7 @@ from cnntrain.transforms.transform import Amount, Changes, Transform, floor_of, 
 INPUT = "input"  # the stage that is the image itself
 AT_ONCE = 21  # amounts that pass side by side
 Progress = Callable[[int], None]  # called with the number of images that have passed
-Batches = Callable[[], Iterator[tuple[Tensor, Tensor, np.ndarray]]]  # pixels [B, C, H, W] in 0..255, labels, places
+PixelBatches = Callable[[], Iterator[tuple[Tensor, Tensor, np.ndarray]]]  # pixels in 0..255, labels, places
 
 
 def unseen(passed: int) -> None:
@@ -126,7 +126,7 @@ def pixels_of(split: Split, places: np.ndarray, device: torch.device) -> Tensor:
     return split.source.read(places).to(device).permute(0, 3, 1, 2).float()
 
 
-def in_batches(split: Split, places: np.ndarray, size: int, device: torch.device) -> Batches:
+def in_batches(split: Split, places: np.ndarray, size: int, device: torch.device) -> PixelBatches:
     """Return what reads the images of a split at `places`, in batches of `size`."""
 
     def batches() -> Iterator[tuple[Tensor, Tensor, np.ndarray]]:
@@ -192,7 +192,7 @@ def beside_partners(subject: Subject, views: Sequence[Tensor], labels: Tensor) -
 
 def moves(
     subject: Subject,
-    batches: Batches,
+    batches: PixelBatches,
     changed: Changes,
     amounts: Sequence[Amount],
     *,

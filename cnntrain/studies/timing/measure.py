@@ -15,7 +15,7 @@ from torch.utils.benchmark import Timer
 
 from cnntrain.runtime.devices import autocast
 
-Precision = Literal["fp32", "bf16"]
+FixedPrecision = Literal["fp32", "bf16"]
 T = TypeVar("T")
 PRODUCT = {"cpu": 2048, "cuda": 8192}  # rows and columns of the matrix product
 
@@ -41,14 +41,14 @@ class StageTimes(NamedTuple):
 
 
 @dataclass
-class Subject:
+class TimedSubject:
     """A network to be timed, with a batch of noise on its device; `optimizer` may be left out for stages alone."""
 
     net: nn.Sequential
     optimizer: Optimizer
     images: Tensor
     labels: Tensor
-    precision: Precision
+    precision: FixedPrecision
 
     @property
     def device(self) -> torch.device:
@@ -76,7 +76,7 @@ def clock(device: torch.device) -> tuple[Callable[[], Any], Callable[[Any, Any],
     return mark, between
 
 
-def time_step(subject: Subject) -> StepTimes:
+def time_step(subject: TimedSubject) -> StepTimes:
     """Take one training step and return the seconds of its parts.
 
     A backward pass needs the forward pass before it, so both are timed within one step.
@@ -95,7 +95,7 @@ def time_step(subject: Subject) -> StepTimes:
     return StepTimes(*(between(start, end) for start, end in itertools.pairwise(marks)))
 
 
-def time_stages(subject: Subject) -> dict[str, StageTimes]:
+def time_stages(subject: TimedSubject) -> dict[str, StageTimes]:
     """Pass a batch through every stage by itself and return the seconds of each.
 
     What arrives is detached, so that a stage's backward pass ends where the stage begins. The first stage needs no
@@ -132,7 +132,7 @@ def interleaved(works: Mapping[str, Callable[[], T]], *, seconds: float, least: 
         rounds += 1
 
 
-def product_rate(device: torch.device, precision: Precision) -> float:
+def product_rate(device: torch.device, precision: FixedPrecision) -> float:
     """Return the multiplications a second of a large matrix product: what the device can do at most."""
     size = PRODUCT.get(device.type, PRODUCT["cpu"])
     kind = torch.bfloat16 if precision == "bf16" else torch.float32
@@ -159,7 +159,7 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(median, low, high, len(values))
 
 
-def peak_memory(subject: Subject, activations: int) -> int:
+def peak_memory(subject: TimedSubject, activations: int) -> int:
     """Return the bytes at the peak of a training step.
 
     On a GPU as torch counts them; elsewhere weights, gradients and the optimizer's state, and `activations` numbers an

@@ -11,7 +11,7 @@ from cnntrain.report.svg import as_svg
 from cnntrain.runtime import disk
 from cnntrain.runtime.drawing import SERIES, Medium, empty_figure, styled, write_figure
 from cnntrain.runtime.tables import Row, percent, render
-from cnntrain.studies.timing.study import NetworkRow, StageRow
+from cnntrain.studies.timing.study import NetworkRow, StageTimeRow
 
 if TYPE_CHECKING:  # matplotlib takes half a second to import
     from matplotlib.figure import Figure as Drawing
@@ -45,7 +45,7 @@ def network_lines(rows: Sequence[NetworkRow]) -> list[Row]:
     ]
 
 
-def stage_lines(rows: Sequence[StageRow]) -> list[Row]:
+def stage_lines(rows: Sequence[StageTimeRow]) -> list[Row]:
     """Return the times of one network's stages as lines of a table, with their sum."""
     found: list[Row] = [
         {
@@ -74,7 +74,7 @@ def training_cost(row: NetworkRow, images: int, epochs: int) -> str:
     return f"{row.model}: {epochs} epochs of {images:,} images take {seconds:.1f} seconds"
 
 
-def stages_figure(rows: Sequence[StageRow]) -> "Drawing":
+def stages_figure(rows: Sequence[StageTimeRow]) -> "Drawing":
     """Draw the forward and backward time of every stage of one network as bars, beside its multiplications."""
     figure = empty_figure(6.4, 0.9 + 0.19 * len(rows))
     times, work = figure.subplots(1, 2, sharey=True, width_ratios=(2, 1))
@@ -91,7 +91,7 @@ def stages_figure(rows: Sequence[StageRow]) -> "Drawing":
     return figure
 
 
-def document(networks: Sequence[NetworkRow], stages: Sequence[StageRow], costs: Sequence[str]) -> Document:
+def document(networks: Sequence[NetworkRow], stages: Sequence[StageTimeRow], costs: Sequence[str]) -> Document:
     """Return the page of a study of times."""
     first = networks[0]
     title = f"Times of {', '.join(row.model for row in networks)}"
@@ -114,7 +114,7 @@ def document(networks: Sequence[NetworkRow], stages: Sequence[StageRow], costs: 
 
 
 def write(
-    folder: Path, networks: Sequence[NetworkRow], stages: Sequence[StageRow], costs: Sequence[str], medium: Medium
+    folder: Path, networks: Sequence[NetworkRow], stages: Sequence[StageTimeRow], costs: Sequence[str], medium: Medium
 ) -> None:
     """Write report.html, report.md, networks.csv, stages.csv and a figure for each network."""
     write_report(document(networks, stages, costs), folder)

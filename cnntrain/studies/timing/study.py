@@ -12,7 +12,7 @@ from cnntrain.studies.timing.measure import (
     Spread,
     StageTimes,
     StepTimes,
-    Subject,
+    TimedSubject,
     interleaved,
     peak_memory,
     product_rate,
@@ -27,7 +27,7 @@ class Network:
     """A network to be timed, by its name: `stages` are its table for the images of the batch."""
 
     name: str
-    subject: Subject
+    subject: TimedSubject
     stages: Sequence[StageGeometry]
 
     @property
@@ -63,7 +63,7 @@ class NetworkRow:
 
 
 @dataclass(frozen=True)
-class StageRow:
+class StageTimeRow:
     """Times of a stage by itself: medians, milliseconds a batch, and multiplications of one image."""
 
     model: str
@@ -73,7 +73,7 @@ class StageRow:
     macs: int
 
 
-def measured(networks: Sequence[Network], seconds: float) -> tuple[list[NetworkRow], list[StageRow]]:
+def measured(networks: Sequence[Network], seconds: float) -> tuple[list[NetworkRow], list[StageTimeRow]]:
     """Time the steps of networks in turns for so many seconds, and their stages for half as many."""
     device, precision = networks[0].subject.device, networks[0].subject.precision
     fastest = product_rate(device, precision)
@@ -118,13 +118,13 @@ def network_row(network: Network, times: Sequence[StepTimes], fastest: float) ->
     )
 
 
-def stage_rows(network: Network, times: Sequence[Mapping[str, StageTimes]]) -> list[StageRow]:
+def stage_rows(network: Network, times: Sequence[Mapping[str, StageTimes]]) -> list[StageTimeRow]:
     """Return the rows of a network's stages, in their order."""
     rows = []
     for stage in network.stages:
         forward = spread([by_stage[stage.name].forward for by_stage in times]).median
         backward = spread([by_stage[stage.name].backward for by_stage in times]).median
-        rows.append(StageRow(network.name, stage.name, 1000 * forward, 1000 * backward, stage.macs))
+        rows.append(StageTimeRow(network.name, stage.name, 1000 * forward, 1000 * backward, stage.macs))
     return rows
 
 

@@ -52,7 +52,7 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Row:
+class ItemRow:
     """An item with what was computed; `faults` says where the program contradicts itself or the right value."""
 
     id: str
@@ -126,11 +126,11 @@ def written(value: Any) -> str:
     return str(value)
 
 
-def verify(one: Item) -> Row:
+def verify(one: Item) -> ItemRow:
     """Compute an item and return it with its verdict."""
     about = (one.name, one.lecture, one.line, one.topic, one.title, one.printed)
     if one.compute is None:
-        return Row(*about, "", "not decidable here", f"{one.why} {one.elsewhere}".strip())
+        return ItemRow(*about, "", "not decidable here", f"{one.why} {one.elsewhere}".strip())
     values = list(one.compute())
     faults = [
         f"{one.name}: computed {written(value)}, and the right value is {written(one.right)}"
@@ -138,7 +138,7 @@ def verify(one: Item) -> Row:
         if not alike(value, one.right)
     ]
     verdict: Verdict = "reproduced" if alike(values[0], one.says) else "differs"
-    return Row(*about, written(values[0]), verdict, one.why, tuple(faults))
+    return ItemRow(*about, written(values[0]), verdict, one.why, tuple(faults))
 
 
 def chosen(names: Sequence[str], lecture: str | None) -> list[Item]:
@@ -160,7 +160,7 @@ def chosen(names: Sequence[str], lecture: str | None) -> list[Item]:
     return found
 
 
-def verify_all(items: Iterable[Item]) -> tuple[list[Row], float]:
+def verify_all(items: Iterable[Item]) -> tuple[list[ItemRow], float]:
     """Return the rows of items, in order, and the seconds they took."""
     began = time.perf_counter()
     return [verify(one) for one in items], time.perf_counter() - began

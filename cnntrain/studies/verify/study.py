@@ -13,7 +13,7 @@ from cnntrain.runtime.drawing import styled
 from cnntrain.runtime.tables import render
 from cnntrain.studies.verify import convolution, layers, networks, tables
 from cnntrain.studies.verify.figures import FIGURES
-from cnntrain.studies.verify.registry import Row
+from cnntrain.studies.verify.registry import ItemRow
 
 TOPICS = {
     module.__name__.rpartition(".")[2]: (module.__doc__ or "").splitlines()[0].rstrip(".")
@@ -29,13 +29,13 @@ LECTURES = {
 VERDICTS = ("reproduced", "differs", "not decidable here")
 
 
-def counts(rows: Sequence[Row]) -> dict[str, int]:
+def counts(rows: Sequence[ItemRow]) -> dict[str, int]:
     """Return the number of rows by verdict."""
     found: Counter[str] = Counter(row.verdict for row in rows)
     return {verdict: found[verdict] for verdict in VERDICTS}
 
 
-def lines(rows: Sequence[Row]) -> list[dict[str, object]]:
+def lines(rows: Sequence[ItemRow]) -> list[dict[str, object]]:
     """Return rows as lines of a table."""
     return [
         {
@@ -51,7 +51,7 @@ def lines(rows: Sequence[Row]) -> list[dict[str, object]]:
     ]
 
 
-def told(rows: Sequence[Row], width: int, most: int = 12) -> str:
+def told(rows: Sequence[ItemRow], width: int, most: int = 12) -> str:
     """Return rows for a terminal of so many columns: a line each, and more of those that differ, or of a few."""
     named = max(len(row.id) for row in rows)
     parts = []
@@ -71,7 +71,7 @@ def folded(line: str, width: int, indent: int) -> str:
     return textwrap.fill(line, max(width, 30), subsequent_indent=" " * min(indent, width // 3), drop_whitespace=True)
 
 
-def document(rows: Sequence[Row], seconds: float) -> Document:
+def document(rows: Sequence[ItemRow], seconds: float) -> Document:
     """Return the page of rows: a section for each topic of each lecture, with pictures where they say it better."""
     numbers = counts(rows)
     claim = (
@@ -86,7 +86,7 @@ def document(rows: Sequence[Row], seconds: float) -> Document:
     return Document("The lectures, computed", claim, [], sections)
 
 
-def blocks(rows: Sequence[Row]) -> Iterator[Block]:
+def blocks(rows: Sequence[ItemRow]) -> Iterator[Block]:
     """Yield a table for each topic of a lecture, then the pictures of its items."""
     for topic, name in TOPICS.items():
         about = [row for row in rows if row.topic == topic]
@@ -95,14 +95,14 @@ def blocks(rows: Sequence[Row]) -> Iterator[Block]:
             yield from (figure(row) for row in about if row.id in FIGURES)
 
 
-def figure(row: Row) -> Figure:
+def figure(row: ItemRow) -> Figure:
     """Return the picture of an item."""
     caption, draw = FIGURES[row.id]
     with styled():
         return Figure(as_svg(draw(), f"item {row.id}"), f"{row.title}. {caption}", f"{row.id}. {caption}")
 
 
-def write(rows: Sequence[Row], seconds: float, folder: Path) -> None:
+def write(rows: Sequence[ItemRow], seconds: float, folder: Path) -> None:
     """Write report.html, report.md and table.csv."""
     write_report(document(rows, seconds), folder)
     disk.write(folder / "table.csv", render(lines(rows), "csv") + "\n")
