@@ -22,13 +22,14 @@ Imports = Counter[tuple[str, str]]
 
 WIDTH, HEIGHT, MARGIN = 84, 46, 12  # of a cell of the picture, and around it
 STYLE = """
-svg { --ink: #1f2328; --faint: #8b949e; --band: #f2f5f9; --box: #ffffff; --line: #7aa7d9; }
+svg { --ink: #1f2328; --faint: #8b949e; --band: #f2f5f9; --box: #ffffff; --page: #ffffff; --line: #7aa7d9; }
 @media (prefers-color-scheme: dark) {
-  svg { --ink: #e6edf3; --faint: #8b949e; --band: #1b222c; --box: #0d1117; --line: #4d7fb8; }
+  svg { --ink: #e6edf3; --faint: #8b949e; --band: #1b222c; --box: #0d1117; --page: #0d1117; --line: #4d7fb8; }
 }
 text { font-family: system-ui, -apple-system, 'Segoe UI', sans-serif; text-anchor: middle; fill: var(--ink); }
 .room { font-size: 12px; font-weight: 600; } .size { font-size: 10px; fill: var(--faint); }
-.count { font-size: 11px; } .band { fill: var(--band); } .box { fill: var(--box); stroke: var(--faint); }
+.count { font-size: 11px; }
+.page { fill: var(--page); } .band { fill: var(--band); } .box { fill: var(--box); stroke: var(--faint); }
 .dot { fill: var(--box); stroke: var(--line); } path { fill: none; stroke: var(--line); stroke-width: 1.2; }
 marker path { fill: var(--line); stroke: none; }
 """
@@ -57,6 +58,7 @@ def draw(levels: Levels, imports: Imports, files: dict[str, list[Path]]) -> str:
     x = {room: MARGIN + i * WIDTH for i, room in enumerate(order)}
     y = {room: MARGIN + i * HEIGHT for i, room in enumerate(order)}
     width, height = 2 * MARGIN + len(order) * WIDTH, 2 * MARGIN + len(order) * HEIGHT
+    page = f'<rect class="page" width="{width}" height="{height}"/>'
     bands = [
         f'<rect class="band" x="0" y="{y[rooms[0]]}" width="{width}" height="{len(rooms) * HEIGHT}"/>'
         for rooms in levels[::2]
@@ -69,13 +71,14 @@ def draw(levels: Levels, imports: Imports, files: dict[str, list[Path]]) -> str:
         counts.append(f'<circle class="dot" cx="{centre}" cy="{middle}" r="11"/>')
         counts.append(f'<text class="count" x="{centre}" y="{middle + 4}">{count}</text></g>')
     for room in order:
+        size = f"{len(files[room])} file{'s' * (len(files[room]) > 1)}"
         left, top, centre = x[room] + 4, y[room] + 5, x[room] + WIDTH // 2
         boxes.append(f'<rect class="box" x="{left}" y="{top}" width="{WIDTH - 8}" height="{HEIGHT - 10}" rx="5"/>')
         boxes.append(f'<text class="room" x="{centre}" y="{top + 16}">{room}</text>')
-        boxes.append(f'<text class="size" x="{centre}" y="{top + 29}">{len(files[room])} files</text>')
+        boxes.append(f'<text class="size" x="{centre}" y="{top + 29}">{size}</text>')
     svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img">'
     title = "<title>The rooms of cnntrain by level, and how many files of one import from another</title>"
-    return "\n".join([svg, title, f"<style>{STYLE}</style>", HEAD, *bands, *lines, *counts, *boxes, "</svg>", ""])
+    return "\n".join([svg, title, f"<style>{STYLE}</style>", HEAD, page, *bands, *lines, *counts, *boxes, "</svg>", ""])
 
 
 def rows(levels: Levels, imports: Imports, files: dict[str, list[Path]]) -> str:
