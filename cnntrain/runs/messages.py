@@ -70,7 +70,8 @@ def shown(records: Iterable[Record], built: TrainingSetup, start: int) -> Iterat
     with bar:
         for record in records:
             seconds, step = time.perf_counter() - began, record["step"]
-            left = f"{clock((steps - step) * seconds / max(step - start, 1))} left"
+            seconds_left = (steps - step) * seconds / max(step - start, 1)
+            left = f"  {clock(seconds_left)} left" if step < steps else ""
             if record["kind"] == "train":
                 if owed:
                     bar.write(line, file=sys.stderr)
@@ -83,13 +84,13 @@ def shown(records: Iterable[Record], built: TrainingSetup, start: int) -> Iterat
                 if owed:
                     line += f"  {record['samples_per_second']:,.0f} images/s"
                 elif not terminal and seldom.due():
-                    say(f"{line}  {speed}  {left}")
+                    say(f"{line}  {speed}{left}")
             else:
                 owed = False
                 seldom.restart()
                 best = "  best" if record["best"] else ""
                 text = f"{line}  val {headline.text(record[headline.key])}{best}"
-                bar.write(text if terminal else f"{text}  {left}", file=sys.stderr)
+                bar.write(text if terminal else f"{text}{left}", file=sys.stderr)
             yield record
         if owed:
             bar.write(line, file=sys.stderr)

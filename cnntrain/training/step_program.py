@@ -92,9 +92,8 @@ class StepProgram:
         with autocast(self.precision, self.device):  # for the products of Muon; other optimizers have none
             self.trained.optimizer.step()
         self.trained.optimizer.zero_grad(set_to_none=True)
-        if self.trained.average:
-            share = self.tables.shares.index_select(0, self.at)[0] if self.tables else None
-            self.trained.average.follow(self.trained.average.share(self.step) if share is None else share)
+        if average := self.trained.average:
+            average.follow(self.tables.shares.index_select(0, self.at)[0] if self.tables else average.share(self.step))
 
     def forward(self, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the loss, the one with auxiliary classifiers, and the answer."""
