@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from cnntrain.config.validate import signature
 from cnntrain.data.augment.augmentations import AUGMENTATIONS
 from cnntrain.data.datasets.registry import DATASETS
 from cnntrain.models import MODELS
+from cnntrain.nn.stages import BuildOptions
 from cnntrain.training.lr_schedules import SCHEDULES
 from cnntrain.training.optimizers import OPTIMIZERS
 
@@ -172,6 +174,16 @@ def test_every_function_has_a_configuration_with_its_defaults(group: str, functi
             default = list(parameter.default) if isinstance(parameter.default, tuple) else parameter.default
             given = {**shared, **options}[key]
             assert float(given) == default if isinstance(default, float) else given == default, f"{group}/{name}: {key}"
+
+
+def test_a_build_option_is_declared_once() -> None:
+    shared = yaml.safe_load((config_dir() / "common" / "model.yaml").read_text())
+    declared = {key: value for key, value in asdict(BuildOptions()).items() if key not in ("seed", "device")}
+    assert shared == declared
+    for name, function in MODELS.items():
+        options = yaml.safe_load((config_dir() / "model" / f"{name}.yaml").read_text())
+        assert options["defaults"] == ["/common/model@_here_", "_self_"]
+        assert not shared.keys() & {*options, *signature(function)}, name
 
 
 def test_every_recipe_lists_every_option_of_its_parts() -> None:
