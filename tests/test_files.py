@@ -129,7 +129,9 @@ def test_a_plugin_that_fails_is_named(refused: Refused, folder: Path, code: str,
     assert "plugins=broken_parts: " in line and message in line
 
 
-@pytest.mark.parametrize("mode", ["reinit", "rerandomize", "lesion", "finetune"])
+@pytest.mark.parametrize(
+    "mode", ["reinit", *(pytest.param(mode, marks=pytest.mark.slow) for mode in ("rerandomize", "lesion", "finetune"))]
+)
 def test_no_record_has_plugins_imported(
     cnntrain: Callable[..., dict[str, object]],
     evil: Path,

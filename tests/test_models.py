@@ -23,6 +23,8 @@ GRAY, CIFAR, TINY, IMAGENET = (1, 28, 28), (3, 32, 32), (3, 64, 64), (3, 224, 22
 DIGITS = ("softmax", "mlp", "lenet5", "lenet5_1998", "convnet", "locally_connected", "maxout")
 LARGE = ("alexnet", "zfnet", "vgg", "googlenet", "mobilenet", "resnet18", "resnet34", "resnet50", "resnet101")
 OWN = [name for name in MODELS if name not in ("torchvision", "timm")]  # tests/test_external.py has those
+DEEPER = {"preact_resnet1001", "resnet101", "resnet152", "resnet110", "lm_resnet110"}  # the same blocks, more of them
+EACH = [pytest.param(name, marks=pytest.mark.slow if name in DEEPER else ()) for name in OWN]
 
 
 def canonical(name: str) -> tuple[Shape, int]:
@@ -137,7 +139,9 @@ def test_the_table_of_the_documentation_has_every_network() -> None:
     assert [row[0] for row in DOCUMENTED] == OWN
 
 
-@pytest.mark.parametrize("row", DOCUMENTED, ids=lambda row: row[0])
+@pytest.mark.parametrize(
+    "row", [pytest.param(row, id=row[0], marks=pytest.mark.slow if row[0] in DEEPER else ()) for row in DOCUMENTED]
+)
 def test_the_table_of_the_documentation_holds_the_exact_counts(row: tuple[str, ...]) -> None:
     name, *numbers = row
     height, width, classes, params, macs, params32 = (int(number.replace(",", "")) for number in numbers[:-1])
@@ -173,7 +177,7 @@ def small(name: str) -> Shape:
     return (3, 16, 16) if "resnet" in name or name.startswith("wrn") else CIFAR
 
 
-@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize("name", EACH)
 def test_every_network_learns_from_a_batch_and_takes_a_single_image(name: str) -> None:
     shape = small(name)
     net = create_model(name, shape, 10, **({"hidden": 64} if name.startswith(("alexnet", "zfnet", "vgg")) else {}))
@@ -191,7 +195,7 @@ def test_every_network_learns_from_a_batch_and_takes_a_single_image(name: str) -
     assert out.shape == (1, 10) and out.isfinite().all()
 
 
-@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize("name", EACH)
 def test_every_network_builds_and_trains_at_every_size_or_says_why_not(name: str, trains: Callable[..., bool]) -> None:
     for shape in (CIFAR,) if name == "preact_resnet1001" else (GRAY, CIFAR, TINY, (3, 83, 83), IMAGENET):
         try:
