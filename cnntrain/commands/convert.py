@@ -15,6 +15,7 @@ from cnntrain.runs.folder import RESULTS, find_run, refuse_unwritable
 from cnntrain.runs.images import run_images
 from cnntrain.runs.load import load_run
 from cnntrain.runtime import disk
+from cnntrain.runtime.drawing import styled
 from cnntrain.runtime.errors import InputError
 from cnntrain.runtime.jsonfile import write_json
 from cnntrain.runtime.ranges import Count
@@ -59,10 +60,11 @@ def run(composed: DictConfig) -> dict[str, Any]:
         maps = study.class_maps(whole, images)
         step, size = cell_step(whole, info.shape), (info.shape[1], info.shape[2])
         if tiles == max(cfg.tiles):
-            drawings = [
-                report.cells_figure(image.numpy(), each.numpy(), info.classes, step, size)
-                for image, each in zip(pixels[:MOST_PICTURES], maps, strict=False)
-            ]
+            with styled():
+                drawings = [
+                    report.cells_figure(image.numpy(), each.numpy(), info.classes, step, size)
+                    for image, each in zip(pixels[:MOST_PICTURES], maps, strict=False)
+                ]
     print(render(study.rows(found)))
     metadata = describe_file(folder, info, settings, cfg.weights)
     disk.write(target / "model.safetensors", write_safetensors(whole, info, metadata))
