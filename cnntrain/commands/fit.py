@@ -18,7 +18,7 @@ from cnntrain.runs.folder import CONFIG, RUNS, create_folder, lock_folder, new_f
 from cnntrain.runs.images import noted, refuse_unlike_record
 from cnntrain.runs.train import Training
 from cnntrain.runs.verify_resume import verify_resume
-from cnntrain.runs.worker import assist, refuse_other_images
+from cnntrain.runs.worker import refuse_differing_images, train_rank
 from cnntrain.runtime import distributed
 from cnntrain.runtime.devices import prepare
 from cnntrain.runtime.distributed import all_or_none, broadcast, remembered
@@ -38,7 +38,7 @@ def run(composed: DictConfig) -> dict[str, Any]:
         cfg, settings = read_fit(composed)
         prepare(deterministic=cfg.deterministic)
         folder, finished = place(cfg, settings) if distributed.RANK == 0 else (Path(), None)
-        begun = bool(checkpoints.begun(checkpoints.folder_of(folder)))
+        begun = bool(checkpoints.resumable(checkpoints.folder_of(folder)))
         resumed = distributed.RANK == 0 and not finished and (folder / CONFIG).exists()
         files = noted(folder) if resumed else None
     folder, finished, begun, files = broadcast((folder, finished, begun, files))
@@ -51,7 +51,7 @@ def run(composed: DictConfig) -> dict[str, Any]:
         if resumed and files is None:
             refuse_unlike_record(folder, dataset, cfg.dataset, cfg.data_root, setup.ANEW)
         built = None if cfg.check_resume else setup.build(checked, dataset)
-    refuse_other_images(dataset)
+    refuse_differing_images(dataset)
     if built is None:
         return verify_resume(checked, dataset)
     with contextlib.ExitStack() as locked:
@@ -60,7 +60,7 @@ def run(composed: DictConfig) -> dict[str, Any]:
                 refuse_unwritable(folder, 2 * checkpoints.size(built.train_step.state_dict()))  # best and last
                 locked.enter_context(lock_folder(create_folder(folder)))
         if distributed.RANK:
-            return assist(built, folder)
+            return train_rank(built, folder)
         training = Training(built, folder, settings, command_line("fit"))
         remember(folder)
         return training.run()

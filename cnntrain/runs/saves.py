@@ -69,7 +69,7 @@ class Saves:
         return resume.snapshot(self.built, self.at, self.log.lines)
 
     @contextlib.contextmanager
-    def explained(self, signals: Signals) -> Iterator[None]:
+    def plain_errors(self, signals: Signals) -> Iterator[None]:
         """Say of a training whose state the disk does not take which weights are there, and what to do."""
         try:
             yield

@@ -128,7 +128,7 @@ def build(checked: CheckedFit, dataset: Dataset) -> TrainingSetup:
     cfg, device, trainer = checked.cfg, checked.device, checked.cfg.trainer
     dataset = replace(dataset, info=pretrained.with_expected_statistics(dataset.info, cfg.model))
     net = build_model(checked.model, dataset.info, seed=cfg.seed)
-    started_from = None if checked.begun else initialise(net, cfg, dataset)
+    started_from = None if checked.begun else prepare_weights(net, cfg, dataset)
     auxiliary = build_auxiliary(cfg.model, net, dataset.info, seed=cfg.seed)
     trained = (auxiliary or net).to(device).to(memory_format=torch.channels_last)
     optimizer = build_optimizer(cfg.optimizer, trained)
@@ -154,7 +154,7 @@ def build(checked: CheckedFit, dataset: Dataset) -> TrainingSetup:
     return TrainingSetup(cfg, device, checked.precision, dataset, train_step, loader, started_from)
 
 
-def initialise(net: nn.Sequential, cfg: Fit, dataset: Dataset) -> dict[str, Any] | None:
+def prepare_weights(net: nn.Sequential, cfg: Fit, dataset: Dataset) -> dict[str, Any] | None:
     """Make the weights that are made from images, and take those of another run; return which run and stages."""
     calibrate(net, lambda: some_images(dataset))
     if not cfg.init_from:
@@ -197,8 +197,8 @@ def build_loader(dataset: Dataset, cfg: Fit, augmentations: Mapping[str, Augment
 
 
 @contextlib.contextmanager
-def explained(built: TrainingSetup) -> Iterator[None]:
-    """Have a training that runs out of memory say so, and a bad file end what had started."""
+def plain_errors(built: TrainingSetup) -> Iterator[None]:
+    """Say of a training that it ran out of memory, and end it for a bad file with the exit code of a failed one."""
     try:
         with spent(flat(asdict(built.cfg)) | {"trainer.precision": built.precision}):
             yield

@@ -12,7 +12,7 @@ from cnntrain.runs.folder import CONFIG, RECORD, RESULTS, SPLITS, provenance
 from cnntrain.runs.images import note_files
 from cnntrain.runs.log import RunLog
 from cnntrain.runs.saves import Saves
-from cnntrain.runs.setup import TrainingSetup, explained
+from cnntrain.runs.setup import TrainingSetup, plain_errors
 from cnntrain.runtime import distributed, processor
 from cnntrain.runtime.devices import hardware
 from cnntrain.runtime.errors import DiskError, NonFiniteError, StoppedError, setting
@@ -44,7 +44,7 @@ class Training:
         began, before = time.perf_counter(), self.record["seconds"]
         ending = "failed"
         try:
-            with Signals() as signals, explained(self.built), self.saves.explained(signals):
+            with Signals() as signals, plain_errors(self.built), self.saves.plain_errors(signals):
                 self.train(signals)
             if signals.stop(last=True) and signals.stopped_by:
                 ending = f"stopped by {signals.stopped_by.name}"

@@ -1,4 +1,4 @@
-"""What the processes of a training do that are not its first: their share of every batch, and no writing."""
+"""A training in a process of non-zero rank: its share of every batch, and no writing."""
 
 from pathlib import Path
 from typing import Any
@@ -6,19 +6,19 @@ from typing import Any
 from cnntrain.data.datasets.registry import fingerprint
 from cnntrain.data.storage.images import Dataset
 from cnntrain.runs import resume
-from cnntrain.runs.setup import TrainingSetup, explained
+from cnntrain.runs.setup import TrainingSetup, plain_errors
 from cnntrain.runtime import distributed
 from cnntrain.runtime.distributed import all_or_none, broadcast
 from cnntrain.runtime.errors import EchoError, InputError, NonFiniteError
 from cnntrain.runtime.signals import Signals
 
 
-def assist(built: TrainingSetup, folder: Path) -> dict[str, Any]:
+def train_rank(built: TrainingSetup, folder: Path) -> dict[str, Any]:
     """Train along with the first process, which keeps the run in `folder`; there is no result to return."""
     at, _ = resume.restore(built, folder)
     try:
-        with Signals() as signals, explained(built):
-            for _ in built.train(at, signals, lambda which: None, lambda: answer(signals)):
+        with Signals() as signals, plain_errors(built):
+            for _ in built.train(at, signals, lambda which: None, lambda: between_steps(signals)):
                 pass
             distributed.wait()  # for the first to save
     except NonFiniteError as error:
@@ -31,8 +31,8 @@ def assist(built: TrainingSetup, folder: Path) -> dict[str, Any]:
     return {}
 
 
-def answer(signals: Signals) -> bool:
-    """Say whether to stop, after handing on a signal to save, which the first process does."""
+def between_steps(signals: Signals) -> bool:
+    """Pass on a signal to save, which the first process does, and say whether to stop."""
     stopping = signals.stop()
     if number := signals.save_asked_by:
         signals.save_asked_by = None
@@ -40,7 +40,7 @@ def answer(signals: Signals) -> bool:
     return stopping
 
 
-def refuse_other_images(dataset: Dataset) -> None:
+def refuse_differing_images(dataset: Dataset) -> None:
     """Raise `InputError` when a process has read other images than the first."""
     if distributed.WORLD > 1:
         mine = fingerprint(dataset)

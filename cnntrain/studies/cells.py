@@ -203,7 +203,7 @@ def train(cell: Cell, dataset: Dataset) -> None:
     cfg = read_config(Fit, cell.settings)
     if (cell.folder / CONFIG).exists() and finished_result(cell.folder, cfg):
         return
-    begun = bool(checkpoints.begun(checkpoints.folder_of(cell.folder)))
+    begun = bool(checkpoints.resumable(checkpoints.folder_of(cell.folder)))
     built = build(check_fit(cfg, begun=begun), dataset)
     Training(built, cell.folder, as_plain(cell.settings), list(cell.command)).run()
 

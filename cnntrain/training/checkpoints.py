@@ -124,7 +124,7 @@ def load(path: Path) -> State:
     return state
 
 
-def begun(folder: Path) -> list[Path]:
+def resumable(folder: Path) -> list[Path]:
     """Return the checkpoints that a run can resume from, the newest first; none of a run that never saved its state."""
     return [path for path in (folder / LAST, folder / PREVIOUS) if path.exists()]
 
@@ -135,7 +135,7 @@ def load_newest(folder: Path) -> Checkpoint | None:
     Raises `CheckpointError` when there are checkpoints and none is whole.
     """
     problems: list[str] = []
-    for path in begun(folder):
+    for path in resumable(folder):
         try:
             return Checkpoint(path, load(path), problems)
         except CheckpointError as error:

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -55,9 +55,15 @@ def answers(
             yield total, target
 
 
-def outputs(net: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], **how: Any) -> Outputs:
-    """Return the answers of a network to all batches, as `answers` yields them."""
-    pairs = list(answers(net, batches, **how))
+def outputs(
+    net: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    *,
+    precision: Literal["fp32", "bf16"],
+    views: Sequence[tuple[float, View]] = tuple(TTA["none"]),
+) -> Outputs:
+    """Return all that `answers` yields."""
+    pairs = list(answers(net, batches, precision=precision, views=views))
     if not pairs:
         return Outputs(torch.empty(0, 1), torch.empty(0, dtype=torch.int64))
     logits, labels = zip(*pairs, strict=True)

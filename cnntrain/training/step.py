@@ -17,7 +17,7 @@ from cnntrain.tasks.task import Task
 from cnntrain.training.cuda_graph import CudaGraph
 from cnntrain.training.schedule_events import freeze_schedule, resize_schedule
 from cnntrain.training.step_program import StepProgram, StepSettings
-from cnntrain.training.sums import flat, unflat
+from cnntrain.training.sums import flattened, unflattened
 from cnntrain.training.train_state import TrainState
 
 
@@ -102,7 +102,7 @@ class TrainStep:
         finite; the weights are those before that step.
         """
         program, images = self.program, self.images
-        numbers = flat(program.bad_step, *program.sums.tensors.values()).cpu()
+        numbers = flattened(program.bad_step, *program.sums.tensors.values()).cpu()
         bad = int(numbers[0])
         if bad >= 0:
             raise NonFiniteError(
@@ -110,7 +110,7 @@ class TrainStep:
                 "trainer.clip=1 or a longer schedule.warmup usually helps",
                 bad,
             )
-        sums = unflat(numbers[1:], program.sums.tensors)
+        sums = unflattened(numbers[1:], program.sums.tensors)
         program.sums.clear()
         self.images = 0
         return {

@@ -18,7 +18,7 @@ from cnntrain.runtime.devices import autocast
 from cnntrain.runtime.distributed import all_reduce
 from cnntrain.tasks.task import Task
 from cnntrain.training.schedule_events import Freeze, Scale
-from cnntrain.training.sums import Sums, flat, unflat
+from cnntrain.training.sums import Sums, flattened, unflattened
 from cnntrain.training.train_state import TrainState
 
 
@@ -120,14 +120,14 @@ class StepProgram:
         """
         gradients = [p.grad for p in self.trained.parameters if p.grad is not None]
         weights = [torch.as_tensor(divisor)] if self.weighted else []
-        numbers = flat(sums.loss, ~finite, *weights, *sums.counts.values()).float()
+        numbers = flattened(sums.loss, ~finite, *weights, *sums.counts.values()).float()
         if distributed.WORLD > 1:
             shares = [*gradients, *self.running]
             torch._foreach_div_(shares, distributed.WORLD)
             all_reduce([*shares, numbers])
         if self.weighted:
             torch._foreach_mul_([*gradients, numbers[0]], images / numbers[2])
-        self.sums.add(numbers[0], unflat(numbers[2 + len(weights) :], sums.counts))
+        self.sums.add(numbers[0], unflattened(numbers[2 + len(weights) :], sums.counts))
         return numbers[1] == 0
 
     def clipped_norm(self) -> Tensor:

@@ -35,12 +35,12 @@ class Sums:
             tensor.copy_(state[name])
 
 
-def flat(*tensors: Tensor) -> Tensor:
+def flattened(*tensors: Tensor) -> Tensor:
     """Return the numbers of some tensors as float64 [n]."""
     return torch.cat([tensor.flatten().double() for tensor in tensors])
 
 
-def unflat(numbers: Tensor, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def unflattened(numbers: Tensor, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return `numbers` [n] in the shapes and types of some tensors by name."""
     pieces = numbers.split([tensor.numel() for tensor in like.values()])
     return {
