@@ -19,9 +19,10 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from cnntrain.data.augment.augmentations import AUGMENTATIONS, Plan
-from cnntrain.data.datasets.registry import Dataset, load
+from cnntrain.data.datasets.registry import load
 from cnntrain.data.loading.batch import Batch
 from cnntrain.data.loading.loader import Loader, StreamedLoader, eval_batches, plan_epoch
+from cnntrain.data.storage.images import Dataset
 from cnntrain.models import MODELS
 from cnntrain.nn.stages import BuildOptions
 from cnntrain.runtime.devices import choose_device, choose_precision, prepare

@@ -16,19 +16,10 @@ from made import cifar_archive, md5, mnist_files, write_idx
 from PIL import Image
 
 from cnntrain.data.datasets import downloads, folder
-from cnntrain.data.datasets.registry import (
-    DATASETS,
-    Dataset,
-    DatasetInfo,
-    Split,
-    describe,
-    fingerprint,
-    load,
-    refuse_unusable,
-    select,
-)
+from cnntrain.data.datasets.fingerprint import fingerprint
+from cnntrain.data.datasets.registry import DATASETS, describe, load, refuse_unusable, select
 from cnntrain.data.datasets.splits import allocate, carve, class_weights, counts_of, subset
-from cnntrain.data.storage.images import Pixels, resident, statistics
+from cnntrain.data.storage.images import Dataset, DatasetInfo, Pixels, Split, resident, statistics
 from cnntrain.runtime.errors import InputError
 
 CONF = Path(__file__).parents[1] / "conf"

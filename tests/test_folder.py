@@ -13,10 +13,11 @@ import torch
 from made import BAD, exif, half, picture, postscript, tiff, tree
 from PIL import Image
 
-from cnntrain.data.datasets.registry import Dataset, describe, fingerprint, load
+from cnntrain.data.datasets.fingerprint import fingerprint
+from cnntrain.data.datasets.registry import describe, load
 from cnntrain.data.storage import decode as images
 from cnntrain.data.storage.decode import decode, upright_size
-from cnntrain.data.storage.images import Files, Split, resident
+from cnntrain.data.storage.images import Dataset, Files, Split, resident
 from cnntrain.runtime.errors import InputError
 
 UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # Exif 2.3: where row 0 and column 0 are seen

@@ -16,8 +16,8 @@ from made import md5, picture
 from cnntrain.data.datasets import archives, imagenet
 from cnntrain.data.datasets.archives import Archive, unpack
 from cnntrain.data.datasets.imagenet import NETTE, WOOF, WORDS
-from cnntrain.data.datasets.registry import Dataset, describe, image_counts, load
-from cnntrain.data.storage.images import Files, resident
+from cnntrain.data.datasets.registry import describe, image_counts, load
+from cnntrain.data.storage.images import Dataset, Files, resident
 from cnntrain.runtime.errors import InputError
 
 Call = Callable[..., dict[str, Any]]

@@ -16,12 +16,13 @@ import pytest
 import torch
 from PIL import Image
 
+from cnntrain.data.datasets.fingerprint import fingerprint
 from cnntrain.data.datasets.folder import ImageFolder
-from cnntrain.data.datasets.registry import Dataset, Split, fingerprint, load
+from cnntrain.data.datasets.registry import load
 from cnntrain.data.loading.loader import ResidentLoader, StreamedLoader, eval_batches
 from cnntrain.data.storage import images as sources
 from cnntrain.data.storage import pack as packs
-from cnntrain.data.storage.images import Files, resident
+from cnntrain.data.storage.images import Dataset, Files, Split, resident
 from cnntrain.data.storage.pack import Packed
 from cnntrain.runtime.errors import InputError
 

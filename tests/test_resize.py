@@ -19,7 +19,8 @@ from torchvision.transforms.v2 import functional as oracle
 from cnntrain.cli.main import main
 from cnntrain.data.augment.augmentations import Plan, flip, resized_crop
 from cnntrain.data.augment.resize import resized_at_once, resized_one_by_one
-from cnntrain.data.datasets.registry import fingerprint, load
+from cnntrain.data.datasets.fingerprint import fingerprint
+from cnntrain.data.datasets.registry import load
 from cnntrain.data.loading.batch import Store
 from cnntrain.data.loading.loader import ResidentLoader, StreamedLoader, eval_batches
 from cnntrain.data.loading.normalise import Normalise

@@ -15,7 +15,8 @@ from made import picture, tree
 from PIL import Image
 
 from cnntrain.cli.main import main
-from cnntrain.data.datasets.registry import checksums, load
+from cnntrain.data.datasets.fingerprint import checksums
+from cnntrain.data.datasets.registry import load
 from cnntrain.data.datasets.splits import Member, members, read_members, write_members
 from cnntrain.runs.images import noted
 

@@ -13,7 +13,8 @@ from cnntrain.config.groups import BUILD_HINTS, GROUPS, ConfigGroup
 from cnntrain.config.schema import Options, Selection, SplitName
 from cnntrain.config.validate import build_schema, validated, validated_options
 from cnntrain.data.augment.augmentations import Augmentation
-from cnntrain.data.datasets.registry import SelectedDataset, divide, image_counts, select
+from cnntrain.data.datasets.divide import divide
+from cnntrain.data.datasets.registry import SelectedDataset, image_counts, select
 from cnntrain.data.datasets.splits import Member
 from cnntrain.data.storage.images import Dataset, DatasetInfo
 from cnntrain.nn.auxiliary import AuxiliaryClassifiers
@@ -128,8 +129,8 @@ def dataset_root(options: Options, data_root: str) -> Path:
 
 def select_dataset(options: Options, data_root: str) -> SelectedDataset:
     """Return the dataset that a configuration names; nothing is read yet."""
-    name, own = str(options["name"]), own_options(GROUPS["dataset"], options)
-    return select(name, dataset_root(options, data_root), own, selection(options).class_names)
+    name, given = dataset_options(options)
+    return select(name, dataset_root(options, data_root), given, selection(options).class_names)
 
 
 def dataset_info(options: Options, data_root: str) -> DatasetInfo:

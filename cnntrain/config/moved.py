@@ -56,7 +56,10 @@ NAMES = {  # those that have another module or another name than the rest of the
 }
 NAMES["models.blocks"] |= {name: f"nn.initialisers.{name}" for name in ("he_normal", "he_normal_inputs", "dirac")}
 NAMES["data.datasets"] = {name: f"data.datasets.registry.{name}" for name in NAMES["data.datasets"]}
-NAMES["data.datasets"]["DatasetEntry"] = "config.moved.dataset_entry"
+NAMES["data.datasets"] |= {
+    "DatasetEntry": "config.moved.dataset_entry",
+    "class_weights": "data.datasets.splits.class_weights",
+}
 
 
 def dataset_entry(info: Callable[..., Any], read: Callable[..., Any]) -> Callable[..., SimpleNamespace]:

@@ -13,7 +13,7 @@ from torch import nn
 from cnntrain.config import schema
 from cnntrain.config.build import build_rates
 from cnntrain.config.compose import compose, plain_config, usual_choices
-from cnntrain.data.datasets.registry import checksums
+from cnntrain.data.datasets.fingerprint import checksums
 from cnntrain.data.storage.images import DatasetInfo, Split
 from cnntrain.nn.geometry import count_parameters, describe
 from cnntrain.report import svg

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from cnntrain.config import schema
 from cnntrain.data.augment.tta import TTA
-from cnntrain.data.datasets.registry import checksums
+from cnntrain.data.datasets.fingerprint import checksums
 from cnntrain.data.loading.loader import eval_batches
 from cnntrain.data.storage.images import DatasetInfo, Split, files_of
 from cnntrain.runs import records

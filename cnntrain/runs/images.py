@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 from cnntrain.config import pretrained, schema
 from cnntrain.config.build import dataset_info, dataset_root, divide_dataset, fit_images, load_dataset, read_dataset
+from cnntrain.data.datasets.fingerprint import fingerprint
 from cnntrain.data.datasets.folder import lone_split
-from cnntrain.data.datasets.registry import fingerprint
 from cnntrain.data.datasets.splits import PARTS, UNUSED, Member, added, changes, members, read_members, write_members
 from cnntrain.data.storage.images import Dataset, DatasetInfo, Split, files_of, splits_of
 from cnntrain.nn.shapes import describe_shape

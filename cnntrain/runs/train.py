@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from cnntrain.data.datasets.registry import fingerprint
+from cnntrain.data.datasets.fingerprint import fingerprint
 from cnntrain.data.datasets.splits import parts_of
 from cnntrain.data.storage.images import Dataset
 from cnntrain.runs import messages, outcome, records, resume

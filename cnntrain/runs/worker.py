@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from cnntrain.data.datasets.registry import fingerprint
+from cnntrain.data.datasets.fingerprint import fingerprint
 from cnntrain.data.storage.images import Dataset
 from cnntrain.runs import resume
 from cnntrain.runs.setup import TrainingSetup, plain_errors

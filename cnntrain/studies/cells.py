@@ -17,7 +17,7 @@ import torch
 from cnntrain.config.build import read_dataset, selection
 from cnntrain.config.read import read_config
 from cnntrain.config.schema import Fit, Options
-from cnntrain.data.datasets.registry import limited
+from cnntrain.data.datasets.divide import limited
 from cnntrain.data.datasets.splits import UNUSED, members
 from cnntrain.data.storage.images import Dataset
 from cnntrain.runs import records

@@ -1,60 +1,22 @@
-"""The datasets by name: what is known of each, and its splits ready for training."""
+"""The datasets by name: each with its options, what is known of it, and its images as they lie."""
 
-import hashlib
 import inspect
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal, Protocol
-
-import numpy as np
-from torch import Tensor
+from typing import Any, Protocol
 
 from cnntrain.data.datasets.builtin import Digits, Synthetic
+from cnntrain.data.datasets.divide import TEST_SIZE, divide
 from cnntrain.data.datasets.downloads import DOWNLOADS, Download
 from cnntrain.data.datasets.folder import ImageFolder
 from cnntrain.data.datasets.imagenet import FOLDERS, ImageNet, located
-from cnntrain.data.datasets.splits import (
-    Member,
-    carve,
-    class_weights,
-    counts_of,
-    divided,
-    keep_classes,
-    keep_info,
-    subset,
-    wanted_classes,
-)
-from cnntrain.data.storage.cache import Cache, centred, in_memory, in_pack
-from cnntrain.data.storage.images import (
-    Dataset,
-    DatasetInfo,
-    Files,
-    OnProgress,
-    Pixels,
-    Split,
-    files_of,
-    splits_of,
-    statistics,
-    stored,
-)
-from cnntrain.data.storage.pack import Packed
+from cnntrain.data.datasets.splits import counts_of, keep_classes, keep_info, wanted_classes
+from cnntrain.data.storage.cache import centred
+from cnntrain.data.storage.images import Dataset, DatasetInfo, Split, splits_of
 from cnntrain.runtime.errors import InputError, unknown
 from cnntrain.runtime.ranges import NonNegative, Positive
-
-__all__ = [
-    "DATASETS",
-    "Dataset",
-    "DatasetInfo",
-    "DatasetReader",
-    "Split",
-    "class_weights",
-    "describe",
-    "fingerprint",
-    "load",
-]
 
 SIZES = {  # training and test images of datasets whose number never changes
     "digits": (1_437, 360),
@@ -66,7 +28,6 @@ SIZES = {  # training and test images of datasets whose number never changes
     "tiny_imagenet": (100_000, 10_000),
 }
 ALIKE = ("digits", "synthetic", *DOWNLOADS)  # hold the same images wherever they lie
-TEST_SIZE = 0.2  # of a folder that brings no test images
 
 
 class DatasetReader(Protocol):
@@ -162,68 +123,6 @@ def load(
     return divide(select(name, root, options, classes).read(), packs=packs or Path(root) / ".cnntrain", **how)
 
 
-def divide(
-    undivided: Dataset,
-    *,
-    packs: Path,
-    train_size: Positive | None = None,
-    val_size: NonNegative = 0.1,
-    workers: int = 0,
-    cache: Cache = "auto",
-    seed: int = 0,
-    only: Literal["train", "val", "test"] | None = None,
-    listed: Sequence[Member] | None = None,
-    on_progress: OnProgress | None = None,
-) -> Dataset:
-    """Return a dataset with its images divided into training, validation and test.
-
-    Validation is carved from the training images, `val_size` of them (a number or a fraction), the same for every seed;
-    0 carves none. A dataset that brings validation and test images keeps them; one that brings validation images only
-    has them as its test set; one without either gives a fifth of its images as its test set. `train_size` then keeps
-    that many of the training images, drawn by `seed`. Where the files of each split are `listed`, nothing is carved.
-
-    `cache` says where the pixels of image files are kept: "ram" decodes those of all splits, or of the split that is
-    `only` asked for; "pack" decodes them once for all runs, into the folder `packs`, whatever `train_size` draws;
-    "none" leaves them in their files; "auto" is "ram" without `workers` and "none" with them. InputError for sizes that
-    training would stumble over.
-    """
-    if cache == "auto":
-        cache = "none" if workers else "ram"
-    dataset = undivided if listed is None else divided(undivided, listed)
-    undivided, info = dataset.undivided or undivided, undivided.info
-    train, val, test = splits_of(dataset)
-    if listed is None:
-        if test is None:
-            test, val = val, None
-        if test is None:
-            train, test = carve(train, info, TEST_SIZE, "test", "the test set")
-        if val is None and val_size:
-            train, val = carve(train, info, val_size, "validation", "dataset.val_size")
-    if cache == "pack":
-        train = in_pack(train, undivided, packs, make=only in (None, "train"))
-        val = val and in_pack(val, undivided, packs, make=only in (None, "val"))
-        test = test and in_pack(test, undivided, packs, make=only in (None, "test"))
-    pool = train  # before train_size, so that the images are normalised alike whatever it is
-    if train_size is not None and (listed is None or only in (None, "train")):
-        train = subset(train, info, train_size, seed)
-    if cache == "ram":
-        train = in_memory(train, on_progress) if only in (None, "train") else train
-        val = in_memory(val, on_progress) if val and only in (None, "val") else val
-        test = in_memory(test, on_progress) if test and only in (None, "test") else test
-    if not any(info.mean) and (only is None or listed is None):  # of a folder: known by its pixels alone
-        mean, std = statistics((train if train_size is None else pool).source)
-        info = replace(info, mean=mean, std=std)
-    in_files = undivided if files_of(undivided.train.source) is not None else None
-    return replace(undivided, info=info, train=train, val=val, test=test, undivided=in_files)
-
-
-def limited(dataset: Dataset, train_size: Positive | None, seed: int) -> Dataset:
-    """Return a dataset with `train_size` of all its training images, those that `divide` draws."""
-    if train_size is None:
-        return dataset
-    return replace(dataset, train=subset(dataset.train, dataset.info, train_size, seed))
-
-
 def image_counts(
     name: str,
     root: Path,
@@ -295,28 +194,3 @@ def refuse_unusable(dataset: Dataset, info: DatasetInfo) -> None:
     counts = counts_of(dataset.train.labels, len(info.classes))
     if counts.min() == 0:
         raise InputError(f"class {info.classes[int(counts.argmin())]!r} of {info.name} has no training images")
-
-
-def fingerprint(dataset: Dataset) -> str:
-    """Return a short digest of the labels and the pixels, or, of files, their relative paths and sizes in bytes."""
-    digest = hashlib.sha256()
-    for name, split in zip(("train", "val", "test"), splits_of(dataset), strict=True):
-        if split is None:
-            continue
-        source = stored(split.source)
-        digest.update(f"{name} {len(split)} {source.shape}".encode())
-        digest.update(split.labels.numpy().tobytes())
-        files = source.files if isinstance(source, Packed) else source
-        if isinstance(files, Pixels):
-            digest.update(files.images.contiguous().numpy().data)
-        elif isinstance(files, Files):
-            for position in range(len(split)):
-                path = files.path(position)
-                digest.update(os.fsencode(f"{path.relative_to(files.root)} {path.stat().st_size}\n"))
-    return digest.hexdigest()[:16]
-
-
-def checksums(images: Tensor) -> np.ndarray:
-    """Return a checksum of each image's pixels, uint8 [N, H, W, C], as uint64 [N]."""
-    sums = [hashlib.blake2b(image.data, digest_size=8).digest() for image in images.contiguous().numpy()]
-    return np.frombuffer(b"".join(sums), dtype="<u8")

@@ -1,0 +1,75 @@
+"""A dataset as it lies to one with training, validation and test images, whose pixels are where they are read from."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from cnntrain.data.datasets.splits import Member, carve, divided, subset
+from cnntrain.data.storage.cache import Cache, in_memory, in_pack
+from cnntrain.data.storage.images import Dataset, OnProgress, files_of, splits_of, statistics
+from cnntrain.runtime.ranges import NonNegative, Positive
+
+TEST_SIZE = 0.2  # of a folder that brings no test images
+
+
+def divide(
+    undivided: Dataset,
+    *,
+    packs: Path,
+    train_size: Positive | None = None,
+    val_size: NonNegative = 0.1,
+    workers: int = 0,
+    cache: Cache = "auto",
+    seed: int = 0,
+    only: Literal["train", "val", "test"] | None = None,
+    listed: Sequence[Member] | None = None,
+    on_progress: OnProgress | None = None,
+) -> Dataset:
+    """Return a dataset with its images divided into training, validation and test.
+
+    Validation is carved from the training images, `val_size` of them (a number or a fraction), the same for every seed;
+    0 carves none. A dataset that brings validation and test images keeps them; one that brings validation images only
+    has them as its test set; one without either gives a fifth of its images as its test set. `train_size` then keeps
+    that many of the training images, drawn by `seed`. Where the files of each split are `listed`, nothing is carved.
+
+    `cache` says where the pixels of image files are kept: "ram" decodes those of all splits, or of the split that is
+    `only` asked for; "pack" decodes them once for all runs, into the folder `packs`, whatever `train_size` draws;
+    "none" leaves them in their files; "auto" is "ram" without `workers` and "none" with them. InputError for sizes that
+    training would stumble over.
+    """
+    if cache == "auto":
+        cache = "none" if workers else "ram"
+    dataset = undivided if listed is None else divided(undivided, listed)
+    undivided, info = dataset.undivided or undivided, undivided.info
+    train, val, test = splits_of(dataset)
+    if listed is None:
+        if test is None:
+            test, val = val, None
+        if test is None:
+            train, test = carve(train, info, TEST_SIZE, "test", "the test set")
+        if val is None and val_size:
+            train, val = carve(train, info, val_size, "validation", "dataset.val_size")
+    if cache == "pack":
+        train = in_pack(train, undivided, packs, make=only in (None, "train"))
+        val = val and in_pack(val, undivided, packs, make=only in (None, "val"))
+        test = test and in_pack(test, undivided, packs, make=only in (None, "test"))
+    pool = train  # before train_size, so that the images are normalised alike whatever it is
+    if train_size is not None and (listed is None or only in (None, "train")):
+        train = subset(train, info, train_size, seed)
+    if cache == "ram":
+        train = in_memory(train, on_progress) if only in (None, "train") else train
+        val = in_memory(val, on_progress) if val and only in (None, "val") else val
+        test = in_memory(test, on_progress) if test and only in (None, "test") else test
+    if not any(info.mean) and (only is None or listed is None):  # of a folder: known by its pixels alone
+        mean, std = statistics((train if train_size is None else pool).source)
+        info = replace(info, mean=mean, std=std)
+    in_files = undivided if files_of(undivided.train.source) is not None else None
+    return replace(undivided, info=info, train=train, val=val, test=test, undivided=in_files)
+
+
+def limited(dataset: Dataset, train_size: Positive | None, seed: int) -> Dataset:
+    """Return a dataset with `train_size` of all its training images, those that `divide` draws."""
+    if train_size is None:
+        return dataset
+    return replace(dataset, train=subset(dataset.train, dataset.info, train_size, seed))
