@@ -421,7 +421,7 @@ def torchrun(folder: Path, words: Sequence[str], *flags: str, fault: str = "") -
         "import os, sys, time\n"
         f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "from pathlib import Path\n"
-        "from test_ranks import patch\n"
+        "from test_distributed import patch\n"
         f"fault = {fault!r} if os.environ['RANK'] == '1' and os.environ['TORCHELASTIC_RESTART_COUNT'] == '0' else ''\n"
         "patch(fault, Path('images' + os.environ['RANK']))\n"
         "if os.environ['RANK'] == '0' and os.environ['TORCHELASTIC_RESTART_COUNT'] == '1':\n"
