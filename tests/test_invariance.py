@@ -23,8 +23,8 @@ from cnntrain.studies.invariance.rows import (
     corrected_range,
     curves,
     difference_rows,
+    invariance_rows,
     pooled,
-    stage_rows,
 )
 from cnntrain.transforms.families import TRANSFORMS
 from cnntrain.transforms.transform import Transform
@@ -59,8 +59,8 @@ def convolutions(stride: int, pool: nn.Module, mode: str = "circular") -> nn.Seq
 
 def follow(
     net: nn.Sequential, transform: Transform, split: Split, *, stages: Sequence[str] | None = None, batch: int = 5
-) -> tuple[measure.Subject, measure.Clean, measure.Moved]:
-    subject = measure.subject(net, INFO, stages=stages)
+) -> tuple[measure.MeasuredNetwork, measure.Clean, measure.Moved]:
+    subject = measure.measured_network(net, INFO, stages=stages)
     batches = measure.in_batches(split, np.arange(len(split)), batch, CPU)
     moved = measure.moves(
         subject,
@@ -109,7 +109,7 @@ def test_a_convolution_is_equivariant_away_from_the_border_up_to_its_stride() ->
             ("conv", nn.Conv2d(1, 5, 3, stride, 1, bias=False)),
             ("fc", chain(f=nn.Flatten(), l=nn.Linear(5 * (12 // stride) ** 2, 3))),
         )
-        subject = measure.subject(net, info)
+        subject = measure.measured_network(net, info)
         batches = measure.in_batches(split, np.arange(6), 6, CPU)
         moved = measure.moves(
             subject, batches, transform.against(subject.logits), transform.amounts, move=transform.move
@@ -171,7 +171,7 @@ def test_curves_are_ratios_of_means_to_the_distance_of_fixed_partners() -> None:
     )
     assert found.values["p_true"][0][1] == pytest.approx(p[np.arange(15), labels].mean(), rel=1e-4)
     assert found.values["top1"][0][1] == pytest.approx((p.argmax(1) == labels).mean())
-    line = stage_rows("translate_y", found)[-1].as_json()
+    line = invariance_rows("translate_y", found)[-1].as_json()
     assert (line["stage"], line["amount"], line["n"]) == ("conv1", 2.0, 15)
     assert line["distance_low"] <= line["distance"] <= line["distance_high"]
 
@@ -409,7 +409,7 @@ def test_areas_differences_and_pools_are_means_of_what_they_join() -> None:
     expected = np.mean([(0.85 + 3 * 0.975) / 4, (0.9 + 3 * 0.95) / 4]) - area["consistency"]
     assert difference["delta"] == difference["seed_delta"] == pytest.approx(expected) and difference["n_seeds"] == 2
     assert difference["delta_low"] < expected < difference["delta_high"]
-    line = stage_rows("translate_y", both, [b, c])[0].as_json()
+    line = invariance_rows("translate_y", both, [b, c])[0].as_json()
     assert line["consistency_seed_low"] < 0.75 < line["consistency_seed_high"]
 
 

@@ -10,7 +10,7 @@ from cnntrain.config.read import read_config
 from cnntrain.report.files import FIGURES, PAGE
 from cnntrain.runtime.devices import prepare
 from cnntrain.studies.invariance import crossings
-from cnntrain.studies.invariance.report import write
+from cnntrain.studies.invariance.report import write_study
 from cnntrain.studies.invariance.study import InvarianceStudy, measure_networks
 from cnntrain.studies.invariance.text import crossing_words, line_words
 
@@ -26,7 +26,7 @@ def run(composed: DictConfig) -> dict[str, Any]:
         "is unmoved, 1 is as far as an image of another class. Numbers in brackets are 95 % bands over images like "
         "these."
     )
-    results = write(study, about, figures=cfg.figures, tensorboard=cfg.tensorboard)
+    results = write_study(study, about, figures=cfg.figures, tensorboard=cfg.tensorboard)
     show(study)
     return results
 

@@ -34,7 +34,7 @@ def unseen(passed: int) -> None:
 
 
 @dataclass(frozen=True)
-class Subject:
+class MeasuredNetwork:
     """A network in evaluation mode as it is measured, with the stages to look at and where their maps lie.
 
     `spans` holds stride and offset of spatial stages; those of other stages, or of unknown geometry, are missing.
@@ -101,14 +101,14 @@ class Controls(NamedTuple):
     padding: Moved
 
 
-def subject(
+def measured_network(
     net: nn.Sequential,
     info: DatasetInfo,
     *,
     stages: Sequence[str] | None = None,
     precision: Literal["fp32", "bf16"] = "fp32",
     device: torch.device | None = None,
-) -> Subject:
+) -> MeasuredNetwork:
     """Return a network as it is measured, at all its stages unless some are named.
 
     Raises `StageError` naming the nearest stage for one that is none.
@@ -118,7 +118,7 @@ def subject(
     chosen = tuple(name for name in names if stages is None or name in stages)
     spans = {INPUT: (Span(), Span()), **stage_spans(net, info.shape)}
     where = device or torch.device("cpu")
-    return Subject(net.eval().requires_grad_(False).to(where), info, chosen, spans, precision, where)
+    return MeasuredNetwork(net.eval().requires_grad_(False).to(where), info, chosen, spans, precision, where)
 
 
 def pixels_of(split: Split, places: np.ndarray, device: torch.device) -> Tensor:
@@ -154,7 +154,7 @@ def partners(labels: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]
 
 
 def clean(
-    subject: Subject, split: Split, batch_size: int, transform: Transform, *, progress: Progress = unseen
+    subject: MeasuredNetwork, split: Split, batch_size: int, transform: Transform, *, progress: Progress = unseen
 ) -> Clean:
     """Pass unchanged images and their partners, without the margin that `transform` has them read with."""
     labels = split.labels.numpy()
@@ -176,7 +176,7 @@ def clean(
     return Clean(labels, predicted, p_true, p_first, to_other, cosine, to_same, goal)
 
 
-def beside_partners(subject: Subject, views: Sequence[Tensor], labels: Tensor) -> list[np.ndarray]:
+def beside_partners(subject: MeasuredNetwork, views: Sequence[Tensor], labels: Tensor) -> list[np.ndarray]:
     """Return predictions and probabilities [B], and distances [stages, B] to the second and third view."""
     rows = []
     with torch.no_grad():
@@ -191,7 +191,7 @@ def beside_partners(subject: Subject, views: Sequence[Tensor], labels: Tensor) -
 
 
 def moves(
-    subject: Subject,
+    subject: MeasuredNetwork,
     batches: PixelBatches,
     changed: Changes,
     amounts: Sequence[Amount],
@@ -220,7 +220,11 @@ def moves(
 
 
 def one_batch(
-    subject: Subject, views: Sequence[Tensor], labels: Tensor, amounts: Sequence[Amount], warped: FeatureTransforms
+    subject: MeasuredNetwork,
+    views: Sequence[Tensor],
+    labels: Tensor,
+    amounts: Sequence[Amount],
+    warped: FeatureTransforms,
 ) -> Moved:
     """Measure one batch `views[0]` against its changed copies, the others."""
     rows: list[list[Tensor]] = []  # [stages * amounts][3][B]
@@ -244,7 +248,13 @@ def one_batch(
 
 
 def controls(
-    subject: Subject, split: Split, places: np.ndarray, size: int, transform: Transform, *, progress: Progress = unseen
+    subject: MeasuredNetwork,
+    split: Split,
+    places: np.ndarray,
+    size: int,
+    transform: Transform,
+    *,
+    progress: Progress = unseen,
 ) -> Controls | None:
     """Measure what interpolation alone moves, and what the border alone does; None where no position moves."""
     if transform.move is None:

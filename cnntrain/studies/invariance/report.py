@@ -32,7 +32,7 @@ ROWS = "rows.csv"
 MOST_LINES = 7  # of networks in a figure
 
 
-def write(study: InvarianceStudy, about: str, *, figures: Medium, tensorboard: bool) -> dict[str, Any]:
+def write_study(study: InvarianceStudy, about: str, *, figures: Medium, tensorboard: bool) -> dict[str, Any]:
     """Write the study and return what `--json` prints: where it lies, and all rows."""
     folder, first = study.folder, study.networks[0]
     rows = all_rows(study).as_json()

@@ -37,7 +37,7 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class StageRow:
+class InvarianceRow:
     """A network, or several pooled over seeds, at one stage under one amount of a transform."""
 
     run: str
@@ -344,7 +344,7 @@ def seed_bands(members: Sequence[Curves]) -> dict[str, tuple[np.ndarray, np.ndar
     return {key: seed_band([member.values[key][0] for member in members]) for key in members[0].values}
 
 
-def stage_rows(transform: str, network: Curves, members: Sequence[Curves] = ()) -> list[StageRow]:
+def invariance_rows(transform: str, network: Curves, members: Sequence[Curves] = ()) -> list[InvarianceRow]:
     """Return one row an amount and stage, with bands over images, and over seeds where `members` were pooled."""
     over_images = bands(network)
     over_seeds = seed_bands(members) if len(members) > 1 else {}
@@ -359,7 +359,7 @@ def stage_rows(transform: str, network: Curves, members: Sequence[Curves] = ()) 
 
     floor, padding = network.floor, network.padding
     return [
-        StageRow(
+        InvarianceRow(
             network.name,
             transform,
             amount,

@@ -22,7 +22,7 @@ from cnntrain.runtime.progress import counting
 from cnntrain.stats.jackknife import blocks
 from cnntrain.studies.invariance import aliasing, crossings, measure
 from cnntrain.studies.invariance.figures import Attacked, Line, Samples, line_of
-from cnntrain.studies.invariance.measure import Clean, Moved, Subject, pixels_of
+from cnntrain.studies.invariance.measure import Clean, MeasuredNetwork, Moved, pixels_of
 from cnntrain.studies.invariance.networks import (
     NamedNetwork,
     SeedGroup,
@@ -38,16 +38,16 @@ from cnntrain.studies.invariance.rows import (
     ClassRow,
     Curves,
     DifferenceRow,
+    InvarianceRow,
     LagRow,
     PhaseRow,
     PixelRow,
-    StageRow,
     area_rows,
     class_rows,
     curves,
     difference_rows,
+    invariance_rows,
     pooled,
-    stage_rows,
 )
 from cnntrain.transforms.transform import Transform
 
@@ -69,7 +69,7 @@ class TransformStudy:
         self.aliasing: list[AliasingRow] = []
         self.same_answer: dict[str, np.ndarray] = {}  # by network, at the lecture's shift: truth values [N]
         self.stride = 1  # the largest total stride of the networks
-        self.first: Subject | None = None  # the network that samples are shown to
+        self.first: MeasuredNetwork | None = None  # the network that samples are shown to
         self.counts = self.count_pixels()
 
     def count_pixels(self) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -85,7 +85,7 @@ class TransformStudy:
             for pairs in zip(*counts, strict=True)
         ]
 
-    def add(self, curves: Curves, clean: Clean, moved: Moved, stride: int, subject: Subject) -> None:
+    def add(self, curves: Curves, clean: Clean, moved: Moved, stride: int, subject: MeasuredNetwork) -> None:
         """Add what was measured of one network."""
         self.first = self.first or subject
         self.curves.append(curves)
@@ -182,7 +182,7 @@ def measure_networks(cfg: schema.Invariance) -> InvarianceStudy:
     if not transforms:
         raise InputError("warp={} leaves nothing to measure; name one: warp=translate_y")
     subjects = [
-        measure.subject(network.net, network.info, stages=stages, precision=precision, device=device)
+        measure.measured_network(network.net, network.info, stages=stages, precision=precision, device=device)
         for network, stages in zip(networks, stages_of(cfg.stages, networks), strict=True)
     ]
     images = [images_for(cfg, networks[0], transform) for transform in transforms]
@@ -216,7 +216,7 @@ def study_folder(cfg: schema.Invariance, networks: Sequence[NamedNetwork]) -> Pa
 def measure_all(
     cfg: schema.Invariance,
     networks: Sequence[NamedNetwork],
-    subjects: Sequence[Subject],
+    subjects: Sequence[MeasuredNetwork],
     studies: Sequence[TransformStudy],
     folder: Path,
 ) -> None:
@@ -236,7 +236,7 @@ def measure_all(
 def measure_one(
     cfg: schema.Invariance,
     name: str,
-    subject: Subject,
+    subject: MeasuredNetwork,
     study: TransformStudy,
     few: np.ndarray,
     folder: Path,
@@ -263,7 +263,7 @@ def measure_one(
     study.add(measured, clean, moved, stride, subject)
 
 
-def write_raw(path: Path, subject: Subject, transform: Transform, clean: Clean, moved: Moved) -> None:
+def write_raw(path: Path, subject: MeasuredNetwork, transform: Transform, clean: Clean, moved: Moved) -> None:
     """Write what was measured of each image."""
     arrays = {f"clean_{key}": value for key, value in clean._asdict().items()} | moved._asdict()
     with disk.replacing(path) as partial:
@@ -282,8 +282,8 @@ def safe(name: str) -> str:
 class InvarianceRows:
     """All rows of a study, or those of one transform."""
 
-    rows: list[StageRow] = field(default_factory=list)  # of each network
-    pooled: list[StageRow] = field(default_factory=list)  # of networks that differ in their seed only, together
+    rows: list[InvarianceRow] = field(default_factory=list)  # of each network
+    pooled: list[InvarianceRow] = field(default_factory=list)  # of networks that differ in their seed only, together
     areas: list[AreaRow] = field(default_factory=list)
     differences: list[DifferenceRow] = field(default_factory=list)
     pixels: list[PixelRow] = field(default_factory=list)
@@ -303,8 +303,8 @@ def rows_of(study: TransformStudy, groups: Sequence[SeedGroup]) -> InvarianceRow
     names, seeds = [group.name for group in groups], [group.seeds for group in groups]
     several = [line for line in lines if len(line.members) > 1]
     return InvarianceRows(
-        [row for network in study.curves for row in stage_rows(transform.name, network)],
-        [row for line in several for row in stage_rows(transform.name, line.curves, line.members)],
+        [row for network in study.curves for row in invariance_rows(transform.name, network)],
+        [row for line in several for row in invariance_rows(transform.name, line.curves, line.members)],
         [row for line in lines for row in area_rows(transform, line.curves)],
         difference_rows(transform, [line.members for line in lines], names, seeds),
         crossings.pixel_rows(transform, study.counts),
