@@ -7,6 +7,7 @@ import tarfile
 import zlib
 from collections.abc import Callable
 from dataclasses import fields
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -152,3 +153,22 @@ def cifar_archive(folder: Path) -> tuple[np.ndarray, dict[str, Any]]:
 
 def md5(file: Path) -> str:
     return hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()
+
+
+class Page(HTMLParser):
+    """What a browser would find in a page, of a file or as text: elements with their attributes, and the text."""
+
+    def __init__(self, page: Path | str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(page.read_text(encoding="utf-8") if isinstance(page, Path) else page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]

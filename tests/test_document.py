@@ -1,8 +1,7 @@
 """Documents: what each way of writing them says of every kind of block, and that names stay names."""
 
-from html.parser import HTMLParser
-
 import pytest
+from made import Page
 
 from cnntrain.report import svg
 from cnntrain.report.document import (
@@ -32,25 +31,6 @@ ODD = """<b>"x"&amp;`y` $z$ url(#a) id="q" #0072b2"""
 PNG = "data:image/png;base64,AAAA"
 
 
-class Elements(HTMLParser):
-    """The elements of a page with their attributes, and its text."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.found: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-    def tags(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.found if name == tag]
-
-
 def document(name: str) -> Document:
     """Return a document with every kind of block, which all say `name`."""
     with styled():
@@ -72,26 +52,26 @@ def document(name: str) -> Document:
 
 
 def test_names_stay_names_in_every_block_of_a_page() -> None:
-    page = Elements(as_html(document(ODD)))
-    assert not page.tags("b") and not page.tags("script")
-    plain = Elements(as_html(document("plain")))
-    assert [tag for tag, _ in page.found] == [tag for tag, _ in plain.found]  # a name adds no element
+    page = Page(as_html(document(ODD)))
+    assert not page.all("b") and not page.all("script")
+    plain = Page(as_html(document("plain")))
+    assert [tag for tag, _ in page.elements] == [tag for tag, _ in plain.elements]  # a name adds no element
     assert page.text.count(ODD) == plain.text.count("plain") and page.text.count(ODD) > 20
 
 
 def test_figures_and_pictures_say_what_they_show() -> None:
-    page = Elements(as_html(document(ODD)))
-    drawings = [element for element in page.tags("svg") if element.get("role") == "img"]
+    page = Page(as_html(document(ODD)))
+    drawings = [element for element in page.all("svg") if element.get("role") == "img"]
     assert len(drawings) == 2 and {element["aria-label"] for element in drawings} == {ODD}
-    assert {element["alt"] for element in page.tags("img")} == {ODD}
-    assert page.tags("details") and page.tags("th")
+    assert {element["alt"] for element in page.all("img")} == {ODD}
+    assert page.all("details") and page.all("th")
 
 
 def test_a_page_shows_tables_with_bars_and_notes() -> None:
-    page = Elements(as_html(document("name")))
-    bars = [cell for cell in page.tags("td") if "share" in str(cell.get("class"))]
+    page = Page(as_html(document("name")))
+    bars = [cell for cell in page.all("td") if "share" in str(cell.get("class"))]
     assert bars[0]["style"] == "--share: 0.500" and "50.0 %" in page.text and "1,234" in page.text
-    matrix = [cell["class"] for cell in page.tags("td") if "--share" in str(cell.get("style"))][1:5]
+    matrix = [cell["class"] for cell in page.all("td") if "--share" in str(cell.get("style"))][1:5]
     assert matrix == ["right", "", "none", "right"]
 
 

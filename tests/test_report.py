@@ -9,7 +9,6 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -18,11 +17,11 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from made import create_model
+from made import Page, create_model
 from PIL import Image
 
 from cnntrain.cli.main import main
-from cnntrain.commands.eval import report as tell
+from cnntrain.commands.eval import show
 from cnntrain.config.build import build_rates
 from cnntrain.data.storage.images import DatasetInfo
 from cnntrain.report import svg
@@ -38,25 +37,6 @@ QUIET = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 ]
-
-
-class Page(HTMLParser):
-    """What a browser would find: elements with their attributes, and the text."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.feed(path.read_text(encoding="utf-8"))
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-    def all(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.elements if name == tag]
 
 
 @pytest.fixture(scope="module")
@@ -218,7 +198,7 @@ def test_five_of_five_classes_are_no_top_five(classes: int, folder: Path, capsys
     logits = torch.randn(12, classes, generator=torch.Generator().manual_seed(0))
     found = classification(logits, torch.arange(12) % classes, [str(i) for i in range(classes)])
     facts_of = facts(torch.nn.Identity(), found, {"data": {"images": {"train": 1}}})
-    tell({"split": "test", "run_dir": "run"} | found, folder)
+    show({"split": "test", "run_dir": "run"} | found, folder)
     assert "top5" in found
     assert ("top-5" in facts_of) == ("top-5" in capsys.readouterr().out) == (classes > 5)
 
@@ -274,7 +254,7 @@ def test_drawings_are_whole_elements_in_the_colours_of_the_page() -> None:
     ],
 )
 def test_one_epoch_is_a_dot_on_axes_that_can_be_read(
-    scale: svg.Scale, values: tuple[float, float], axis: list[str]
+    scale: svg.AxisScale, values: tuple[float, float], axis: list[str]
 ) -> None:
     lines = {name: [(1.0, value)] for name, value in zip(("training", "validation"), values, strict=True)}
     drawing = svg.curves(lines, "x", "epoch", scale)

@@ -78,6 +78,7 @@ def test_csv_reads_back_unrounded() -> None:
 def test_markdown_has_a_rule_and_aligns_numbers() -> None:
     lines = render(ROWS, "markdown").splitlines()
     assert lines[:2] == ["| stage | params | rate |", "| --- | ---: | ---: |"]
+    assert lines[3] == r"| a\|b |  | 2 |"
 
 
 def test_no_rows_give_no_table() -> None:

@@ -8,8 +8,9 @@ from omegaconf import DictConfig
 
 from cnntrain.config import schema
 from cnntrain.config.read import read_config
+from cnntrain.report.document import plain
 from cnntrain.report.files import PAGE
-from cnntrain.report.html import as_html, plain
+from cnntrain.report.html import as_html
 from cnntrain.report.run import run_document
 from cnntrain.runs import records
 from cnntrain.runs.evaluation import ensure_evaluation

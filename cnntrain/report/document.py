@@ -34,6 +34,11 @@ class Share:
 Text = str | tuple[str | Mark, ...]
 
 
+def plain(text: Text) -> str:
+    """Return a text without its marks."""
+    return text if isinstance(text, str) else "".join(map(str, text))
+
+
 @dataclass(frozen=True)
 class Paragraph:
     """A few sentences; quiet ones explain what stands beside them."""
@@ -67,11 +72,11 @@ class Table:
 
 def noted_tables(tables: Mapping[str, Sequence[Row]], notes: Mapping[str, str]) -> list[Table]:
     """Return the tables that have rows, by their captions; each note stands under the first that has its column."""
-    noted, said = [], set[str]()
+    noted, explained = [], set[str]()
     for caption, rows in tables.items():
         if rows:
-            here = {name: note for name, note in notes.items() if name in rows[0] and name not in said}
-            said |= set(here)
+            here = {name: note for name, note in notes.items() if name in rows[0] and name not in explained}
+            explained |= set(here)
             noted.append(Table(rows, caption, here))
     return noted
 

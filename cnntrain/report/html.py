@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
-from cnntrain.report.document import Document, Figure, Mark, Text
+from cnntrain.report.document import Document, Figure, Mark, Text, plain
 from cnntrain.runtime.tables import Row, cell
 
 LONG_TABLE = 30  # rows that are shown without a box that scrolls
@@ -25,11 +25,6 @@ def as_html(document: Document) -> str:
     template = environment.from_string((folder / "page.html.jinja").read_text(encoding="utf-8"))
     style = (folder / "page.css").read_text(encoding="utf-8")
     return template.render(document=document, style=style, claim=plain(document.claim))
-
-
-def plain(text: Text) -> str:
-    """Return a text without its marks."""
-    return text if isinstance(text, str) else "".join(map(str, text))
 
 
 def inline(text: Text) -> Any:

@@ -117,10 +117,10 @@ def facts(net: nn.Module, results: Mapping[str, Any], record: Mapping[str, Any])
 def setting_blocks(settings: Mapping[str, Any], record: Mapping[str, Any]) -> list[Block]:
     """Return what differs from the defaults, and the whole configuration."""
     rows = changed(settings, record)
-    said: list[Block] = [Paragraph(("These are the defaults of ", Mark("cnntrain fit"), "."))]
+    blocks: list[Block] = [Paragraph(("These are the defaults of ", Mark("cnntrain fit"), "."))]
     if rows:
-        said = [Paragraph(("What differs from the defaults of ", Mark("cnntrain fit"), "."), quiet=True), Table(rows)]
-    return [*said, Details("The whole configuration", [Code(json.dumps(settings, indent=2, ensure_ascii=False))])]
+        blocks = [Paragraph(("What differs from the defaults of ", Mark("cnntrain fit"), "."), quiet=True), Table(rows)]
+    return [*blocks, Details("The whole configuration", [Code(json.dumps(settings, indent=2, ensure_ascii=False))])]
 
 
 def changed(settings: Mapping[str, Any], record: Mapping[str, Any]) -> list[JsonRow]:

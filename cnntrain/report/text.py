@@ -11,12 +11,12 @@ from cnntrain.report.document import (
     Facts,
     Figure,
     Gallery,
-    Mark,
     Matrix,
     Panels,
     Paragraph,
     Table,
     Text,
+    plain,
 )
 from cnntrain.runtime.tables import Format, Row, cell, render
 
@@ -25,30 +25,30 @@ MARKS = {"code": "`", "strong": "**"}
 
 def as_markdown(document: Document) -> str:
     """Write a document as Markdown. Figures are links to their files; what has none, and pictures, are left out."""
-    parts = [f"# {document.title}", line(document.claim, "markdown"), *written(document.blocks, "markdown")]
+    parts = [f"# {document.title}", marked(document.claim, "markdown"), *block_texts(document.blocks, "markdown")]
     for section in document.sections:
-        parts += [f"## {section.title}", *written(section.blocks, "markdown")]
+        parts += [f"## {section.title}", *block_texts(section.blocks, "markdown")]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def as_text(blocks: Sequence[Block], style: Format = "text", width: int | None = None) -> str:
     """Write blocks for a terminal of `width` columns, their tables in a style."""
-    return "\n\n".join(written(blocks, style, width))
+    return "\n\n".join(block_texts(blocks, style, width))
 
 
-def written(blocks: Sequence[Block], style: Format, width: int | None = None) -> list[str]:
+def block_texts(blocks: Sequence[Block], style: Format, width: int | None = None) -> list[str]:
     """Write each block that has something to say without a page."""
-    return [text for block in blocks if (text := write(block, style, width))]
+    return [text for block in blocks if (text := block_text(block, style, width))]
 
 
-def write(block: Block, style: Format, width: int | None) -> str:
+def block_text(block: Block, style: Format, width: int | None) -> str:
     """Write one block."""
     markdown = style == "markdown"
     match block:
         case Paragraph(text):
-            return line(text, style)
+            return marked(text, style)
         case Bullets(items):
-            return "\n".join(f"{'- ' if markdown else ''}{line(item, style)}" for item in items)
+            return "\n".join(f"{'- ' if markdown else ''}{marked(item, style)}" for item in items)
         case Facts(values):
             return "\n".join(f"{'- ' if markdown else ''}{name}: {cell(value)}" for name, value in values.items())
         case Table(rows, caption, notes):
@@ -60,24 +60,20 @@ def write(block: Block, style: Format, width: int | None) -> str:
         case Figure(alternative=alternative, file=file):
             return f"![{alternative}]({file})" if markdown and file else ""
         case Panels(figures):
-            return "\n\n".join(written(figures, style, width))
+            return "\n\n".join(block_texts(figures, style, width))
         case Gallery():
             return ""
         case Code(text):
             return f"```\n{text}\n```" if markdown else text
         case Details(summary, blocks):
-            return "\n\n".join([f"### {summary}" if markdown else summary, *written(blocks, style, width)])
+            return "\n\n".join([f"### {summary}" if markdown else summary, *block_texts(blocks, style, width)])
 
 
-def line(text: Text, style: Format) -> str:
-    """Write a text; what is marked in it is marked in Markdown only."""
-    parts = (text,) if isinstance(text, str) else text
-    return "".join(
-        f"{MARKS[part.kind]}{part.text}{MARKS[part.kind]}"
-        if isinstance(part, Mark) and style == "markdown"
-        else str(part)
-        for part in parts
-    )
+def marked(text: Text, style: Format) -> str:
+    """Write a text, in Markdown with its marks."""
+    if isinstance(text, str) or style != "markdown":
+        return plain(text)
+    return "".join(part if isinstance(part, str) else f"{MARKS[part.kind]}{part}{MARKS[part.kind]}" for part in text)
 
 
 def matrix_rows(names: Sequence[str], counts: Sequence[Sequence[int]]) -> list[Row]:

@@ -63,7 +63,8 @@ def render(rows: Sequence[Row], style: Format = "text", width: int | None = None
     right = [all(isinstance(row[column], int | float | None) for row in rows) for column in columns]
     if style == "markdown":
         rule = ["---:" if number else "---" for number in right]
-        return "\n".join(f"| {' | '.join(line)} |" for line in (columns, rule, *cells))
+        lines = [[text.replace("|", r"\|") for text in line] for line in (columns, rule, *cells)]
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
     table = aligned([columns], cells, right)
     if width is None or broad(table) <= width:
         return table

@@ -30,8 +30,8 @@ def comparison_blocks(comparison: Comparison) -> list[Block]:
 
 def comparison_document(comparison: Comparison, folder: Path, medium: Medium) -> Document:
     """Return the document of a comparison, the verdict first; its figure is written into `folder`."""
-    said = [sentence for sentence in sentences(comparison) if sentence != comparison.verdict]
-    answer: list[Block] = [Bullets(said), *draw(comparison, folder, medium), *difference_tables(comparison)]
+    verdicts = [sentence for sentence in sentences(comparison) if sentence != comparison.verdict]
+    answer: list[Block] = [Bullets(verdicts), *draw(comparison, folder, medium), *difference_tables(comparison)]
     sections = [
         Section("Differences", answer),
         Section("Runs", run_tables(comparison)),

@@ -183,8 +183,8 @@ def study_document(
 
     `about` are sentences on how often the study was asked, `source` those that say where `printed` is from.
     """
-    said = [sentence for sentence in sentences(study) if sentence != summary(study)]
-    answered: list[Block] = [Bullets([*said, *about]), *([figure] if figure else []), *answer_tables(study)]
+    verdicts = [sentence for sentence in sentences(study) if sentence != summary(study)]
+    answered: list[Block] = [Bullets([*verdicts, *about]), *([figure] if figure else []), *answer_tables(study)]
     how = [Paragraph(text) for text in (*STATISTICS, *([SUMS] if study.interactions else []))]
     sections = [
         Section("Answer", answered),

@@ -200,14 +200,14 @@ def sensitivity(transform: Transform, lines: Sequence[Line]) -> "Figure":
     across, down = (sorted({amount[axis] for amount in transform.amounts}) for axis in (0, 1))
     for row, line in zip(grid, lines, strict=True):
         late = line.curves.stages.index(line.late)
-        found = line.curves.values
+        values = line.curves.values
         maps = (
-            ("consistency", found["consistency"][0], 0.0),
-            ("p of the true class", found["p_true"][0], 0.0),
-            (f"distance at {line.late}", found["distance"][0][:, late], 0.0),
+            ("consistency", values["consistency"][0], 0.0),
+            ("p of the true class", values["p_true"][0], 0.0),
+            (f"distance at {line.late}", values["distance"][0][:, late], 0.0),
         )
-        for axes, (title, values, low) in zip(row, maps, strict=True):
-            place = dict(zip(transform.amounts, values, strict=True))
+        for axes, (title, heights, low) in zip(row, maps, strict=True):
+            place = dict(zip(transform.amounts, heights, strict=True))
             picture = np.array([[place[dx, dy] for dx in across] for dy in down])
             extent = (across[0] - 0.5, across[-1] + 0.5, down[-1] + 0.5, down[0] - 0.5)
             shown = axes.imshow(picture, cmap="viridis", vmin=low, vmax=1, extent=extent, interpolation="nearest")
@@ -222,10 +222,10 @@ def sensitivity(transform: Transform, lines: Sequence[Line]) -> "Figure":
 
 
 def crossings(
-    counts: np.ndarray, kept: Mapping[str, np.ndarray], amount: float, transform: Transform, bins: int = 5
+    counts: np.ndarray, unchanged: Mapping[str, np.ndarray], amount: float, transform: Transform, bins: int = 5
 ) -> "Figure":
     """Draw how many pixels [N] cross the threshold under one shift, and how often each network keeps its prediction
-    for images in which few or many do; `kept` holds truth values [N].
+    for images in which few or many do; `unchanged` holds truth values [N].
     """
     figure = empty_figure(7.2, 2.6)
     left, right = figure.subplots(1, 2)
@@ -235,7 +235,7 @@ def crossings(
     left.set_xlim(left=0)
     edges = np.quantile(counts, np.linspace(0, 1, bins + 1))
     place = np.clip(np.searchsorted(edges, counts, side="right") - 1, 0, bins - 1)
-    for number, (name, same) in enumerate(kept.items()):
+    for number, (name, same) in enumerate(unchanged.items()):
         points = [(counts[place == i].mean(), same[place == i].mean()) for i in range(bins) if (place == i).any()]
         colour, dashes = SERIES[number % len(SERIES)], DASHES[number % len(DASHES)]
         x, y = zip(*points, strict=True)
@@ -253,12 +253,12 @@ def aliasing(transform: Transform, rows: Sequence[LagRow], stride: int) -> "Figu
     figure = empty_figure(4.8, 2.8)
     axes = figure.subplots()
     for number, name in enumerate(dict.fromkeys(row.run for row in rows)):
-        own = [row for row in rows if row.run == name]
-        x = [row.lag for row in own]
+        lags = [row for row in rows if row.run == name]
+        x = [row.lag for row in lags]
         colour, dashes = SERIES[number % len(SERIES)], DASHES[number % len(DASHES)]
-        low, high = ([getattr(row.consistency, end) for row in own] for end in ("low", "high"))
+        low, high = ([getattr(row.consistency, end) for row in lags] for end in ("low", "high"))
         axes.fill_between(x, low, high, color=colour, alpha=0.25, linewidth=0)
-        axes.plot(x, [row.consistency.value for row in own], color=colour, linestyle=dashes, label=name, marker=".")
+        axes.plot(x, [row.consistency.value for row in lags], color=colour, linestyle=dashes, label=name, marker=".")
     axes.set_xticks(range(stride, len(transform.amounts), stride))
     axes.grid(visible=True, axis="x")
     axes.set_xlabel(f"{transform.name}: pixels between two shifts (marks: multiples of the stride)")
@@ -267,10 +267,10 @@ def aliasing(transform: Transform, rows: Sequence[LagRow], stride: int) -> "Figu
     return figure
 
 
-def adversarial(transform: Transform, found: Sequence[Attacked]) -> "Figure":
+def adversarial(transform: Transform, cases: Sequence[Attacked]) -> "Figure":
     """Draw each image, its perturbation amplified to the whole range about grey, and their sum, with the answers."""
-    figure = empty_figure(5.4, 1.9 * len(found))
-    for row, case in zip(figure.subplots(len(found), 3, squeeze=False), found, strict=True):
+    figure = empty_figure(5.4, 1.9 * len(cases))
+    for row, case in zip(figure.subplots(len(cases), 3, squeeze=False), cases, strict=True):
         change = case.after - case.before
         factor = 127.5 / max(float(np.abs(change).max()), 1e-9)
         pictures = (case.before, 127.5 + change * factor, case.after)

@@ -76,13 +76,13 @@ def drawings(
         yield f"{name}_lags", caption, partial(panels.aliasing, transform, table, study.stride)
     if (place := study.lecture_place()) is not None:
         whitened, blackened = study.counts[place]
-        kept = {
+        unchanged = {
             group.name: np.mean([study.same_answer[study.curves[i].name] for i in group.members], axis=0)
             for group in groups[:MOST_LINES]
         }
         amount = crossings.counted_amounts(transform)[place][0]
         caption = f"Pixels that change under {name} {amount:g}, and the predictions that stay the same by their number"
-        yield f"{name}_pixels", caption, partial(panels.crossings, whitened + blackened, kept, amount, transform)
+        yield f"{name}_pixels", caption, partial(panels.crossings, whitened + blackened, unchanged, amount, transform)
 
 
 def firsts(study: TransformStudy, groups: Sequence[SeedGroup]) -> set[str]:

@@ -61,9 +61,9 @@ def line_words(transform: Transform, line: Line) -> list[str]:
             f"{moved:.2f} from the unchanged one."
         )
     sentences += control_words(line, at, early)
-    kept = ranged(100 * curves.values["consistency"][0][at], *(100 * end[at] for end in ends["consistency"]))
+    share = ranged(100 * curves.values["consistency"][0][at], *(100 * end[at] for end in ends["consistency"]))
     p = ranged(curves.values["p_true"][0][at], *(end[at] for end in ends["p_true"]))
-    sentences.append(f"{kept} % of the predictions stay the same{chance_words(line, ends, at)}.")
+    sentences.append(f"{share} % of the predictions stay the same{chance_words(line, ends, at)}.")
     sentences.append(f"The probability of the true class is {p}{unchanged_words(transform, line)}.")
     if "target_rate" in curves.values:
         hit = ranged(100 * curves.values["target_rate"][0][at], *(100 * end[at] for end in ends["target_rate"]))
@@ -81,8 +81,8 @@ def claim(named: Sequence[tuple[Transform, Line]]) -> str:
         at = telling(transform)
         share = percent(line.curves.values["consistency"][0][at], 1)
         shares.setdefault(line.curves.name, []).append(f"{share} at {amount_words(transform, at)}")
-    told = "; ".join(f"{name} {', '.join(parts)}" for name, parts in shares.items())
-    return f"Predictions that stay the same: {told}."
+    shares_words = "; ".join(f"{name} {', '.join(parts)}" for name, parts in shares.items())
+    return f"Predictions that stay the same: {shares_words}."
 
 
 def chance_words(line: Line, ends: Mapping[str, tuple[np.ndarray, np.ndarray]], at: int) -> str:
