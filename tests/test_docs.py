@@ -61,6 +61,7 @@ class Block(NamedTuple):
 FENCE = re.compile(r"(?:^<!-- not run:(.*?)-->\n)?^```(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BLOCKS = {page: [Block(*found) for found in FENCE.findall(text)] for page, text in PAGES.items()}
 RUN = ("sh", "console")
+LONG = ("docs/lectures.md",)  # a command for every section of the lectures
 PROSE = {page: FENCE.sub("", text) for page, text in PAGES.items()}
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the pages are written for a POSIX shell")
@@ -155,7 +156,14 @@ def within(text: str) -> Iterator[list[str]]:
                 yield found[found.index("cnntrain") + 1 :]
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if any(block.language in RUN for block in BLOCKS[page])])
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=pytest.mark.slow if page in LONG else ())
+        for page in PAGES
+        if any(block.language in RUN for block in BLOCKS[page])
+    ],
+)
 def test_every_block_of_commands_runs(page: str, house: Path, call: Call) -> None:
     for block in (block for block in BLOCKS[page] if block.language in RUN):
         if block.excuse:
