@@ -16,13 +16,13 @@ from cnntrain.runtime.disk import expanded
 from cnntrain.runtime.errors import DiskError, InputError, nearest, unknown
 
 USAGE = """\
-Show, copy and check what the words of the other commands mean.
+List, show, copy and check the options of the other commands.
 
-usage: cnntrain config list [group]                  the groups and their options, fit's own choice marked *
+usage: cnntrain config list [group]                  the groups and their options, the defaults of fit marked *
        cnntrain config show group/option | command   the file of an option, or of a command's own keys
-       cnntrain config copy group/option [folder]    a copy to change, in ./conf unless a folder is named
-       cnntrain config check [file] [key=value ...]  what cnntrain fit would say of these words, without training;
-                                                     file: an option's or experiment's, keys, or a list of words
+       cnntrain config copy group/option [folder]    copy it to change it, into ./conf unless you name a folder
+       cnntrain config check [file] [key=value ...]  check arguments as cnntrain fit would, without training;
+                                                     file: an option, an experiment, keys, or a list of arguments
 
 Options of your own are found with --config-dir DIR.
 """

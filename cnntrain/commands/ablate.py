@@ -32,7 +32,7 @@ def run(composed: DictConfig) -> dict[str, Any]:
     cfg = read_config(Ablate, composed)
     if cfg.check_resume or cfg.init_from:
         raise InputError(
-            "check_resume and init_from belong to fit; trained networks enter a study by mode= and runs=[…]"
+            "check_resume and init_from are keys of fit; a study takes trained networks with mode= and runs=[…]"
         )
     prepare(deterministic=cfg.deterministic)
     study = plan_study(cfg)

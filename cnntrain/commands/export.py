@@ -37,7 +37,7 @@ def run(composed: DictConfig) -> dict[str, Any]:
         difference = largest_difference(net, read(partial), info)
         if not difference <= TOLERANCE:
             raise CnntrainError(
-                f"the {cfg.format} file computes something else: its logits differ by {difference:.3g}, "
+                f"the {cfg.format} file gives other results: its logits differ by {difference:.3g}, "
                 f"more than {TOLERANCE:g}; it was not kept"
             )
     size, digest = target.stat().st_size, hashlib.sha256(target.read_bytes()).hexdigest()

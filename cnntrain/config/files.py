@@ -49,13 +49,13 @@ def explained(path: Path) -> Iterator[None]:
 def read_yaml(path: Path) -> Any:
     """Return what a YAML file holds.
 
-    Raises `InputError` for one that cannot be read, and for aliases that would unfold into more than memory holds.
+    Raises `InputError` for one that cannot be read, and for aliases that would expand to more than memory holds.
     """
     text = read_text(path)
     with explained(path):
         content = yaml.load(text, LOADER)  # noqa: S506 - a safe loader
         if unfolded(content, {}) > MOST:
-            raise ValueError(f"its aliases unfold into more than {MOST:,} values")
+            raise ValueError(f"its aliases expand to more than {MOST:,} values")
     return content
 
 

@@ -23,12 +23,12 @@ STATISTICS = (
     "Differences are paired: the test score of a variant minus that of the full network under the same seed. Intervals "
     "are 95 % t intervals of their mean over seeds; p is that of the two-sided sign-flip permutation test. A "
     "difference is significant if p, after Holm's correction over all comparisons (interactions too), is at most the "
-    "level of the study, which is 0.05 if it is asked once, and the interval leaves out zero.",
-    "The seeds needed are those with which this verdict has 80 % power if the true difference and deviation are the "
-    "measured ones. Those are estimates from few seeds, and so is the number.",
-    "What the test images leave open is another thing than the spread over seeds and stands beside it: Wilson's 95 % "
-    "interval of the mean error, and McNemar's exact test of each seed's two networks on the same images, corrected "
-    "over the variants of that seed alone.",
+    "level of the study, which is 0.05 if it is asked once, and the interval excludes zero.",
+    "Seeds needed: with this number, the verdict has 80 % power if the true difference and deviation are as "
+    "measured. Both are estimates from few seeds, so the number is rough.",
+    "The test images are a sample too, and their uncertainty is separate from the spread over seeds: it is given by "
+    "Wilson's 95 % interval of the mean error, and by McNemar's exact test of each seed's two networks on the same "
+    "images, corrected over the variants of that seed alone.",
 )
 NOTES = {
     "95 % of images": "Wilson's interval of the mean error",
@@ -190,11 +190,11 @@ def study_document(
         Section("Answer", answered),
         Section("Variants", [Table(plan)]),
         Section("Setting", [Facts(setting)]),
-        Section("How the statistics were made", how),
+        Section("How the statistics are computed", how),
     ]
     if printed:
         beside: list[Block] = [Table(printed_rows(study, printed)), *map(Paragraph, source)]
-        sections.append(Section("Beside what is printed elsewhere", beside))
+        sections.append(Section("Compared with published numbers", beside))
     cells = flat(study.as_json()["rows"])
     sections.append(Section("Every cell", [Table(cells) if cells else Paragraph("None is finished.")]))
     images = [{"variant": row.variant} | asdict(test) for row in study.table for test in row.mcnemar or ()]

@@ -115,7 +115,7 @@ def trained_runs(cfg: Ablate) -> list[Path]:
     """
     if cfg.mode == "retrain":
         if cfg.runs:
-            raise InputError("mode=retrain starts from the beginning; runs=[…] belongs to finetune, lesion, reinit, …")
+            raise InputError("mode=retrain trains from the start; runs=[…] is for finetune, lesion, reinit, …")
         return []
     if not cfg.runs:
         raise InputError(f"mode={cfg.mode} needs trained networks: runs=[…], one a seed")
@@ -141,7 +141,7 @@ def seeds_of(cfg: Ablate, trained: Sequence[Path], comparisons: int) -> dict[int
         if changed:
             raise InputError(f"{path} was trained with another {changed[0]} than {trained[0]}")
         if recorded.get("init_from") and cfg.mode == "reinit":
-            raise InputError(f"{path} started from another run: mode=reinit knows only weights drawn from a seed")
+            raise InputError(f"{path} started from another run: mode=reinit needs initial weights of a seed")
     starts: dict[int, Path | None] = {recorded["seed"]: path for path, recorded in settings.items()}
     if len(starts) < len(trained):
         raise InputError("runs: two of them have the same seed; a study pairs its variants seed by seed")

@@ -160,7 +160,7 @@ def without(full: Removal, stages: tuple[str, ...], mode: str) -> Removal:
 def named(full: Removal, words: Sequence[str], name: str, changes: Any, mode: str) -> Removal:
     """Return a variant of a study's file: words for `fit`, of which the modes for trained networks take the stages."""
     if not isinstance(changes, list) or not all(isinstance(word, str) for word in changes):
-        raise InputError(f"study.variants.{name} should be a list of words for fit: ['model.remove=[fc7]']")
+        raise InputError(f"study.variants.{name} should be a list of arguments for fit: ['model.remove=[fc7]']")
     for word in changes:
         refuse_word(word, f"study.variants.{name}")
     settings = compose_training([*words, *changes])

@@ -72,7 +72,7 @@ def names_of(folders: Sequence[Path]) -> list[str]:
 
 
 def require_same_images(networks: Sequence[NamedNetwork]) -> None:
-    """Raise `InputError` naming the first network that takes other images or knows other classes than the first."""
+    """Raise `InputError` for a network that takes other images, or was trained on other classes, than the first."""
     first = networks[0]
     for network in networks[1:]:
         if network.info.shape != first.info.shape:
@@ -81,7 +81,7 @@ def require_same_images(networks: Sequence[NamedNetwork]) -> None:
         if network.info.classes != first.info.classes:
             lacking = sorted(set(network.info.classes) ^ set(first.info.classes))
             why = f"{', '.join(lacking[:5])} differ" if lacking else "their order differs"
-            raise InputError(f"{network.name} knows other classes than {first.name}: {why}")
+            raise InputError(f"{network.name} was trained on other classes than {first.name}: {why}")
 
 
 def stages_of(wanted: Sequence[str] | None, networks: Sequence[NamedNetwork]) -> list[list[str] | None]:

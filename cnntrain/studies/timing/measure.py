@@ -121,7 +121,7 @@ def time_stages(subject: TimedSubject) -> dict[str, StageTimes]:
 def interleaved(works: Mapping[str, Callable[[], T]], *, seconds: float, least: int = 5) -> Iterator[tuple[str, T]]:
     """Do works in turns until so many seconds have passed, each at least `least` times; yield what they return.
 
-    In turns, so that whatever else the machine does meets all of them. Each is done once before, uncounted.
+    In turns, so that other work on the machine slows all of them alike. Each is done once before, uncounted.
     """
     for work in works.values():
         work()

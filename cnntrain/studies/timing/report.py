@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # matplotlib takes half a second to import
     from matplotlib.figure import Figure as Drawing
 
 HOW = (
-    "Networks take their steps in turns, so that whatever else the machine does meets all of them; the first step of "
+    "Networks take their steps in turns, so that other work on the machine slows all of them alike; the first step of "
     "each is not counted. Times are medians, with the quartiles of the step. GMAC/s counts the multiplications of the "
     "forward pass; its share is of a large product of matrices, measured just before. A stage is timed by itself: what "
     "arrives is detached, so that its backward pass ends where it begins."
