@@ -238,7 +238,7 @@ def images_json(test: PairedTest) -> dict[str, Any]:
 def seeds_json(test: PairedTest) -> dict[str, Any]:
     """Return a test over seeds."""
     pair = {"name": test.name, "against": test.reference, "n_seeds": test.pairs}
-    return pair | difference_json(test) | {"seeds": test.seeds}
+    return pair | difference_json(test) | {"seeds": list(test.seeds)}
 
 
 def difference_json(test: PairedTest) -> dict[str, Any]:

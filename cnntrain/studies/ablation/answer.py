@@ -132,7 +132,7 @@ class Answer:
             "rows": [named(asdict(row), self.headline) for row in self.rows],
             "table": [variant_json(row, self.headline) for row in self.table],
             "interactions": [
-                {"variant": row.variant, "parts": row.parts, "n_seeds": row.n_seeds}
+                {"variant": row.variant, "parts": list(row.parts), "n_seeds": row.n_seeds}
                 | paired_test_json(row.test)
                 | {"verdict": row.test.verdict}
                 for row in self.interactions
@@ -414,16 +414,19 @@ def summary(study: Answer) -> str:
 
 
 def named(row: Mapping[str, Any], headline: Headline) -> dict[str, Any]:
-    """Return a row with the task's headline for the score in its keys."""
-    return {key.replace("score", headline.key): value for key, value in row.items()}
+    """Return a row with the task's headline for the score in its keys, and lists as JSON has them."""
+    return {
+        key.replace("score", headline.key): list(value) if isinstance(value, tuple) else value
+        for key, value in row.items()
+    }
 
 
 def variant_json(row: VariantRow, headline: Headline) -> dict[str, Any]:
     """Return the row of a variant with its stable keys."""
-    keys = asdict(row)
+    keys = named(asdict(row), headline)
     del keys["test"]
     images = {key: keys.pop(key) for key in ("mcnemar", "mcnemar_worse", "mcnemar_better")}
-    return named(keys, headline) | paired_test_json(row.test) | images | {"verdict": row.test.verdict}
+    return keys | paired_test_json(row.test) | images | {"verdict": row.test.verdict}
 
 
 def paired_test_json(test: PairedTest) -> dict[str, Any]:

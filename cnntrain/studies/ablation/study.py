@@ -159,13 +159,13 @@ def plan_json(study: PlannedStudy) -> dict[str, Any]:
     table = [
         {
             "variant": variant.name,
-            "removed": variant.variant.stages,
+            "removed": list(variant.variant.stages),
             "n_seeds": len(study.seeds),
             "params": variant.params,
             "params_removed": variant.params_removed,
             "macs": variant.macs,
             "receptive_field": variant.receptive_field,
-            "replumbed": variant.replumbed,
+            "replumbed": list(variant.replumbed),
         }
         for variant in study.variants
     ]

@@ -197,7 +197,11 @@ class PixelRow:
 
 def flat_json(row: LagRow | PhaseRow | AliasingRow, key: str) -> dict[str, Any]:
     """Return a row with its estimate as three keys, the ends without a prefix."""
-    plain = {"warp" if name == "transform" else name: value for name, value in asdict(row).items() if name != key}
+    plain = {
+        "warp" if name == "transform" else name: list(value) if isinstance(value, tuple) else value
+        for name, value in asdict(row).items()
+        if name != key
+    }
     estimate: Estimate = getattr(row, key)
     return plain | {key: estimate.value, "low": estimate.low, "high": estimate.high}
 
