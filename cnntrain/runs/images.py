@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cnntrain.config import pretrained, schema
-from cnntrain.config.build import dataset_info, dataset_root, divide_dataset, fit_images, load_dataset, read_dataset
+from cnntrain.config.build import dataset_info, dataset_root, divide_dataset, fit_images, load_dataset, select_dataset
 from cnntrain.data.datasets.fingerprint import fingerprint
 from cnntrain.data.datasets.folder import lone_split
+from cnntrain.data.datasets.registry import SelectedDataset
 from cnntrain.data.datasets.splits import PARTS, UNUSED, Member, added, changes, members, read_members, write_members
 from cnntrain.data.storage.images import Dataset, DatasetInfo, Split, files_of, splits_of
 from cnntrain.nn.shapes import describe_shape
@@ -52,9 +53,9 @@ class ImageRequest:
     options: schema.Options
     label: str  # of images that are not the run's own, or lie in another place; else empty
 
-    def read(self) -> Dataset:
-        """Read the dataset as it lies, its classes in the network's order; there may be more of them now."""
-        return read_dataset(self.options | {"classes": list(self.info.classes)}, self.data_root)
+    def selected(self) -> SelectedDataset:
+        """Return the dataset, its classes in the network's order; there may be more of them now."""
+        return select_dataset(self.options | {"classes": list(self.info.classes)}, self.data_root)
 
     def noted(self) -> list[Member] | None:
         """Return which file the run had in which split; None where its images are not files, or were not noted."""
@@ -130,9 +131,9 @@ def own_images(request: ImageRequest) -> RunImages:
     Of a run that has noted no files the images are divided again, and compared with its fingerprint.
     """
     folder, options, data_root = request.folder, request.options, request.data_root
-    options = options | {"classes": list(request.info.classes)}  # there may be more of them now
-    refuse_unlike(dataset_info(options, data_root), request.info)
-    undivided, files = request.read(), request.noted()
+    selected = request.selected()
+    refuse_unlike(selected.info, request.info)
+    undivided, files = selected.read(), request.noted()
     are_files = files_of(undivided.train.source) is not None
     if files is not None:
         refuse_changed(undivided, files, request.split, OTHERS)
@@ -157,7 +158,7 @@ def other_images(request: ImageRequest, *, alike: bool) -> RunImages:
         if asked and split != lone:
             raise InputError(f"split={split}: {root} holds {lone} images only")
     refuse_unlike(dataset_info(request.options, request.data_root), request.info)
-    undivided, files = request.read(), request.noted()
+    undivided, files = request.selected().read(), request.noted()
     if alike and files is not None and not changes(undivided, files):
         say(f"{root} holds the run's own images: its {split} images are measured")
         refuse_changed(undivided, files, split, OTHERS)
