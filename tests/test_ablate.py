@@ -433,7 +433,7 @@ def test_every_look_is_recorded_and_held_against_later_ones(
         (["remove=[conv2]", "seeds=[1,1]"], "each seed once"),
         (["remove=[conv2]", "mode=lesion"], "needs trained networks"),
         (["remove=[conv2]", "mode=leison"], "did you mean 'mode=lesion'"),
-        (["remove=[conv2]", "runs=[a]"], "starts from the beginning"),
+        (["remove=[conv2]", "runs=[a]"], "trains from the start"),
         (["remove=[conv2]", "mode=lesion", "runs=[nowhere]"], "runs=nowhere does not exist"),
         (["remove=[conv2]", "init_from=a"], "are keys of fit"),
         (["remove=[conv2]", "optimizer.lr=-1"], "optimizer.lr=-1 is out of range"),
