@@ -253,7 +253,7 @@ def test_no_picture_stands_beside_the_prediction_of_another_image(cnntrain: Call
     arrays = predictions(folder)
     wrong = np.flatnonzero(arrays["predicted"] != arrays["labels"])
     file = arrays["files"][wrong[0]]
-    assert len(wrong) and file.rpartition("/")[2] in page and f'title="{file}"' in page
+    assert len(wrong) and file.rpartition("/")[2] in page and f'alt="{file}"' in page
     Image.new("RGB", (8, 8)).save(folder / file)
     code, err = said("report", "run=r")
     assert code == 2 and f"{file} has changed since" in err and "cnntrain eval run=r split=test weights=best" in err
