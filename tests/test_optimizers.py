@@ -13,7 +13,7 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, StepLR
 
 from cnntrain.training.lr_schedules import SCHEDULES, cosine, learning_rates, one_cycle, steps, triangular
-from cnntrain.training.optimizers import OPTIMIZERS, muon, orthogonalised, parameter_groups, sgd
+from cnntrain.training.optimizers import OPTIMIZERS, add_l1, bound_norms, muon, orthogonalised, parameter_groups, sgd
 
 TOTAL = 120
 
@@ -214,3 +214,53 @@ def test_fused_optimizers_equal_torchs_plain_ones_in_channels_last(name: str) ->
             optimizer.step()
     for a, b in zip(*(net.parameters() for net in nets), strict=True):
         torch.testing.assert_close(a, b, rtol=2e-3, atol=2e-4)
+
+
+def test_l1_adds_the_sign_of_filters_and_matrices_to_their_gradient() -> None:
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(2, 3)).double()
+    plain, x = copy.deepcopy(net), torch.randn(4, 1, 3, 3, dtype=torch.float64)
+    optimizer = sgd(net, lr=0.1, weight_decay=0.0, l1=0.01)
+    net(x).square().sum().backward()
+    add_l1(optimizer)
+    penalty = sum(p.abs().sum() for p in plain.parameters() if p.ndim > 1)
+    (plain(x).square().sum() + 0.01 * penalty).backward()
+    for p, q in zip(net.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad)
+
+
+def test_l1_makes_weights_sparse_that_nothing_needs() -> None:
+    layer = nn.Linear(6, 1, bias=False)
+    optimizer = sgd(layer, lr=0.05, momentum=0.0, weight_decay=0.0, l1=0.5)
+    x = torch.randn(256, 6)
+    for _ in range(300):
+        (layer(x)[:, 0] - x[:, 0]).square().mean().backward()  # the first input alone matters
+        add_l1(optimizer)
+        optimizer.step()
+        optimizer.zero_grad()
+    weights = layer.weight.detach()[0]
+    assert weights[0] > 0.5 and weights[1:].abs().max() < 0.06
+
+
+@pytest.mark.parametrize("largest", [0.5, 100.0])
+def test_filters_and_rows_stay_within_a_norm(largest: float) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(16, 3)).to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.mul_(20)
+    before = [p.detach().clone() for p in net.parameters()]
+    bound_norms(sgd(net, lr=0.1, max_norm=largest))
+    for p, was in zip(net.parameters(), before, strict=True):
+        if p.ndim == 1:
+            assert torch.equal(p, was)  # biases are not bounded
+            continue
+        norms, earlier = p.flatten(1).norm(dim=1), was.flatten(1).norm(dim=1)
+        torch.testing.assert_close(norms, earlier.clamp(max=largest))
+        torch.testing.assert_close(
+            p / norms.view(-1, *(1,) * (p.ndim - 1)), was / earlier.view(-1, *(1,) * (p.ndim - 1))
+        )
+
+
+def test_without_bounds_groups_are_as_they_were() -> None:
+    net = nn.Linear(3, 2)
+    assert [set(group) for group in parameter_groups(net, 0.1)] == [{"params", "weight_decay", "factor"}] * 2
+    assert parameter_groups(net, 0.1, max_norm=3.0)[0]["max_norm"] == 3.0

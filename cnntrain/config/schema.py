@@ -116,7 +116,7 @@ class Eval(Evaluated):
 
     run: str
     dataset: Options | None
-    tta: Literal["none", "flip", "shift", "flip_shift"]
+    tta: Literal["none", "flip", "shift", "flip_shift", "dropout"]
     output_dir: str | None
 
 

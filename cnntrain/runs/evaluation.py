@@ -144,7 +144,8 @@ def measure_split(
         look=lambda images: sums.append(checksums(images)),
     )
     shown = track(batches, -(-len(split) // size), title)
-    answers = outputs(net, shown, precision=setup.precision, views=TTA[setup.tta])
+    seed = 0 if setup.tta == "dropout" else None
+    answers = outputs(net, shown, precision=setup.precision, views=TTA[setup.tta], dropout_seed=seed)
     files = files_of(split.source)
     names = None if files is None else [as_text(files.path(position)) for position in range(len(split))]
     return SplitAnswers(name, answers, np.concatenate(sums), names)

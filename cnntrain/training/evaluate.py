@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from cnntrain.data.augment.tta import TTA, View
 from cnntrain.nn.conv_matmul import as_products, candidates
 from cnntrain.runtime.devices import autocast
+from cnntrain.runtime.errors import InputError
+
+DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 
 
 class Outputs(NamedTuple):
@@ -31,18 +34,42 @@ def evaluating(net: nn.Module) -> Iterator[None]:
             module.training = True
 
 
+@contextlib.contextmanager
+def dropping(net: nn.Module, seed: int) -> Iterator[None]:
+    """Let the dropout layers of a network draw masks for a while, from `seed`, whatever mode the network is in.
+
+    Raises `InputError` for a network without dropout.
+    """
+    layers = [module for module in net.modules() if isinstance(module, DROPOUT) and module.p > 0]
+    if not layers:
+        raise InputError("tta=dropout samples dropout masks, and this network has no dropout")
+    devices = {parameter.device for parameter in net.parameters() if parameter.device.type == "cuda"}
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        for layer in layers:
+            layer.training = True
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.training = False
+
+
 def answers(
     net: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],
     *,
     precision: Literal["fp32", "bf16"],
     views: Sequence[tuple[float, View]] = tuple(TTA["none"]),
+    dropout_seed: int | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield a network's answers to batches of (images, targets), in evaluation mode, each with its targets.
 
-    With several `views` (weight, change) an answer is their weighted sum. The network's mode is put back at the end.
+    With several `views` (weight, change) an answer is their weighted sum. With a `dropout_seed` dropout draws masks
+    from it: the mean of logits is then the geometric mean of the thinned networks' probabilities (Hinton et al. 2012). The
+    network's mode is put back at the end.
     """
-    with evaluating(net):
+    with evaluating(net), contextlib.nullcontext() if dropout_seed is None else dropping(net, dropout_seed):
         computed = candidates(net)
         for x, target in batches:
             total: Tensor | None = None

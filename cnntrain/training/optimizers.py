@@ -15,20 +15,51 @@ Groups = list[dict[str, Any]]
 
 
 def parameter_groups(
-    net: nn.Module, weight_decay: float, *, decay_all: bool = False, bias_factor: float = 1.0
+    net: nn.Module,
+    weight_decay: float,
+    *,
+    decay_all: bool = False,
+    bias_factor: float = 1.0,
+    l1: float = 0.0,
+    max_norm: float = 0.0,
 ) -> Groups:
     """Split the trained parameters into filters and matrices, which decay, and vectors (biases, norms), which do not.
 
     A group learns with its "factor" times the learning rate: 1, that of the vectors `bias_factor`. `decay_all` lets the
-    vectors decay too, as older recipes do, by as much a step as the others.
+    vectors decay too, as older recipes do, by as much a step as the others. `l1` and `max_norm` are of filters and
+    matrices (see `add_l1` and `bound_norms`).
     """
     trained = [p for p in net.parameters() if p.requires_grad]
+    bounds = {key: value for key, value in {"l1": l1, "max_norm": max_norm}.items() if value}
     decay = weight_decay / bias_factor if decay_all else 0.0
     groups: Groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay, "factor": 1.0},
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay, "factor": 1.0} | bounds,
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": decay, "factor": bias_factor},
     ]
     return [group for group in groups if group["params"]]
+
+
+@torch.no_grad()
+def add_l1(optimizer: Optimizer) -> None:
+    """Add the gradient of `l1` times the sum of absolute weights, in groups that have it (Tibshirani 1996)."""
+    for group in optimizer.param_groups:
+        if strength := group.get("l1"):
+            weights = [p for p in group["params"] if p.grad is not None]
+            torch._foreach_add_([p.grad for p in weights], torch._foreach_sign(weights), alpha=strength)
+
+
+@torch.no_grad()
+def bound_norms(optimizer: Optimizer) -> None:
+    """Scale every filter, and every row of a matrix, down to the norm `max_norm`, in groups that have it.
+
+    Kim 2014 (section 2.1) bounds the rows of the last matrix by 3. Zeiler and Fergus 2014 (section 3.1) bound the root
+    mean square of a filter by 0.1, which is a norm of 0.1 √inputs.
+    """
+    for group in optimizer.param_groups:
+        if largest := group.get("max_norm"):
+            for p in group["params"]:
+                norms = p.flatten(1).norm(dim=1).view(-1, *(1,) * (p.ndim - 1))
+                p.mul_((largest / norms.clamp(min=torch.finfo(p.dtype).tiny)).clamp(max=1))
 
 
 def sgd(
@@ -40,9 +71,12 @@ def sgd(
     weight_decay: NonNegative = 5e-4,
     decay_all: bool = False,
     bias_factor: Positive = 1.0,
+    l1: NonNegative = 0.0,
+    max_norm: NonNegative = 0.0,
 ) -> Optimizer:
     """Stochastic gradient descent with momentum (Sutskever et al. 2013 for Nesterov's)."""
-    groups = parameter_groups(net, weight_decay, decay_all=decay_all, bias_factor=bias_factor)
+    bounds = {"l1": l1, "max_norm": max_norm}
+    groups = parameter_groups(net, weight_decay, decay_all=decay_all, bias_factor=bias_factor, **bounds)
     return SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov and momentum > 0, fused=True)
 
 
@@ -55,9 +89,12 @@ def adam(
     weight_decay: NonNegative = 0.0,
     decay_all: bool = False,
     bias_factor: Positive = 1.0,
+    l1: NonNegative = 0.0,
+    max_norm: NonNegative = 0.0,
 ) -> Optimizer:
     """Adam (Kingma and Ba 2015); its weight decay is added to the gradient."""
-    groups = parameter_groups(net, weight_decay, decay_all=decay_all, bias_factor=bias_factor)
+    bounds = {"l1": l1, "max_norm": max_norm}
+    groups = parameter_groups(net, weight_decay, decay_all=decay_all, bias_factor=bias_factor, **bounds)
     return Adam(groups, lr=lr, betas=(beta1, beta2), fused=True)
 
 
@@ -70,9 +107,12 @@ def adamw(
     weight_decay: NonNegative = 1e-2,
     decay_all: bool = False,
     bias_factor: Positive = 1.0,
+    l1: NonNegative = 0.0,
+    max_norm: NonNegative = 0.0,
 ) -> Optimizer:
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019)."""
-    groups = parameter_groups(net, weight_decay, decay_all=decay_all, bias_factor=bias_factor)
+    bounds = {"l1": l1, "max_norm": max_norm}
+    groups = parameter_groups(net, weight_decay, decay_all=decay_all, bias_factor=bias_factor, **bounds)
     return AdamW(groups, lr=lr, betas=(beta1, beta2), fused=True)
 
 

@@ -17,6 +17,7 @@ from cnntrain.runtime import distributed
 from cnntrain.runtime.devices import autocast
 from cnntrain.runtime.distributed import all_reduce
 from cnntrain.tasks.task import Task
+from cnntrain.training.optimizers import add_l1, bound_norms
 from cnntrain.training.schedule_events import Freeze, Scale
 from cnntrain.training.sums import Sums, flattened, unflattened
 from cnntrain.training.train_state import TrainState
@@ -89,8 +90,10 @@ class StepProgram:
             finite = self.combine(sums, finite, divisor, self.accumulate * loader.batch_size)
         self.guard(finite & self.clipped_norm().isfinite())
         self.set_rates()
+        add_l1(self.trained.optimizer)
         with autocast(self.precision, self.device):  # for the products of Muon; other optimizers have none
             self.trained.optimizer.step()
+        bound_norms(self.trained.optimizer)
         self.trained.optimizer.zero_grad(set_to_none=True)
         if average := self.trained.average:
             average.follow(self.tables.shares.index_select(0, self.at)[0] if self.tables else average.share(self.step))

@@ -35,9 +35,12 @@ def shifted_mirrored(x: Tensor, pixels: int) -> Tensor:
 down, up = partial(shifted, pixels=1), partial(shifted, pixels=-1)
 down_mirrored, up_mirrored = partial(shifted_mirrored, pixels=1), partial(shifted_mirrored, pixels=-1)
 
+MASKS = 30  # networks that dropout thins, for each batch
+
 # Weights of the six views as in airbench (Jordan 2024, section 3.5).
 TTA: dict[str, list[tuple[float, View]]] = {
     "none": [(1.0, unchanged)],
+    "dropout": [(1 / MASKS, unchanged)] * MASKS,  # each under another mask: the geometric mean of thinned networks
     "flip": [(0.5, unchanged), (0.5, mirrored)],
     "shift": [(0.5, unchanged), (0.25, down), (0.25, up)],
     "flip_shift": [

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from cnntrain.nn.blocks import pooling, stochastic_pool
-from cnntrain.runtime.drawing import GREY, INK, RULE, SERIES, empty_figure
+from cnntrain.runtime.drawing import DASHES, GREY, INK, RULE, SERIES, empty_figure
 from cnntrain.studies.verify.convolution import IMAGE, KERNEL, noise, small_matrix
-from cnntrain.studies.verify.layers import MATRIX
+from cnntrain.studies.verify.layers import MATRIX, gradient_norms
 from cnntrain.studies.verify.ways import by_hand, maps
 
 if TYPE_CHECKING:  # matplotlib takes half a second to import
@@ -184,6 +184,18 @@ def normalised() -> "Figure":
     return figure
 
 
+def vanishing() -> "Figure":
+    """Draw the norm of every layer's gradient in networks of 20 layers with sigmoids, ReLU and shortcuts."""
+    figure = empty_figure(4.2, 2.6)
+    axes = figure.subplots()
+    for (name, norms), colour, dashes in zip(gradient_norms(20).items(), SERIES, DASHES, strict=False):
+        axes.plot(range(1, len(norms) + 1), norms, color=colour, linestyle=dashes, label=name)
+    axes.set(yscale="log", xlabel="layer", ylabel="norm of its gradient")
+    axes.grid(visible=True, axis="y")
+    axes.legend()
+    return figure
+
+
 # By the item under which they stand: the caption, and what draws them.
 FIGURES: dict[str, tuple[str, Callable[[], "Figure"]]] = {
     "A1.3a": (
@@ -198,5 +210,6 @@ FIGURES: dict[str, tuple[str, Callable[[], "Figure"]]] = {
     "A1.13a": ("A convolution as one product: pixels stand in as many rows as windows see them.", unrolled),
     "A1.13b": ("The same as a sparse matrix of the filter, w = 1 2 3 4.", sparse),
     "A2.1c": ("Three ways of pooling windows of 2×2.", pooled),
+    "A2.9": ("Under sigmoids the first layers learn nothing; ReLU and shortcuts keep the gradient.", vanishing),
     "A2.7": ("Two channels before batch norm, normalised, and with γ = 1.5, 0.7 and β = 1, -0.5.", normalised),
 }

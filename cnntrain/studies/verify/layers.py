@@ -324,19 +324,24 @@ def dropout_in_training() -> Sequence[Any]:
 def vanishing_gradients() -> Sequence[Any]:
     """The first layer's gradient under 20 layers."""
     fates = {}
+    for name, norms in gradient_norms(20).items():
+        fates[name] = "vanishes" if norms[0] < 1e-8 else "stays" if norms[0] > 1e-2 else f"{norms[0]:.1e}"
+    return (fates,)
+
+
+def gradient_norms(depth: int) -> dict[str, list[float]]:
+    """Return the norm of every layer's gradient in networks of so many layers, by their kind."""
+    found = {}
     for name in ("sigmoid", "ReLU", "residual"):
-        weights = [
-            torch.tensor(noise(16, 16, seed=i) * (math.sqrt(2 / 16) if name != "sigmoid" else 0.25)) for i in range(20)
-        ]
-        weights[0].requires_grad_()
+        size = 0.25 if name == "sigmoid" else math.sqrt(2 / 16)
+        weights = [torch.tensor(noise(16, 16, seed=i) * size).requires_grad_() for i in range(depth)]
         x = torch.tensor(noise(8, 16))
         for w in weights:
             out = x @ w.T
             x = {"sigmoid": out.sigmoid(), "ReLU": out.relu(), "residual": x + 0.1 * out.relu()}[name]
-        (gradient,) = torch.autograd.grad(x.square().sum(), weights[0])
-        norm = float(gradient.norm())
-        fates[name] = "vanishes" if norm < 1e-8 else "stays" if norm > 1e-2 else f"{norm:.1e}"
-    return (fates,)
+        gradients = torch.autograd.grad(x.square().sum(), weights)
+        found[name] = [float(gradient.norm()) for gradient in gradients]
+    return found
 
 
 @item(
