@@ -66,8 +66,8 @@ def answers(
     """Yield a network's answers to batches of (images, targets), in evaluation mode, each with its targets.
 
     With several `views` (weight, change) an answer is their weighted sum. With a `dropout_seed` dropout draws masks
-    from it: the mean of logits is then the geometric mean of the thinned networks' probabilities (Hinton et al. 2012). The
-    network's mode is put back at the end.
+    from it: the mean of logits is then the geometric mean of the thinned networks' probabilities (Hinton et al. 2012).
+    The network's mode is put back at the end.
     """
     with evaluating(net), contextlib.nullcontext() if dropout_seed is None else dropping(net, dropout_seed):
         computed = candidates(net)
