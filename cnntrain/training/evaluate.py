@@ -88,9 +88,10 @@ def outputs(
     *,
     precision: Literal["fp32", "bf16"],
     views: Sequence[tuple[float, View]] = tuple(TTA["none"]),
+    dropout_seed: int | None = None,
 ) -> Outputs:
     """Return all that `answers` yields."""
-    pairs = list(answers(net, batches, precision=precision, views=views))
+    pairs = list(answers(net, batches, precision=precision, views=views, dropout_seed=dropout_seed))
     if not pairs:
         return Outputs(torch.empty(0, 1), torch.empty(0, dtype=torch.int64))
     logits, labels = zip(*pairs, strict=True)
