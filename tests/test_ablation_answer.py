@@ -113,7 +113,7 @@ def test_differences_are_those_of_the_paired_t_test_and_of_the_sign_flips() -> N
     assert corrected == pytest.approx(step_down(ps)) and corrected == [test.p_holm for test in found.tests]
     assert [row["believable"] for row in keys["table"]] == [None, False, True, True]
     assert keys["table"][0]["delta_mean"] is keys["table"][0]["verdict"] is None
-    assert keys["table"][2]["verdict"].startswith("no_b is worse than full by")
+    assert re.match("no_b .*worse.* full ", keys["table"][2]["verdict"])
 
 
 def test_images_are_tested_for_each_seed_and_corrected_over_its_variants() -> None:
@@ -148,7 +148,7 @@ def test_parts_are_compared_with_their_sum() -> None:
         (sums.mean(), oracle.low, oracle.high)
     )
     assert row["p"] == 2 / 2**8 and row["p_holm"] == 4 * row["p"] and row["believable"]  # one family of four
-    assert "no_ab is worse than the sum of no_a and no_b by 2.00 points" in row["verdict"]
+    assert re.search(r"no_ab .*worse.* no_a and no_b .*2\.00 points", row["verdict"])
 
 
 def test_interactions_are_of_disjoint_parts_that_are_matched_alike() -> None:
@@ -171,19 +171,19 @@ def test_a_row_with_a_missing_cell_has_no_verdict(lost: list[tuple[str, int]]) -
         assert [rows[name][key] for key in empty] == [None] * len(empty)
     assert found.interactions[0].test.significant is None and "missing" in str(found.interactions[0].test.verdict)
     if broken == ["no_b"]:
-        assert rows["no_b"]["verdict"] == "no_b: no verdict, 2 of 8 cells are missing." and rows["no_b"]["n_seeds"] == 6
-        assert rows["no_ab"]["believable"] and "1 more waits for missing cells" in summary(found)
+        assert re.match("no_b.* 2 of 8 cells ", rows["no_b"]["verdict"]) and rows["no_b"]["n_seeds"] == 6
+        assert rows["no_ab"]["believable"] and re.search("1 .*missing", summary(found))
     else:
-        assert rows["no_b"]["verdict"] == "no_b: no verdict, 1 of 8 cells of full is missing."
-        assert summary(found) == "Nothing can be concluded: cells are missing."
-        assert sentences(found)[0] == "full: 1 of 8 cells is missing."
+        assert re.match("no_b.* 1 of 8 cells of full ", rows["no_b"]["verdict"])
+        assert "missing" in summary(found)
+        assert sentences(found)[0].startswith("full: 1 of 8 ")
     assert "**Not complete.**" in report("study", {}, [], found)
 
 
 def test_a_study_that_has_not_begun_says_so() -> None:
     found = answer(PLAN, {}, range(8))
     assert found.rows == [] and not found.complete and found.table[1].score_mean is found.table[1].n is None
-    assert summary(found) == "Nothing can be concluded: cells are missing."
+    assert "missing" in summary(found)
     assert "None is finished." in report("study", {}, [], found)
     with styled():
         assert differences_figure(found)
@@ -204,7 +204,7 @@ def test_one_seed_concludes_nothing() -> None:
     assert found.complete and all(test.p is test.significant is test.delta_low is None for test in found.tests)
     assert found.tests[1].delta == pytest.approx(-0.25) and found.table[2].score_std is None
     assert all("one seed" in str(row.test.verdict) for row in found.table[1:])
-    assert summary(found) == "Nothing can be concluded: there is one seed for each variant."
+    assert "one seed" in summary(found)
 
 
 def test_the_order_of_cells_and_cells_of_others_change_nothing() -> None:
@@ -388,12 +388,12 @@ def test_a_later_look_is_held_to_its_level() -> None:
     now, later = answer(PLAN[:2], cells, range(8)), answer(PLAN[:2], cells, range(8), level=0.0016, again=0.0008)
     assert now.tests[0].p == later.tests[0].p == 2 / 2**8
     assert now.tests[0].significant and not later.tests[0].significant
-    assert "at least 11 seeds at the level 0.0016" in str(later.tests[0].verdict)
+    assert re.search(r"11 seeds .*0\.0016", str(later.tests[0].verdict))
     anew, again = later.tests[0].seeds_needed, later.tests[0].seeds_needed_again
     assert anew and again and anew < again
     assert significant(now) == ["no_a against full"] and significant(later) == []
     still = answer(PLAN[:2], cells, range(8), level=0.0016, again=0.0008, known=significant(now))
-    assert significant(still) == significant(now) and "at an earlier look" in str(still.tests[0].verdict)
+    assert significant(still) == significant(now) and "earlier look" in str(still.tests[0].verdict)
 
 
 # To be read.

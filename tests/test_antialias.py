@@ -77,7 +77,7 @@ def test_features_jump_less_when_the_image_moves_by_a_pixel() -> None:
 
 def test_what_cannot_be_blurred_is_refused(refused: Callable[..., str]) -> None:
     line = refused("fit", "model=mlp", "model.antialias=true")
-    assert "model.antialias=true: mlp has no stage that strides" in line
+    assert "model.antialias=true" in line and "mlp" in line
     with pytest.raises(ValueError, match="StochasticPool2d"):
         antialiased(chain(conv=nn.Conv2d(1, 2, 3), pool=StochasticPool2d(2, 2)))
     assert "model.antialias=3" in refused("fit", "model=lenet5", "model.antialias=3")

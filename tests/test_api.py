@@ -91,8 +91,8 @@ def test_a_dataset_has_the_defaults_of_the_command_line(folder: Path) -> None:
     digits = ct.load_dataset("digits")
     assert [len(split) for split in (digits.train, digits.val, digits.test)] == [1257, 180, 360]
     assert ct.load_dataset("digits", val_size=0).val is None
-    for name, options in (("digitss", {}), ("digits", {"vall_size": 1})):
-        with pytest.raises(InputError, match="did you mean"):
+    for name, options, meant in (("digitss", {}, "'digits'"), ("digits", {"vall_size": 1}, "val_size")):
+        with pytest.raises(InputError, match=meant):
             ct.load_dataset(name, **options)
 
 

@@ -196,11 +196,11 @@ def test_places_compose_and_black_stays_black(first: str, second: str) -> None:
 def test_crop_refuses_what_cannot_be_reflected() -> None:
     here, place = torch.arange(4).expand(1, -1), crop(4).place
     assert place is not None
-    with pytest.raises(InputError, match=r"padding=4 .* not 4×4; take padding=3 or less, or border=zero"):
+    with pytest.raises(InputError, match=r"padding=4 .*4×4.*padding=3 .*border=zero"):
         place(here, here, 4, 4, torch.zeros(1, 2, dtype=torch.int64))
-    with pytest.raises(InputError, match="unknown border of crop 'reflct'; did you mean 'reflect'"):
+    with pytest.raises(InputError, match="border .*'reflect'"):
         crop(border="reflct")
-    with pytest.raises(InputError, match="unknown interpolation of affine 'biliner'; did you mean 'bilinear'"):
+    with pytest.raises(InputError, match="interpolation .*'bilinear'"):
         affine(interpolation="biliner")
 
 

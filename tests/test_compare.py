@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -146,23 +147,23 @@ def test_sentences_say_what_the_numbers_allow() -> None:
         "a", ["b", "c", "d"], [DiscordantPairs(2, 40, 500), DiscordantPairs(5, 7, 500), "measured on 3 images"]
     )
     assert [row.significant for row in rows] == [True, False, None]
-    assert "b is better than a by 7.60 points" in str(rows[0].verdict)
-    assert "do not differ significantly" in str(rows[1].verdict) and "+0.40 points" in str(rows[1].verdict)
-    assert str(rows[2].verdict).endswith("measured on 3 images.")
-    assert conclude(rows) == "Of 2 differences from a, 1 is significant after Holm's correction: b (+7.60 points)."
+    assert re.search(r"b .*better.* a .*7\.60 points", str(rows[0].verdict))
+    assert "not differ" in str(rows[1].verdict) and "+0.40 points" in str(rows[1].verdict)
+    assert "3 images" in str(rows[2].verdict)
+    assert re.fullmatch(r"Of 2 .* a\W.* 1 .*Holm.* b \(\+7\.60 points\)\.", conclude(rows))
     assert conclude(rows[1:2]) == str(rows[1].verdict)
     assert "worse than" in str(compare_over_images("a", ["b"], [DiscordantPairs(40, 2, 500)])[0].verdict)
 
 
 def test_few_seeds_conclude_nothing_however_equal_they_are() -> None:
     few, enough, noise = [0.02] * 3, [0.02, 0.021, 0.019, 0.02, 0.022, 0.018], [0.02, -0.021, 0.019, -0.02, 0.022, 0.0]
-    assert "needs at least 6 seeds" in str(compare_over_seeds("A", ["B"], [few])[0].verdict)
+    assert "6 seeds" in str(compare_over_seeds("A", ["B"], [few])[0].verdict)
     (row,) = compare_over_seeds("A", ["B"], [enough])
-    assert row.significant and row.verdict and "B is better than A by 2.00 points" in str(row.verdict)
+    assert row.significant and re.search(r"B .*better.* A .*2\.00 points", str(row.verdict))
     rows = compare_over_seeds("A", ["B", "C"], [enough, noise])
     assert not any(row.significant for row in rows)  # six seeds are too few for two comparisons
-    assert "2 comparisons need at least 7 seeds" in str(rows[0].verdict)
-    assert "do not differ significantly" in str(compare_over_seeds("A", ["B"], [noise])[0].verdict)
+    assert re.search("2 comparisons .*7 seeds", str(rows[0].verdict))
+    assert "not differ" in str(compare_over_seeds("A", ["B"], [noise])[0].verdict)
 
 
 def test_p_and_interval_must_agree() -> None:
@@ -226,7 +227,8 @@ def test_two_runs_are_compared_on_the_same_images(cnntrain: Call, trained: Path)
     assert set(row) == IMAGE_KEYS
     assert (row["name"], row["against"], row["n"], row["only_this"], row["only_other"]) == ("c", "b", 200, 32, 0)
     assert row["delta"] == pytest.approx(0.16) and row["p"] == pytest.approx(2 * 0.5**32)
-    assert row["believable"] and "c is better than b by 16.00 points" in found["verdict"] == row["verdict"]
+    assert row["believable"] and found["verdict"] == row["verdict"]
+    assert re.search(r"c .*better.* b .*16\.00 points", row["verdict"])
     assert found["runs"][0]["params"] == 7850 and found["runs"][0]["macs"] == 7840
 
 
@@ -255,7 +257,7 @@ def test_missing_and_outdated_evaluations_are_made(
     shutil.rmtree(trained / "b" / "eval")
     assert main(["compare", "runs=[a,b]"]) == 0
     out, err = capfd.readouterr()
-    assert "evaluating b" in err and "evaluating a" not in err and "nothing but their seed" in out
+    assert "evaluating b" in err and "evaluating a" not in err and "their seed" in out
     assert (trained / "b" / "eval" / "test_best" / "predictions.npz").is_file()
     assert main(["compare", "runs=[a,b]"]) == 0
     assert "evaluating" not in capfd.readouterr().err
@@ -273,8 +275,8 @@ def test_other_images_give_no_verdict_but_a_reason(cnntrain: Call, trained: Path
     )
     rows = cnntrain("compare", "runs=[a,few,big]")["over_images"]
     assert [row["believable"] for row in rows] == [None, None] and [row["p"] for row in rows] == [None, None]
-    assert "measured on 100 images, a on 200" in rows[0]["verdict"]
-    assert "other images, or the same at another size" in rows[1]["verdict"]
+    assert re.search("100 images, a .*200", rows[0]["verdict"])
+    assert "other images" in rows[1]["verdict"]
 
 
 def test_tables_in_three_styles(cnntrain: Call, trained: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -306,9 +308,9 @@ def test_a_comparison_leaves_a_report_where_it_is_asked_to(
 
 
 def test_a_comparison_needs_two_runs(trained: Path, refused: Callable[..., str]) -> None:
-    assert "at least two runs" in refused("compare", "runs=[a]")
-    assert "at least two runs" in refused("compare", "runs=a")  # a single word is a list of one
-    assert "names a twice" in refused("compare", "runs=[a,a]")
-    assert "nowhere does not exist" in refused("compare", "runs=[a,nowhere]")
-    assert "runs=<value> is missing" in refused("compare")
+    assert "two runs" in refused("compare", "runs=[a]")
+    assert "two runs" in refused("compare", "runs=a")  # a single word is a list of one
+    assert " a twice" in refused("compare", "runs=[a,a]")
+    assert "nowhere" in refused("compare", "runs=[a,nowhere]")
+    assert "runs=<value>" in refused("compare")
     assert "table=csv" in refused("compare", "runs=[a,a]", "table=cvs")

@@ -146,9 +146,11 @@ def test_command(conf: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main(["completion", "query", "fish", "cnntrain fit model=x"]) == 0
     assert not capsys.readouterr().out
     assert main.main(["completion", "bsh"]) == 2
-    assert capsys.readouterr().err == "cnntrain: unknown shell 'bsh'; did you mean 'bash'?\n"
+    error = capsys.readouterr().err
+    assert error.startswith("cnntrain: ") and "'bash'" in error and error.count("\n") == 1
     assert main.main(["completion"]) == 2
-    assert capsys.readouterr().err == "cnntrain: say cnntrain completion bash|zsh|fish\n"
+    error = capsys.readouterr().err
+    assert error.startswith("cnntrain: ") and "cnntrain completion bash|zsh|fish" in error and error.count("\n") == 1
 
 
 def test_answering_imports_neither_hydra_nor_torch() -> None:

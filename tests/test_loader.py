@@ -178,13 +178,13 @@ def test_balanced_sampling_shows_each_class_equally_often() -> None:
 
 
 def test_a_batch_larger_than_the_dataset_is_refused() -> None:
-    with pytest.raises(InputError, match="trainer.batch_size=51 is more than the 50 training images"):
+    with pytest.raises(InputError, match=r"trainer\.batch_size=51 .* 50 "):
         resident(1, "none", batch_size=51)
 
 
 def test_statistics_for_other_channels_are_refused() -> None:
     wrong = DatasetInfo("wrong", ("a",), (3, 4, 4), (0.5,), (0.2,))
-    with pytest.raises(ValueError, match="3 channels, but 1 means"):
+    with pytest.raises(ValueError, match="3 .* 1 "):
         Normalise(wrong, CPU)
 
 

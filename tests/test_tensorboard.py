@@ -136,7 +136,7 @@ def test_a_full_disk_is_said_once_and_stops_nothing(tmp_path: Path, capfd: pytes
     board.pictures(8, lambda: {"a": torch.zeros(1, 8, 8, dtype=torch.uint8)})
     board.close({"seed": 0}, {"top1": 0.5})
     err = capfd.readouterr().err
-    assert err.count("\n") == 1 and "TensorBoard files are not written from here on" in err and "No space left" in err
+    assert err.count("\n") == 1 and "TensorBoard" in err and "No space left" in err
 
 
 def test_whatever_else_fails_is_said_once_too(
@@ -152,7 +152,7 @@ def test_whatever_else_fails_is_said_once_too(
     board.pictures(1, lambda: {"a": torch.zeros(3, 3, dtype=torch.uint8)})  # no picture has two axes
     board.record(next(records()))
     err = capfd.readouterr().err
-    assert err.count("\n") == 1 and "TensorBoard files are not written" in err and board.sink is None
+    assert err.count("\n") == 1 and "TensorBoard" in err and board.sink is None
 
     monkeypatch.setitem(sys.modules, "tensorboard.summary.writer.record_writer", None)
     assert open_board(tmp_path / "absent").sink is None

@@ -1,5 +1,6 @@
 """The lectures as an executable specification: no item contradicts itself, and verdicts follow from values."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,8 @@ def test_a_verdict_follows_from_what_is_computed() -> None:
     assert verify(item(3, 3, 3, 3)).verdict == "reproduced"
     assert verify(item(3, 4, 3)).verdict == "differs" and not verify(item(3, 4, 3)).faults
     wrong = verify(item(3, 3, 3, 5))
-    assert wrong.faults == ("X1: computed 5, and the right value is 3",)
+    (fault,) = wrong.faults
+    assert re.match("X1: .*5.*3", fault)
 
 
 @pytest.mark.parametrize(
@@ -85,9 +87,9 @@ def test_the_same_items_as_a_list(cnntrain: Call) -> None:
 def test_a_value_that_moved_ends_with_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(ITEMS, "X1", item(3, 3, 4))
     assert main(["verify", "X1"]) == 1
-    assert "X1: computed 4, and the right value is 3" in capsys.readouterr().err
+    assert re.search("X1: .*4.*3", capsys.readouterr().err)
     assert main(["verify", "E188"]) == 2
-    assert "did you mean" in capsys.readouterr().err
+    assert "'E18'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", figures.FIGURES)
