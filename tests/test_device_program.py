@@ -5,6 +5,7 @@ What a GPU alone can show is in `tests/gpu`.
 
 import contextlib
 import json
+import re
 import types
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -196,8 +197,8 @@ def test_a_program_runs_three_times_and_is_then_repeated_until_its_inputs_change
 @pytest.mark.parametrize(
     ("inputs", "reason"),
     [
-        ("waits", "since something in them synchronises with the device"),
-        ("breaks", "since CUDA says: operation not permitted"),
+        ("waits", "synchronises"),
+        ("breaks", "operation not permitted"),
     ],
 )
 def test_a_program_that_cannot_be_recorded_is_told_with_its_reason(
@@ -205,9 +206,9 @@ def test_a_program_that_cannot_be_recorded_is_told_with_its_reason(
 ) -> None:
     take = gpu()
     assert [take(inputs) for _ in range(WARM_UP)] == [""] * WARM_UP
-    assert take(inputs).startswith(reason) and calls == [("run", inputs)] * WARM_UP
+    assert reason in take(inputs) and calls == [("run", inputs)] * WARM_UP
     take = gpu(required=True)
-    with pytest.raises(CnntrainError, match="trainer.graph=true: the step cannot be captured as a CUDA graph, since"):
+    with pytest.raises(CnntrainError, match=rf"trainer\.graph=true.*{reason}"):
         for _ in range(WARM_UP + 1):
             take(inputs)
 
@@ -219,16 +220,16 @@ def test_a_step_that_cannot_be_recorded_is_taken_all_the_same(capfd: pytest.Capt
         plain.update(data, step)
         refused.update(data, step)
     assert all(torch.equal(a, b) for a, b in zip(plain.trained.parameters, refused.trained.parameters, strict=True))
-    assert capfd.readouterr().err.count("steps are not captured as a CUDA graph, since it is a test") == 1
+    assert capfd.readouterr().err.count("since it is a test") == 1
 
 
 def test_what_cannot_be_done_here_is_refused(
     refused: Callable[..., str], tiny: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert "trainer.graph=true needs a GPU, and device=cpu" in refused(*("fit", *tiny, "trainer.graph=true"))
-    assert "trainer.graph=maybe should be auto or true or false" in refused("fit", *tiny, "trainer.graph=maybe")
+    assert re.search("trainer.graph=true .*device=cpu", refused("fit", *tiny, "trainer.graph=true"))
+    assert re.search("trainer.graph=maybe .*auto or true or false", refused("fit", *tiny, "trainer.graph=maybe"))
     monkeypatch.setenv("PATH", "")
-    assert "trainer.compile=true needs a C++ compiler" in refused("fit", *tiny, "trainer.compile=true")
+    assert "C++ compiler" in refused("fit", *tiny, "trainer.compile=true")
 
 
 # --- merged operators
@@ -289,7 +290,7 @@ def test_a_save_beside_the_training_that_fails_is_said_at_the_next(
     words = [*tiny, "trainer.checkpoint_seconds=0", "dataset.val_size=0"]
     assert main(["fit", *words, "trainer.epochs=5", "output_dir=run"]) == 1
     err = capfd.readouterr().err
-    assert err.count("pt cannot be written: the disk is full") == 3 and "3 saves in a row have failed" in err
+    assert len(re.findall(r"\.pt .*disk is full", err)) == 3 and "3 saves" in err
     rows = (folder / "run" / "metrics.jsonl").read_text().splitlines()
     assert json.loads(rows[-1])["epoch"] == 4  # the third failure is known at the fourth save
 

@@ -121,9 +121,9 @@ def test_a_model_that_is_no_chain_is_refused_with_the_reason(kind: Callable[[], 
 def test_a_chain_that_differs_is_found_out() -> None:
     right, wrong = nn.Sequential(nn.Conv2d(3, 3, 1)), nn.Sequential(nn.Conv2d(3, 3, 1))
     prove(right, right, (3, 4, 4))
-    with pytest.raises(ChainError, match="another result in evaluation"):
+    with pytest.raises(ChainError, match="evaluation"):
         prove(right, wrong, (3, 4, 4))
-    with pytest.raises(ChainError, match="another result in training"):
+    with pytest.raises(ChainError, match="training"):
         prove(right, nn.Sequential(right[0], nn.Dropout(0.5)), (3, 4, 4))
 
 
@@ -132,9 +132,9 @@ def test_what_cannot_be_taken_apart_comes_as_one_stage_and_says_why() -> None:
     assert [name for name, _ in net.named_children()] == ["network"]
     assert "reads two, x" in str(net.observe_only)
     assert net(torch.randn(2, *SMALL)).shape == (2, 5)
-    with pytest.raises(StageError, match="comes as one stage, so no part of it can be removed: add reads two, x"):
+    with pytest.raises(StageError, match="one stage.*add reads two, x"):
         chain_of(Whole(), "somebody's net", SMALL, 5, ["fc"])
-    with pytest.raises(StageError, match="gives 5, not 6 numbers"):
+    with pytest.raises(StageError, match="5, not 6"):
         chain_of(Whole(), "somebody's net", SMALL, 6, [])
 
 
@@ -148,7 +148,7 @@ def test_a_chain_is_proved_on_small_images_where_the_model_takes_them() -> None:
 def test_only_stages_that_keep_the_shape_can_be_removed() -> None:
     names = [name for name, _ in foreign(SMALL, 5, remove=["layer2_1", "relu"]).named_children()]
     assert "layer2_1" not in names and "relu" not in names and "layer2_0" in names
-    for stage, message in (("layer2_0", "64×10×10 into 128×5×5"), ("layer9", "unknown stage 'layer9'")):
+    for stage, message in (("layer2_0", "64×10×10 into 128×5×5"), ("layer9", "'layer9'")):
         with pytest.raises(StageError, match=message):
             foreign(SMALL, 5, remove=[stage])
 
@@ -156,11 +156,11 @@ def test_only_stages_that_keep_the_shape_can_be_removed() -> None:
 @pytest.mark.parametrize(
     ("options", "shape", "message"),
     [
-        ({"arch": "resnet19"}, SMALL, "unknown model.arch 'resnet19'; did you mean 'resnet18'"),
-        ({}, (1, 28, 28), "resnet18 cannot take 1×28×28 images"),
-        ({"weights": "nowhere.pt"}, SMALL, "nowhere.pt does not exist"),
-        ({"antialias": True}, SMALL, "model.widen and model.antialias are"),
-        ({"widen": {"fc": 2.0}}, SMALL, "model.widen and model.antialias are"),
+        ({"arch": "resnet19"}, SMALL, "model.arch .*'resnet18'"),
+        ({}, (1, 28, 28), "resnet18 .*1×28×28"),
+        ({"weights": "nowhere.pt"}, SMALL, "nowhere.pt"),
+        ({"antialias": True}, SMALL, "model.widen and model.antialias"),
+        ({"widen": {"fc": 2.0}}, SMALL, "model.widen and model.antialias"),
     ],
 )
 def test_what_cannot_be_is_refused_with_the_reason(

@@ -71,7 +71,7 @@ def test_the_first_full_connection_of_vgg16_keeps_its_parameters() -> None:
 
 @pytest.mark.parametrize(
     ("name", "shape", "reason"),
-    [("lenet5_1998", (1, 32, 32), "'rbf' cannot be converted: RadialBasis"), ("googlenet", (3, 64, 64), "")],
+    [("lenet5_1998", (1, 32, 32), "'rbf'.*RadialBasis"), ("googlenet", (3, 64, 64), "")],
 )
 def test_a_network_that_cannot_be_converted_says_why(name: str, shape: tuple[int, int, int], reason: str) -> None:
     net = MODELS[name](shape, 10, BuildOptions())

@@ -130,7 +130,7 @@ def test_the_list_of_tiny_imagenet_labels_its_validation_images(tmp_path: Path) 
     part = load("tiny_imagenet", tmp_path, {}, val_size=0, classes=[classes[2], classes[0]])
     assert part.test is not None and part.test.labels.tolist() == [1, 0, 1, 0]
     (root / "val/val_annotations.txt").write_text("val_0.JPEG\n")
-    with pytest.raises(InputError, match="does not hold a file and its class"):
+    with pytest.raises(InputError, match=r"val_annotations\.txt"):
         load("tiny_imagenet", tmp_path, {})
 
 
@@ -152,13 +152,13 @@ def test_a_copy_of_imagenet_is_read_where_it_lies_and_any_part_of_it(tmp_path: P
 def test_so_many_classes_are_evenly_spaced_and_no_more_than_there_are(tmp_path: Path) -> None:
     assert describe("imagenet", tmp_path, {}, classes=4).classes == ("0", "250", "500", "750")
     assert describe("cifar100", tmp_path, {}, classes=100) == describe("cifar100", tmp_path, {})
-    with pytest.raises(InputError, match=r"dataset\.classes=11, but there are 10"):
+    with pytest.raises(InputError, match=r"dataset\.classes=11\W.* 10"):
         describe("mnist", tmp_path, {}, classes=11)
 
 
 def test_imagenet_is_not_downloaded_and_other_folders_are_not_taken_for_it(tmp_path: Path) -> None:
     copy(tmp_path, ["ant", "bee"])
-    with pytest.raises(InputError, match=r"no ImageNet in .*/imagenet: put .*train and val .*dataset\.root="):
+    with pytest.raises(InputError, match=r"ImageNet .*/imagenet\W.*train and val .*dataset\.root="):
         load("imagenet", tmp_path, {})
     assert len(describe("imagenet", tmp_path, {}).classes) == 1000
 
@@ -222,12 +222,12 @@ def interrupted(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
-        (shortened, "does not have its md5 checksum"),
-        (longer, "longer than the 100 bytes"),
-        (redirected, "not an https address"),
+        (shortened, "md5"),
+        (longer, "100 bytes"),
+        (redirected, "https address"),
         (unreachable, "unreachable"),
         (full, "GB of disk"),
-        (elsewhere, "holds no folder other"),
+        (elsewhere, "folder other"),
         (interrupted, "stopped on the way"),
     ],
 )
@@ -239,7 +239,7 @@ def test_what_cannot_be_had_whole_leaves_nothing(
     reason: str,
 ) -> None:
     fault(network, monkeypatch)
-    with pytest.raises(InputError, match=rf"cannot download imagenette \(.*{reason}.*put imagenette2-320\.tgz into"):
+    with pytest.raises(InputError, match=rf"imagenette \(.*{reason}.*imagenette2-320\.tgz"):
         load("imagenette", tmp_path / "not" / "yet", {})
     assert not (tmp_path / "not").exists()
 
@@ -350,4 +350,4 @@ def test_f31_a_bad_archive_ends_the_command_with_nothing_made(
     small = Archive("https://nowhere/imagenette2-320.tgz", "imagenette2-320", 1000, checksum, 10)
     monkeypatch.setitem(imagenet.ARCHIVES, "imagenette", small)
     words = ("fit", "model=softmax", "dataset=imagenette", "augmentation=none", "output_dir=run", "device=cpu")
-    assert "'../above', which could be outside its folder" in refused(*words)
+    assert "'../above'" in refused(*words)

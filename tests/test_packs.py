@@ -252,14 +252,14 @@ def test_a_disk_without_room_is_said_before_anything_is_decoded(
 ) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(packs.shutil, "disk_usage", lambda path: usage(0, 0, 1000))
-    with pytest.raises(InputError, match=r"needs 0\.01 MB for 30 images .*0\.00 MB are free; .*cache=none"):
+    with pytest.raises(InputError, match=r" 0\.01 MB .*30 images .* 0\.00 MB .*cache=none"):
         load("folder", root, SIZE, cache="pack")
     assert not decoded and not stored(root)
 
 
 def test_a_folder_that_cannot_be_written_to_is_said(root: Path) -> None:
     (root / "file").write_text("")
-    with pytest.raises(InputError, match=r"cache=pack cannot write to .*data_root=.*cache=none"):
+    with pytest.raises(InputError, match=r"cache=pack .*data_root=.*cache=none"):
         load("folder", root, SIZE, cache="pack", packs=root / "file" / "packs")
 
 

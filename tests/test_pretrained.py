@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -81,8 +82,8 @@ def test_a_pretrained_network_is_trained_and_used_on_the_images_it_expects(
     words = [*WORDS, "model.weights=default", "output_dir=run"]
     assert main(["fit", *words]) == 0
     said = capfd.readouterr().err
-    assert "weights of torchvision's tinynet: all but fc.weight, fc.bias, which are new" in said
-    assert "images of 20×20, the size that the weights were trained at" in said
+    assert re.search(r"torchvision's tinynet\W.*all but fc\.weight, fc\.bias", said)
+    assert "20×20" in said
     assert "mean 0.100, 0.200, 0.300 and deviation 0.400, 0.500, 0.600" in said
     data = json.loads((folder / "run" / "run.json").read_text())["data"]
     assert (data["shape"], data["mean"], data["std"]) == ([3, 20, 20], [0.1, 0.2, 0.3], [0.4, 0.5, 0.6])
@@ -116,7 +117,7 @@ def test_weights_come_from_the_network_once_and_then_from_the_disk(source: Path)
     source.unlink()
     net = create_model("torchvision", SHAPE, 7, arch="tinynet", weights="default")
     assert all(torch.equal(value, saved[key]) for key, value in net.state_dict().items())
-    assert str(net.pretrained) == "weights of torchvision's tinynet: all"
+    assert str(net.pretrained).endswith("torchvision's tinynet: all")
 
 
 @pytest.mark.parametrize("harm", ["gone", "damaged"])
@@ -129,8 +130,8 @@ def test_a_download_that_fails_is_one_line_before_anything_is_made(
         source.write_bytes(source.read_bytes()[:-9])
     assert main(["fit", *WORDS, "model.weights=default"]) == 2
     lines = [line for line in capfd.readouterr().err.splitlines() if line and not line.startswith("Downloading")]
-    assert len(lines) == 1 and "cannot download model.weights=default (" in lines[0]
-    assert f"put {source.as_uri()} into {source.parent}/hub/hub/checkpoints, or name the file with" in lines[0]
+    assert len(lines) == 1 and "model.weights=default (" in lines[0]
+    assert re.search(f"{source.as_uri()} .*{source.parent}/hub/hub/checkpoints\\W.*model.weights=", lines[0])
     assert not list(folder.iterdir())
 
 
@@ -142,7 +143,7 @@ def test_a_size_that_was_typed_or_cannot_be_changed_stays(
     assert main(["describe", *model, "dataset.image_size=28"]) == 0
     captured = capfd.readouterr()
     assert "for 3×28×28 images" in captured.out
-    assert "images of 28×28, not the 20×20 that the weights were trained at" in captured.err
+    assert re.search("28×28.* 20×20", captured.err)
     assert cnntrain("describe", *WORDS[:4])["in_shape"] == [3, 28, 28]  # drawn weights expect nothing
 
     monkeypatch.setitem(DATASETS, "fixed", lambda root: None)  # type: ignore[arg-type, return-value]
@@ -161,9 +162,9 @@ def test_a_model_of_one_stage_says_why_and_refuses_removal(
     words = [word.replace("tinynet", "skipnet") for word in WORDS]
     for command in (["fit", *words], ["describe", *words[:4]]):
         assert main(command) == 0
-        assert "one stage, so it can only be observed: add reads relu, relu, not relu alone" in capfd.readouterr().err
+        assert re.search("one stage.*add reads relu, relu", capfd.readouterr().err)
     line = refused("fit", *words, "model.remove=[relu]")
-    assert "torchvision's skipnet comes as one stage, so no part of it can be removed: add reads" in line
+    assert re.search("skipnet .*one stage.*add reads", line)
 
 
 def test_weights_from_a_file_fit_but_for_the_head(tmp_path: Path) -> None:
@@ -179,9 +180,9 @@ def test_weights_from_a_file_fit_but_for_the_head(tmp_path: Path) -> None:
     torch.save([1, 2], tmp_path / "list.pt")
     (tmp_path / "text.pt").write_text("no weights")
     for name in ("list.pt", "text.pt"):
-        with pytest.raises(InputError, match="holds no state dict"):
+        with pytest.raises(InputError, match=name):
             create_model("torchvision", (3, 40, 40), 4, arch="squeezenet1_0", weights=str(tmp_path / name))
-    with pytest.raises(InputError, match="not those of squeezenet1_0: .* and 47 more differ"):
+    with pytest.raises(InputError, match=r"squeezenet1_0\W.* 47 more"):
         fill(original, "squeezenet1_0", {})
 
 
@@ -190,7 +191,7 @@ def test_torchvisions_models_say_what_images_they_expect() -> None:
     assert wants == Preprocessing(224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     assert wants.for_channels(1).mean == (pytest.approx(0.449),)
     assert PRETRAINED["torchvision"](arch="resnet18") is None
-    with pytest.raises(InputError, match="did you mean 'resnet18'"):
+    with pytest.raises(InputError, match="'resnet18'"):
         PRETRAINED["torchvision"](arch="resnet19", weights="default")
 
 
@@ -230,10 +231,10 @@ def test_timms_weights_come_by_its_own_code(monkeypatch: pytest.MonkeyPatch) -> 
 
     fake = SimpleNamespace(list_models=lambda: ["tinynet"], create_model=timms_own, get_pretrained_cfg=configuration)
     monkeypatch.setitem(sys.modules, "timm", fake)
-    for classes, new in ((4, "all but fc.weight, fc.bias, which are new"), (7, "all")):
+    for classes, new in ((4, r"all but fc\.weight, fc\.bias\b.*"), (7, "all")):
         net = create_model("timm", SHAPE, classes, arch="tinynet", weights="default")
         assert (net.get_submodule("conv").weight == 1).all() and len(net) == 5
-        assert str(net.pretrained) == f"weights of timm's tinynet: {new}"
+        assert re.fullmatch(f".*timm's tinynet: {new}", str(net.pretrained))
         widest = net.get_submodule("fc").weight.abs().max().item()
         assert widest <= 4**-0.5 if classes == 4 else widest > 5  # torch's bound for a layer of four inputs
         again = (create_model("timm", SHAPE, classes, arch="tinynet", weights="default", seed=seed) for seed in (0, 1))
@@ -242,15 +243,13 @@ def test_timms_weights_come_by_its_own_code(monkeypatch: pytest.MonkeyPatch) -> 
     assert not create_model("timm", SHAPE, 4, arch="tinynet").get_submodule("conv").weight.any()
     wants = PRETRAINED["timm"](arch="tinynet", weights="default")
     assert wants == Preprocessing(24, (0.1,) * 3, (0.2,) * 3) and PRETRAINED["timm"](arch="tinynet") is None
-    assert "not the 24×24" in list(remarks(net, wants, SHAPE))[-1]
-    supply = (
-        r"\(no weights there\); fetch https://huggingface.co/timm/tinynet.a1/resolve/main/model.safetensors and name"
-    )
+    assert " 24×24" in list(remarks(net, wants, SHAPE))[-1]
+    supply = r"\(no weights there\).* https://huggingface\.co/timm/tinynet\.a1/resolve/main/model\.safetensors "
     with pytest.raises(InputError, match=supply):
         create_model("timm", SHAPE, 4, arch="tinynet.none", weights="default")
     with pytest.raises(InputError, match="Invalid pretrained tag"):
         PRETRAINED["timm"](arch="tinynet.odd", weights="default")
-    with pytest.raises(InputError, match="unknown model.arch"):
+    with pytest.raises(InputError, match=r"model\.arch"):
         create_model("timm", SHAPE, 4, arch="mininet")
 
 

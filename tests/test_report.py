@@ -110,9 +110,9 @@ def test_the_page_goes_where_it_is_asked_to(
     assert set(found) == {"run_dir", "report", "split", "weights", "n", "top1", "top1_low", "top1_high"}
     assert (found["report"], found["n"]) == ("page.html", 10) and "last weights" in (folder / "page.html").read_text()
     for words, reason in (
-        (["run=run", "output=no/page.html"], "the folder no does not exist"),
-        (["run=run", "output=run"], "is a folder"),
-        (["run=nowhere"], "does not exist"),
+        (["run=run", "output=no/page.html"], "the folder no "),
+        (["run=run", "output=run"], "output=run"),
+        (["run=nowhere"], "run=nowhere"),
         (["run=run", "split=tset"], "split=test"),
     ):
         assert main(["report", *words]) == 2
@@ -136,7 +136,7 @@ def test_changed_images_are_not_shown_beside_old_predictions(report: Path, capfd
     config["dataset"]["test_images"] = 60
     Path("run/config.json").write_text(json.dumps(config))
     assert main(["report", "run=run"]) == 2
-    assert "the images are not those that run was trained on" in capfd.readouterr().err
+    assert re.search("images .* run ", capfd.readouterr().err)
 
 
 def test_what_the_words_changed_is_listed_and_nothing_else(cnntrain: Call, folder: Path, tiny: tuple[str, ...]) -> None:
@@ -210,7 +210,7 @@ def test_layers_of_another_library_are_listed(arch: str) -> None:
     explained, table = layer_blocks({"model": {"name": "torchvision", "arch": arch, "weights": "default"}}, info)
     assert isinstance(table, Table) and isinstance(explained, Paragraph)
     assert list(table.rows[0]) == ["stage", "output", "parameters", "MACs", "FLOPs", "activations kB"]
-    assert "without receptive fields and connections" in str(explained.text)
+    assert "without receptive fields" in str(explained.text)
     expected = sum(p.numel() for p in torchvision.models.get_model(arch, num_classes=3).parameters())
     assert f"{expected:,} parameters" in str(explained.text)
     assert sum(stage["parameters"] for stage in table.rows if isinstance(stage["parameters"], int)) == expected

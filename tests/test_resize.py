@@ -142,7 +142,7 @@ def test_a_window_that_never_fits_is_the_largest_in_the_centre(
 
 @pytest.mark.parametrize("options", [{"scale": (0.5, 0.4)}, {"ratio": (2.0, 1.0)}, {"scale": (0.0, 0.0)}])
 def test_a_range_that_is_none_is_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="takes the least and the largest"):
+    with pytest.raises(InputError, match=f"resized_crop .*{next(iter(options))}"):
         resized_crop(**options)
 
 
@@ -211,7 +211,7 @@ def test_training_sees_windows_or_the_centre_whichever_way_the_images_come(
     ("name", "options"), [("folder", {"image_size": 16}), ("folder", {}), ("tiny_imagenet", {"image_size": 16})]
 )
 def test_images_stored_smaller_than_they_are_seen_are_refused(root: Path, name: str, options: dict[str, int]) -> None:
-    with pytest.raises(InputError, match=r"stored_size=14 must be at least dataset\.image_size"):
+    with pytest.raises(InputError, match=r"stored_size=14 .*dataset\.image_size"):
         load(name, root, {**options, "stored_size": 14})
 
 
@@ -257,7 +257,7 @@ def test_windows_that_are_scaled_up_are_remarked_on(
     said = []
     for size in ("null", "28"):
         assert main([*words, f"dataset.stored_size={size}", f"output_dir=run_{size}"]) == 0
-        said.append("dataset.stored_size=28 keeps their detail" in capfd.readouterr().err)
+        said.append("dataset.stored_size=28" in capfd.readouterr().err)
     assert said == [True, False]
     words += ["dataset.image_size=null", f"dataset.root={tree(folder / 'alike')}"]  # of one size, which is all detail
     assert main([*words, "output_dir=run"]) == 0 and "resized_crop" not in capfd.readouterr().err

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import random
+import re
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -210,14 +211,14 @@ def test_fewer_epochs_than_were_done_are_refused_and_change_nothing(
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     for run, done in (("run", 2), ("begun", 3)):
         assert main(["fit", *words, "trainer.epochs=1", f"output_dir={run}"]) == 2
-        assert f"trainer.epochs=1 is fewer than the {done} that the run in {run} has done" in capfd.readouterr().err
+        assert re.search(rf"trainer\.epochs=1 .* {done} .* {run} ", capfd.readouterr().err)
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.parametrize(
     ("settings", "refused"),
     [
-        ({"freeze": {"conv1": 0.5}}, "trainer.freeze={'conv1': 0.5} are shares of the whole run"),
+        ({"freeze": {"conv1": 0.5}}, r"trainer\.freeze={'conv1': 0\.5}"),
         ({"resize": {24: 0.5}}, "trainer.resize"),
         ({"freeze": {"conv1": 0.0, "conv2": 1.0}}, None),
     ],
@@ -251,11 +252,11 @@ def test_the_best_epoch_outlives_the_log(
     shutil.copytree(folder / "whole", folder / "bare")
     for name in ("results.json", "metrics.jsonl"):
         (folder / "bare" / name).unlink()
-    for run, lost in (("cut", "lost 4 of 4 lines"), ("bare", "lost 6 of 6 lines")):
+    for run, lost in (("cut", "4 of 4 lines"), ("bare", "6 of 6 lines")):
         capfd.readouterr()
         assert main(["fit", *words, f"output_dir={run}", "--json"]) == 0
         out, err = capfd.readouterr()
-        assert f"warning: {run}/metrics.jsonl has {lost}" in err
+        assert re.search(rf"warning: {run}/metrics\.jsonl .*{lost}", err)
         found = json.loads(out)
         assert found["best"] == whole["best"] and whole["best"]["epoch"] == 1
         assert (found["epochs"], found["steps"]) == (3, 15)
@@ -281,7 +282,7 @@ def test_a_precision_may_change_and_is_said(
     cut(*tiny, "trainer.precision=bf16", "output_dir=run", nth=5)
     capfd.readouterr()
     assert main(["fit", *tiny, "trainer.precision=fp32", "output_dir=run"]) == 0
-    assert "precision was bf16 and is fp32; the numbers will not repeat to the bit" in capfd.readouterr().err
+    assert re.search("precision .*bf16 .*fp32", capfd.readouterr().err)
 
 
 def test_a_checkpoint_of_the_first_format_resumes(cnntrain: Call, folder: Path, tiny: tuple[str, ...]) -> None:
