@@ -8,6 +8,7 @@ goes wrong is raised as a `cnntrain.runtime.errors.CnntrainError`, whose text is
 
 import contextlib
 import io
+import json
 import os
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -21,17 +22,21 @@ from torch import Tensor, nn
 from cnntrain.cli import groups
 from cnntrain.cli.launcher import call
 from cnntrain.cli.main import config_dir
+from cnntrain.cli.output import as_json
 from cnntrain.cli.overrides import spelled
 from cnntrain.config import build
 from cnntrain.config.read import read_config
 from cnntrain.config.schema import Options
+from cnntrain.config.validate import validated
 from cnntrain.data.loading.loader import eval_batches
 from cnntrain.data.storage.images import Dataset, DatasetInfo, Pixels, Split
 from cnntrain.nn import geometry
 from cnntrain.nn.geometry import StageGeometry
+from cnntrain.nn.shapes import describe_shape
 from cnntrain.nn.stages import record, tail, walk  # noqa: F401 - they are part of the interface as they are
 from cnntrain.runs import load
 from cnntrain.runs.folder import find_run
+from cnntrain.runtime.errors import InputError, unknown
 from cnntrain.runtime.jsonfile import as_plain
 from cnntrain.runtime.ranges import Natural
 
@@ -61,6 +66,10 @@ def build_model(
 
     Raises `InputError` for an unknown model or option, and for images that the network cannot take.
     """
+    refuse_shape(shape)
+    if not isinstance(classes, int) or classes < 1:
+        raise InputError(f"classes={classes!r} should be a number of classes: 10")
+    validated(seed, Natural, "seed")
     info = DatasetInfo("", tuple(map(str, range(classes))), shape, (0.0,) * shape[0], (1.0,) * shape[0])
     return build.build_model({"name": name, **options}, info, seed=seed)
 
@@ -70,6 +79,8 @@ def load_run(run: str | Path = "latest", weights: Literal["best", "last"] = "bes
 
     Raises `InputError` for a folder that holds no run, `CheckpointError` for weights that are missing or damaged.
     """
+    if weights not in ("best", "last"):
+        raise unknown("weights", str(weights), ("best", "last"))
     folder = find_run(str(run))
     return Run(folder, *load.load_run(folder, weights))
 
@@ -79,15 +90,29 @@ def describe(net: nn.Sequential, shape: tuple[int, int, int]) -> list[StageGeome
 
     Receptive field, stride and connections are None for layers of other libraries whose window is not known.
     """
-    return geometry.describe(net, shape)[0]
+    refuse_shape(shape)
+    try:
+        return geometry.describe(net, shape)[0]
+    except RuntimeError as error:
+        raise InputError(
+            f"the network takes no images of {describe_shape(shape)}: {str(error).splitlines()[0]}"
+        ) from error
 
 
-def features(run: Run, images: Split | Tensor, stage: str, *, batch_size: int = 500) -> Tensor:
+def features(run: Run | str | Path, images: Split | Tensor, stage: str, *, batch_size: int = 500) -> Tensor:
     """Return what leaves a stage, float32 [N, …], for a split or for pixels as it holds them: uint8 [N, H, W, C].
 
-    The images are normalised as in training. Raises `StageError` for an unknown stage.
+    `run` is what `load_run` returns, or a run's folder. The images are normalised as in training. Raises `StageError`
+    for an unknown stage, `InputError` for images of another kind or shape.
     """
+    run = run if isinstance(run, Run) else load_run(run)
+    if not isinstance(images, Split | Tensor):
+        raise InputError("images should be a split or pixels, uint8 [N, H, W, C]")
     if isinstance(images, Tensor):
+        channels, height, width = run.info.shape
+        if images.dtype != torch.uint8 or images.shape[1:] != (height, width, channels):
+            wanted = f"uint8 [N, {height}, {width}, {channels}]"
+            raise InputError(f"images are {images.dtype} {list(images.shape)}; this run takes {wanted}")
         images = Split(Pixels(images), torch.zeros(len(images), dtype=torch.int64))
     device = next((parameter.device for parameter in run.net.parameters()), torch.device("cpu"))
     outputs = []
@@ -135,17 +160,19 @@ def train(settings: Settings) -> dict[str, Any]:
 
 def evaluate(run: str | Path, settings: Settings | None = None) -> dict[str, Any]:
     """Measure a run on a split as `cnntrain eval` does: accuracy with its 95 % interval, loss, a row a class."""
-    return command("eval", {"run": run, **(settings or {})})
+    return command("eval", {"run": run, **checked(settings)})
 
 
 def compare(runs: Sequence[str | Path], settings: Settings | None = None) -> dict[str, Any]:
     """Compare runs as `cnntrain compare` does; rows in `runs`, `groups`, `over_images` and `over_seeds`."""
-    return command("compare", {"runs": list(runs), **(settings or {})})
+    if isinstance(runs, str | Path) or not isinstance(runs, Sequence):
+        raise InputError("runs should be a list of folders: ['runs/a', 'runs/b']")
+    return command("compare", {"runs": list(runs), **checked(settings)})
 
 
 def invariance(run: str | Path, settings: Settings | None = None) -> dict[str, Any]:
     """Measure how far transformations move a run's features, as `cnntrain invariance` does; rows in `rows`."""
-    return command("invariance", {"run": run, **(settings or {})})
+    return command("invariance", {"run": run, **checked(settings)})
 
 
 def ablate(settings: Settings) -> dict[str, Any]:
@@ -153,8 +180,25 @@ def ablate(settings: Settings) -> dict[str, Any]:
     return command("ablate", settings)
 
 
+def checked(settings: Settings | None, *, missing: bool = True) -> Settings:
+    """Return settings; where they may be missing, none for None.
+
+    Raises `InputError` for what is no mapping.
+    """
+    if not isinstance(settings, Mapping) and not (settings is None and missing):
+        raise InputError('settings should be a dictionary of keys and values: {"model": "lenet5", "trainer.epochs": 1}')
+    return settings or {}
+
+
 def command(name: str, settings: Settings) -> dict[str, Any]:
     """Run a command with settings, and return what `--json` prints."""
-    words = [f"{key}={spelled(as_plain(value))}" for key, value in settings.items()]
+    words = [f"{key}={spelled(as_plain(value))}" for key, value in checked(settings, missing=False).items()]
     with contextlib.redirect_stdout(io.StringIO()):
-        return call(name, words, config_dir())
+        result: dict[str, Any] = json.loads(as_json(call(name, words, config_dir())))
+    return result
+
+
+def refuse_shape(shape: object) -> None:
+    """Raise `InputError` for what is no shape of images."""
+    if not isinstance(shape, Sequence) or len(shape) != 3 or not all(isinstance(n, int) and n > 0 for n in shape):
+        raise InputError(f"shape={shape!r} should be (channels, height, width): (3, 32, 32)")

@@ -112,3 +112,25 @@ def test_what_is_wrong_is_raised(folder: Path) -> None:
         with pytest.raises(InputError, match="lenet5|trainer.epochs|seed"):
             ct.train(settings)
     assert not list(folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: ct.train(None),
+        lambda: ct.train("model=lenet5"),
+        lambda: ct.evaluate("run", [1]),
+        lambda: ct.compare(None),
+        lambda: ct.compare("run"),
+        lambda: ct.build_model("lenet5", 28, 10),
+        lambda: ct.build_model("lenet5", (1, 28, 28), 0),
+        lambda: ct.build_model("lenet5", (1, 28, 28), ["a", "b"]),
+        lambda: ct.build_model("lenet5", (1, 28, 28), 10, seed="x"),
+        lambda: ct.describe(ct.build_model("lenet5", (1, 28, 28), 10), (3, 28, 28)),
+        lambda: ct.load_run("run", "nope"),
+    ],
+)
+def test_wrong_arguments_are_one_line(wrong: Callable[[], object]) -> None:
+    with pytest.raises(InputError) as raised:
+        wrong()
+    assert str(raised.value) and "\n" not in str(raised.value)

@@ -9,7 +9,7 @@ import pytest
 
 from cnntrain.runs import records
 from cnntrain.runs.folder import create_folder, lock_folder
-from cnntrain.runtime.errors import InputError
+from cnntrain.runtime.errors import CnntrainError, InputError
 from cnntrain.studies import grid, pool
 from cnntrain.studies.cells import Cell, Message, Variant, finished_scores
 
@@ -58,3 +58,11 @@ def test_a_cell_of_other_settings_is_refused(cells: list[Cell], folder: Path) ->
     other = cells[0].variant.settings | {"trainer": cells[0].variant.settings["trainer"] | {"epochs": 2}}
     with pytest.raises(InputError, match="trainer.epochs"):
         grid.cells_of([Variant("fast", other)], {0: None}, folder / "study", [])
+
+
+def test_processes_that_die_before_their_first_cell_are_said(cells: list[Cell]) -> None:
+    Path("dies.py").write_text(
+        "import multiprocessing\nif multiprocessing.parent_process() is not None:\n    raise ImportError('here')\n"
+    )
+    with pytest.raises(CnntrainError, match="before their first run"):
+        pool.make_all(cells, 2, lambda message: None, plugins=["dies"], deterministic=False)

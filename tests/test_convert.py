@@ -96,4 +96,32 @@ def test_scales_that_are_too_small_and_networks_without_maps_are_refused(
     )
     cnntrain("fit", *tiny, "model=lenet5_1998", "dataset.image_size=32", "output_dir=old")
     assert main(["predict", "run=old", "images=image.png", "heatmap=true", "output_dir=b"]) == 2
-    assert "'rbf'" in capfd.readouterr().err and not Path("b").exists()
+    assert "'rbf' cannot be converted" in capfd.readouterr().err and not Path("b").exists()
+
+
+@pytest.mark.parametrize("scales", ["[]", "[inf]", "[0.01]", "[900]"])
+def test_scales_that_make_no_sense_leave_nothing_half_done(
+    cnntrain: Call, folder: Path, tiny: tuple[str, ...], scales: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("L", (28, 28)).save("image.png")
+    cnntrain("fit", *tiny, "model=softmax", "output_dir=run")
+    words = ["predict", "run=run", "images=image.png", "heatmap=true", f"scales={scales}", "output_dir=out"]
+    code = main(words)
+    err = capfd.readouterr().err
+    assert "scale" in err and "Error" not in err
+    assert (code, Path("out").exists()) == ((0, True) if scales in ("[0.01]", "[900]") else (2, False))
+
+
+def test_images_one_pixel_wide_are_drawn_too(cnntrain: Call, tiny: tuple[str, ...]) -> None:
+    Image.new("L", (300, 1), 200).save("thin.png")
+    cnntrain("fit", *tiny, "model=softmax", "output_dir=run")
+    found = cnntrain("predict", "run=run", "images=thin.png", "heatmap=true", "scales=[1]", "output_dir=out")
+    assert len(found["heatmaps"]) <= 1
+
+
+def test_a_conversion_without_mosaics_is_refused_before_anything(
+    cnntrain: Call, tiny: tuple[str, ...], capfd: pytest.CaptureFixture[str]
+) -> None:
+    cnntrain("fit", *tiny, "model=softmax", "output_dir=run")
+    assert main(["convert", "run=run", "tiles=[]"]) == 2 and not Path("run/convert").exists()
+    assert "tiles=" in capfd.readouterr().err

@@ -19,7 +19,7 @@ from cnntrain.models.perceptron import softmax
 PLUGIN = """
 from cnntrain.models import HEADS
 from cnntrain.models.blocks import chain, conv
-from cnntrain.data.datasets import DATASETS
+from cnntrain.data.datasets import DATASETS, Split
 from cnntrain.data.sources import Card
 """
 

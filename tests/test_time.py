@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from cnntrain.cli.main import main
 from cnntrain.models import MODELS
 from cnntrain.nn.geometry import geometry
 from cnntrain.nn.stages import BuildOptions
@@ -97,3 +98,10 @@ def test_a_study_of_times_leaves_its_numbers_and_a_page(
     left = {path.name for path in (folder / "out").iterdir()}
     assert left == {"report.html", "report.md", "networks.csv", "stages.csv", "figures"}
     assert (folder / "out/figures/softmax_stages.png").exists() and "<svg" in (folder / "out/report.html").read_text()
+
+
+@pytest.mark.parametrize("words", ["models=[]", "models=[lenet5,lenet5]", "seconds=inf", "batch=0"])
+def test_what_cannot_be_timed_is_refused(words: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["time", words]) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert words.partition("=")[0] in line

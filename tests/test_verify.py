@@ -97,3 +97,8 @@ def test_every_picture_is_drawn(name: str) -> None:
     assert name in ITEMS
     drawn = study.figure(verify(ITEMS[name]))
     assert drawn.drawing.startswith("<svg") and drawn.alternative
+
+
+def test_an_item_named_twice_counts_once_and_a_bare_number_is_a_lecture(cnntrain: Call) -> None:
+    assert [one.name for one in chosen(["E18", "e18"], None)] == ["E18"]
+    assert cnntrain("verify", "000", "E1", "E18")["items"][0]["id"] == "E1"

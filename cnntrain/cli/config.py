@@ -153,6 +153,7 @@ def check_words(words: list[str], conf: Path) -> int:
     if "-m" in words or "--multirun" in words:
         raise InputError("config check checks one configuration; leave -m out")
     with contextlib.ExitStack() as stack:
+        words = words[1:] if words[:1] == ["fit"] else words
         first = words[0] if words else ""
         if Path(first).suffix in (".yaml", ".yml") and "=" not in first:
             words = [*stack.enter_context(_words_of(expanded(first), groups([conf]))), *words[1:]]

@@ -21,7 +21,7 @@ keys, with their values for these options (nested: group.key=value; lists: key=[
 
 flags
   -m, --multirun    run every combination of the values between commas: seed=0,1,2
-  --json            print the result as one JSON object, the last line of standard output
+  --json            print the result as one JSON object, alone on standard output
   --cfg job         show the configuration and stop; --resolve fills in its references
   --config-dir DIR  take more groups and options from the folder DIR
 """

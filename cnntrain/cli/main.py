@@ -36,6 +36,10 @@ def commands(conf: Path) -> dict[str, str]:
 
 
 COMMANDS = commands(config_dir())
+BUILT_IN = {
+    "config": "List, show and copy groups and options; check a command line without training",
+    "completion": "Print the shell code that completes words with Tab",
+}
 
 USAGE = """\
 Train, evaluate and explain convolutional networks from the command line.
@@ -61,8 +65,9 @@ Tab completion:           eval "$(cnntrain completion bash)"    (in ~/.bashrc; z
 
 def usage() -> str:
     """Return the text of `cnntrain --help`."""
-    width = max(map(len, COMMANDS))
-    return USAGE.format(commands="\n".join(f"  {name:<{width}}  {phrase}" for name, phrase in COMMANDS.items()))
+    named = COMMANDS | BUILT_IN
+    width = max(map(len, named))
+    return USAGE.format(commands="\n".join(f"  {name:<{width}}  {phrase}" for name, phrase in named.items()))
 
 
 def main(argv: list[str] | None = None) -> int:

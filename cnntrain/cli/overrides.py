@@ -112,11 +112,17 @@ def parse_words(words: list[str], conf: Path, command: str = "fit") -> CommandLi
 
 
 def _gathered(settings: Sequence[str], line: CommandLine) -> list[str]:
-    """Return the settings with bare names as the list `items`, where the command has that key: verify E1 A1.3a."""
-    bare = [word for word in settings if re.fullmatch(r"[A-Za-z][\w.]*", word)]
+    """Return the settings with bare names as the list `items`, where the command has that key: verify E1 A1.3a.
+
+    A bare number of three digits is a `lecture`.
+    """
+    bare = [word for word in settings if re.fullmatch(r"\w[\w.]*", word)]
     if not bare or "items" not in compose(line.folders, line.command, {}).keys:
         return list(settings)
-    return [*(word for word in settings if word not in bare), f"items=[{','.join(bare)}]"]
+    lectures = [word for word in bare if re.fullmatch(r"\d{3}", word)]
+    items = [word for word in bare if word not in lectures]
+    gathered = [f"lecture={word}" for word in lectures] + ([f"items=[{','.join(items)}]"] if items else [])
+    return [*(word for word in settings if word not in bare), *gathered]
 
 
 def _refuse_together(line: CommandLine) -> None:

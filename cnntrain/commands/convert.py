@@ -1,7 +1,6 @@
 """`cnntrain convert`: a run's network as a fully convolutional one, held against windows."""
 
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +18,7 @@ from cnntrain.runtime.drawing import styled
 from cnntrain.runtime.errors import InputError
 from cnntrain.runtime.jsonfile import write_json
 from cnntrain.runtime.ranges import Count
-from cnntrain.runtime.tables import render
+from cnntrain.runtime.tables import render, terminal_width
 from cnntrain.studies.conversion import report, study
 
 MOST_PICTURES = 6
@@ -42,7 +41,7 @@ class Convert:
 
 def run(composed: DictConfig) -> dict[str, Any]:
     """Convert as configured; return what `--json` prints."""
-    cfg = read_config(Convert, composed)
+    cfg = read_convert(composed)
     folder = find_run(cfg.run)
     target = Path(cfg.output_dir) if cfg.output_dir else folder / "convert"
     refuse_unwritable(target)
@@ -65,7 +64,7 @@ def run(composed: DictConfig) -> dict[str, Any]:
                     report.cells_figure(image.numpy(), each.numpy(), info.classes, step, size)
                     for image, each in zip(pixels[:MOST_PICTURES], maps, strict=False)
                 ]
-    print(render(study.rows(found)))
+    print(render(study.rows(found), width=terminal_width()))
     metadata = describe_file(folder, info, settings, cfg.weights)
     disk.write(target / "model.safetensors", write_safetensors(whole, info, metadata))
     report.write(target, settings["model"]["name"], found, drawings)
@@ -82,8 +81,16 @@ def run(composed: DictConfig) -> dict[str, Any]:
         "sizes": [asdict(one) for one in found],
     }
     write_json(target / RESULTS, result)
-    print(f"\npage  {target / 'report.html'}")
+    print(f"\nnetwork {target / 'model.safetensors'}\nreport  {target / 'report.html'}")
     return result
 
 
-check = partial(read_config, Convert)  # of a sweep's jobs, before any of them
+def read_convert(composed: DictConfig) -> Convert:
+    """Return the configuration, checked."""
+    cfg = read_config(Convert, composed)
+    if not cfg.tiles:
+        raise InputError("tiles=[] leaves no mosaic to try; name how many images a side: tiles=[2,3]")
+    return cfg
+
+
+check = read_convert  # of a sweep's jobs, before any of them

@@ -90,7 +90,7 @@ def preview(composed: DictConfig) -> dict[str, Any]:
     info, shape, params = checked.info, describe_shape(checked.info.shape), count_parameters(checked.outline)
     epochs = counted(cfg.trainer.epochs, "epoch")
     print(
-        f"fit takes it: {cfg.model['name']} ({params:,} parameters) on {info.name} ({shape}, {len(info.classes)} "
+        f"valid: {cfg.model['name']} ({params:,} parameters) on {info.name} ({shape}, {len(info.classes)} "
         f"classes), augmentation {', '.join(checked.augmentations) or 'none'}, {cfg.optimizer['name']}, "
         f"{cfg.schedule['name']}, {epochs} of batches of {cfg.trainer.batch_size}, {checked.device}"
     )

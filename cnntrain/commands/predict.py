@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ MOST_HEATMAPS = 50  # images
 
 def run(composed: DictConfig) -> dict[str, Any]:
     """Classify as configured; return what `--json` prints."""
-    cfg = read_config(schema.Predict, composed)
+    cfg = read_predict(composed)
     prepare(deterministic=False)
     device = choose_device(cfg.device)
     folder = find_run(cfg.run)
@@ -71,7 +70,11 @@ def run(composed: DictConfig) -> dict[str, Any]:
         say(f"warning: {warning}{'' if cfg.report else '; report=true shows what the network sees'}")
     for line, _ in shown[:10]:
         print(f"{line['file']}  {line['class']}  {float(line['probability']):.3f}")
-    print(f"{len(moments):,} images classified, {len(unreadable):,} unreadable: {table}")
+    print(
+        f"{len(moments):,} image{'s' if len(moments) > 1 else ''} classified, {len(unreadable):,} unreadable: {table}"
+    )
+    if cfg.report:
+        print(f"report {page}")
     result = {
         "run_dir": str(folder),
         "output": str(table),
@@ -87,7 +90,15 @@ def run(composed: DictConfig) -> dict[str, Any]:
     return result
 
 
-check = partial(read_config, schema.Predict)  # of a sweep's jobs, before any of them
+def read_predict(composed: DictConfig) -> schema.Predict:
+    """Return the configuration, checked."""
+    cfg = read_config(schema.Predict, composed)
+    if cfg.heatmap and not cfg.scales:
+        raise InputError("scales=[] leaves no size to look at; name some in sizes of the network: scales=[1,2]")
+    return cfg
+
+
+check = read_predict  # of a sweep's jobs, before any of them
 
 
 def write_heatmaps(

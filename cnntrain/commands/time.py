@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from cnntrain.runtime.errors import InputError
 from cnntrain.runtime.processor import Times, slowed
 from cnntrain.runtime.progress import say
 from cnntrain.runtime.ranges import Count, Positive
-from cnntrain.runtime.tables import Format, render
+from cnntrain.runtime.tables import Format, render, terminal_width
 from cnntrain.studies.timing import report
 from cnntrain.studies.timing.measure import TimedSubject
 from cnntrain.studies.timing.study import Network, batch_of_noise, measured, on_device
@@ -48,7 +47,7 @@ class Time(Shared):
 
 def run(composed: DictConfig) -> dict[str, Any]:
     """Time the networks; return what `--json` prints."""
-    cfg = read_config(Time, composed)
+    cfg = read_time(composed)
     folder = Path(cfg.output_dir) if cfg.output_dir else None
     if folder:
         refuse_unwritable(folder)
@@ -56,15 +55,16 @@ def run(composed: DictConfig) -> dict[str, Any]:
     if hasattr(os, "getloadavg") and (load := os.getloadavg()[0]) > BUSY * (os.cpu_count() or 1):
         say(f"warning: the machine is busy (load {load:.1f} on {os.cpu_count()} cores), and times are too long")
     networks = list(build_networks(cfg))
-    say(f"timing {', '.join(network.name for network in networks)} for {1.5 * cfg.seconds:g} s …")
+    names = ", ".join(network.name for network in networks)
+    say(f"timing {names}: steps for {cfg.seconds:g} s, stages for {cfg.seconds / 2:g} s …")
     start = Times.now()
     rows, stages = measured(networks, cfg.seconds)
     if line := slowed(start, Times.now()):
         say(f"warning: {line}")
-    print(render(report.network_lines(rows), cfg.table))
+    print(render(report.network_lines(rows), cfg.table, terminal_width()))
     for row in rows:
         own = [stage for stage in stages if stage.model == row.model]
-        print(f"\n{row.model}, stage by stage\n\n{render(report.stage_lines(own), cfg.table)}")
+        print(f"\n{row.model}, stage by stage\n\n{render(report.stage_lines(own), cfg.table, terminal_width())}")
     try:
         images = count_images(cfg.dataset, cfg.data_root)[0]
     except InputError:  # a folder that is not here
@@ -73,11 +73,19 @@ def run(composed: DictConfig) -> dict[str, Any]:
     print("", *costs, sep="\n")
     if folder:
         report.write(folder, rows, stages, costs, cfg.figures)
-        print(f"page  {folder / 'report.html'}")
+        print(f"report {folder / 'report.html'}")
     return {"rows": [asdict(row) for row in rows], "stages": [asdict(stage) for stage in stages]}
 
 
-check = partial(read_config, Time)  # of a sweep's jobs, before any of them
+def read_time(composed: DictConfig) -> Time:
+    """Return the configuration, checked."""
+    cfg = read_config(Time, composed)
+    if cfg.models is not None and (not cfg.models or len(set(cfg.models)) < len(cfg.models)):
+        raise InputError(f"models=[{','.join(cfg.models)}]: each network once, at least one")
+    return cfg
+
+
+check = read_time  # of a sweep's jobs, before any of them
 
 
 def build_networks(cfg: Time) -> Iterator[Network]:

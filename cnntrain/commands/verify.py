@@ -44,10 +44,11 @@ def run(composed: DictConfig) -> dict[str, Any]:
     width = min(shutil.get_terminal_size().columns, 110)
     print(study.told(rows, width) if cfg.table == "text" else render(study.lines(rows), cfg.table))
     numbers = study.counts(rows)
-    say(f"\n{', '.join(f'{count} {verdict}' for verdict, count in numbers.items())}; {seconds:.1f} s")
+    words = zip(numbers.values(), ("reproduced", "differ", "not decidable here"), strict=True)
+    say(f"\n{', '.join(f'{count} {word}' for count, word in words)}; {seconds:.1f} s")
     if folder:
         study.write(rows, seconds, folder)
-        say(f"page  {folder / 'report.html'}")
+        say(f"report {folder / 'report.html'}")
     if faults := [fault for row in rows for fault in row.faults]:
         raise CnntrainError(f"{len(faults)} values are not what they should be: {'; '.join(faults)}")
     return {

@@ -57,6 +57,9 @@ NAMES = {  # those that have another module or another name than the rest of the
 NAMES["models.blocks"] |= {name: f"nn.initialisers.{name}" for name in ("he_normal", "he_normal_inputs", "dirac")}
 NAMES["data.datasets"] = {name: f"data.datasets.registry.{name}" for name in NAMES["data.datasets"]}
 NAMES["data.datasets"] |= {
+    "Card": "data.storage.images.DatasetInfo",
+    "Dataset": "data.storage.images.Dataset",
+    "Split": "data.storage.images.Split",
     "DatasetEntry": "config.moved.dataset_entry",
     "class_weights": "data.datasets.splits.class_weights",
 }

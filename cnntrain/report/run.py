@@ -371,7 +371,7 @@ def provenance(record: Mapping[str, Any], measured: Mapping[str, Any]) -> JsonRo
     """Return what is known of how the run came about, in words."""
     rows = {
         "started": record["started"],
-        "ended": record.get("exit", "not finished"),
+        "status": record.get("exit", "not finished"),
         "cnntrain": f"{record['cnntrain']}, commit {record['commit'] or 'not known'}",
         "Python": f"{record['python']} on {record['platform']}",
         "packages": ", ".join(f"{name} {number}" for name, number in record["versions"].items()),

@@ -7,7 +7,7 @@ from typing import Annotated
 
 @dataclass(frozen=True)
 class Range:
-    """A closed interval, open at the bottom with `above=True`, at the top with `below=True`."""
+    """A closed interval of finite numbers, open at the bottom with `above=True`, at the top with `below=True`."""
 
     low: float = -math.inf
     high: float = math.inf
@@ -16,7 +16,7 @@ class Range:
 
     def __contains__(self, value: float) -> bool:
         over = value > self.low if self.above else value >= self.low
-        return over and (value < self.high if self.below else value <= self.high)
+        return math.isfinite(value) and over and (value < self.high if self.below else value <= self.high)
 
     def __str__(self) -> str:
         bottom = f"{'above' if self.above else 'at least'} {self.low:g}" if math.isfinite(self.low) else ""

@@ -14,7 +14,7 @@ import torch
 
 from cnntrain.config.plugins import import_plugins
 from cnntrain.runtime.devices import prepare
-from cnntrain.runtime.errors import StoppedError
+from cnntrain.runtime.errors import CnntrainError, StoppedError
 from cnntrain.runtime.signals import Signals
 from cnntrain.runtime.streams import guarded
 from cnntrain.studies.cells import Cell, Message, work
@@ -122,9 +122,12 @@ def end_with_parent(parent: int) -> None:
 def listen(
     processes: Sequence[BaseProcess], ends: Sequence[Connection], signals: Signals, hear: Callable[[Message], None]
 ) -> None:
-    """Pass on what the processes tell until all have ended; a process that dies is told of as its cell's failure."""
+    """Pass on what the processes tell until all have ended; a process that dies is told of as its cell's failure.
+
+    Raises `CnntrainError` when all have died before their first cell.
+    """
     open_ends, making = dict(zip(ends, processes, strict=True)), dict[Connection, int]()
-    asked, forwarded = 0.0, False
+    asked, forwarded, stillborn = 0.0, False, 0
     while open_ends:
         for end in wait(list(open_ends), timeout=0.2):
             assert isinstance(end, Connection)
@@ -133,7 +136,9 @@ def listen(
             except (EOFError, ConnectionResetError):
                 process = open_ends.pop(end)
                 process.join()
-                if process.exitcode and end in making and not signals.stop():
+                if process.exitcode and not signals.stop() and end not in making:
+                    stillborn += 1
+                elif process.exitcode and not signals.stop():
                     died = f"its process died ({'signal' if process.exitcode < 0 else 'code'} {abs(process.exitcode)})"
                     hear(Message("failed", making[end], reason=died))
                 continue
@@ -148,3 +153,8 @@ def listen(
                 forwarded = True
                 for process in open_ends.values():
                     process.terminate()
+    if stillborn == len(processes):
+        raise CnntrainError(
+            "the processes of the study died before their first run; standard error says why (a Python script that "
+            'calls a study needs if __name__ == "__main__":)'
+        )

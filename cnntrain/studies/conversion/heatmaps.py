@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from cnntrain.data.storage.decode import cover, decode, upright_size
 from cnntrain.data.storage.images import DatasetInfo
 from cnntrain.nn.fully_convolutional import cell_step
-from cnntrain.runtime.errors import InputError
+from cnntrain.runtime.errors import InputError, as_text
 from cnntrain.studies.conversion.study import class_maps, normalised, pooled
 
+MOST_SCALED = 4000  # pixels of a side at any scale: memory
 LONGEST = 1000  # pixels of the longer side up to which an image is looked at
 
 
@@ -48,9 +49,15 @@ def heatmap(
     step, window = cell_step(whole, info.shape), info.shape[1:]
     maps, scores = None, None
     for scale in scales:
-        scaled = at_scale(pixels, scale, window)
-        if scaled.shape[0] < window[0] or scaled.shape[1] < window[1]:
-            raise InputError(f"scales={scale:g}: images need {window[0]}×{window[1]} pixels, the network's own size")
+        scaled_size = size_at(size, scale, window)
+        if scaled_size[0] < window[0] or scaled_size[1] < window[1]:
+            raise InputError(
+                f"{as_text(path)} at scale {scale:g} has {scaled_size[0]}×{scaled_size[1]} pixels; the network needs "
+                f"{window[0]}×{window[1]}"
+            )
+        if max(scaled_size) > MOST_SCALED:
+            raise InputError(f"{as_text(path)} at scale {scale:g} is larger than {MOST_SCALED:,} pixels a side")
+        scaled = pixels if scaled_size == size else cover(pixels, scaled_size)
         cells = class_maps(whole, normalised(torch.from_numpy(scaled)[None], info))
         placed = spread_out(cells[0], step, window, scaled.shape[:2], size)
         score = pooled(cells, most, least)[0]
@@ -66,12 +73,11 @@ def shown_size(size: tuple[int, int]) -> tuple[int, int]:
     return max(1, round(size[0] * shrink)), max(1, round(size[1] * shrink))
 
 
-def at_scale(pixels: np.ndarray, scale: float, window: tuple[int, ...]) -> np.ndarray:
-    """Return pixels [H, W, C] with their short side so many times as long as the network's window."""
-    height, width = pixels.shape[:2]
+def size_at(size: tuple[int, int], scale: float, window: tuple[int, ...]) -> tuple[int, int]:
+    """Return the size at which an image's short side is so many times as long as the network's window."""
+    height, width = size
     short = round(scale * max(window))
-    size = (short, round(width * short / height)) if height <= width else (round(height * short / width), short)
-    return pixels if size == (height, width) else cover(pixels, size)
+    return (short, round(width * short / height)) if height <= width else (round(height * short / width), short)
 
 
 def spread_out(

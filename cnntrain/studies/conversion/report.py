@@ -24,16 +24,21 @@ HOW = (
 )
 
 
+def grey_or_colour(pixels: np.ndarray) -> np.ndarray:
+    """Return pixels [H, W, C] as matplotlib draws them: one channel as [H, W]."""
+    return pixels[..., 0] if pixels.shape[2] == 1 else pixels
+
+
 def place_figure(found: Heatmap, classes: Sequence[str]) -> "Drawing":
     """Draw an image beside the maps of the three classes that score highest."""
     likely = found.scores.argsort()[::-1][:3]
     figure = empty_figure(1.9 * (1 + len(likely)), 2.1)
     panels = figure.subplots(1, 1 + len(likely), squeeze=False)[0]
     for axes, number in zip(panels[1:], likely, strict=True):
-        axes.imshow(found.pixels.squeeze(), cmap="gray", vmin=0, vmax=255, alpha=0.35)
+        axes.imshow(grey_or_colour(found.pixels), cmap="gray", vmin=0, vmax=255, alpha=0.35)
         axes.imshow(found.maps[number], cmap="magma", vmin=0, vmax=1, alpha=0.75)
         axes.set_title(f"{classes[number]}: {found.scores[number]:.2f}")
-    panels[0].imshow(found.pixels.squeeze(), cmap="gray", vmin=0, vmax=255)
+    panels[0].imshow(grey_or_colour(found.pixels), cmap="gray", vmin=0, vmax=255)
     panels[0].set_title(as_text(found.path.name))
     for axes in panels:
         axes.axis("off")
@@ -45,10 +50,14 @@ def places_document(found: Sequence[Heatmap], classes: Sequence[str], folder: Pa
     figures = []
     with styled():
         for place, one in enumerate(found, 1):
-            caption = f"{as_text(one.path.name)}: most likely {classes[int(one.scores.argmax())]}"
+            best = int(one.scores.argmax())
+            caption = f"{as_text(one.path.name)}: highest score {classes[best]} ({one.scores[best]:.2f})"
             figures.append(filed_figure(place_figure(one, classes), folder, f"heatmap_{place:03}", caption))
-    claim = f"The probability of the likeliest classes at every place of {len(found)} images."
-    return Document("What stands where", claim, [], [Section("Heat maps", figures)])
+    claim = (
+        "The probability of each class at every place of an image. A class's score is that of its best places, over "
+        "all scales; the prediction of the whole image may be another."
+    )
+    return Document("Class maps", claim, [], [Section("Heat maps", figures)])
 
 
 def cells_figure(
@@ -62,10 +71,10 @@ def cells_figure(
     figure = empty_figure(1.7 * (1 + len(likely)), 1.9)
     panels = figure.subplots(1, 1 + len(likely))
     height, width = image.shape[:2]
-    panels[0].imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255)
+    panels[0].imshow(grey_or_colour(image), cmap="gray", vmin=0, vmax=255)
     panels[0].set_title("image")
     for axes, number in zip(panels[1:], likely, strict=True):
-        axes.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255, alpha=0.35)
+        axes.imshow(grey_or_colour(image), cmap="gray", vmin=0, vmax=255, alpha=0.35)
         down, across = step
         top, left = (size[0] - down) / 2, (size[1] - across) / 2
         extent = (left, left + across * maps.shape[2], top + down * maps.shape[1], top)
@@ -82,7 +91,10 @@ def document(name: str, found: Sequence[Exactness], drawings: Sequence["Drawing"
     """Return the page of a conversion."""
     first = found[0]
     exact = "equals" if first.max_difference < 1e-3 else f"agrees in {first.agreement:.1%} of the cells with"
-    claim = f"The map {exact} the windows' answers, and takes {first.saved:.1f} times fewer multiplications."
+    saved = (
+        f"takes {first.saved:.1f} times fewer multiplications" if first.saved >= 1.05 else "saves no multiplications"
+    )
+    claim = f"The map {exact} the windows' answers, and {saved}."
     pictures = []
     for place, drawing in enumerate(drawings, 1):
         with styled():
@@ -96,7 +108,7 @@ def document(name: str, found: Sequence[Exactness], drawings: Sequence["Drawing"
         [],
         [
             Section("Map and windows", [Table(rows(found)), Paragraph(HOW)]),
-            Section("What stands where", pictures),
+            Section("Class maps", pictures),
         ],
     )
 

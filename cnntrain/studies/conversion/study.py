@@ -12,6 +12,7 @@ from cnntrain.data.storage.images import DatasetInfo, Split, spread
 from cnntrain.nn.fully_convolutional import by_windows, cell_step
 from cnntrain.nn.geometry import describe
 from cnntrain.nn.shapes import Shape
+from cnntrain.runtime.tables import percent
 
 
 @dataclass(frozen=True)
@@ -105,12 +106,12 @@ def rows(found: Sequence[Exactness]) -> list[dict[str, object]]:
             "image": f"{one.side}×{one.side}",
             "cells": f"{one.cells[0]}×{one.cells[1]}",
             "n": one.n,
-            "median difference": one.median_difference,
-            "largest": one.max_difference,
-            "same class": one.agreement,
-            "MMAC, map": round(one.macs / 1e6, 2),
-            "MMAC, windows": round(one.macs_windows / 1e6, 2),
-            "times fewer": round(one.saved, 1),
+            "median difference, σ of logits": round(one.median_difference, 4),
+            "largest, σ": round(one.max_difference, 4),
+            "same class": percent(one.agreement, 1),
+            "map, MMAC": round(one.macs / 1e6, 2),
+            "windows, MMAC": round(one.macs_windows / 1e6, 2),
+            "windows / map": round(one.saved, 1),
         }
         for one in found
     ]

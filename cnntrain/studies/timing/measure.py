@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
-from torch.utils.benchmark import Timer
 
 from cnntrain.runtime.devices import autocast
+from cnntrain.training.torch_workarounds import torch_timer
 
 FixedPrecision = Literal["fp32", "bf16"]
 T = TypeVar("T")
@@ -137,7 +137,7 @@ def product_rate(device: torch.device, precision: FixedPrecision) -> float:
     size = PRODUCT.get(device.type, PRODUCT["cpu"])
     kind = torch.bfloat16 if precision == "bf16" else torch.float32
     a, b = (torch.randn(size, size, device=device).to(kind) for _ in range(2))
-    product = Timer("a @ b", globals={"a": a, "b": b}, num_threads=torch.get_num_threads())
+    product = torch_timer("a @ b", {"a": a, "b": b})
     seconds: float = product.blocked_autorange(min_run_time=0.3).median
     return size**3 / seconds
 

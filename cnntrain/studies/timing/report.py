@@ -38,7 +38,7 @@ def network_lines(rows: Sequence[NetworkRow]) -> list[Row]:
             "backward / forward": round(row.backward_by_forward, 2),
             "images/s": round(row.images_per_second, 1),
             "GMAC/s": round(row.gmacs_per_second, 1),
-            "of a product": percent(row.share_of_product, 0),
+            "share of peak": percent(row.share_of_product, 0),
             "peak MiB": round(row.peak_memory_mib),
         }
         for row in rows

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from cnntrain.runtime.errors import InputError, unknown
+from cnntrain.runtime.errors import InputError, nearest, unknown
 
 Verdict = Literal["reproduced", "differs", "not decidable here"]
 Ways = Callable[[], Sequence[Any]]
@@ -152,8 +152,10 @@ def chosen(names: Sequence[str], lecture: str | None) -> list[Item]:
     by_name = {name.lower(): name for name in ITEMS}
     for name in names:
         if name.lower() not in by_name:
-            raise unknown("item", name, ITEMS)
-    wanted = [ITEMS[by_name[name.lower()]] for name in names] or list(ITEMS.values())
+            match = nearest(name, ITEMS)
+            hint = f"did you mean {match!r}?" if match else "cnntrain verify lists all"
+            raise InputError(f"unknown item {name!r}; {hint}")
+    wanted = [ITEMS[by_name[name]] for name in dict.fromkeys(map(str.lower, names))] or list(ITEMS.values())
     found = [one for one in wanted if lecture is None or lecture in one.lectures]
     if not found:
         raise InputError(f"lecture={lecture} has none of {', '.join(names)}")

@@ -56,12 +56,14 @@ def told(rows: Sequence[ItemRow], width: int, most: int = 12) -> str:
     named = max(len(row.id) for row in rows)
     parts = []
     for row in rows:
-        head = f"{row.id:<{named}}  {row.verdict:<{len(VERDICTS[0])}}  {row.title} ({row.lecture}:{row.line})"
+        head = f"{row.id:<{named}}  {row.verdict:<{max(map(len, VERDICTS))}}  {row.title} ({row.lecture}:{row.line})"
         parts.append(folded(head, width, named + 2))
         if len(rows) <= most or row.verdict == "differs":
             about = {"printed": row.printed, "computed": row.computed, "why": row.why}
             parts += [
-                folded(f"{'':{named}}  {key:<10}  {text}", width, named + 14) for key, text in about.items() if text
+                folded(f"{'':{named}}  {key:<10}  {text}", width, named + 14 if width > 60 else named + 4)
+                for key, text in about.items()
+                if text
             ]
     return "\n".join(parts)
 
