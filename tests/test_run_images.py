@@ -188,7 +188,7 @@ def test_another_folder_is_measured_whole_and_apart(run: Path, cnntrain: Call, s
         assert (found["split"], found["n"]) == (split, n), words
     assert own == {path: path.read_bytes() for path in (run / "r/eval/test_best").iterdir()}
     code, err = said("eval", "run=r", "dataset.root=only", "split=val")
-    assert code == 2 and "test images" in err
+    assert code == 2 and "test images only" in err
     tree(run / "third", ("ant", "bee", "cat"))
     code, err = said("eval", "run=r", "dataset.root=third")
     assert code == 2 and ": cat " in err
