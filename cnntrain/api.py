@@ -66,7 +66,7 @@ def build_model(
 
     Raises `InputError` for an unknown model or option, and for images that the network cannot take.
     """
-    refuse_shape(shape)
+    refuse_shape(shape, "(channels, height, width): (3, 32, 32)", 3)
     if not isinstance(classes, int) or classes < 1:
         raise InputError(f"classes={classes!r} should be a number of classes: 10")
     validated(seed, Natural, "seed")
@@ -90,7 +90,7 @@ def describe(net: nn.Sequential, shape: tuple[int, int, int]) -> list[StageGeome
 
     Receptive field, stride and connections are None for layers of other libraries whose window is not known.
     """
-    refuse_shape(shape)
+    refuse_shape(shape, "(3, 32, 32)")
     try:
         return geometry.describe(net, shape)[0]
     except RuntimeError as error:
@@ -198,7 +198,8 @@ def command(name: str, settings: Settings) -> dict[str, Any]:
     return result
 
 
-def refuse_shape(shape: object) -> None:
-    """Raise `InputError` for what is no shape of images."""
-    if not isinstance(shape, Sequence) or len(shape) != 3 or not all(isinstance(n, int) and n > 0 for n in shape):
-        raise InputError(f"shape={shape!r} should be (channels, height, width): (3, 32, 32)")
+def refuse_shape(shape: object, example: str, dimensions: int | None = None) -> None:
+    """Raise `InputError` for what is no shape, or has another number of dimensions."""
+    counted = isinstance(shape, Sequence) and all(isinstance(n, int) and n > 0 for n in shape)
+    if not counted or (dimensions is not None and len(shape) != dimensions):  # type: ignore[arg-type]
+        raise InputError(f"shape={shape!r} should be {example}")

@@ -435,6 +435,7 @@ def torchrun(folder: Path, words: Sequence[str], *flags: str, fault: str = "") -
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_f20_a_process_that_dies_is_started_again_in_the_same_folder(folder: Path, tiny: tuple[str, ...]) -> None:
     words = ["fit", *tiny, *EXACT, "trainer.epochs=3"]
     with torchrun(folder, [*words, "--json"], "--max-restarts=1", fault="exit") as process:

@@ -63,7 +63,10 @@ def refusals(name: str, trains: Trains) -> dict[str, list[str]]:
     return found
 
 
-@pytest.mark.parametrize("name", OWN)
+VERY_DEEP = ("preact_resnet164", "preact_resnet1001", "resnet101", "resnet152")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in VERY_DEEP else n for n in OWN])
 def test_every_removal_trains_or_is_refused_for_a_known_reason(name: str, trains: Trains) -> None:
     assert refusals(name, trains) == REFUSALS.get(name, {})
 

@@ -36,7 +36,7 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("settings", list(SETTINGS))
 def test_f01_f05_a_stop_at_any_step_and_a_resume_give_the_same_bits(
     cnntrain: Call, folder: Path, tiny: tuple[str, ...], settings: str, precision: str, request: pytest.FixtureRequest
