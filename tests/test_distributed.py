@@ -270,6 +270,7 @@ def test_f21_two_processes_train_as_one_does(folder: Path, tiny: tuple[str, ...]
     assert json.loads((folder / "two" / "run.json").read_text())["processes"] == 2
 
 
+@pytest.mark.slow
 def test_f19_f21_a_stopped_training_goes_on_in_two_processes_to_the_bit_and_in_one(
     folder: Path, tiny: tuple[str, ...]
 ) -> None:

@@ -6,21 +6,39 @@ from pathlib import Path
 
 import pytest
 
-from cnntrain.runtime.processor import SPINS, Times, queued, slowed, spin_briefly
+from cnntrain.runtime.processor import SPINS, Times, is_busy, queued, slowed, spin_briefly
+
+
+@pytest.fixture
+def busy(tmp_path: Path) -> Path:
+    """What Linux says of processes, where more run than there are cores."""
+    path = tmp_path / "stat"
+    path.write_text("cpu 1 2 3\nprocs_running 999\nprocs_blocked 0\n")
+    return path
 
 
 @pytest.mark.parametrize(
     ("typed", "spins"),
     [({}, SPINS), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)],
 )
-def test_a_persons_own_settings_of_openmp_hold(typed: dict[str, str], spins: str | None) -> None:
+def test_a_persons_own_settings_of_openmp_hold(typed: dict[str, str], spins: str | None, busy: Path) -> None:
     environment = dict(typed)
-    spin_briefly(environment)
+    spin_briefly(environment, busy)
     assert environment == typed | ({"GOMP_SPINCOUNT": spins} if spins else {})
 
 
+@pytest.mark.parametrize("text", ["procs_running 1\n", "cpu 1 2 3\n", None])
+def test_on_an_idle_machine_or_one_that_tells_nothing_openmp_is_left_alone(text: str | None, tmp_path: Path) -> None:
+    path, environment = tmp_path / "stat", dict[str, str]()
+    if text is not None:
+        path.write_text(text)
+    spin_briefly(environment, path)
+    assert environment == {} and not is_busy(path)
+
+
 def test_openmp_is_told_before_torch_is_imported() -> None:
-    code = "import os, sys\nfrom cnntrain.cli.main import main\nmain(['--version'])\n"
+    code = "import os, sys\nfrom cnntrain.runtime import processor\nprocessor.is_busy = lambda *_: True\n"
+    code += "from cnntrain.cli.main import main\nmain(['--version'])\n"
     code += "sys.exit('torch' in sys.modules or 'GOMP_SPINCOUNT' not in os.environ)"
     environment = {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
     assert subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True).returncode == 0

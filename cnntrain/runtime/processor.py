@@ -9,17 +9,34 @@ from collections.abc import MutableMapping
 from pathlib import Path
 from typing import NamedTuple
 
-SPINS = "20000"  # turns of libgomp's waiting loop before a thread sleeps; its own default is 300,000
+SPINS = "1000"  # turns of libgomp's waiting loop before a thread sleeps; its own default is 300,000
+LOOKS, PAUSE = 3, 0.002  # at the running processes, and seconds between two looks
 LEAST = 2.0  # seconds that a measurement needs to say something
 
 
-def spin_briefly(environment: MutableMapping[str, str]) -> None:
-    """Have OpenMP's threads sleep when they have waited for each other a moment, unless the environment says how.
+def spin_briefly(environment: MutableMapping[str, str], statistics: Path = Path("/proc/stat")) -> None:
+    """Where other programs use the processor, have OpenMP's threads sleep instead of turning in a waiting loop.
 
-    They turn in a loop meanwhile, and hold cores that the thread they wait for may need where several programs compete.
+    A turning thread holds a core that the thread it waits for may need. On an idle machine it is faster, so that
+    libgomp's own setting stays; and so does what the environment says.
     """
-    if "OMP_WAIT_POLICY" not in environment:
-        environment.setdefault("GOMP_SPINCOUNT", SPINS)
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & environment.keys() and is_busy(statistics):
+        environment["GOMP_SPINCOUNT"] = SPINS
+
+
+def is_busy(statistics: Path = Path("/proc/stat")) -> bool:
+    """Say whether other processes leave this one fewer cores than it may use, at each of a few looks; on Linux only."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for look in range(LOOKS):
+        time.sleep(PAUSE if look else 0)
+        try:
+            lines = statistics.read_text().splitlines()
+        except OSError:
+            return False
+        running = [int(line.split()[1]) for line in lines if line.startswith("procs_running ")]
+        if not running or running[0] - 1 + usable <= (os.cpu_count() or 1):
+            return False
+    return True
 
 
 class Times(NamedTuple):
