@@ -159,8 +159,9 @@ def test_only_stages_that_keep_the_shape_can_be_removed() -> None:
         ({"arch": "resnet19"}, SMALL, "model.arch .*'resnet18'"),
         ({}, (1, 28, 28), "resnet18 .*1×28×28"),
         ({"weights": "nowhere.pt"}, SMALL, "nowhere.pt"),
-        ({"antialias": True}, SMALL, "model.widen and model.antialias"),
-        ({"widen": {"fc": 2.0}}, SMALL, "model.widen and model.antialias"),
+        ({"antialias": True}, SMALL, "model.widen, model.antialias and model.attention"),
+        ({"attention": True}, SMALL, "model.widen, model.antialias and model.attention"),
+        ({"widen": {"fc": 2.0}}, SMALL, "model.widen, model.antialias and model.attention"),
     ],
 )
 def test_what_cannot_be_is_refused_with_the_reason(

@@ -17,6 +17,7 @@ from cnntrain.data.datasets.divide import divide
 from cnntrain.data.datasets.registry import SelectedDataset, image_counts, select
 from cnntrain.data.datasets.splits import Member
 from cnntrain.data.storage.images import Dataset, DatasetInfo
+from cnntrain.nn.attention import SpatialAttention
 from cnntrain.nn.auxiliary import AuxiliaryClassifiers
 from cnntrain.nn.layers import BlurPool2d
 from cnntrain.nn.stages import BuildOptions
@@ -71,6 +72,10 @@ def build_model(options: Options, info: DatasetInfo, *, seed: int = 0, device: s
     if build.antialias and not any(isinstance(module, BlurPool2d) for module in net.modules()):
         raise InputError(
             f"model.antialias=true: {options['name']} has no stage that strides, so nothing can be blurred"
+        )
+    if build.attention and not any(isinstance(module, SpatialAttention) for module in net.modules()):
+        raise InputError(
+            f"model.attention=true: {options['name']} has no global average pooling that attention could replace"
         )
     return net
 

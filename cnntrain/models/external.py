@@ -229,9 +229,10 @@ def finished(
     for path in dict.fromkeys(key.rpartition(".")[0] for key in new or ()):
         if hasattr(leaf := model.get_submodule(path), "reset_parameters"):
             initialise(leaf, path, build.seed)
-    if build.widen or build.antialias:
+    if build.widen or build.antialias or build.attention:
         raise StageError(
-            f"{label} is not built from cnntrain's layers: model.widen and model.antialias are for networks that are"
+            f"{label} is not built from cnntrain's layers: model.widen, model.antialias and model.attention are for "
+            "networks that are"
         )
     net = chain_of(model, label, in_shape, num_classes, build.remove)
     if new is not None:

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from cnntrain.nn.attention import SpatialAttention
 from cnntrain.nn.geometry import stage_spans
 from cnntrain.nn.shapes import Shape, describe_shape, shape_after
 from cnntrain.nn.stages import StageError
@@ -63,6 +64,8 @@ def converted(module: nn.Module, shape: Shape, window: Shape | None, head: Head)
         if module.output_size not in (1, (1, 1)):
             raise TypeError(f"it pools to {module.output_size} whatever arrives, which no window does")
         return (nn.AvgPool2d((shape[1], shape[2]), 1) if head == "map" else module), None
+    if isinstance(module, SpatialAttention) and head == "map":
+        raise TypeError("its attention is over the whole image; head=global keeps it")
     if any(isinstance(part, nn.Flatten | nn.Linear | nn.AdaptiveAvgPool2d) for part in module.modules()):
         raise TypeError(f"a full connection lies within {type(module).__name__}")
     if len(shape) == 1 and not pointwise(module):

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from cnntrain.nn.antialias import antialiased
+from cnntrain.nn.attention import attentive
 from cnntrain.nn.geometry import count_parameters
 from cnntrain.nn.shapes import Shape, describe_shape, shape_after
 from cnntrain.runtime.errors import InputError, nearest, unknown
@@ -42,6 +43,7 @@ class BuildOptions:
     remove: stages to build without.
     widen: stages to build with more maps or units, each by a factor (see `widenable`).
     antialias: blur wherever a stage strides (see `antialias.py`).
+    attention: weight positions where maps are averaged globally (see `attention.py`).
     device: where the network is; "meta" builds shapes without memory.
     """
 
@@ -49,6 +51,7 @@ class BuildOptions:
     remove: list[str] = field(default_factory=list)
     widen: dict[str, Positive] = field(default_factory=dict)
     antialias: bool = False
+    attention: bool = False
     device: str = "cpu"
 
 
@@ -82,6 +85,7 @@ def assemble(
             with torch.device("meta"):
                 stage = makers[name](shape)
                 stage = antialiased(stage) if build.antialias else stage
+                stage = attentive(stage, shape) if build.attention else stage
             if (makers[name], shape) not in shapes:
                 shapes[makers[name], shape] = shape_after(stage, shape)
             after = shapes[makers[name], shape]

@@ -24,7 +24,7 @@ from cnntrain.tasks.classification import CellNumbers, EvalNumbers, Majority, Nu
 BEFORE: Options = {"check_resume": False, "resume": "auto", "plugins": []}
 TRAINER: Options = {"graph": "auto", "compile": False, "freeze": None, "resize": {}, "profile": False}
 DATASET: Options = {"cache": "auto"}
-MODEL: Options = {"remove": [], "widen": {}, "antialias": False}
+MODEL: Options = {"remove": [], "widen": {}, "antialias": False, "attention": False}
 
 
 class Hardware(TypedDict):
