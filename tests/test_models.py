@@ -109,7 +109,8 @@ def test_parameters_and_multiplications_are_those_of_the_papers(
 
 
 @pytest.mark.parametrize(
-    "name", ["mlp", "lenet5", "convnet", "resnet56", "vgg11", "nin", "mobilenet_v1", "preact_resnet164", "wrn_40_4"]
+    "name",
+    ["mlp", "lenet5", "convnet", "resnet56", "vgg11", "nin", "mobilenet_v1", "preact_resnet164", "wrn_40_4", "hog"],
 )
 def test_multiplications_equal_half_of_torchs_flops(name: str) -> None:
     shape, classes = canonical(name)

@@ -12,6 +12,7 @@ from cnntrain.models.caltech import caltech_convnet
 from cnntrain.models.convnet import convnet
 from cnntrain.models.external import Preprocessing, timm, timm_images, torchvision, torchvision_images
 from cnntrain.models.googlenet import googlenet, googlenet_heads
+from cnntrain.models.hog import hog
 from cnntrain.models.lenet import lenet5, lenet5_1998
 from cnntrain.models.lm_resnet import lm_resnet
 from cnntrain.models.locally_connected import locally_connected
@@ -51,6 +52,7 @@ MODELS: dict[str, Callable[..., nn.Sequential]] = {
     **{f"lm_resnet{depth}": partial(lm_resnet, depth) for depth in (20, 32, 44, 56, 110)},
     **{f"wrn_{depth}_{factor}": partial(wide_resnet, depth, factor) for depth, factor in ((28, 10), (16, 8), (40, 4))},
     "airbench": airbench,
+    "hog": hog,
     "torchvision": torchvision,
     "timm": timm,
 }
