@@ -139,21 +139,27 @@ class Compare(Evaluated):
 
 
 @dataclass(frozen=True)
-class Invariance(Evaluated):
-    """`cnntrain invariance`."""
+class Observed(Evaluated):
+    """What every command takes that looks into networks, stage by stage."""
 
     run: str | None
     runs: list[str] | None
     model: Options | None
     dataset: Options | None
-    warp: Options
     init: Literal["trained", "random"]
     seed: Natural
     stages: list[str] | None
     images: Count | None
-    control_images: Count
     output_dir: str | None
     figures: Medium
+
+
+@dataclass(frozen=True)
+class Invariance(Observed):
+    """`cnntrain invariance`."""
+
+    warp: Options
+    control_images: Count
     tensorboard: bool
 
 

@@ -36,3 +36,8 @@ def by_experiment(settings: Sequence[Mapping[str, Any]]) -> list[list[int]]:
         experiment = {key: value for key, value in values.items() if key not in SAME}
         gathered.setdefault(json.dumps(experiment, sort_keys=True), []).append(place)
     return list(gathered.values())
+
+
+def letters(number: int) -> str:
+    """Return the label of an experiment by its number: A … Z, AA …"""
+    return chr(ord("A") + number % 26) * (number // 26 + 1)

@@ -12,7 +12,7 @@ from cnntrain.nn.geometry import count_parameters, describe
 from cnntrain.runs import records
 from cnntrain.runs.evaluation import Evaluation, ensure_evaluation
 from cnntrain.runs.load import read_info, rebuild
-from cnntrain.runs.select import SAME, by_experiment, find_runs, short_names
+from cnntrain.runs.select import SAME, by_experiment, find_runs, letters, short_names
 from cnntrain.runtime.jsonfile import flat
 from cnntrain.stats.paired_tests import (
     PairedTest,
@@ -117,11 +117,6 @@ def compared_run(folder: Path, name: str, evaluation: Evaluation) -> ComparedRun
     """Return a run with its evaluation."""
     settings = records.settings(folder)
     return ComparedRun(folder, name, settings["seed"], flat(settings), evaluation)
-
-
-def letters(number: int) -> str:
-    """Return the label of an experiment by its number: A … Z, AA …"""
-    return chr(ord("A") + number % 26) * (number // 26 + 1)
 
 
 def gather(runs: Sequence[ComparedRun]) -> list[Experiment]:

@@ -20,10 +20,10 @@ from cnntrain.nn.stages import require, walk
 from cnntrain.runtime.devices import autocast
 from cnntrain.runtime.seeding import generator
 from cnntrain.studies.invariance.distance import FeatureTransforms, distances, feature_transforms, misfit
+from cnntrain.studies.networks import INPUT
 from cnntrain.transforms.resampling import Motion
 from cnntrain.transforms.transform import Amount, Changes, Transform, floor_of, padding_of
 
-INPUT = "input"  # the stage that is the image itself
 AT_ONCE = 21  # amounts that pass side by side
 Progress = Callable[[int], None]  # called with the number of images that have passed
 PixelBatches = Callable[[], Iterator[tuple[Tensor, Tensor, np.ndarray]]]  # pixels in 0..255, labels, places

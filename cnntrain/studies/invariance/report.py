@@ -20,8 +20,8 @@ from cnntrain.runtime.jsonfile import write_json
 from cnntrain.runtime.tables import render
 from cnntrain.studies.invariance import crossings, text
 from cnntrain.studies.invariance import figures as panels
-from cnntrain.studies.invariance.networks import SeedGroup
 from cnntrain.studies.invariance.study import InvarianceStudy, TransformStudy, all_rows, rows_of
+from cnntrain.studies.networks import SeedGroup
 from cnntrain.training.pictures import figure_pixels
 from cnntrain.training.tensorboard import open_board
 

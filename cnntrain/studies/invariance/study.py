@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from cnntrain.config import schema
-from cnntrain.config.build import build_transforms
+from cnntrain.config.build import build_transforms, fit_images
 from cnntrain.data.storage.images import DatasetInfo, Split, spread
 from cnntrain.runs.folder import RESULTS, create_folder, new_folder, refuse_existing, refuse_unwritable
-from cnntrain.runs.images import RunImages, warn_of_seen
+from cnntrain.runs.images import RunImages, run_images, warn_of_seen
 from cnntrain.runtime import disk
 from cnntrain.runtime.devices import choose_device, choose_precision
 from cnntrain.runtime.errors import InputError
@@ -23,15 +23,6 @@ from cnntrain.stats.jackknife import blocks
 from cnntrain.studies.invariance import aliasing, crossings, measure
 from cnntrain.studies.invariance.figures import Attacked, Line, Samples, line_of
 from cnntrain.studies.invariance.measure import Clean, MeasuredNetwork, Moved, pixels_of
-from cnntrain.studies.invariance.networks import (
-    NamedNetwork,
-    SeedGroup,
-    find_networks,
-    images_for,
-    require_same_images,
-    seed_groups,
-    stages_of,
-)
 from cnntrain.studies.invariance.rows import (
     AliasingRow,
     AreaRow,
@@ -48,6 +39,14 @@ from cnntrain.studies.invariance.rows import (
     difference_rows,
     invariance_rows,
     pooled,
+)
+from cnntrain.studies.networks import (
+    NamedNetwork,
+    SeedGroup,
+    find_networks,
+    require_same_images,
+    seed_groups,
+    stages_of,
 )
 from cnntrain.transforms.transform import Transform
 
@@ -197,6 +196,22 @@ def measure_networks(cfg: schema.Invariance) -> InvarianceStudy:
     ]
     measure_all(cfg, networks, subjects, studies, folder)
     return InvarianceStudy(folder, networks, seed_groups(networks), images[0], device, precision, studies)
+
+
+def images_for(cfg: schema.Invariance, network: NamedNetwork, transform: Transform) -> RunImages:
+    """Return the images that a transform changes, larger than the network's by its margin."""
+    channels, height, width = network.info.shape
+    info = replace(network.info, shape=(channels, height + 2 * transform.margin, width + 2 * transform.margin))
+    root = cfg.data_root or network.settings["data_root"]
+    other = cfg.dataset if network.folder else None
+    if transform.margin:
+        trained_on, given = network.settings["dataset"], other or {}
+        another = given.get("name", trained_on["name"]) != trained_on["name"]
+        other = fit_images(given if another else trained_on | given, info)
+    images = run_images(network.folder, network.settings, info, root, cfg.split, other=other)
+    if cfg.images is None:
+        return images
+    return images._replace(split=images.split.take(spread(len(images.split), cfg.images)))
 
 
 def study_folder(cfg: schema.Invariance, networks: Sequence[NamedNetwork]) -> Path:

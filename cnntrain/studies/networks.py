@@ -1,27 +1,25 @@
-"""What an invariance study measures: networks, which of them differ in their seed only, their stages and images."""
+"""The networks that a study looks into, which of them differ in their seed only, and their stages."""
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from cnntrain.config import pretrained, schema
-from cnntrain.config.build import build_model, fit_images, load_dataset
-from cnntrain.data.storage.images import DatasetInfo, spread
+from cnntrain.config.build import build_model, load_dataset
+from cnntrain.data.storage.images import DatasetInfo
 from cnntrain.nn.shapes import describe_shape
 from cnntrain.nn.stages import StageError, require
 from cnntrain.runs.folder import find_run
-from cnntrain.runs.images import RunImages, run_images
 from cnntrain.runs.load import load_run
-from cnntrain.runs.select import by_experiment, find_runs, short_names
+from cnntrain.runs.select import by_experiment, find_runs, letters, short_names
 from cnntrain.runtime.errors import InputError
 from cnntrain.runtime.jsonfile import flat
-from cnntrain.studies.comparison import letters
-from cnntrain.studies.invariance.measure import INPUT
-from cnntrain.transforms.transform import Transform
+
+INPUT = "input"  # the stage that is the image itself
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,7 @@ class NamedNetwork:
     settings: dict[str, Any]
 
 
-def find_networks(cfg: schema.Invariance) -> list[NamedNetwork]:
+def find_networks(cfg: schema.Observed) -> list[NamedNetwork]:
     """Return the networks that are meant, in evaluation mode.
 
     Raises `InputError` unless exactly one of run, runs and model says which.
@@ -43,13 +41,7 @@ def find_networks(cfg: schema.Invariance) -> list[NamedNetwork]:
     if sum(given is not None for given in (cfg.run, cfg.runs, cfg.model)) != 1:
         raise InputError("name what to measure: run=<folder>, runs=[<folder>,…], or model=<name> with init=random")
     if cfg.model is not None:
-        if cfg.init != "random" or cfg.dataset is None:
-            raise InputError("model= names an untrained network: it needs init=random and dataset=<name>")
-        root = cfg.data_root or os.environ.get("CNNTRAIN_DATA", "data")
-        settings: dict[str, Any] = {"model": cfg.model, "dataset": cfg.dataset, "seed": cfg.seed, "data_root": root}
-        info = load_dataset(cfg.dataset, root, cfg.seed, only=cfg.split).info  # a folder's is known by its images
-        net = build_model(pretrained.without_weights(cfg.model), info, seed=cfg.seed)
-        return [NamedNetwork(f"{cfg.model['name']} untrained", None, net, info, settings)]
+        return [network_without_run(cfg, cfg.model)]
     folders = find_runs(cfg.runs, least=1) if cfg.runs is not None else [find_run(str(cfg.run))]
     networks = []
     for folder, name in zip(folders, names_of(folders), strict=True):
@@ -61,6 +53,23 @@ def find_networks(cfg: schema.Invariance) -> list[NamedNetwork]:
             )
         networks.append(NamedNetwork(name, folder, net, info, settings))
     return networks
+
+
+def network_without_run(cfg: schema.Observed, model: schema.Options) -> NamedNetwork:
+    """Return an untrained network, or one with pretrained weights, for the images of `dataset=`."""
+    is_pretrained = pretrained.expected_preprocessing(model) is not None
+    if cfg.dataset is None or (cfg.init != "random" and not is_pretrained):
+        raise InputError("model= names an untrained network: it needs init=random and dataset=<name>")
+    root = cfg.data_root or os.environ.get("CNNTRAIN_DATA", "data")
+    dataset = pretrained.with_image_size(cfg.dataset, model)
+    settings: dict[str, Any] = {"model": model, "dataset": dataset, "seed": cfg.seed, "data_root": root}
+    info = load_dataset(dataset, root, cfg.seed, only=cfg.split).info  # a folder's is known by its images
+    info = pretrained.with_expected_statistics(info, model)
+    name = model.get("arch", model["name"])
+    if cfg.init == "random":
+        net = build_model(pretrained.without_weights(model), info, seed=cfg.seed)
+        return NamedNetwork(f"{name} untrained", None, net, info, settings)
+    return NamedNetwork(f"{name} pretrained", None, build_model(model, info, seed=cfg.seed).eval(), info, settings)
 
 
 def names_of(folders: Sequence[Path]) -> list[str]:
@@ -98,22 +107,6 @@ def stages_of(wanted: Sequence[str] | None, networks: Sequence[NamedNetwork]) ->
         if not names:
             raise StageError(f"stages=[{', '.join(wanted)}]: {network.name} has none of them")
     return chosen
-
-
-def images_for(cfg: schema.Invariance, network: NamedNetwork, transform: Transform) -> RunImages:
-    """Return the images that a transform changes, larger than the network's by its margin."""
-    channels, height, width = network.info.shape
-    info = replace(network.info, shape=(channels, height + 2 * transform.margin, width + 2 * transform.margin))
-    root = cfg.data_root or network.settings["data_root"]
-    other = cfg.dataset if network.folder else None
-    if transform.margin:
-        trained_on, given = network.settings["dataset"], other or {}
-        another = given.get("name", trained_on["name"]) != trained_on["name"]
-        other = fit_images(given if another else trained_on | given, info)
-    images = run_images(network.folder, network.settings, info, root, cfg.split, other=other)
-    if cfg.images is None:
-        return images
-    return images._replace(split=images.split.take(spread(len(images.split), cfg.images)))
 
 
 @dataclass(frozen=True)
