@@ -11,13 +11,20 @@ from torch import nn
 from cnntrain.config import schema
 from cnntrain.config.read import read_config
 from cnntrain.data.datasets.listing import left_out
-from cnntrain.data.storage.images import DatasetInfo, Files
+from cnntrain.data.storage.images import DatasetInfo
 from cnntrain.nn.fully_convolutional import fully_convolutional
 from cnntrain.report.html import as_html
 from cnntrain.report.predictions import predictions_document
 from cnntrain.runs.folder import find_run, new_folder, refuse_unwritable
 from cnntrain.runs.load import load_run
-from cnntrain.runs.predictions import classified, find_images, table_size, warning_of_unlike, write_table
+from cnntrain.runs.predictions import (
+    classified,
+    files_as_trained,
+    find_images,
+    table_size,
+    warning_of_unlike,
+    write_table,
+)
 from cnntrain.runtime import disk
 from cnntrain.runtime.devices import choose_device, prepare
 from cnntrain.runtime.errors import IncompleteError, InputError, as_text
@@ -42,10 +49,8 @@ def run(composed: DictConfig) -> dict[str, Any]:
     if table.exists():
         raise InputError(f"{table} exists already; name another output_dir")
 
-    kept = settings["dataset"].get("stored_size")
-    invert = settings["dataset"].get("invert", False) if cfg.invert is None else cfg.invert
-    size = (kept, kept) if kept else info.shape[1:]
-    files = Files(Path(), list(map(str, paths)), size, info.shape[0], resize=True, invert=invert)
+    files = files_as_trained(paths, info, settings, invert=cfg.invert)
+    invert = files.invert
     if cfg.heatmap:
         fully_convolutional(net, info.shape)  # what has no form for maps is said before anything is read
     unreadable = dict[str, str]()

@@ -78,6 +78,16 @@ def matching_files(pattern: Path) -> tuple[list[Path], Counter[str]]:
     return images, others
 
 
+def files_as_trained(
+    paths: Sequence[Path], info: DatasetInfo, settings: schema.Options, *, invert: bool | None = None
+) -> Files:
+    """Return image files as a run with these settings stored its own; `invert` overrides what it did."""
+    kept = settings["dataset"].get("stored_size")
+    size = (kept, kept) if kept else info.shape[1:]
+    inverted = settings["dataset"].get("invert", False) if invert is None else invert
+    return Files(Path(), list(map(str, paths)), size, info.shape[0], resize=True, invert=inverted)
+
+
 def classified(
     net: nn.Module, files: Files, info: DatasetInfo, cfg: schema.Predict, unreadable: dict[str, str]
 ) -> Iterator[tuple[list[TableRow], Tensor]]:

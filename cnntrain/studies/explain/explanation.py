@@ -1,0 +1,21 @@
+"""What a method answers."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from cnntrain.runtime.tables import Row
+from cnntrain.studies.explain.question import Question
+from cnntrain.studies.explain.tiles import TiledPicture
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """The pictures of a method, rows of a table beside them, and sentences that a reader needs to trust them."""
+
+    pictures: Sequence[TiledPicture]
+    rows: Sequence[Row] = field(default_factory=list)
+    remarks: Sequence[str] = field(default_factory=list)
+
+
+# Raises `InputError` for a network that the method does not allow, naming the reason and one that it does.
+Method = Callable[[Question], Explanation]

@@ -1,0 +1,46 @@
+"""What `cnntrain explain` may be asked, and the options of each method; the values lie in `conf/explain.yaml`."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from cnntrain.config.schema import Shared, SplitName
+from cnntrain.runtime.drawing import Medium
+from cnntrain.runtime.ranges import Count, Fraction, Natural, Positive
+
+Quantity = Literal["logit", "probability"]
+
+
+@dataclass(frozen=True)
+class OcclusionOptions:
+    """The patch that covers a part of the image."""
+
+    patch: Count | None
+    stride: Count | None
+    fill: Natural | None
+
+
+@dataclass(frozen=True)
+class Explain(Shared):
+    """`cnntrain explain`."""
+
+    run: str
+    what: list[str] | str
+    images: Count | list[str] | str
+    split: SplitName
+    weights: Literal["best", "last"]
+    stages: list[str] | None
+    units: Count | list[Natural] | None
+    classes: list[str] | None
+    target: str
+    quantity: Literal["auto", "logit", "probability"]
+    occlusion: OcclusionOptions
+    seed: Natural
+    batch_size: Count
+    strength: Fraction
+    limit: Positive | None
+    invert: bool | None
+    data_root: str | None
+    output: str | None
+    output_dir: str | None
+    figures: Medium
+    tensorboard: bool

@@ -1,0 +1,113 @@
+"""What a study of explanations leaves: a gallery as one page, a picture each as PNG and SVG, tables, TensorBoard."""
+
+import contextlib
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from cnntrain.config.compose import command_line
+from cnntrain.report.document import Block, Document, Figure, Paragraph, Section, Table
+from cnntrain.report.files import FIGURES, filed_figure, write_report
+from cnntrain.runs.folder import RESULTS, provenance
+from cnntrain.runtime import disk
+from cnntrain.runtime.devices import hardware
+from cnntrain.runtime.drawing import Medium, styled
+from cnntrain.runtime.errors import InputError
+from cnntrain.runtime.jsonfile import write_json
+from cnntrain.runtime.tables import render
+from cnntrain.studies.explain.explanation import Explanation
+from cnntrain.studies.explain.study import ExplainStudy
+from cnntrain.studies.explain.tiles import TiledPicture, draw
+from cnntrain.training.pictures import figure_pixels
+from cnntrain.training.tensorboard import Board, open_board
+
+if TYPE_CHECKING:  # matplotlib takes half a second to import
+    from matplotlib.figure import Figure as MatplotlibFigure
+
+FORMATS = (".png", ".svg", ".pdf")  # that `output=` may end with
+HOW = (
+    "All pictures of a method share one scale, on which zero is zero: their colours can be compared. An arrow at an "
+    "end of the colour bar says that some values lie beyond it. Over the image the largest values show most."
+)
+
+
+def check_output(output: str | None) -> None:
+    """Raise `InputError` for a picture that would be of an unknown format."""
+    if output and Path(output).suffix.lower() not in FORMATS:
+        raise InputError(f"output={output} must end with {', '.join(FORMATS)}")
+
+
+def write_picture(study: ExplainStudy, output: Path, medium: Medium) -> dict[str, Any]:
+    """Write the only picture of a study to a file, and return what `--json` prints.
+
+    Raises `InputError` where there are several.
+    """
+    pictures = [picture for answer in study.answers.values() for picture in answer.pictures]
+    if len(pictures) != 1:
+        raise InputError(
+            f"output={output} takes one picture, and there are {len(pictures)}; name one method and one image "
+            "(images=1 or a file), or a folder for all of them with output_dir="
+        )
+    with styled(medium or "page"), disk.replacing(output) as partial_file:
+        draw(pictures[0]).savefig(partial_file, format=output.suffix[1:].lower())
+    return summary(study, None, [str(output)])
+
+
+def write_study(study: ExplainStudy, folder: Path) -> dict[str, Any]:
+    """Write all pictures, tables and the page into a folder, and return what `--json` prints."""
+    options, files, sections = study.question.options, list[str](), list[Section]()
+    board = open_board(folder / "tensorboard", enabled=options.tensorboard and bool(options.figures))
+    with contextlib.closing(board), styled(options.figures or "page"):
+        for name, answer in study.answers.items():
+            figures = list[Figure]()
+            for picture in answer.pictures if options.figures else []:
+                figures.append(filed(picture, folder, board))
+                files.append(str(folder / FIGURES / f"{picture.name}.png"))
+            if answer.rows:
+                disk.write(folder / f"{name}.csv", render(list(answer.rows), "csv") + "\n")
+            sections.append(section(name, answer, figures))
+    write_report(document(study, sections), folder)
+    results = summary(study, folder, files)
+    record = provenance(command_line("explain")) | {"hardware": hardware()}
+    write_json(folder / RESULTS, results | {"record": record})
+    return results
+
+
+def filed(picture: TiledPicture, folder: Path, board: Board) -> Figure:
+    """Write a picture as PNG and SVG and to TensorBoard; return it for the page."""
+    drawn = draw(picture)
+
+    def pixels(figure: "MatplotlibFigure") -> dict[str, Tensor]:
+        return {f"explain/{picture.name}": figure_pixels(figure)}
+
+    board.pictures(0, partial(pixels, drawn))
+    return replace(filed_figure(drawn, folder, picture.name, picture.title), caption="")  # it stands in the picture
+
+
+def section(name: str, answer: Explanation, figures: list[Figure]) -> Section:
+    """Return what the page says of one method."""
+    blocks: list[Block] = [Paragraph(remark) for remark in answer.remarks]
+    return Section(name, [*blocks, *figures, *([Table(answer.rows)] if answer.rows else [])])
+
+
+def document(study: ExplainStudy, sections: list[Section]) -> Document:
+    """Return the page."""
+    subject, images = study.question.subject, study.question.images
+    claim = f"{', '.join(study.answers)} of {subject.folder} on {len(images)} images"
+    return Document("What decides", claim, [Paragraph(HOW, quiet=True)], sections)
+
+
+def summary(study: ExplainStudy, folder: Path | None, pictures: list[str]) -> dict[str, Any]:
+    """Return what `--json` prints."""
+    return {
+        "run_dir": str(study.question.subject.folder),
+        "output_dir": str(folder) if folder else None,
+        "what": study.question.options.what,
+        "pictures": pictures,
+        "rows": {name: list(answer.rows) for name, answer in study.answers.items()},
+        "scores": [],
+        "sanity": [],
+    }

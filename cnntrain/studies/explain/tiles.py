@@ -1,0 +1,123 @@
+"""Pictures of an explanation as data, and how they are drawn: tiles in rows, one colour bar, zero is zero."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cnntrain.runtime.drawing import empty_figure
+
+if TYPE_CHECKING:  # matplotlib takes half a second to import
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SIGNED, UNSIGNED = (
+    "RdBu_r",
+    "magma",
+)  # those who are colour-blind tell their ends apart (Brewer; Smith and van der Walt)
+SHOWN_SHARE = 0.995  # of the values lie within the colours, where nobody has said where they end
+
+
+@dataclass(frozen=True)
+class ColourScale:
+    """What colours mean: values from zero to `limit`, or from `-limit` where they are signed.
+
+    `label` says what the values are. All pictures of one scale can be compared. Values above or below its ends have the
+    colour of the end, and the colour bar says so.
+    """
+
+    label: str
+    limit: float
+    signed: bool = False
+    above: bool = False
+    below: bool = False
+
+
+def scale_of(values: np.ndarray, label: str, *, signed: bool, limit: float | None = None) -> ColourScale:
+    """Return the scale for all of some values [...]: it ends at `limit`, or where nearly all of them lie within."""
+    sizes = np.abs(values)
+    end = limit or float(np.quantile(sizes, SHOWN_SHARE)) or float(sizes.max()) or 1.0
+    return ColourScale(label, end, signed, above=bool(values.max() > end), below=signed and bool(values.min() < -end))
+
+
+@dataclass(frozen=True, eq=False)
+class Tile:
+    """One small picture: an image, values in the colours of a scale, or both.
+
+    `values` are pixels uint8 [H, W, C]; or, with a `scale`, float [H, W], or [H, W, 3] for red, green and blue about
+    grey, which is zero. Over the image `behind` (uint8 [H, W, C]) values show the more, the larger they are, up to
+    `strength`.
+    """
+
+    title: str
+    values: np.ndarray
+    scale: ColourScale | None = None
+    behind: np.ndarray | None = None
+    strength: float = 0.7
+
+
+@dataclass(frozen=True, eq=False)
+class TiledPicture:
+    """A picture of an explanation: tiles in rows of `columns`; `name` is its file's, `title` is written above.
+
+    The tiles that have a scale share one: the colour bar is drawn once.
+    """
+
+    name: str
+    title: str
+    tiles: Sequence[Tile] = field(default_factory=list)
+    columns: int = 3
+
+
+def draw(picture: TiledPicture) -> "Figure":
+    """Draw a picture, within `styled`."""
+    columns = min(picture.columns, len(picture.tiles))
+    rows = math.ceil(len(picture.tiles) / columns)
+    heights = [tile.values.shape[0] / tile.values.shape[1] for tile in picture.tiles]
+    side = 1.9 if columns <= 4 else 7.2 / columns
+    scale = next((tile.scale for tile in picture.tiles if tile.scale), None)
+    figure = empty_figure(side * columns + (0.9 if scale else 0), (side * max(heights) + 0.22) * rows + 0.35)
+    panels = figure.subplots(rows, columns, squeeze=False).flat
+    for axes, tile in zip(panels, picture.tiles, strict=False):
+        draw_tile(axes, tile)
+        axes.set_title(tile.title)
+    for axes in figure.axes:
+        axes.axis("off")
+    if scale:
+        ends = {(True, True): "both", (True, False): "max", (False, True): "min"}
+        extend = ends.get((scale.above, scale.below), "neither")
+        figure.colorbar(colours(scale), ax=figure.axes, label=scale.label, extend=extend, shrink=0.9)
+    figure.suptitle(picture.title)
+    return figure
+
+
+def colours(scale: ColourScale) -> Any:
+    """Return matplotlib's map from values to the colours of a scale."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    low = -scale.limit if scale.signed else 0.0
+    return ScalarMappable(Normalize(low, scale.limit), SIGNED if scale.signed else UNSIGNED)
+
+
+def draw_tile(axes: "Axes", tile: Tile) -> None:
+    """Draw one tile; pixels are not blurred."""
+    if tile.behind is not None:
+        axes.imshow(grey_or_colour(tile.behind), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    if tile.scale is None:
+        axes.imshow(grey_or_colour(tile.values), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    elif tile.values.ndim == 3:
+        shown = np.clip(0.5 + tile.values / (2 * tile.scale.limit), 0, 1)
+        axes.imshow(grey_or_colour(shown), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    else:
+        pixels = colours(tile.scale).to_rgba(tile.values)
+        if tile.behind is not None:
+            pixels[..., 3] = tile.strength * np.clip(np.abs(tile.values) / tile.scale.limit, 0, 1)
+        axes.imshow(pixels, interpolation="nearest")
+
+
+def grey_or_colour(pixels: np.ndarray) -> np.ndarray:
+    """Return pixels [H, W, C] as matplotlib draws them: one channel as [H, W]."""
+    return pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
