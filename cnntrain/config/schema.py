@@ -6,6 +6,7 @@ from typing import Any, Literal
 from cnntrain.runtime.devices import Precision
 from cnntrain.runtime.drawing import Medium
 from cnntrain.runtime.ranges import Count, Decay, Fraction, Natural, NonNegative, Positive
+from cnntrain.tasks.classification import Hinge
 
 Options = dict[str, Any]  # of a group, checked against the function that its name chooses
 SplitName = Literal["train", "val", "test"]
@@ -22,6 +23,7 @@ class Trainer:
     graph: Literal["auto"] | bool
     compile: bool
     label_smoothing: Fraction
+    hinge: Hinge | None
     clip: NonNegative
     ema: Decay
     freeze: str | list[str] | dict[str, Fraction] | None

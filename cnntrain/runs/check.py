@@ -54,6 +54,7 @@ def check_fit(cfg: Fit, *, begun: bool = False) -> CheckedFit:
     refuse_uncapturable(cfg.trainer, device)
     augmentations = build_augmentations(cfg.augmentation)
     refuse_unshared(cfg.trainer.batch_size, augmentations)
+    refuse_soft_targets(cfg.trainer, augmentations)
     dataset = select_dataset(cfg.dataset, cfg.data_root)
     info = dataset.info
     model = pretrained.without_weights(cfg.model) if begun else cfg.model
@@ -102,6 +103,19 @@ def refuse_unshared(batch_size: int, augmentations: Mapping[str, Augmentation]) 
             raise InputError(
                 f"augmentation.{name} blends images of one batch, of which {distributed.WORLD} processes have a "
                 "part each; train in one process, or without it"
+            )
+
+
+def refuse_soft_targets(trainer: Trainer, augmentations: Mapping[str, Augmentation]) -> None:
+    """Raise `InputError` when a hinge loss would get probabilities in place of classes."""
+    if trainer.hinge and trainer.label_smoothing:
+        raise InputError(
+            f"trainer.label_smoothing={trainer.label_smoothing:g} is of cross-entropy; with trainer.hinge take 0"
+        )
+    for name, augmentation in augmentations.items():
+        if trainer.hinge and augmentation.mixes:
+            raise InputError(
+                f"augmentation.{name} mixes classes, and trainer.hinge={trainer.hinge} is of one; take null"
             )
 
 

@@ -171,7 +171,7 @@ def build_task(cfg: Fit, dataset: Dataset, device: torch.device) -> Task:
     classes, weights = dataset.info.classes, None
     if cfg.dataset["balance"] == "weights":
         weights = class_weights(dataset.train.labels, len(classes)).to(device)
-    return Classification(classes, weights, cfg.trainer.label_smoothing)
+    return Classification(classes, weights, cfg.trainer.label_smoothing, cfg.trainer.hinge)
 
 
 def some_images(dataset: Dataset) -> torch.Tensor:

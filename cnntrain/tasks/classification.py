@@ -3,9 +3,9 @@
 Mixed targets are probabilities [B, classes].
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NotRequired, TypedDict, get_type_hints
+from typing import Any, ClassVar, Literal, NotRequired, TypedDict, get_type_hints
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from cnntrain.tasks.task import Headline, Numbers
 
 UNEQUAL = 1.25  # times its even share has the commonest class from which on top-1 alone can mislead
 MOST_CLASSES = 20  # in the table of an evaluation
+Hinge = Literal["crammer_singer", "squared"]
 Number = float | None  # null is not a number: a loss that grew without bound
 
 
@@ -84,11 +85,16 @@ class CellNumbers(TypedDict):
 
 @dataclass(frozen=True, eq=False)
 class Classification:
-    """Classification with cross-entropy; `class_weights` [classes] multiply each class's loss."""
+    """Classification with cross-entropy, or a hinge loss; `class_weights` [classes] multiply each class's loss.
+
+    A hinge loss takes class numbers only, and no label smoothing. Validations report cross-entropy all the same, so
+    that networks can be compared.
+    """
 
     classes: tuple[str, ...]
     class_weights: Tensor | None = None
     label_smoothing: float = 0.0
+    hinge: Hinge | None = None
 
     headline: ClassVar[Headline] = Headline("top1", "top-1")
     train_keys: ClassVar[tuple[str, ...]] = tuple(get_type_hints(TrainNumbers))
@@ -105,11 +111,14 @@ class Classification:
         return self.class_weights is not None
 
     def loss(self, answer: Tensor, target: Tensor) -> Tensor:
-        """Return the mean cross-entropy; with class weights it is divided by their sum over the images.
+        """Return the mean loss; with class weights it is divided by their sum over the images.
 
         torch divides by that sum for class numbers only, and by the number of images for probabilities.
         """
         logits, weights, smoothing = answer.float(), self.class_weights, self.label_smoothing
+        if self.hinge:
+            losses = HINGES[self.hinge](logits, target)
+            return losses.mean() if weights is None else losses @ weights[target] / self.weight(target)
         if weights is not None and smoothing and not target.is_floating_point():
             return smoothed(logits, target, weights, smoothing)
         loss = F.cross_entropy(logits, target, weights, label_smoothing=smoothing)
@@ -210,6 +219,24 @@ def by_class(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> Numbers:
     there = n > 0
     absent = [name for name, lacking in zip(classes, there & (named == 0), strict=True) if lacking]
     return {"balanced_accuracy": float((right[there] / n[there]).mean()), "never_predicted": absent}
+
+
+def crammer_singer(logits: Tensor, target: Tensor) -> Tensor:
+    """Return by how much each image's own class fails to lead every other by one (Crammer and Singer 2001)."""
+    behind = 1 + logits - logits.gather(1, target[:, None])
+    return behind.scatter(1, target[:, None], 0.0).amax(1)  # its own class is never behind
+
+
+def squared_hinge(logits: Tensor, target: Tensor) -> Tensor:
+    """Return each image's squared hinge losses, of one support vector machine a class against all others, summed."""
+    signs = torch.full_like(logits, -1.0).scatter(1, target[:, None], 1.0)
+    return (1 - signs * logits).clamp(min=0).square().sum(1)
+
+
+HINGES: dict[Hinge, Callable[[Tensor, Tensor], Tensor]] = {
+    "crammer_singer": crammer_singer,
+    "squared": squared_hinge,
+}
 
 
 def smoothed(logits: Tensor, target: Tensor, weights: Tensor, smoothing: float) -> Tensor:
