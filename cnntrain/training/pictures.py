@@ -29,17 +29,26 @@ def as_png(pixels: np.ndarray) -> str:
     return f"data:image/png;base64,{base64.b64encode(sink.getvalue()).decode()}"
 
 
+def mosaic(cells: np.ndarray, columns: int | None = None, gap: int = 1, between: float = 255) -> np.ndarray:
+    """Lay cells [N, H, W] or [N, H, W, C] out in rows, with `between` in the gaps and where cells are missing.
+
+    Without a number of columns there are about as many as rows.
+    """
+    count, height, width = cells.shape[:3]
+    columns = columns or math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    size = (rows * (height + gap) - gap, columns * (width + gap) - gap, *cells.shape[3:])
+    sheet = np.full(size, between, dtype=cells.dtype)
+    for place, cell in enumerate(cells):
+        top, left = place // columns * (height + gap), place % columns * (width + gap)
+        sheet[top : top + height, left : left + width] = cell
+    return sheet
+
+
 def grid(images: Tensor, gap: int = 2, between: int = 255) -> Tensor:
     """Lay images uint8 [N, C, H, W] out in rows, a shade of grey between them; at most `MOST` are shown."""
-    images = images[:MOST]
-    count, channels, height, width = images.shape
-    columns = math.ceil(math.sqrt(count))
-    rows = math.ceil(count / columns)
-    sheet = images.new_full((channels, rows * (height + gap) - gap, columns * (width + gap) - gap), between)
-    for place, image in enumerate(images):
-        top, left = place // columns * (height + gap), place % columns * (width + gap)
-        sheet[:, top : top + height, left : left + width] = image
-    return sheet
+    cells = images[:MOST].permute(0, 2, 3, 1).cpu().numpy()
+    return torch.from_numpy(mosaic(cells, gap=gap, between=between)).permute(2, 0, 1)
 
 
 def enlarge(image: Tensor, least: int = 256) -> Tensor:

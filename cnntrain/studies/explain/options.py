@@ -34,6 +34,7 @@ class Explain(Shared):
     target: str
     quantity: Literal["auto", "logit", "probability"]
     occlusion: OcclusionOptions
+    search: Count
     seed: Natural
     batch_size: Count
     strength: Fraction

@@ -1,10 +1,18 @@
 """The methods by name: what `what=` takes."""
 
+from cnntrain.studies.explain.attention import ATTENTION
 from cnntrain.studies.explain.attribution import Attribution, explain_images
 from cnntrain.studies.explain.cam import CAM
 from cnntrain.studies.explain.explanation import Method
+from cnntrain.studies.explain.filters import filters
+from cnntrain.studies.explain.maps import maps
 from cnntrain.studies.explain.occlusion import OCCLUSION
+from cnntrain.studies.explain.patches import patches
 
-ATTRIBUTIONS: dict[str, Attribution] = {"occlusion": OCCLUSION, "cam": CAM}
+ATTRIBUTIONS: dict[str, Attribution] = {"occlusion": OCCLUSION, "cam": CAM, "attention": ATTENTION}
 
-METHODS: dict[str, Method] = {name: explain_images(name, attribution) for name, attribution in ATTRIBUTIONS.items()}
+LEARNED: dict[str, Method] = {"filters": filters, "maps": maps, "patches": patches}
+
+METHODS: dict[str, Method] = LEARNED | {
+    name: explain_images(name, attribution) for name, attribution in ATTRIBUTIONS.items()
+}

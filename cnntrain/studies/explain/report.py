@@ -29,8 +29,9 @@ if TYPE_CHECKING:  # matplotlib takes half a second to import
 
 FORMATS = (".png", ".svg", ".pdf")  # that `output=` may end with
 HOW = (
-    "All pictures of a method share one scale, on which zero is zero: their colours can be compared. An arrow at an "
-    "end of the colour bar says that some values lie beyond it. Over the image the largest values show most."
+    "On every scale zero is zero. All tiles of a picture share a scale, and so do all maps over images of one method: "
+    "their colours can be compared. An arrow at an end of the colour bar says that some values lie beyond it. Over the "
+    "image the largest values show most."
 )
 
 

@@ -76,7 +76,7 @@ def draw(picture: TiledPicture) -> "Figure":
     columns = min(picture.columns, len(picture.tiles))
     rows = math.ceil(len(picture.tiles) / columns)
     heights = [tile.values.shape[0] / tile.values.shape[1] for tile in picture.tiles]
-    side = 1.9 if columns <= 4 else 7.2 / columns
+    side = 3.4 if columns == 1 else 1.9 if columns <= 4 else 7.2 / columns
     scale = next((tile.scale for tile in picture.tiles if tile.scale), None)
     figure = empty_figure(side * columns + (0.9 if scale else 0), (side * max(heights) + 0.22) * rows + 0.35)
     panels = figure.subplots(rows, columns, squeeze=False).flat
@@ -90,6 +90,8 @@ def draw(picture: TiledPicture) -> "Figure":
         extend = ends.get((scale.above, scale.below), "neither")
         figure.colorbar(colours(scale), ax=figure.axes, label=scale.label, extend=extend, shrink=0.9)
     figure.suptitle(picture.title)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # the layout is found once, not anew for every file
     return figure
 
 

@@ -1,0 +1,210 @@
+"""`cnntrain explain`: what filters learned and what excites units, against arithmetic and direct search."""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from cnntrain.data.storage.images import DatasetInfo
+from cnntrain.nn.attention import SpatialAttention
+from cnntrain.nn.geometry import stage_spans
+from cnntrain.nn.stages import walk
+from cnntrain.runtime.errors import InputError
+from cnntrain.studies.explain.attention import attention_maps
+from cnntrain.studies.explain.filters import constant_units, image_kernels, layer_filters, weighted_layers
+from cnntrain.studies.explain.maps import StageTotals
+from cnntrain.studies.explain.question import Subject, Targets
+from cnntrain.studies.explain.units import chosen_units, most_exciting, ranges, receptive_patch
+from cnntrain.training.pictures import mosaic
+
+Call = Callable[..., dict[str, Any]]
+
+
+def stages(**parts: nn.Module) -> nn.Sequential:
+    """A network of named stages with weights from a fixed seed."""
+    net = nn.Sequential(OrderedDict(parts)).eval()
+    rng = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for tensor in net.parameters():
+            tensor.copy_(torch.randn(tensor.shape, generator=rng) / tensor[0].numel() ** 0.5)
+    return net
+
+
+def small_net(channels: int = 3) -> nn.Sequential:
+    return stages(
+        conv1=nn.Sequential(OrderedDict(conv=nn.Conv2d(channels, 6, 3, padding=1), relu=nn.ReLU())),
+        pool1=nn.MaxPool2d(2),
+        conv2=nn.Sequential(OrderedDict(conv=nn.Conv2d(6, 8, 3), relu=nn.ReLU())),
+        fc=nn.Sequential(nn.Flatten(), nn.Linear(8 * 16, 4)),
+    )
+
+
+def images(count: int = 7) -> Tensor:
+    return torch.randn(count, 3, 12, 12, generator=torch.Generator().manual_seed(1))
+
+
+# --- filters
+
+
+def test_the_kernels_of_the_first_layer_are_its_weights() -> None:
+    net = small_net()
+    layer = layer_filters(net, (3, 12, 12), {"conv1.conv": weighted_layers(net)["conv1.conv"]})[0]
+    weight = net.state_dict()["conv1.conv.weight"]
+    assert layer.kind == "kernels in the image"
+    np.testing.assert_allclose(layer.values, weight, atol=1e-6)
+    np.testing.assert_allclose(layer.norms, weight.flatten(1).norm(dim=1), rtol=1e-6)
+
+
+def test_a_later_layer_has_a_kernel_in_the_image_only_while_nothing_bends() -> None:
+    linear = stages(conv1=nn.Conv2d(3, 5, 3), conv2=nn.Conv2d(5, 4, 3), relu=nn.ReLU(), conv3=nn.Conv2d(4, 2, 3))
+    kinds = {each.path: each for each in layer_filters(linear, (3, 12, 12), weighted_layers(linear))}
+    assert [each.kind for each in kinds.values()] == ["kernels in the image"] * 2 + ["kernels by input map"]
+    kernel = torch.from_numpy(kinds["conv2"].values)
+    assert kernel.shape == (4, 3, 5, 5)  # 3×3 after 3×3
+    bias = linear.conv2(linear.conv1(torch.zeros(1, 3, 12, 12)))  # type: ignore[operator]
+    x = images(1)
+    torch.testing.assert_close(
+        torch.nn.functional.conv2d(x, kernel), linear.conv2(linear.conv1(x)) - bias, atol=1e-4, rtol=1e-4
+    )  # type: ignore[operator]
+
+
+def test_a_layer_of_numbers_that_is_linear_has_a_kernel_as_large_as_the_image() -> None:
+    net = stages(fc=nn.Sequential(nn.Flatten(), nn.Linear(3 * 12 * 12, 4)))
+    kernels = image_kernels(net, (3, 12, 12), "fc.1", np.arange(4))
+    torch.testing.assert_close(kernels.flatten(1), net.state_dict()["fc.1.weight"])
+
+
+def test_a_dead_unit_is_one_whose_values_are_all_the_same() -> None:
+    net = small_net()
+    with torch.no_grad():
+        net.get_parameter("conv2.conv.bias")[5] = -100
+    found = constant_units(ranges(net, [images(3), images(4)], ["conv1", "conv2"]))
+    assert found == {"conv1": [], "conv2": [5]}
+
+
+# --- maps and attention
+
+
+def test_totals_of_maps_are_those_of_all_batches() -> None:
+    values = images().relu()
+    total = StageTotals()
+    for part in values.split(3):
+        total.add(part)
+    assert total.count == values.numel() and total.zero == int((values == 0).sum()) and total.negative == 0
+    assert total.sum / total.count == pytest.approx(float(values.mean()), rel=1e-5)
+    assert total.largest == float(values.max())
+
+
+def test_attention_maps_are_the_softmax_of_the_scores_as_multiples_of_an_equal_share() -> None:
+    net = stages(
+        conv1=nn.Conv2d(3, 6, 3, padding=1),
+        pool=nn.Sequential(SpatialAttention(6), nn.Flatten()),
+        fc=nn.Linear(6, 4),
+    )
+    info = DatasetInfo("made", ("a", "b", "c", "d"), (3, 12, 12), (0.5,) * 3, (0.25,) * 3)
+    x, options = images(3), None
+    maps = attention_maps(
+        Subject(Path(), net, info, {}, torch.device("cpu")),
+        x,
+        Targets(torch.zeros(3, dtype=torch.int64), "logit"),
+        options,  # type: ignore[arg-type]
+    )
+    scores = torch.einsum("nchw,c->nhw", net.conv1(x), net.get_parameter("pool.0.weight"))  # type: ignore[operator]
+    shares = scores.flatten(1).softmax(dim=1)
+    torch.testing.assert_close(maps.values.flatten(1), shares * 144)
+    torch.testing.assert_close(torch.tensor(maps.columns["largest weight"]), shares.amax(dim=1))
+    assert all(1 < positions < 144 for positions in maps.columns["positions"])
+    with pytest.raises(InputError, match="model.attention=true"):
+        attention_maps(Subject(Path(), small_net(), info, {}, torch.device("cpu")), x, None, None)  # type: ignore[arg-type]
+
+
+# --- what excites units
+
+
+@pytest.mark.parametrize("of", ["unit", "map"])
+def test_the_most_exciting_images_are_those_of_a_sort_of_all(of: Any) -> None:
+    net, x = small_net(), images(23)
+    units = {"conv2": np.array([6, 1]), "fc": np.array([3])}
+    found = most_exciting(net, x.split(5), units, most=4, of=of)
+    for stage, features in walk(net, x):
+        if stage not in units:
+            continue
+        maps = features.detach().reshape(23, features.shape[1], -1)
+        values = maps.mean(dim=2) if of == "map" else maps.amax(dim=2)
+        for i, unit in enumerate(units[stage]):
+            order = np.argsort(-values[:, unit].numpy(), kind="stable")[:4]
+            assert found[stage].places[i].tolist() == order.tolist()
+            np.testing.assert_allclose(found[stage].values[i], values[order, unit], rtol=1e-5)
+            if of == "unit" and features.dim() == 4:
+                rows, columns = found[stage].rows[i], found[stage].columns[i]
+                np.testing.assert_allclose(features.detach()[order, unit, rows, columns], found[stage].values[i])
+
+
+def test_a_patch_is_all_that_a_position_sees_and_no_more() -> None:
+    """Changing the pixels beyond a patch leaves the unit as it was; a patch at the border is filled up."""
+    net, x = small_net(), images(1)
+    spans = stage_spans(net, (3, 12, 12))["conv2"]
+    numbers = np.arange(144).reshape(12, 12, 1)
+    features = dict(walk(net, x))["conv2"]
+    for row, column in [(0, 0), (1, 2), (3, 3)]:
+        patch = receptive_patch(numbers, spans, row, column, -1)
+        assert patch.shape == (8, 8, 1)
+        seen = torch.zeros(144, dtype=torch.bool)
+        seen[torch.from_numpy(patch[patch >= 0])] = True
+        changed = torch.where(seen.view(12, 12), x, torch.randn_like(x))
+        torch.testing.assert_close(dict(walk(net, changed))["conv2"][..., row, column], features[..., row, column])
+    assert (receptive_patch(numbers, spans, 0, 0, -1)[0] == -1).all()  # a row beyond the image
+    assert (receptive_patch(numbers, None, 0, 0, -1) == numbers).all()
+
+
+def test_units_are_chosen_evenly_or_by_number_and_others_are_named() -> None:
+    counts = {"conv1": 6, "fc": 20}
+    assert {stage: len(units) for stage, units in chosen_units(None, counts, 4).items()} == {"conv1": 4, "fc": 4}
+    chosen = chosen_units([2, 10], counts, 4)
+    assert chosen["conv1"].tolist() == [2] and chosen["fc"].tolist() == [2, 10]
+    with pytest.raises(InputError, match="0 to 19"):
+        chosen_units([20], counts, 4)
+
+
+def test_a_mosaic_leaves_every_cell_as_it_is() -> None:
+    cells = np.arange(5 * 2 * 3).reshape(5, 2, 3)
+    sheet = mosaic(cells, columns=2, between=-1)
+    assert sheet.shape == (8, 7)
+    assert (sheet[3:5, 4:7] == cells[3]).all() and (sheet[6:8, 4:] == -1).all() and (sheet[2] == -1).all()
+
+
+# --- the command
+
+
+@pytest.fixture
+def run(cnntrain: Call, tiny: tuple[str, ...]) -> str:
+    cnntrain("fit", *tiny, "trainer.epochs=1", "output_dir=run")
+    return "run=run"
+
+
+def test_what_was_learned_is_shown_without_a_class(cnntrain: Call, run: str, folder: Path) -> None:
+    found = cnntrain(
+        "explain", run, "what=[filters,maps,patches]", "images=2", "search=20", "stages=[conv2]", "output_dir=out"
+    )
+    assert [row["layer"] for row in found["rows"]["filters"]] == ["conv2.conv"]
+    assert all(0 <= row["zero"] <= 1 for row in found["rows"]["maps"])
+    assert all(row["n"] == 20 for row in found["rows"]["patches"])
+    assert (folder / "out/figures/patches_conv2.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["what=attention"], "model.attention=true"),
+        (["what=patches", "stages=[conv9]"], "conv"),
+        (["what=patches", "units=[500]"], "0 to"),
+        (["what=filters", "stages=[pool1]"], "conv1"),
+    ],
+)
+def test_what_a_network_does_not_have_is_named(words: list[str], said: str, run: str, refused: Call) -> None:
+    assert said in refused("explain", run, *words, "images=1", "search=10")
