@@ -15,6 +15,7 @@ from hydra import compose, initialize_config_dir
 from made import cifar_archive, md5, mnist_files, write_idx
 from PIL import Image
 
+from cnntrain.config.groups import GROUPS
 from cnntrain.data.datasets import downloads, folder
 from cnntrain.data.datasets.fingerprint import fingerprint
 from cnntrain.data.datasets.registry import DATASETS, describe, load, refuse_unusable, select
@@ -316,7 +317,7 @@ def test_files_without_the_right_checksums_are_never_unpickled(tmp_path: Path, o
 def test_the_configuration_of_each_dataset_composes_to_its_options(name: str) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose(overrides=[f"+dataset={name}", "dataset.root=somewhere"])["dataset"]
-    common = {"name", "root", "train_size", "val_size", "classes", "balance", "workers", "cache"}
+    common = {"name", *GROUPS["dataset"].shared}
     options = {key: value for key, value in config.items() if key not in common}
     assert config["name"] == name
     inspect.signature(DATASETS[name]).bind(NOWHERE, **options)

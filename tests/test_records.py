@@ -15,6 +15,7 @@ from made import TINY
 from PIL import Image
 
 from cnntrain.cli.main import main
+from cnntrain.config.build import SELECTION
 from cnntrain.runs import records
 from cnntrain.runs.folder import CONFIG, METRICS, RECORD, RESULTS
 from cnntrain.runtime.errors import InputError
@@ -180,7 +181,7 @@ def test_f37_a_file_that_is_no_record_is_named(
 
 def test_a_run_that_was_made_before_some_keys_is_opened_and_resumed(run: Path, cnntrain: Callable[..., Any]) -> None:
     config = json.loads((run / CONFIG).read_text())
-    for group, keys in (("trainer", records.TRAINER), ("dataset", records.DATASET), ("model", records.MODEL)):
+    for group, keys in (("trainer", records.TRAINER), ("dataset", SELECTION), ("model", records.MODEL)):
         for key in keys:
             del config[group][key]
     for key in records.BEFORE:

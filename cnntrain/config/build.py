@@ -27,6 +27,9 @@ from cnntrain.runtime.ranges import NonNegative
 from cnntrain.training.lr_schedules import learning_rates
 from cnntrain.transforms.transform import Transform
 
+# What a dataset's options mean where they do not say it.
+SELECTION: Options = {"cache": "auto", "folds": None, "fold": None, "groups": None}
+
 
 def own_options(group: ConfigGroup, options: Options) -> Options:
     """Return the values of the options that only the function chosen has, checked; shared and auxiliary keys are not.
@@ -114,7 +117,7 @@ def build_auxiliary(
 
 def selection(options: Options) -> Selection:
     """Return the part of a dataset's options that all datasets share."""
-    return build_schema(Selection, {"cache": "auto", **options}, "dataset.")
+    return build_schema(Selection, SELECTION | options, "dataset.")
 
 
 def dataset_options(options: Options) -> tuple[str, Options]:
@@ -171,6 +174,9 @@ def divide_dataset(
         packs=expanded(data_root) / ".cnntrain",
         train_size=chosen.train_size,
         val_size=chosen.val_size,
+        folds=chosen.held_out,
+        groups=chosen.groups,
+        root=dataset_root(options, data_root),
         workers=chosen.workers,
         cache=chosen.cache,
         seed=seed,
@@ -193,6 +199,7 @@ def count_images(options: Options, data_root: str) -> tuple[int, int, int]:
         given,
         train_size=chosen.train_size,
         val_size=chosen.val_size,
+        folds=chosen.held_out,
         classes=chosen.class_names,
     )
 

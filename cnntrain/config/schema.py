@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from cnntrain.data.datasets.folds import HeldOut
 from cnntrain.runtime.devices import Precision
 from cnntrain.runtime.drawing import Medium
-from cnntrain.runtime.ranges import Count, Decay, Fraction, Natural, NonNegative, Positive
+from cnntrain.runtime.errors import InputError
+from cnntrain.runtime.ranges import Count, Decay, Fraction, Natural, NonNegative, Positive, Several
 from cnntrain.tasks.classification import Hinge
 
 Options = dict[str, Any]  # of a group, checked against the function that its name chooses
@@ -46,6 +48,9 @@ class Selection:
     train_size: int | float | None  # a number of images, or a fraction of them
     val_size: int | float
     classes: list[str | int] | Count | None
+    folds: Several | list[Several] | None
+    fold: Natural | list[Natural] | None
+    groups: Count | str | None
     balance: Literal["none", "weights", "sampling"]
     workers: Natural
     cache: Literal["auto", "none", "pack", "ram"]
@@ -54,6 +59,28 @@ class Selection:
     def class_names(self) -> list[str] | int | None:
         """The classes in words, or how many: digits are typed as numbers."""
         return [str(name) for name in self.classes] if isinstance(self.classes, list) else self.classes
+
+    def __post_init__(self) -> None:
+        """Raise `InputError` where `folds` and `fold` do not fit each other."""
+        folds, fold = numbers(self.folds), numbers(self.fold)
+        if len(folds) != len(fold):
+            raise InputError(
+                f"dataset.folds={self.folds} and dataset.fold={self.fold}: say how many folds there are, and which of "
+                "them is held out, counted from 0: dataset.folds=5 dataset.fold=0"
+            )
+        for count, number in zip(folds, fold, strict=True):
+            if number >= count:
+                raise InputError(f"dataset.fold={number}: the last of {count} folds is {count - 1}")
+
+    @property
+    def held_out(self) -> HeldOut | None:
+        """The fold that is held out, None without folds."""
+        return HeldOut(numbers(self.folds), numbers(self.fold)) if self.folds else None
+
+
+def numbers(value: int | list[int] | None) -> tuple[int, ...]:
+    """Return a number or a list of numbers as a tuple, an empty one for none."""
+    return tuple(value) if isinstance(value, list) else () if value is None else (value,)
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from cnntrain.runtime.progress import say
 # Options of a dataset that change no evaluation, and those that change pixels but not which images there are.
 READING = {"workers", "cache", "balance", "on_error", "max_skipped"}
 PIXELS = {"image_size", "stored_size", "channels", "invert"}
+FOLDS = {"folds", "fold", "groups"}  # which a choice without folds does not know, as none before there were folds did
 OTHERS = "name the folder of other images with dataset.root=…"  # what helps when a run's images have changed
 
 
@@ -109,7 +110,8 @@ def run_images(
 
 def image_choice(options: schema.Options) -> schema.Options:
     """Return the part of a dataset's options that says which of its images are used, and how they are divided."""
-    return {key: value for key, value in as_plain(options).items() if key not in READING | PIXELS | {"root"}}
+    chosen = {key: value for key, value in as_plain(options).items() if key not in READING | PIXELS | {"root"}}
+    return {key: value for key, value in chosen.items() if key not in FOLDS or value is not None}
 
 
 def resolved_root(options: schema.Options, data_root: str) -> Path:

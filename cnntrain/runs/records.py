@@ -10,6 +10,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, NotRequired, TypedDict, get_args, get_origin, get_type_hints, is_typeddict
 
+from cnntrain.config.build import SELECTION
 from cnntrain.config.groups import CHOICES
 from cnntrain.config.read import known_keys, require_names
 from cnntrain.config.schema import Fit, Options
@@ -23,7 +24,6 @@ from cnntrain.tasks.classification import CellNumbers, EvalNumbers, Majority, Nu
 # What keys mean in the configuration of a run that was made before there were such keys.
 BEFORE: Options = {"check_resume": False, "resume": "auto", "plugins": []}
 TRAINER: Options = {"graph": "auto", "compile": False, "freeze": None, "resize": {}, "profile": False}
-DATASET: Options = {"cache": "auto"}
 MODEL: Options = {"remove": [], "widen": {}, "antialias": False, "attention": False}
 
 
@@ -229,7 +229,7 @@ def settings(folder: Path) -> Options:
             for functions in (group.functions, group.auxiliary):
                 if (name := config[key]["name"]) in functions:
                     config[key] = defaults(functions[name]) | config[key]
-        config |= {"model": MODEL | config["model"], "dataset": DATASET | config["dataset"]}
+        config |= {"model": MODEL | config["model"], "dataset": SELECTION | config["dataset"]}
         if isinstance(config.get("trainer"), Mapping):
             config["trainer"] = TRAINER | config["trainer"]
         refuse_wrong(config)

@@ -25,6 +25,7 @@ class Range:
 
 
 Count = Annotated[int, Range(low=1)]
+Several = Annotated[int, Range(low=2)]
 Natural = Annotated[int, Range(low=0)]
 Positive = Annotated[float, Range(low=0, above=True)]
 NonNegative = Annotated[float, Range(low=0)]

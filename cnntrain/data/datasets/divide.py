@@ -1,13 +1,20 @@
 """A dataset as it lies to one with training, validation and test images, whose pixels are where they are read from."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
+from cnntrain.data.datasets.folds import HeldOut, held_out
+from cnntrain.data.datasets.groups import groups_of
 from cnntrain.data.datasets.splits import Member, carve, divided, subset
 from cnntrain.data.storage.cache import Cache, in_memory, in_pack
-from cnntrain.data.storage.images import Dataset, OnProgress, files_of, splits_of, statistics
+from cnntrain.data.storage.images import Dataset, OnProgress, Split, files_of, splits_of, statistics
+from cnntrain.runtime.errors import InputError
+from cnntrain.runtime.errors import listed as listed_words
 from cnntrain.runtime.ranges import NonNegative, Positive
 
 TEST_SIZE = 0.2  # of a folder that brings no test images
@@ -19,6 +26,9 @@ def divide(
     packs: Path,
     train_size: Positive | None = None,
     val_size: NonNegative = 0.1,
+    folds: HeldOut | None = None,
+    groups: int | str | None = None,
+    root: Path | None = None,
     workers: int = 0,
     cache: Cache = "auto",
     seed: int = 0,
@@ -33,6 +43,10 @@ def divide(
     has them as its test set; one without either gives a fifth of its images as its test set. `train_size` then keeps
     that many of the training images, drawn by `seed`. Where the files of each split are `listed`, nothing is carved.
 
+    With `folds` the test set is the fold of the training images that is held out, drawn by `seed`, and the dataset's
+    own test images are left out: they stay sealed. All images of a dataset without test images are in the folds. No
+    division splits `groups`, which `groups_of` finds for files below `root`.
+
     `cache` says where the pixels of image files are kept: "ram" decodes those of all splits, or of the split that is
     `only` asked for; "pack" decodes them once for all runs, into the folder `packs`, whatever `train_size` draws;
     "none" leaves them in their files; "auto" is "ram" without `workers` and "none" with them. InputError for sizes that
@@ -43,13 +57,21 @@ def divide(
     dataset = undivided if listed is None else divided(undivided, listed)
     undivided, info = dataset.undivided or undivided, undivided.info
     train, val, test = splits_of(dataset)
+    remarks, sealed = dataset.remarks, None
     if listed is None:
         if test is None:
             test, val = val, None
+        group_names = functools.partial(names_of, groups=groups, root=root or Path())
+        refuse_shared(group_names(train), {"validation": group_names(val), "test": group_names(test)}, groups)
+        if folds is not None:
+            rest, out = held_out(train.labels.numpy(), info.classes, folds, seed, info.name, group_names(train))
+            remarks += (fold_remark(folds, len(out), test),)
+            sealed = train.take(np.setdiff1d(np.arange(len(train)), np.concatenate([rest, out])))
+            train, test = train.take(rest), train.take(out)
         if test is None:
-            train, test = carve(train, info, TEST_SIZE, "test", "the test set")
+            train, test = carve(train, info, TEST_SIZE, "test", "the test set", group_names(train))
         if val is None and val_size:
-            train, val = carve(train, info, val_size, "validation", "dataset.val_size")
+            train, val = carve(train, info, val_size, "validation", "dataset.val_size", group_names(train))
     if cache == "pack":
         train = in_pack(train, undivided, packs, make=only in (None, "train"))
         val = val and in_pack(val, undivided, packs, make=only in (None, "val"))
@@ -65,7 +87,30 @@ def divide(
         mean, std = statistics((train if train_size is None else pool).source)
         info = replace(info, mean=mean, std=std)
     in_files = undivided if files_of(undivided.train.source) is not None else None
-    return replace(undivided, info=info, train=train, val=val, test=test, undivided=in_files)
+    return replace(
+        undivided, info=info, train=train, val=val, test=test, remarks=remarks, undivided=in_files, sealed=sealed
+    )
+
+
+def names_of(split: Split | None, groups: int | str | None, root: Path) -> np.ndarray | None:
+    """Return the group of each image of a split, text [N]; None where there are none."""
+    return None if split is None or groups is None else groups_of(split, groups, root)
+
+
+def refuse_shared(train: np.ndarray | None, others: Mapping[str, np.ndarray | None], groups: int | str | None) -> None:
+    """Raise `InputError` where a group of training images lies in another split that the dataset brings as well."""
+    for part, names in others.items():
+        if train is not None and names is not None and (both := sorted({*train} & {*names})):
+            raise InputError(
+                f"dataset.groups={groups}: {listed_words(both, 2)} lie in the training and in the {part} images; move "
+                "each to one of them"
+            )
+
+
+def fold_remark(folds: HeldOut, count: int, sealed: Split | None) -> str:
+    """Say what is held out."""
+    own = f"; the {len(sealed):,} test images of the dataset stay sealed" if sealed is not None else ""
+    return f"{folds.words}: its {count:,} images are the test images{own}"
 
 
 def limited(dataset: Dataset, train_size: Positive | None, seed: int) -> Dataset:

@@ -11,6 +11,7 @@ from cnntrain.data.datasets.builtin import Digits, Synthetic
 from cnntrain.data.datasets.divide import TEST_SIZE, divide
 from cnntrain.data.datasets.downloads import DOWNLOADS, Download
 from cnntrain.data.datasets.folder import ImageFolder
+from cnntrain.data.datasets.folds import HeldOut
 from cnntrain.data.datasets.imagenet import FOLDERS, ImageNet, located
 from cnntrain.data.datasets.splits import counts_of, keep_classes, keep_info, wanted_classes
 from cnntrain.data.storage.cache import centred
@@ -120,7 +121,8 @@ def load(
 
     Packs lie in the folder `packs`, or else in `root/.cnntrain`.
     """
-    return divide(select(name, root, options, classes).read(), packs=packs or Path(root) / ".cnntrain", **how)
+    dataset = select(name, root, options, classes).read()
+    return divide(dataset, packs=packs or Path(root) / ".cnntrain", root=Path(root), **how)
 
 
 def image_counts(
@@ -130,6 +132,7 @@ def image_counts(
     *,
     train_size: Positive | None = None,
     val_size: NonNegative = 0.1,
+    folds: HeldOut | None = None,
     classes: Sequence[str] | int | None = None,
 ) -> tuple[int, int, int]:
     """Return about how many training, validation and test images `load` gives, without decoding any.
@@ -145,7 +148,14 @@ def image_counts(
         dataset = select(name, root, options, classes).read()
         train, val, test = (len(split) if split else 0 for split in splits_of(dataset))
         if not test:
-            val, test = 0, val or round(train * TEST_SIZE)
+            val, test = 0, val
+    if folds:
+        test = 0
+        for count in folds.folds:
+            test = round(train / count)
+            train -= test
+    elif not test:
+        test = round(train * TEST_SIZE)
     if not val:
         val = round(val_size if isinstance(val_size, int) else val_size * train)
         train -= val

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cnntrain.data.datasets.folds import fold_numbers
 from cnntrain.data.datasets.listing import composed
 from cnntrain.data.storage.images import Dataset, DatasetInfo, Files, Split, files_of, splits_of
 from cnntrain.runtime.errors import InputError, as_text, unknown
@@ -105,10 +106,13 @@ def counts_of(labels: Tensor, num_classes: int) -> np.ndarray:
     return counts
 
 
-def carve(split: Split, info: DatasetInfo, size: float, part: str, key: str) -> tuple[Split, Split]:
+def carve(
+    split: Split, info: DatasetInfo, size: float, part: str, key: str, groups: np.ndarray | None = None
+) -> tuple[Split, Split]:
     """Divide `split` into the rest and the carved `part`, the same for a dataset whatever the seed.
 
-    Stratified, with at least one image a class on both sides; InputError where that cannot be.
+    Stratified, with at least one image a class on both sides; InputError where that cannot be. Where images lie in
+    `groups`, text [N], these stay together, and `size` is met as nearly as they allow.
     """
     counts = counts_of(split.labels, len(info.classes))
     if counts.min() < 2:
@@ -119,9 +123,23 @@ def carve(split: Split, info: DatasetInfo, size: float, part: str, key: str) -> 
     total = images_meant(size, len(split), key, len(counts))
     if total > len(split) - len(counts):
         raise InputError(f"{key}={size} leaves a class without training images: there are {len(split)} images in all")
-    index = stratified(split.labels, info.classes, allocate(counts, total, spare=1), 0, info.name, part)
+    if groups is None:
+        index = stratified(split.labels, info.classes, allocate(counts, total, spare=1), 0, info.name, part)
+    else:
+        asked = f"{key}={size}"
+        index = whole_groups(split.labels.numpy(), info, total, part, asked, groups)
     rest = np.setdiff1d(np.arange(len(split)), index, assume_unique=True)
     return split.take(rest), split.take(index)
+
+
+def whole_groups(
+    labels: np.ndarray, info: DatasetInfo, total: int, part: str, asked: str, groups: np.ndarray
+) -> np.ndarray:
+    """Return the sorted index of about `total` images that are whole groups: one of as many folds as that makes."""
+    folds = max(2, min(round(len(labels) / total), len(set(groups))))
+    numbers = fold_numbers(labels, info.classes, folds, 0, info.name, part, groups=groups, asked=asked)
+    sizes = np.bincount(numbers, minlength=folds)
+    return np.flatnonzero(numbers == np.abs(sizes - total).argmin())
 
 
 def subset(split: Split, info: DatasetInfo, size: float, seed: int) -> Split:
@@ -137,14 +155,16 @@ def subset(split: Split, info: DatasetInfo, size: float, seed: int) -> Split:
 class Member(NamedTuple):
     """A file of a divided dataset."""
 
-    split: str  # train, val or test, or unused: a training image that `train_size` left out
+    split: (
+        str  # train, val or test; unused: a training image that `train_size` left out; sealed: one that folds left out
+    )
     part: str  # train, val or test: where it lies in the dataset, which may divide its images itself
     file: str  # relative to the folder of that part
     size: int  # bytes
 
 
 PARTS = ("train", "val", "test")
-UNUSED = "unused"
+UNUSED, SEALED = "unused", "sealed"
 
 
 def parts_of(dataset: Dataset) -> Iterator[tuple[str, Files]]:
@@ -160,8 +180,9 @@ def members(dataset: Dataset) -> list[Member]:
         return []
     listed = []
     for part, files_of_part in parts_of(dataset.undivided):
-        names = np.full(len(files_of_part.paths), UNUSED, dtype=object)
-        for name, files in parts_of(dataset):
+        names = np.full(len(files_of_part.paths), UNUSED if part == "train" else SEALED, dtype=object)
+        sealed = None if dataset.sealed is None else files_of(dataset.sealed.source)
+        for name, files in (*parts_of(dataset), *([(SEALED, sealed)] if sealed else [])):
             if files.paths is files_of_part.paths:
                 names[files.index] = name
         for position, place in enumerate(files_of_part.index):
@@ -213,7 +234,7 @@ def divided(undivided: Dataset, listed: Sequence[Member]) -> Dataset:
         splits = ("train", UNUSED) if name == "train" else (name,)
         part = next((member.part for member in listed if member.split in splits), None)  # a split lies in one part
         parts[name] = take(part, splits) if part else None
-    whole_parts = {part: take(part, (*PARTS, UNUSED)) for part in PARTS}
+    whole_parts = {part: take(part, (*PARTS, UNUSED, SEALED)) for part in PARTS}
     return replace(undivided, **parts, undivided=replace(undivided, **whole_parts))  # type: ignore[arg-type]
 
 

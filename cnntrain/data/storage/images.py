@@ -205,7 +205,8 @@ class DatasetInfo:
 class Dataset:
     """The splits of a dataset; `skipped` names the bad files that were left out, `remarks` are lines for a person.
 
-    `undivided` is the dataset before it was divided, where its images are files.
+    `undivided` is the dataset before it was divided, where its images are files; `sealed` are training images that
+    belong to no split, because a fold of them is held out from several runs.
     """
 
     info: DatasetInfo
@@ -215,6 +216,7 @@ class Dataset:
     skipped: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
     undivided: "Dataset | None" = None
+    sealed: Split | None = None
 
 
 def splits_of(dataset: Dataset) -> tuple[Split, Split | None, Split | None]:
