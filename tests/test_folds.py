@@ -131,7 +131,7 @@ def test_images_that_are_no_files_have_no_groups(tmp_path: Path) -> None:
 
 
 def test_a_fold_is_an_ordinary_run_that_evaluates_and_resumes_on_its_own_images(cnntrain: Call, folder: Path) -> None:
-    tree(folder / "images", each=12)
+    tree(folder / "images", each=12, size=(16, 16))
     words = [*TINY[:1], "dataset=folder", "dataset.root=images", *TINY[4:], "dataset.val_size=0.2"]
     words = [word for word in words if not word.startswith("trainer.batch")] + ["trainer.batch_size=4"]
     jobs = cnntrain("fit", "-m", *words, "dataset.folds=[3,2]", "dataset.fold=[0,1],[1,0]", "output_dir=runs")["jobs"]
