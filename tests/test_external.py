@@ -11,7 +11,7 @@ from made import create_model
 from torch import nn
 
 from cnntrain.models.flatten import ChainError, chain_of, flatten, provable, prove
-from cnntrain.nn.stages import StageError, walk
+from cnntrain.nn.stages import BuildOptions, StageError, walk
 from cnntrain.runtime.errors import InputError
 
 SMALL = (3, 40, 40)
@@ -128,14 +128,14 @@ def test_a_chain_that_differs_is_found_out() -> None:
 
 
 def test_what_cannot_be_taken_apart_comes_as_one_stage_and_says_why() -> None:
-    net = chain_of(Whole(), "somebody's net", SMALL, 5, [])
+    net = chain_of(Whole(), "somebody's net", SMALL, 5, BuildOptions())[0]
     assert [name for name, _ in net.named_children()] == ["network"]
     assert "reads two, x" in str(net.observe_only)
     assert net(torch.randn(2, *SMALL)).shape == (2, 5)
     with pytest.raises(StageError, match="one stage.*add reads two, x"):
-        chain_of(Whole(), "somebody's net", SMALL, 5, ["fc"])
+        chain_of(Whole(), "somebody's net", SMALL, 5, BuildOptions(remove=["fc"]))
     with pytest.raises(StageError, match="5, not 6"):
-        chain_of(Whole(), "somebody's net", SMALL, 6, [])
+        chain_of(Whole(), "somebody's net", SMALL, 6, BuildOptions())
 
 
 def test_a_chain_is_proved_on_small_images_where_the_model_takes_them() -> None:
@@ -148,7 +148,10 @@ def test_a_chain_is_proved_on_small_images_where_the_model_takes_them() -> None:
 def test_only_stages_that_keep_the_shape_can_be_removed() -> None:
     names = [name for name, _ in foreign(SMALL, 5, remove=["layer2_1", "relu"]).named_children()]
     assert "layer2_1" not in names and "relu" not in names and "layer2_0" in names
-    for stage, message in (("layer2_0", "64×10×10 into 128×5×5"), ("layer9", "'layer9'")):
+    for stage, message in (
+        ("layer2_0", "'layer2_1' cannot take the 64×10×10 .*without layer2_0"),
+        ("layer9", "'layer9'"),
+    ):
         with pytest.raises(StageError, match=message):
             foreign(SMALL, 5, remove=[stage])
 

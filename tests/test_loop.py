@@ -247,6 +247,32 @@ def test_a_stage_goes_on_normalising_by_its_batches_until_it_rests() -> None:
     assert [not torch.equal(a, b) for a, b in itertools.pairwise(seen)] == [True] * 3 + [False] * 4
 
 
+def test_a_stage_that_was_frozen_learns_again_from_its_share_of_the_steps_on() -> None:
+    """Its weights and statistics stay until then and move afterwards; what never learnt before does not begin to."""
+    net = network()
+    fixed = net.get_parameter("conv1.norm.bias").requires_grad_(False)
+    student, data = train_step(net, steps=10, freeze={"backbone": [0, 0.35], "fc3": [0.5, 0.7]}), loader()
+    seen = [{key: value.clone() for key, value in net.state_dict().items()}]
+    for step in range(10):
+        student.update(data, step)
+        seen.append({key: value.clone() for key, value in net.state_dict().items()})
+    for key in seen[0]:
+        steps = [not torch.equal(a[key], b[key]) for a, b in itertools.pairwise(seen)]
+        if key.startswith("fc3"):
+            assert steps == [True] * 5 + [False] * 2 + [True] * 3, key
+        else:
+            assert steps == [False] * 4 + [key != "conv1.norm.bias"] * 6, key
+    assert not fixed.requires_grad and all(module.training for module in net.modules())
+
+
+@pytest.mark.parametrize(
+    "freeze", [{"conv1": [0.5, 0.2]}, {"conv1": [0.1, 0.2, 0.3]}, {"backbone": [0, 0.5], "fc3": [0.3, 0.4]}]
+)
+def test_spans_that_go_backwards_or_leave_nothing_to_learn_are_refused(freeze: Any) -> None:
+    with pytest.raises(InputError, match="trainer.freeze"):
+        train_step(network(), freeze=freeze)
+
+
 def test_patterns_and_the_backbone_mean_stages_and_a_name_counts_before_a_pattern() -> None:
     makers = {"conv1": conv(2, 3), "conv2": conv(2, 3), "fc3": linear(2), "last": lambda shape: nn.Identity()}
     net = assemble(makers, (1, 8, 8), out_shape=(2,))

@@ -12,8 +12,24 @@ from torch.nn import functional as F
 from torch.optim import SGD
 from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, StepLR
 
+from cnntrain.config.build import build_optimizer
+from cnntrain.nn.blocks import conv, global_average, linear
+from cnntrain.nn.stages import assemble
+from cnntrain.runtime.errors import InputError
+from cnntrain.tasks.classification import Classification
 from cnntrain.training.lr_schedules import SCHEDULES, cosine, learning_rates, one_cycle, steps, triangular
-from cnntrain.training.optimizers import OPTIMIZERS, add_l1, bound_norms, muon, orthogonalised, parameter_groups, sgd
+from cnntrain.training.optimizers import (
+    OPTIMIZERS,
+    add_l1,
+    bound_norms,
+    muon,
+    orthogonalised,
+    parameter_groups,
+    sgd,
+    stage_factors,
+)
+from cnntrain.training.step_program import StepProgram, StepSettings
+from cnntrain.training.train_state import TrainState
 
 TOTAL = 120
 
@@ -264,3 +280,57 @@ def test_without_bounds_groups_are_as_they_were() -> None:
     net = nn.Linear(3, 2)
     assert [set(group) for group in parameter_groups(net, 0.1)] == [{"params", "weight_decay", "factor"}] * 2
     assert parameter_groups(net, 0.1, max_norm=3.0)[0]["max_norm"] == 3.0
+
+
+def staged_net() -> nn.Sequential:
+    makers = {"conv1": conv(4, 3, norm=True), "conv2": conv(4, 3), "average": global_average(), "fc3": linear(2)}
+    return assemble(makers, (3, 8, 8), out_shape=(2,))
+
+
+def test_each_stage_learns_with_its_share_of_the_rate() -> None:
+    """Each stage before the last has a factor more; its own multiplies that, and a name counts before a pattern."""
+    net = staged_net()
+    assert stage_factors(net) == {"conv1": 1.0, "conv2": 1.0, "fc3": 1.0}
+    assert stage_factors(net, layer_decay=0.5) == {"conv1": 0.25, "conv2": 0.5, "fc3": 1.0}
+    factors = {"conv1": 3.0, "conv*": 2.0, "backbone": 10.0}
+    assert stage_factors(net, layer_decay=0.5, factors=factors) == {"conv1": 0.75, "conv2": 5.0, "fc3": 1.0}
+    for wrong, message in (("conv3", "optimizer.factors.*'conv3'"), ("average", "no weights")):
+        with pytest.raises(InputError, match=message):
+            stage_factors(net, factors={wrong: 0.1})
+
+
+@pytest.mark.parametrize("name", list(OPTIMIZERS))
+def test_the_factors_of_stages_reach_every_optimizer(name: str) -> None:
+    """Every parameter stands in one group, whose factor is that of its stage times the optimizer's own."""
+    options = {"name": name, "bias_factor": 3.0, "factors": {"conv1": 0.1}}
+    net = staged_net()
+    plain, split = (build_optimizer(given, net) for given in (options | {"factors": {}}, options))
+
+    def by_parameter(optimizer: torch.optim.Optimizer) -> dict[Tensor, tuple[float, float]]:
+        rows = [(p, (g["factor"], g["weight_decay"])) for g in optimizer.param_groups for p in g["params"]]
+        assert len(rows) == len(dict(rows))
+        return dict(rows)
+
+    before, after = by_parameter(plain), by_parameter(split)
+    assert before.keys() == after.keys() == set(net.parameters())
+    for key, p in net.named_parameters():
+        factor, decay = before[p]
+        assert after[p] == (pytest.approx(factor * (0.1 if key.startswith("conv1") else 1.0)), decay), key
+
+
+def test_a_stage_of_a_tenth_of_the_rate_moves_a_tenth_as_far() -> None:
+    """SGD's first step is the gradient times the rate; the others move as without factors."""
+    nets, moved = [staged_net() for _ in "ab"], []
+    x = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    for net, factors in zip(nets, ({}, {"conv1": 0.1}), strict=True):
+        student = TrainState(net, build_optimizer({"name": "sgd", "weight_decay": 0.0, "factors": factors}, net))
+        program = StepProgram(student, [0.5], Classification(("a", "b")), StepSettings("fp32", 0))
+        before = {key: p.detach().clone() for key, p in net.named_parameters()}
+        net(x).square().sum().backward()
+        program.set_rates()
+        student.optimizer.step()
+        moved.append({key: p.detach() - before[key] for key, p in net.named_parameters()})
+    for key, step in moved[0].items():
+        torch.testing.assert_close(
+            moved[1][key], step * (0.1 if key.startswith("conv1") else 1.0), rtol=1e-4, atol=1e-7
+        )

@@ -33,6 +33,8 @@ SETTINGS = {
         *("optimizer=adamw", "optimizer.lr=1e-3", "model=mlp", "dataset.balance=sampling"),
         "trainer.freeze={fc1: 0.5, fc2: 0.3}",
     ),
+    "thawed": ("trainer.freeze={backbone: [0, 0.4]}", "optimizer.layer_decay=0.7", "optimizer.factors={conv1: 0.1}"),
+    "muon": ("optimizer=muon", "optimizer.layer_decay=0.7", "trainer.freeze={conv1: [0.2, 0.5]}"),
 }
 
 

@@ -17,14 +17,16 @@ from cnntrain.data.datasets.divide import divide
 from cnntrain.data.datasets.registry import SelectedDataset, image_counts, select
 from cnntrain.data.datasets.splits import Member
 from cnntrain.data.storage.images import Dataset, DatasetInfo
+from cnntrain.nn.added import ADDABLE
 from cnntrain.nn.attention import SpatialAttention
 from cnntrain.nn.auxiliary import AuxiliaryClassifiers
 from cnntrain.nn.layers import BlurPool2d
-from cnntrain.nn.stages import BuildOptions
+from cnntrain.nn.stages import AddedStage, BuildOptions
 from cnntrain.runtime.disk import expanded
 from cnntrain.runtime.errors import InputError, unknown
 from cnntrain.runtime.ranges import NonNegative
 from cnntrain.training.lr_schedules import learning_rates
+from cnntrain.training.optimizers import split_by_stage, stage_factors
 from cnntrain.transforms.transform import Transform
 
 # What a dataset's options mean where they do not say it.
@@ -89,14 +91,29 @@ def build_options(options: Options, seed: int = 0, device: str = "cpu") -> Build
     Raises `InputError` for a stage that is removed twice and for a value that the annotations exclude.
     """
     values = {key: options[key] for key in BUILD_HINTS if options.get(key) is not None}
-    build = BuildOptions(
-        seed=seed,
-        device=device,
-        **{key: validated(value, BUILD_HINTS[key], f"model.{key}") for key, value in values.items()},
-    )
+    checked = {key: validated(value, BUILD_HINTS[key], f"model.{key}") for key, value in values.items()}
+    checked["append"] = {name: added_stage(name, given) for name, given in checked.get("append", {}).items()}
+    build = BuildOptions(seed=seed, device=device, **checked)
     if twice := next((name for name in build.remove if build.remove.count(name) > 1), None):
         raise InputError(f"model.remove names {twice} twice")
     return build
+
+
+def added_stage(name: str, options: Options) -> AddedStage:
+    """Return the stage that an entry of `model.append` describes: one kind with its options, and where it stands.
+
+    Raises `InputError` for an unknown kind or option.
+    """
+    where = f"model.append.{name}"
+    kinds = {key: value for key, value in options.items() if key != "after"}
+    if len(kinds) != 1:
+        example = f"'model.append={{{name}: {{linear: {{out: 64}}}}}}'"
+        raise InputError(f"{where} should name one of {', '.join(ADDABLE)} with its options: {example}")
+    ((kind, given),) = kinds.items()
+    if kind not in ADDABLE:
+        raise unknown(where, kind, ADDABLE)
+    after = validated(options.get("after"), str | None, f"{where}.after")
+    return AddedStage(after, ADDABLE[kind](**validated_options(f"{where}.{kind}", ADDABLE[kind], given or {})))
 
 
 def build_auxiliary(
@@ -214,9 +231,15 @@ def build_transforms(options: Options, info: DatasetInfo) -> list[Transform]:
     return [make(info.shape) for make in bind_several(GROUPS["warp"], options).values()]
 
 
-def build_optimizer(options: Options, net: nn.Module) -> Optimizer:
-    """Return the optimizer of a network's parameters."""
-    optimizer: Optimizer = bind(GROUPS["optimizer"], options)(net)
+def build_optimizer(options: Options, net: nn.Sequential, auxiliary: nn.Module | None = None) -> Optimizer:
+    """Return the optimizer of a network's parameters, and of those of its auxiliary classifiers.
+
+    Its parameter groups are split by stage where stages learn with their own rates.
+    """
+    group = GROUPS["optimizer"]
+    optimizer: Optimizer = bind(group, options)(auxiliary or net)
+    rates = {key: options[key] for key in group.shared if key in options}
+    split_by_stage(optimizer, net, stage_factors(net, **validated_options("optimizer", stage_factors, rates)))
     return optimizer
 
 

@@ -2,17 +2,17 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
-from cnntrain.config.schema import Selection
+from cnntrain.config.schema import Options, Selection
 from cnntrain.config.validate import ANY, option_hints
 from cnntrain.data.augment.augmentations import AUGMENTATIONS
 from cnntrain.data.datasets.registry import DATASETS
 from cnntrain.models import AUXILIARY, MODELS
 from cnntrain.nn.stages import BuildOptions
-from cnntrain.runtime.ranges import NonNegative, Positive
+from cnntrain.runtime.ranges import NonNegative
 from cnntrain.training.lr_schedules import SCHEDULES
-from cnntrain.training.optimizers import OPTIMIZERS
+from cnntrain.training.optimizers import OPTIMIZERS, stage_factors
 from cnntrain.transforms.families import TRANSFORMS
 
 # What every model takes; the seed and the device are the command's.
@@ -20,7 +20,7 @@ BUILD_HINTS = {
     name: hint
     for name, hint in get_type_hints(BuildOptions, include_extras=True).items()
     if name not in ("seed", "device")
-}
+} | {"append": dict[str, Options]}
 Functions = Mapping[str, Callable[..., Any]]
 
 
@@ -51,7 +51,9 @@ class ConfigGroup:
         name = chosen_name(options)
         functions = [self.functions[name]] if name in self.functions else self.functions.values()
         own = {key: hint for function in functions for key, hint in option_hints(function).items()}
-        return {"name": str, **own, **self.shared, **self.auxiliary_keys(options)}
+        keys = {"name": str, **own, **self.shared, **self.auxiliary_keys(options)}
+        entries = {f"{key}.{ANY}": get_args(hint)[1] for key, hint in keys.items() if get_origin(hint) is dict}
+        return keys | entries
 
     def auxiliary_keys(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return the annotation of every option of the auxiliary function that `options` name, if there is one."""
@@ -71,13 +73,13 @@ GROUPS = {
         ConfigGroup(
             "model",
             MODELS,
-            shared={**BUILD_HINTS, f"widen.{ANY}": Positive},
+            shared=BUILD_HINTS,
             auxiliary=AUXILIARY,
         ),
         ConfigGroup("dataset", DATASETS, shared=get_type_hints(Selection, include_extras=True)),
         ConfigGroup("augmentation", AUGMENTATIONS, several=True),
         ConfigGroup("warp", TRANSFORMS, several=True),
-        ConfigGroup("optimizer", OPTIMIZERS),
+        ConfigGroup("optimizer", OPTIMIZERS, shared=option_hints(stage_factors)),
         ConfigGroup("schedule", SCHEDULES, shared={"warmup": NonNegative}),
         ConfigGroup(
             "study",

@@ -1,7 +1,7 @@
 """From a composed configuration to a checked one; which keys there are, for the names chosen in it."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -9,7 +9,7 @@ from cnntrain.config.compose import overrides, plain_config
 from cnntrain.config.groups import CHOICES, GROUPS
 from cnntrain.config.schema import Options
 from cnntrain.config.typed import restored, typed_values
-from cnntrain.config.validate import ANY, build_schema, reject_unknown, signature, validated
+from cnntrain.config.validate import ANY, build_schema, may_be_mapping, reject_unknown, signature, validated
 from cnntrain.runtime.errors import InputError
 from cnntrain.runtime.jsonfile import flat
 
@@ -56,11 +56,6 @@ def known_keys(schema: type, values: Mapping[str, Any]) -> dict[str, Any]:
         if name in GROUPS and isinstance(options, Mapping):
             keys |= {f"{name}.{option}": kind for option, kind in GROUPS[name].keys(options).items()}
     return keys
-
-
-def may_be_mapping(hint: Any) -> bool:
-    """Say whether an annotation takes a mapping, alone or among other kinds."""
-    return any(get_origin(kind) is dict for kind in (hint, *get_args(hint)))
 
 
 def require_names(schema: type, values: Mapping[str, Any]) -> None:

@@ -28,7 +28,7 @@ class Trainer:
     hinge: Hinge | None
     clip: NonNegative
     ema: Decay
-    freeze: str | list[str] | dict[str, Fraction] | None
+    freeze: str | list[str] | dict[str, Fraction | list[Fraction]] | None
     resize: dict[Count, Fraction]
     validate_every: Count
     patience: Natural

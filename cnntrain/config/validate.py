@@ -97,6 +97,11 @@ def accepts(value: Any, hint: Any) -> bool:
     return origin is Any or isinstance(value, origin)
 
 
+def may_be_mapping(hint: Any) -> bool:
+    """Say whether an annotation takes a mapping, alone or among other kinds."""
+    return any(get_origin(kind) is dict for kind in kinds(hint))
+
+
 WORDS = {
     int: "a whole number",
     float: "a number",

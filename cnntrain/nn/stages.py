@@ -11,7 +11,8 @@ import functools
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Concatenate, ParamSpec
+from fnmatch import fnmatchcase
+from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,13 +27,22 @@ from cnntrain.runtime.seeding import generator
 
 Maker = Callable[[Shape], nn.Module]  # runs on the meta device: it must not look at values
 P = ParamSpec("P")
+T = TypeVar("T")
 Initialiser = Callable[[nn.Module], None]  # sets the tensors of one leaf, after the leaf's own `reset_parameters`
 
+BACKBONE = "backbone"  # every stage before the last one that has weights: all but the classifier
 MOST_PARAMETERS = 200_000_000  # of one stage
 
 
 class StageError(InputError):
     """A network that cannot be built as asked, with the stage and the reason."""
+
+
+class AddedStage(NamedTuple):
+    """A stage to add to a network, behind the stage `after`; None adds it before the last one."""
+
+    after: str | None
+    maker: Maker
 
 
 @dataclass(frozen=True)
@@ -42,6 +52,9 @@ class BuildOptions:
     seed: of the initial weights.
     remove: stages to build without.
     widen: stages to build with more maps or units, each by a factor (see `widenable`).
+    append: stages to add, by name (see `appended`).
+    head: which stages keep their initial weights where others are loaded: None for none, "new" for the last one with
+        weights, or the name of the first of them.
     antialias: blur wherever a stage strides (see `antialias.py`).
     attention: weight positions where maps are averaged globally (see `attention.py`).
     device: where the network is; "meta" builds shapes without memory.
@@ -50,6 +63,8 @@ class BuildOptions:
     seed: int = 0
     remove: list[str] = field(default_factory=list)
     widen: dict[str, Positive] = field(default_factory=dict)
+    append: dict[str, "AddedStage"] = field(default_factory=dict)
+    head: str | None = None
     antialias: bool = False
     attention: bool = False
     device: str = "cpu"
@@ -76,6 +91,7 @@ def assemble(
     has more than `MOST_PARAMETERS`, or what comes out is not `out_shape`.
     """
     remove = build.remove
+    makers = appended(makers, {name: (added.after, added.maker) for name, added in build.append.items()})
     check_names(makers, remove, keep)
     makers = widened(makers, build.widen, remove)
     shape, stages = tuple(in_shape), OrderedDict[str, nn.Module]()
@@ -101,6 +117,30 @@ def assemble(
     return nn.Sequential(stages).to(build.device)
 
 
+def appended(stages: Mapping[str, T], added: Mapping[str, tuple[str | None, T]]) -> dict[str, T]:
+    """Return the stages with others added, each behind the one that it names, or before the last stage.
+
+    Several behind the same stage come in the order of `added`. Raises `StageError` for a name that is taken, and for
+    an unknown or the last stage to stand behind.
+    """
+    order, last = list(stages), list(stages)[-1]
+    behind: dict[str, str] = {}  # the last of those that were added behind a stage
+    for name, (after, _) in added.items():
+        if name in order:
+            raise StageError(f"model.append: the network has a stage {name!r} already; give the new one another name")
+        if after == last:
+            raise StageError(f"model.append.{name}: {last!r} is the last stage, which gives one number for each class")
+        before = order[-2] if after is None and len(order) > 1 else after
+        if before is None:
+            order.insert(0, name)
+            continue
+        require([before], order, f"model.append.{name}.after: ")
+        order.insert(order.index(behind.get(before, before)) + 1, name)
+        behind[before] = name
+    every = {**stages, **{name: stage for name, (_, stage) in added.items()}}
+    return {name: every[name] for name in order}
+
+
 def check_names(makers: Mapping[str, Maker], remove: Sequence[str], keep: Sequence[str]) -> None:
     """Refuse names that a module already uses, unknown stages, and the removal of a stage that must stay."""
     for name in makers:
@@ -122,6 +162,49 @@ def require(names: Iterable[str], stages: Iterable[str], where: str = "") -> Non
             match = nearest(name, stages)
             hint = f"; did you mean {match!r}?" if match else ""
             raise StageError(f"{where}unknown stage {name!r}{hint} (the stages: {', '.join(stages) or 'none'})")
+
+
+def backbone(net: Mapping[str, nn.Module], where: str = "") -> list[str]:
+    """Return the stages before the last one that has weights, the classifier.
+
+    Raises `StageError` when none of them has weights.
+    """
+    *before, head = with_weights(net)
+    if not before:
+        raise StageError(f"{where}the network has no weights before its last stage, {head}")
+    return [*net][: [*net].index(head)]
+
+
+def with_weights(net: Mapping[str, nn.Module]) -> list[str]:
+    """Return the stages that have weights."""
+    return [name for name, stage in net.items() if any(True for _ in stage.parameters())]
+
+
+def new_stages(net: Mapping[str, nn.Module], head: str | None) -> list[str]:
+    """Return the stages that keep their initial weights where others are taken from elsewhere, as `model.head` says.
+
+    Raises `StageError` for an unknown stage.
+    """
+    if head is None:
+        return []
+    first = with_weights(net)[-1] if head == "new" else head
+    require([first], net, "model.head: ")
+    return [*net][[*net].index(first) :]
+
+
+def matching_stages(word: str, stages: Mapping[str, nn.Module], where: str) -> list[str]:
+    """Return the stages that a name, a pattern (block*) or the word backbone means.
+
+    Raises `StageError` when there are none; `where` says which key asks.
+    """
+    if word in stages:
+        return [word]
+    if word == BACKBONE:
+        return backbone(stages, f"{where}=backbone: ")
+    matching = [name for name in stages if fnmatchcase(name, word)]
+    if not matching:
+        require([word], stages, f"{where}: ")
+    return matching
 
 
 def widenable(factory: Callable[Concatenate[int, P], Maker]) -> Callable[Concatenate[int, P], Maker]:

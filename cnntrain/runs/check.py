@@ -58,6 +58,11 @@ def check_fit(cfg: Fit, *, begun: bool = False) -> CheckedFit:
     dataset = select_dataset(cfg.dataset, cfg.data_root)
     info = dataset.info
     model = pretrained.without_weights(cfg.model) if begun else cfg.model
+    if cfg.model.get("head") and not (begun or cfg.init_from or model.get("weights")):
+        raise InputError(
+            f"model.head={cfg.model['head']} says which stages take no loaded weights, and none are loaded: give "
+            "init_from=<run> or model.weights="
+        )
     outline = build_model(model, info, device="meta")
     auxiliary = build_auxiliary(cfg.model, outline, info, device="meta")
     refuse_sizes(cfg.trainer.resize, auxiliary or outline, info)

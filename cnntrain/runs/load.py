@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from cnntrain.config import pretrained
 from cnntrain.config.build import build_model
 from cnntrain.data.storage.images import DatasetInfo
+from cnntrain.nn.stages import new_stages
 from cnntrain.runs import records
 from cnntrain.runs.folder import find_run, read_metrics
 from cnntrain.runtime.errors import CheckpointError, InputError, listed
@@ -107,21 +108,24 @@ def weights_digest(folder: Path, weights: str) -> str:
         return hashlib.file_digest(source, "sha256").hexdigest()[:16]
 
 
-def start_from(net: nn.Sequential, run: str) -> dict[str, Any]:
+def start_from(net: nn.Sequential, run: str, head: str | None = None) -> dict[str, Any]:
     """Give a new network the stages of a run whose tensors fit; return which were kept and which are new.
+
+    `head` says which stages are new whether they fit or not (see `new_stages`).
 
     Raises `InputError` when no stage fits.
     """
     folder = find_run(run, "init_from")
     path = checkpoints.path_of(folder, "best")
     weights = stored_weights(path, checkpoints.load(path))
-    loaded, new = [], []
+    loaded, new, left_out = [], [], new_stages(dict(net.named_children()), head)
     with torch.no_grad():
         for name, stage in net.named_children():
             state = stage.state_dict(prefix=f"{name}.")
             if not state:
                 continue
-            if not [*checkpoints.differences({key: weights.get(key) for key in state}, state)]:
+            differences = checkpoints.differences({key: weights.get(key) for key in state}, state)
+            if name not in left_out and not any(True for _ in differences):
                 stage.load_state_dict({key.removeprefix(f"{name}."): weights[key] for key in state})
                 loaded.append(name)
             else:

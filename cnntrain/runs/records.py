@@ -24,7 +24,8 @@ from cnntrain.tasks.classification import CellNumbers, EvalNumbers, Majority, Nu
 # What keys mean in the configuration of a run that was made before there were such keys.
 BEFORE: Options = {"check_resume": False, "resume": "auto", "plugins": []}
 TRAINER: Options = {"graph": "auto", "compile": False, "freeze": None, "resize": {}, "profile": False}
-MODEL: Options = {"remove": [], "widen": {}, "antialias": False, "attention": False}
+OPTIMIZER: Options = {"layer_decay": 1.0, "factors": {}}
+MODEL: Options = {"remove": [], "widen": {}, "append": {}, "head": None, "antialias": False, "attention": False}
 
 
 class Hardware(TypedDict):
@@ -229,7 +230,8 @@ def settings(folder: Path) -> Options:
             for functions in (group.functions, group.auxiliary):
                 if (name := config[key]["name"]) in functions:
                     config[key] = defaults(functions[name]) | config[key]
-        config |= {"model": MODEL | config["model"], "dataset": SELECTION | config["dataset"]}
+        for key, shared in (("model", MODEL), ("dataset", SELECTION), ("optimizer", OPTIMIZER)):
+            config[key] = shared | config[key]
         if isinstance(config.get("trainer"), Mapping):
             config["trainer"] = TRAINER | config["trainer"]
         refuse_wrong(config)
@@ -253,9 +255,11 @@ def refuse_wrong(config: Options) -> None:
     known = {
         key: hint
         for key, hint in known_keys(Fit, config).items()
-        if ANY not in key and not ("." in key and key.partition(".")[0] in theirs)
+        if not ("." in key and key.partition(".")[0] in theirs)
     }
     for key, hint in known.items():
+        if ANY in key:
+            continue
         holder, (*groups, name) = config, key.split(".")
         for group in groups:
             holder = {} if (inner := holder.get(group)) is None else validated(inner, Options, group)
@@ -264,7 +268,7 @@ def refuse_wrong(config: Options) -> None:
         elif not groups:
             raise InputError(f"{key} is missing")
     for group in {"model", "dataset"} - theirs:
-        reject_unknown(config[group], {*known, f"{group}.widen.{ANY}"}, f"{group}.")
+        reject_unknown(config[group], set(known), f"{group}.")
 
 
 def record(folder: Path) -> dict[str, Any]:

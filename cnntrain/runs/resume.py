@@ -19,7 +19,7 @@ from cnntrain.runtime.jsonfile import as_plain, flat
 from cnntrain.runtime.progress import say
 from cnntrain.training import checkpoints
 from cnntrain.training.loop import TrainProgress
-from cnntrain.training.schedule_events import freeze_fractions
+from cnntrain.training.schedule_events import freeze_spans
 
 # What does not change a run's numbers, or only where it runs.
 FREE = {
@@ -77,7 +77,7 @@ def refuse_changes(old: Mapping[str, Any], new: Mapping[str, Any], free: Set[str
         raise InputError(f"output_dir already holds a run with other settings: {shown}; name another folder")
     done, asked = before["trainer.epochs"], after["trainer.epochs"]
     for key in ("freeze", "resize") if asked != done else ():
-        if any(share and share < 1 for share in freeze_fractions(new["trainer"][key]).values()):
+        if any(0 < share < 1 for span in freeze_spans(new["trainer"][key]).values() for share in span):
             raise InputError(
                 f"trainer.epochs ({done} → {asked}): trainer.{key}={new['trainer'][key]} are shares of the whole run, "
                 "so with other epochs they are other steps; name another folder"
@@ -137,7 +137,7 @@ def continue_from(checkpoint: checkpoints.Checkpoint, built: TrainingSetup, fold
     at = read_progress(path, state, train_step.task.headline.key)
     refuse_beyond(path, at, built, folder)
     if at.step:
-        train_step.prime(built.dataset.info.shape)
+        train_step.prime(built.dataset.info.shape, at.step)
     now, made = snapshot(built, at, 0), state.get("made")
     expected = {key: value for key, value in now.items() if key not in ("format", "progress")}
     expected["made"] = made if isinstance(made, dict) else {}  # whatever it tells

@@ -130,8 +130,8 @@ def build(checked: CheckedFit, dataset: Dataset) -> TrainingSetup:
     net = build_model(checked.model, dataset.info, seed=cfg.seed)
     started_from = None if checked.begun else prepare_weights(net, cfg, dataset)
     auxiliary = build_auxiliary(cfg.model, net, dataset.info, seed=cfg.seed)
-    trained = (auxiliary or net).to(device).to(memory_format=torch.channels_last)
-    optimizer = build_optimizer(cfg.optimizer, trained)
+    (auxiliary or net).to(device).to(memory_format=torch.channels_last)
+    optimizer = build_optimizer(cfg.optimizer, net, auxiliary)
     loader = build_loader(dataset, cfg, checked.augmentations, device)
     per_epoch = loader.batches // trainer.accumulate
     if per_epoch == 0:
@@ -159,7 +159,7 @@ def prepare_weights(net: nn.Sequential, cfg: Fit, dataset: Dataset) -> dict[str,
     calibrate(net, lambda: some_images(dataset))
     if not cfg.init_from:
         return None
-    started_from = start_from(net, cfg.init_from)
+    started_from = start_from(net, cfg.init_from, cfg.model.get("head"))
     for name, split in (("the validation set's", dataset.val), ("the test set's", dataset.test)):
         if split is not None:
             warn_of_seen(Path(started_from["run"]), split, name)

@@ -30,4 +30,5 @@ Natural = Annotated[int, Range(low=0)]
 Positive = Annotated[float, Range(low=0, above=True)]
 NonNegative = Annotated[float, Range(low=0)]
 Fraction = Annotated[float, Range(low=0, high=1)]
+PositiveFraction = Annotated[float, Range(low=0, high=1, above=True)]
 Decay = Annotated[float, Range(low=0, high=1, below=True)]  # what a moving average keeps of the past: never all of it

@@ -1,17 +1,20 @@
 """Optimizers and their parameter groups."""
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from cnntrain.runtime.ranges import Count, Decay, NonNegative, Positive
+from cnntrain.nn.stages import matching_stages
+from cnntrain.runtime.errors import InputError
+from cnntrain.runtime.ranges import Count, Decay, NonNegative, Positive, PositiveFraction
 from cnntrain.training.torch_workarounds import SGD, Adam, AdamW
 
 Groups = list[dict[str, Any]]
+NO_FACTORS: dict[str, float] = {}
 
 
 def parameter_groups(
@@ -37,6 +40,45 @@ def parameter_groups(
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": decay, "factor": bias_factor},
     ]
     return [group for group in groups if group["params"]]
+
+
+def stage_factors(
+    net: nn.Sequential, *, layer_decay: PositiveFraction = 1.0, factors: dict[str, Positive] = NO_FACTORS
+) -> dict[str, float]:
+    """Return by how much the learning rate of each stage that learns is multiplied.
+
+    The last one keeps its rate, and each one before it has `layer_decay` times that of the next (Howard and Ruder
+    2018, section 3.1, "discriminative fine-tuning"). `factors` multiply those of stages by name or pattern; a name has
+    priority over a pattern. Raises `InputError` for an unknown stage and for one without weights.
+    """
+    stages = dict(net.named_children())
+    learning = [name for name, stage in stages.items() if any(p.requires_grad for p in stage.parameters())]
+    multiplied = dict[str, float]()
+    for word, factor in sorted(factors.items(), key=lambda entry: entry[0] in stages):  # names come after patterns
+        named = [name for name in matching_stages(word, stages, "optimizer.factors") if name in learning]
+        if not named:
+            raise InputError(f"optimizer.factors: stage {word!r} has no weights that learn")
+        multiplied |= dict.fromkeys(named, factor)
+    return {name: layer_decay**depth * multiplied.get(name, 1.0) for depth, name in enumerate(reversed(learning))}
+
+
+def split_by_stage(optimizer: Optimizer, net: nn.Sequential, factors: Mapping[str, float]) -> None:
+    """Split the parameter groups of an optimizer that has not stepped, so that stages learn with their `factors`.
+
+    Parameters of other modules (auxiliary classifiers) keep their rate.
+    """
+    stages = [(factor, net.get_submodule(name)) for name, factor in factors.items()]
+    by_parameter = {p: factor for factor, stage in stages for p in stage.parameters()}
+    groups: Groups = []
+    for group in optimizer.param_groups:
+        members: dict[float, list[nn.Parameter]] = defaultdict(list)
+        for p in group["params"]:
+            members[by_parameter.get(p, 1.0)].append(p)
+        groups += [
+            group | {"params": params, "factor": group.get("factor", 1.0) * factor}
+            for factor, params in members.items()
+        ]
+    optimizer.param_groups = groups
 
 
 @torch.no_grad()

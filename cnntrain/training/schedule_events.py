@@ -1,7 +1,6 @@
 """What changes between two steps of a training: the schedules by which stages are frozen and images grow."""
 
 from collections.abc import Callable, Mapping, Sequence
-from fnmatch import fnmatchcase
 from functools import partial
 from math import ceil
 
@@ -9,56 +8,78 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cnntrain.nn.stages import require
+from cnntrain.nn.stages import matching_stages
 from cnntrain.runtime.errors import InputError
 
-BACKBONE = "backbone"  # every stage before the last one that has weights: all but the classifier
-# Names of stages to freeze, each with the fraction of the steps from which on it is frozen.
-Freeze = str | Sequence[str] | Mapping[str, float] | None
+# Names of stages to freeze, each with the share of the steps from which on it is frozen, or [from, until].
+Freeze = str | Sequence[str] | Mapping[str, float | Sequence[float]] | None
 Event = tuple[int, Callable[[], None]]  # a step, and what to do before it
 
 
 def freeze_schedule(net: nn.Sequential, freeze: Freeze, total: int) -> list[Event]:
-    """Return before which of `total` steps each stage is frozen.
+    """Return before which of `total` steps each stage is frozen, and before which it learns again.
 
     What nothing trained lies before needs no gradient either, so that freezing the first stages makes steps cheaper
     (Brock et al. 2017, "FreezeOut", arXiv:1706.04983). Raises `InputError` for a stage that is not there, and when
     nothing would be left to learn.
     """
-    stages, frozen = dict(net.named_children()), dict[str, float]()
-    for name, fraction in sorted(freeze_fractions(freeze).items(), key=lambda entry: entry[0] in stages):
-        frozen |= dict.fromkeys(matching_stages(name, stages), fraction)  # names come after patterns
-    learning = [stage for name, stage in stages.items() if frozen.get(name, 1.0) == 1.0]
-    if frozen and not any(p.requires_grad for stage in learning for p in stage.parameters()):
-        raise InputError("trainer.freeze leaves no stage that learns until the end")
-    return [(ceil(fraction * total), partial(freeze_stage, stages[name])) for name, fraction in frozen.items()]
+    stages, frozen = dict(net.named_children()), dict[str, tuple[float, float]]()
+    for word, span in sorted(freeze_spans(freeze).items(), key=lambda entry: entry[0] in stages):
+        frozen |= dict.fromkeys(matching_stages(word, stages, "trainer.freeze"), span)  # names come after patterns
+    refuse_nothing_to_learn(stages, frozen)
+    events = list[Event]()
+    for name, (begin, end) in frozen.items():
+        learning = [p for p in stages[name].parameters() if p.requires_grad]
+        events.append((ceil(begin * total), partial(freeze_stage, stages[name])))
+        if end < 1:
+            events.append((ceil(end * total), partial(thaw_stage, stages[name], learning)))
+    return events
 
 
-def freeze_fractions(freeze: Freeze) -> dict[str, float]:
-    """Return from which fraction of the steps on each name is frozen; from the first step where none is given."""
-    if isinstance(freeze, Mapping):
-        return dict(freeze)
-    return dict.fromkeys([freeze] if isinstance(freeze, str) else freeze or (), 0.0)
+def freeze_spans(freeze: Freeze) -> dict[str, tuple[float, float]]:
+    """Return between which shares of the steps each name is frozen: to the end where no end is given.
+
+    Raises `InputError` for a span that does not go forwards.
+    """
+    if not isinstance(freeze, Mapping):
+        return dict.fromkeys([freeze] if isinstance(freeze, str) else freeze or (), (0.0, 1.0))
+    spans = {}
+    for name, span in freeze.items():
+        begin, *rest = span if isinstance(span, Sequence) else (span,)
+        end = rest[0] if rest else 1.0
+        if len(rest) > 1 or (rest and begin >= end):
+            raise InputError(f"trainer.freeze.{name}={span} should be a share of the steps, or two: [from, until]")
+        spans[name] = begin, end
+    return spans
 
 
-def matching_stages(word: str, stages: Mapping[str, nn.Module]) -> list[str]:
-    """Return the stages that a name, a pattern (block*) or the word backbone means."""
-    if word in stages:
-        return [word]
-    if word == BACKBONE:
-        *before, head = [name for name, stage in stages.items() if [*stage.parameters()]]
-        if not before:
-            raise InputError(f"trainer.freeze=backbone: the network has no weights before its last stage, {head}")
-        return [*stages][: [*stages].index(head)]
-    matching = [name for name in stages if fnmatchcase(name, word)]
-    if not matching:
-        require([word], stages, "trainer.freeze: ")
-    return matching
+def refuse_nothing_to_learn(stages: Mapping[str, nn.Module], frozen: Mapping[str, tuple[float, float]]) -> None:
+    """Raise `InputError` when at some share of the steps no stage with weights learns."""
+    for share in {share for span in frozen.values() for share in span if share < 1}:
+        learning = [
+            stage
+            for name, stage in stages.items()
+            if name not in frozen or not frozen[name][0] <= share < frozen[name][1]
+        ]
+        if not any(p.requires_grad for stage in learning for p in stage.parameters()):
+            when = (
+                "until the end"
+                if share == max(begin for begin, _ in frozen.values())
+                else f"after {share:.0%} of the steps"
+            )
+            raise InputError(f"trainer.freeze leaves no stage that learns {when}")
 
 
 def freeze_stage(stage: nn.Module) -> None:
     """Freeze a stage: its weights stay, and its statistics too since it computes as in evaluation."""
     stage.requires_grad_(False).eval()
+
+
+def thaw_stage(stage: nn.Module, parameters: Sequence[nn.Parameter]) -> None:
+    """Let a stage learn again: those of its parameters that did before."""
+    stage.train()
+    for parameter in parameters:
+        parameter.requires_grad_(True)
 
 
 class Scale:

@@ -133,7 +133,14 @@ class TrainStep:
         self.program.sums.load(state["sums"])
         self.images = state["sums"]["count"]
 
-    def prime(self, shape: Shape) -> None:
-        """Give `state_dict` the structure that it has after a step on images of a shape; load weights after this."""
+    def prime(self, shape: Shape, steps: int) -> None:
+        """Give `state_dict` the structure that it has after so many steps on images of a shape.
+
+        Load weights after this. A stage that learns from a later step on has a place in it once that step is taken.
+        """
         self.apply_events(0)
-        self.trained.prime(shape)
+        reached = self.trained.reached(shape)
+        while self.events and self.events[0][0] < steps:
+            self.apply_events(self.events[0][0])
+            reached |= self.trained.reached(shape)
+        self.trained.prime(reached)

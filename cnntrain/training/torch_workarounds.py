@@ -29,6 +29,17 @@ class SGD(Uncompiled, optim.SGD):
 
     step = torch.no_grad()(unwrap(optim.SGD.step))
 
+    # The fused kernel takes the momenta of all parameters of a group or of none: one that begins to learn later than
+    # the others of its group starts from zero, which is what the first step does anyway.
+    # Goes with the first torch whose fused SGD takes a group in which some have a momentum; 2.15 is not.
+    def _init_group(self, group: Any, params: Any, grads: Any, momentum_buffer_list: list[Any]) -> Any:
+        sparse = super()._init_group(group, params, grads, momentum_buffer_list)  # type: ignore[no-untyped-call]
+        if any(momentum is not None for momentum in momentum_buffer_list):
+            for place, parameter in enumerate(params):
+                if momentum_buffer_list[place] is None:
+                    momentum_buffer_list[place] = torch.zeros_like(parameter)
+        return sparse
+
 
 class Adam(Uncompiled, optim.Adam):
     """Torch's Adam."""

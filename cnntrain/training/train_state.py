@@ -1,6 +1,6 @@
 """What a training changes: a network, its auxiliary classifiers, its optimizer and the average of its weights."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -83,15 +83,20 @@ class TrainState:
                     # Fused optimizers walk memory without regard to strides: state must lie as its parameter does.
                     loaded[name] = torch.empty_like(parameter).copy_(tensor)
 
-    def prime(self, shape: Shape) -> None:
-        """Make all that the optimizer keeps once it has stepped on images of a shape, so that `state_dict` has the
-        structure of every later one.
-
-        Parameters that no gradient reaches have no state. The weights may move: load some after this.
-        """
+    def reached(self, shape: Shape) -> set[Tensor]:
+        """Return the parameters that the gradient of images of a shape reaches, as stages are frozen now."""
         with evaluating(self.module):
             answer, auxiliary = self.answers(torch.zeros(2, *shape, device=self.device))
-        for parameter in leaves([answer, *auxiliary]):
+        return set(leaves([answer, *auxiliary]))
+
+    def prime(self, parameters: Collection[Tensor]) -> None:
+        """Make all that the optimizer keeps once it has stepped with gradients of these parameters.
+
+        `state_dict` then has the structure of every later one.
+
+        Others have no state. The weights may move: load some after this.
+        """
+        for parameter in parameters:
             parameter.grad = torch.zeros_like(parameter)
         self.skip.fill_(1)
         self.optimizer.step()
