@@ -45,7 +45,7 @@ def test_several_networks_stand_side_by_side(cnntrain: Call, capfd: pytest.Captu
         (["models=[lenet6]"], "'lenet5'"),
         (["model=alexnet", "dataset=cifar10", "model.remove=[conv1]"], "groups=1"),
         (["model=alexnet", "model.widths=[1,2]"], "model.widths"),
-        (["model=nin", "model.head=denes"], "model.head=dense"),
+        (["model=nin", "model.classifier=denes"], "model.classifier=dense"),
         (["model=torchvision", "model.arch=resnet19", "dataset=cifar10"], "'resnet18'"),
         (["model=torchvision"], "1×28×28"),
     ],

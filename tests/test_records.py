@@ -54,6 +54,18 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_an_option_that_had_another_name_keeps_its_value(trained: Path, tmp_path: Path) -> None:
+    """NiN's `classifier` was its `head`, which is now another option of every model."""
+    config = records.settings(trained / "run")
+    model = {"name": "nin", "head": "dense", "remove": [], "widen": {}, "antialias": False}
+    (tmp_path / CONFIG).write_text(json.dumps(config | {"model": model}))
+    read = records.settings(tmp_path)["model"]
+    assert (read["classifier"], read["head"]) == ("dense", None)
+    (tmp_path / CONFIG).write_text(json.dumps(config | {"model": read | {"head": "new"}}))
+    again = records.settings(tmp_path)["model"]
+    assert (again["classifier"], again["head"]) == ("dense", "new")
+
+
 def ways(value: Any, way: Way = ()) -> Iterator[Way]:
     """Yield the ways to all values within a value, of a list to the first and the last."""
     if way:

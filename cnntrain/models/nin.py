@@ -14,23 +14,25 @@ from cnntrain.nn.initialisers import he_normal_inputs
 from cnntrain.nn.shapes import Shape
 from cnntrain.nn.stages import BuildOptions, Maker, assemble
 
-NinHead = Literal["average", "dense", "dense_dropout"]
+NinClassifier = Literal["average", "dense", "dense_dropout"]
 
 
-def nin(in_shape: Shape, num_classes: int, build: BuildOptions, *, head: NinHead = "average") -> nn.Sequential:
-    """Convolutions each followed by two 1×1 convolutions; the last gives a map a class, which `head` turns into scores.
+def nin(
+    in_shape: Shape, num_classes: int, build: BuildOptions, *, classifier: NinClassifier = "average"
+) -> nn.Sequential:
+    """Convolutions each followed by two 1×1 convolutions; the last gives a map a class, which `classifier` scores.
 
     `average` is the paper's: the mean of each map. `dense` and `dense_dropout` are what table 5 compares it with: a
     fully connected layer, without and with dropout before it.
     """
     makers = by_size(in_shape, small=cifar(num_classes, 1), medium=cifar(num_classes, 2), large=imagenet(num_classes))
     last = list(makers)[-1]
-    if head == "average":
+    if classifier == "average":
         makers["pool"] = global_average()
     else:
-        makers |= {"dropout": dropout(0.5)} if head == "dense_dropout" else {}
+        makers |= {"dropout": dropout(0.5)} if classifier == "dense_dropout" else {}
         makers["fc"] = linear(num_classes)
-    keep = (last,) if head == "average" else ()
+    keep = (last,) if classifier == "average" else ()
     return assemble(makers, in_shape, out_shape=(num_classes,), keep=keep, init=he_normal_inputs, build=build)
 
 

@@ -27,6 +27,8 @@ TRAINER: Options = {"graph": "auto", "compile": False, "freeze": None, "resize":
 OPTIMIZER: Options = {"layer_decay": 1.0, "factors": {}}
 MODEL: Options = {"remove": [], "widen": {}, "append": {}, "head": None, "antialias": False, "attention": False}
 
+RENAMED = {"nin": ("head", "classifier")}  # options of models that had another name in runs made before
+
 
 class Hardware(TypedDict):
     cpu: str
@@ -226,6 +228,7 @@ def settings(folder: Path) -> Options:
     config = BEFORE | read_json(path)
     try:
         require_names(Fit, config)
+        config["model"] = with_new_name(config["model"])
         for key, group in CHOICES.items():
             for functions in (group.functions, group.auxiliary):
                 if (name := config[key]["name"]) in functions:
@@ -238,6 +241,14 @@ def settings(folder: Path) -> Options:
     except InputError as error:
         raise in_file(path, error) from error
     return config
+
+
+def with_new_name(model: Options) -> Options:
+    """Return the options of a run's model with the name that an option of it has now."""
+    before, now = RENAMED.get(model["name"], ("", ""))
+    if before not in model or now in model:
+        return model
+    return {key: value for key, value in model.items() if key != before} | {now: model[before]}
 
 
 def defaults(function: Any) -> Options:
