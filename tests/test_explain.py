@@ -1,118 +1,19 @@
 """`cnntrain explain`: attributions against arithmetic and captum, and what a study leaves."""
 
 import json
-from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from made import Page, picture
 from PIL import Image
-from torch import Tensor, nn
 
 from cnntrain.cli.main import main
-from cnntrain.data.storage.images import DatasetInfo
-from cnntrain.runtime.errors import InputError
-from cnntrain.studies.explain.cam import class_cells
-from cnntrain.studies.explain.occlusion import occluded, patches
-from cnntrain.studies.explain.question import Subject, Targets
 from cnntrain.studies.explain.tiles import scale_of
 
 Call = Callable[..., dict[str, Any]]
-
-
-def stages(**parts: nn.Module) -> nn.Sequential:
-    """A network of named stages with weights from a fixed seed."""
-    net = nn.Sequential(OrderedDict(parts)).eval()
-    rng = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for tensor in net.parameters():
-            tensor.copy_(torch.randn(tensor.shape, generator=rng) / tensor[0].numel() ** 0.5)
-    return net
-
-
-def pooled_net() -> nn.Sequential:
-    return stages(
-        conv1=nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU()),
-        conv2=nn.Sequential(nn.Conv2d(6, 8, 3, stride=2), nn.ReLU()),
-        pool=nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()),
-        fc=nn.Linear(8, 4),
-    )
-
-
-def flat_net() -> nn.Sequential:
-    return stages(
-        conv1=nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU()),
-        pool=nn.MaxPool2d(2),
-        fc=nn.Sequential(nn.Flatten(), nn.Linear(6 * 36, 4)),
-    )
-
-
-def subject_of(net: nn.Sequential, side: int = 12) -> Subject:
-    info = DatasetInfo("made", ("a", "b", "c", "d"), (3, side, side), (0.5,) * 3, (0.25,) * 3)
-    return Subject(Path(), net, info, {}, torch.device("cpu"))
-
-
-def images(count: int = 3, side: int = 12) -> Tensor:
-    return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(1))
-
-
-def targets_of(count: int, quantity: Any = "logit") -> Targets:
-    return Targets(torch.arange(count) % 4, quantity)
-
-
-# --- attributions
-
-
-def test_a_class_activation_map_is_the_logit_in_parts() -> None:
-    subject, x, targets = subject_of(pooled_net()), images(), targets_of(3)
-    cells, bias, logits = class_cells(subject, x, targets)
-    features = subject.net[:2](x)
-    weight: Tensor = subject.net.fc.weight  # type: ignore[union-attr, assignment]
-    assert torch.allclose(cells, torch.einsum("nc,ncij->nij", weight[targets.classes], features), atol=1e-5)
-    assert torch.allclose(cells.mean(dim=(1, 2)) + bias, subject.net(x)[range(3), targets.classes], atol=1e-6)
-    assert torch.equal(logits, subject.net(x)[range(3), targets.classes])
-
-
-def test_a_network_without_global_pooling_has_no_class_activation_map() -> None:
-    with pytest.raises(InputError, match="gradcam"):
-        class_cells(subject_of(flat_net()), images(), targets_of(3))
-
-
-def test_patches_cover_every_pixel_and_end_at_the_border() -> None:
-    covered = np.zeros((11, 7), dtype=int)
-    for window in patches((11, 7), 4, 3):
-        covered[window] += 1
-    assert covered.min() >= 1 and covered[0, 0] == 1 and covered[3, 3] == 4
-
-
-def test_occlusion_is_the_mean_fall_over_the_patches_that_cover_a_pixel() -> None:
-    subject, x, target = subject_of(flat_net()), images(1), targets_of(1)
-    grey = torch.full_like(x[0], 0.3)
-    values = occluded(subject, x[0], target, grey, patches((12, 12), 5, 3), batch_size=4)
-    row, column, falls = 6, 4, []
-    for top in (0, 3, 6, 9):
-        for left in (0, 3, 6, 9):
-            if top <= row < top + 5 and left <= column < left + 5:
-                covered = x.clone()
-                covered[:, :, top : top + 5, left : left + 5] = 0.3
-                falls.append(float((subject.net(x) - subject.net(covered))[0, 0]))
-    assert len(falls) == 4 and float(values[row, column]) == pytest.approx(np.mean(falls), abs=1e-5)
-
-
-def test_occlusion_agrees_with_captum() -> None:
-    captum = pytest.importorskip("captum.attr")
-    subject, x, target = subject_of(flat_net()), images(2), targets_of(2)
-    theirs = captum.Occlusion(subject.net).attribute(
-        x, (3, 5, 5), strides=(3, 3, 3), baselines=0.3, target=target.classes
-    )
-    grey = torch.full_like(x[0], 0.3)
-    for i in range(2):
-        ours = occluded(subject, x[i], target.take(slice(i, i + 1)), grey, patches((12, 12), 5, 3), batch_size=7)
-        assert torch.allclose(ours, theirs[i, 0], atol=1e-5)
 
 
 # --- colours

@@ -10,23 +10,19 @@ import itertools
 import torch
 from torch import Tensor
 
-from cnntrain.data.loading.normalise import normalised
 from cnntrain.runtime.errors import InputError
 from cnntrain.studies.explain.attribution import Attribution, AttributionMaps
 from cnntrain.studies.explain.options import Explain, OcclusionOptions
-from cnntrain.studies.explain.question import Subject, Targets
+from cnntrain.studies.explain.question import Subject, Targets, grey_image
 
 
 def occlusion_maps(subject: Subject, images: Tensor, targets: Targets, options: Explain) -> AttributionMaps:
     """Return by how much the explained number falls where a patch covers the image, averaged over patches."""
     patch, stride = patch_and_stride(options.occlusion, subject.info.shape)
-    fill = options.occlusion.fill
-    grey = torch.zeros_like(images[:1])  # the mean of the training pixels
-    if fill is not None:
-        grey = normalised(torch.full_like(grey, float(fill)), subject.info)
+    grey = grey_image(subject, options.occlusion.fill)
     windows = patches(images.shape[2:], patch, stride)
     maps = [
-        occluded(subject, image, targets.take(slice(i, i + 1)), grey[0], windows, options.batch_size)
+        occluded(subject, image, targets.take(slice(i, i + 1)), grey, windows, options.batch_size)
         for i, image in enumerate(images)
     ]
     return AttributionMaps(torch.stack(maps))

@@ -20,6 +20,22 @@ class OcclusionOptions:
 
 
 @dataclass(frozen=True)
+class IntegratedOptions:
+    """The line along which gradients are integrated."""
+
+    steps: Count
+    fill: Natural | None
+
+
+@dataclass(frozen=True)
+class SmoothgradOptions:
+    """The noise over which gradients are averaged."""
+
+    samples: Count
+    noise: Positive
+
+
+@dataclass(frozen=True)
 class Explain(Shared):
     """`cnntrain explain`."""
 
@@ -35,6 +51,8 @@ class Explain(Shared):
     quantity: Literal["auto", "logit", "probability"]
     occlusion: OcclusionOptions
     search: Count
+    integrated: IntegratedOptions
+    smoothgrad: SmoothgradOptions
     seed: Natural
     batch_size: Count
     strength: Fraction

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cnntrain.data.loading.normalise import Normalise
+from cnntrain.data.loading.normalise import Normalise, normalised
 from cnntrain.data.storage.images import Centre, DatasetInfo, files_of, spread
 from cnntrain.nn.stages import require, stage_shapes
 from cnntrain.runs.folder import find_run
@@ -130,6 +130,12 @@ def target_classes(target: str, images: ImageSet, info: DatasetInfo) -> Tensor:
     if target not in info.classes:
         raise unknown("target", target, ("predicted", "true", *info.classes))
     return torch.full((len(images),), info.classes.index(target))
+
+
+def grey_image(subject: Subject, fill: int | None) -> Tensor:
+    """Return a grey image [C, H, W] as the network takes it, of a level 0 to 255; None: the mean of training pixels."""
+    mean = torch.zeros(subject.info.shape, device=subject.device)
+    return mean if fill is None else normalised(torch.full_like(mean, float(fill))[None], subject.info)[0]
 
 
 def find_subject(options: Explain) -> Subject:

@@ -5,11 +5,23 @@ from cnntrain.studies.explain.attribution import Attribution, explain_images
 from cnntrain.studies.explain.cam import CAM
 from cnntrain.studies.explain.explanation import Method
 from cnntrain.studies.explain.filters import filters
+from cnntrain.studies.explain.gradcam import GRADCAM
+from cnntrain.studies.explain.gradients import GUIDED, SALIENCY, SMOOTHGRAD
+from cnntrain.studies.explain.integrated import INTEGRATED
 from cnntrain.studies.explain.maps import maps
 from cnntrain.studies.explain.occlusion import OCCLUSION
 from cnntrain.studies.explain.patches import patches
 
-ATTRIBUTIONS: dict[str, Attribution] = {"occlusion": OCCLUSION, "cam": CAM, "attention": ATTENTION}
+ATTRIBUTIONS: dict[str, Attribution] = {
+    "occlusion": OCCLUSION,
+    "cam": CAM,
+    "gradcam": GRADCAM,
+    "saliency": SALIENCY,
+    "guided": GUIDED,
+    "integrated": INTEGRATED,
+    "smoothgrad": SMOOTHGRAD,
+    "attention": ATTENTION,
+}
 
 LEARNED: dict[str, Method] = {"filters": filters, "maps": maps, "patches": patches}
 
