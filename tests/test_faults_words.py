@@ -25,8 +25,7 @@ from cnntrain.config.build import dataset_options, read_dataset
 from cnntrain.runs import setup
 from cnntrain.runs.export import FORMATS
 from cnntrain.runtime.jsonfile import flat
-from cnntrain.studies import comparison
-from cnntrain.studies.ablation import plan
+from cnntrain.studies import comparison, duration
 from cnntrain.studies.invariance import study
 
 CONF = main.config_dir()
@@ -180,7 +179,7 @@ def idle(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("CNNTRAIN_DATA", raising=False)
     for module, name in (
         (setup, "load_data"),
-        (plan, "seconds_of"),
+        (duration, "seconds_of"),
         (comparison, "evaluated"),
         (study, "measure_all"),
         (report, "ensure_evaluation"),

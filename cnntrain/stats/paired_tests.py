@@ -7,7 +7,7 @@ seeds are the question people mean, and the seeds are the sample. The two are te
 import functools
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -54,6 +54,18 @@ class PairedTest:
     seeds_needed: int | None = None  # for 80 % power in a new study; None unless asked, and for more than 1,000
     seeds_needed_again: int | None = None  # the same for this study asked again, at the level that is left
     seeds: tuple[int, ...] = ()  # those that both share, where runs are compared over seeds
+
+
+@dataclass(frozen=True)
+class SeedImageTest:
+    """McNemar's test of a variant against the first under one seed, on the test images."""
+
+    seed: int
+    n: int  # images
+    only_this: int  # images that only the variant has right
+    only_other: int  # images that only the first has right
+    p: float
+    p_holm: float  # corrected over the variants of this seed
 
 
 def discordant_pairs(first: np.ndarray, second: np.ndarray) -> DiscordantPairs:
@@ -195,6 +207,29 @@ def compare_over_images(
                 significant=is_significant(low, high, p_holm),
             )
         )
+    return tests
+
+
+def image_tests(
+    first: str, names: Sequence[str], correct: Mapping[tuple[str, int], np.ndarray], seeds: Sequence[int]
+) -> dict[str, list[SeedImageTest]]:
+    """Return McNemar's test of each variant against the first for each seed, corrected over the variants of a seed.
+
+    `correct` says for a variant and a seed which images it has right [N], in the same order for all.
+    """
+    tests: dict[str, list[SeedImageTest]] = {name: [] for name in names}
+    for seed in seeds:
+        pairs = {
+            name: discordant_pairs(correct[first, seed], correct[name, seed])
+            for name in names
+            if {(first, seed), (name, seed)} <= correct.keys()
+        }
+        ps = {name: mcnemar(counts) for name, counts in pairs.items()}
+        corrected = dict(zip(names, holm_correction([ps.get(name, 1.0) for name in names]), strict=True))
+        for name, counts in pairs.items():
+            p_holm = corrected[name]
+            assert p_holm is not None
+            tests[name].append(SeedImageTest(seed, counts.n, counts.only_second, counts.only_first, ps[name], p_holm))
     return tests
 
 

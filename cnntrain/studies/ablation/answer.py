@@ -18,11 +18,11 @@ from cnntrain.stats.intervals import wilson
 from cnntrain.stats.paired_tests import (
     LEVEL,
     PairedTest,
+    SeedImageTest,
     conclude,
     difference_words,
-    discordant_pairs,
     holm_correction,
-    mcnemar,
+    image_tests,
     points,
     seed_test,
     sign_flip,
@@ -59,18 +59,6 @@ class CellRow:
     score_low: float  # Wilson's 95 % interval
     score_high: float
     n: int  # test images
-
-
-@dataclass(frozen=True)
-class SeedImageTest:
-    """McNemar's test of a variant against the first under one seed, on the test images."""
-
-    seed: int
-    n: int  # images
-    only_this: int  # images that only the variant has right
-    only_other: int  # images that only the first has right
-    p: float
-    p_holm: float  # corrected over the variants of this seed
 
 
 @dataclass(frozen=True)
@@ -207,7 +195,7 @@ def variant_rows(
 ) -> list[VariantRow]:
     """Return a row for each variant, with the test of each but the first; that of the first has scores only."""
     first, names = variants[0].name, [variant.name for variant in variants[1:]]
-    images = image_tests(first, names, results, seeds)
+    images = image_tests(first, names, {key: result.correct for key, result in results.items()}, seeds)
     absent = missing((first,), results, seeds)
     itself = PairedTest(first, first, f"{first}: {absent}." if absent else None)
     rows = [variant_row(variants[0], results, seeds, itself, None)]
@@ -350,26 +338,6 @@ def judged_again(
         return replace(test, significant=True, verdict=sentence)
     anew, later = seeds_for_power(deltas, comparisons), seeds_for_power(deltas, comparisons, again)
     return replace(test, seeds_needed=anew, seeds_needed_again=later, verdict=f"{test.verdict} {needs(anew, later)}")
-
-
-def image_tests(
-    first: str, names: Sequence[str], results: Results, seeds: Sequence[int]
-) -> dict[str, list[SeedImageTest]]:
-    """Return McNemar's test of each variant against the first for each seed, corrected over the variants of a seed."""
-    tests: dict[str, list[SeedImageTest]] = {name: [] for name in names}
-    for seed in seeds:
-        pairs = {
-            name: discordant_pairs(results[first, seed].correct, results[name, seed].correct)
-            for name in names
-            if {(first, seed), (name, seed)} <= results.keys()
-        }
-        ps = {name: mcnemar(counts) for name, counts in pairs.items()}
-        corrected = dict(zip(names, holm_correction([ps.get(name, 1.0) for name in names]), strict=True))
-        for name, counts in pairs.items():
-            p_holm = corrected[name]
-            assert p_holm is not None
-            tests[name].append(SeedImageTest(seed, counts.n, counts.only_second, counts.only_first, ps[name], p_holm))
-    return tests
 
 
 # In words.

@@ -12,7 +12,8 @@ from cnntrain.nn.geometry import count_parameters
 from cnntrain.nn.stages import StageError
 from cnntrain.runtime.errors import InputError
 from cnntrain.studies.ablation.plan import network, rows_of
-from cnntrain.studies.ablation.variants import Removal, info_of, stage_names, widened
+from cnntrain.studies.ablation.variants import Removal, stage_names, widened
+from cnntrain.studies.variants import info_of
 
 EXACT, NEAR = 0.002, 0.05  # relative: good enough to stop searching; too far to be called equal
 SizeOf = Callable[[nn.Sequential, DatasetInfo], int]

@@ -1,32 +1,22 @@
 """The plan of a study: what each variant is, what it costs, and the widths of its controls; no image is read."""
 
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import nn
 
-from cnntrain.config.build import build_model, count_images
-from cnntrain.config.read import read_config
-from cnntrain.config.schema import Fit
-from cnntrain.data.storage.images import Dataset, DatasetInfo, Pixels, Split
+from cnntrain.config.build import build_model
 from cnntrain.nn.geometry import StageGeometry as Row
 from cnntrain.nn.geometry import count_parameters, describe
 from cnntrain.nn.shapes import Shape, describe_shape
 from cnntrain.nn.stages import check_size
-from cnntrain.runs.check import check_fit
-from cnntrain.runs.setup import build
 from cnntrain.runtime.errors import InputError
 from cnntrain.runtime.progress import clock
 from cnntrain.stats.looks import Look
 from cnntrain.stats.paired_tests import LEVEL, seeds_needed
 from cnntrain.stats.power import detectable
-from cnntrain.studies.ablation.variants import Removal, SizedVariant, info_of
-
-LARGE = 5e9  # multiplications of a step beyond which a smaller batch is timed
-STEPS = 3
+from cnntrain.studies.ablation.variants import Removal, SizedVariant
+from cnntrain.studies.variants import info_of
 
 
 def network(variant: Removal) -> nn.Sequential:
@@ -98,51 +88,7 @@ def arriving(rows: Sequence[Row], shape: Shape) -> dict[str, str]:
     return {row.name: describe_shape(before) for row, before in zip(rows, shapes, strict=False)}
 
 
-# Time.
-
-
-def seconds_of(planned: SizedVariant, threads: int) -> float:
-    """Return about how long one run of a variant takes on one job, from a few steps on noise."""
-    cfg = read_config(Fit, planned.variant.settings)
-    info, trainer = info_of(planned.variant.settings), cfg.trainer
-    train, val, test = count_images(cfg.dataset, cfg.data_root)
-    before, batch = torch.get_num_threads(), trainer.batch_size
-    torch.set_num_threads(threads)
-    try:
-        work = 3 * (planned.macs or planned.params)
-        if work * batch > LARGE and batch > 8:
-            few = max(2, min(batch // 2, int(LARGE / work) // 2))
-            single, double = (step_seconds(cfg, info, size) for size in (few, 2 * few))
-            image = max(double - single, 0) / few
-            step = single + image * (batch - few)
-        else:
-            step = step_seconds(cfg, info, batch)
-            image = step / batch
-    finally:
-        torch.set_num_threads(before)
-    training = trainer.epochs * (train // batch) * step
-    evaluating = (trainer.epochs / trainer.validate_every * val + train + test) * image / 3
-    return training + evaluating
-
-
-def step_seconds(cfg: Fit, info: DatasetInfo, batch: int) -> float:
-    """Return how long a step on so many images of noise takes, the shortest of a few."""
-    images = torch.randint(256, (2 * batch, info.shape[1], info.shape[2], info.shape[0]), dtype=torch.uint8)
-    noise = Dataset(info, Split(Pixels(images), torch.arange(2 * batch) % len(info.classes)), None, None)
-    small = replace(
-        cfg,
-        init_from=None,
-        trainer=replace(cfg.trainer, epochs=STEPS, batch_size=batch, accumulate=1),
-        dataset=cfg.dataset | {"workers": 0, "balance": "none"},
-    )
-    built = build(check_fit(small), noise)
-    times = []
-    for step in range(STEPS):
-        began = time.perf_counter()
-        built.train_step.update(built.loader, step)
-        float(built.train_step.program.sums.loss)  # waits for the device
-        times.append(time.perf_counter() - began)
-    return min(times[1:])
+# As a table.
 
 
 def short(line: SizedVariant, most: int = 2) -> str:

@@ -15,11 +15,10 @@ from cnntrain.report.document import Figure
 from cnntrain.report.files import filed_figure, write_report
 from cnntrain.runs import records
 from cnntrain.runs.evaluation import Evaluation, evaluation_folder, read_evaluation
-from cnntrain.runs.folder import RECORD, RESULTS, create_folder, find_all_runs, provenance
+from cnntrain.runs.folder import RESULTS, create_folder, find_all_runs, provenance
 from cnntrain.runs.images import PIXELS, noted
 from cnntrain.runs.load import naming_plugins
 from cnntrain.runtime import disk
-from cnntrain.runtime.devices import machine
 from cnntrain.runtime.drawing import Medium, styled
 from cnntrain.runtime.errors import InputError, listed
 from cnntrain.runtime.jsonfile import write_json
@@ -27,7 +26,7 @@ from cnntrain.runtime.progress import say
 from cnntrain.runtime.tables import render
 from cnntrain.stats import looks
 from cnntrain.stats.paired_tests import LEVEL, seeds_needed
-from cnntrain.studies import grid, pool
+from cnntrain.studies import duration, grid, pool
 from cnntrain.studies.ablation import plan
 from cnntrain.studies.ablation.answer import (
     Answer,
@@ -41,9 +40,10 @@ from cnntrain.studies.ablation.answer import (
 from cnntrain.studies.ablation.controls import with_controls
 from cnntrain.studies.ablation.figures import differences_figure
 from cnntrain.studies.ablation.report import flat, study_document
-from cnntrain.studies.ablation.variants import TRAINING, Removal, SizedVariant, fit_words, info_of, variants_of
+from cnntrain.studies.ablation.variants import TRAINING, Removal, SizedVariant, variants_of
 from cnntrain.studies.cells import Cell, finished_scores
 from cnntrain.studies.progress import CellProgress
+from cnntrain.studies.variants import fit_words, info_of, training_facts
 from cnntrain.tasks import task_for
 from cnntrain.tasks.task import Headline
 
@@ -95,12 +95,15 @@ def plan_study(cfg: Ablate) -> PlannedStudy:
     comparisons = count_comparisons(variants)
     starts = seeds_of(cfg, trained, comparisons)
     folder = Path(cfg.output_dir) if cfg.output_dir else default_folder(cfg, removals[0], trained)
-    cells = grid.cells_of(removals, starts, folder, fit_words())
+    cells = grid.cells_of(removals, starts, folder, fit_words(Ablate))
     left = [cell for cell in cells if not finished_scores(cell.folder)]
     seconds = None
     if cfg.mode in TRAINING and (left or cfg.plan):
         say("timing a few steps of each variant on noise …")
-        seconds = {variant.name: plan.seconds_of(variant, threads=1) for variant in variants}
+        seconds = {
+            variant.name: duration.seconds_of(variant.variant.settings, variant.macs or variant.params, threads=1)
+            for variant in variants
+        }
     prospects = plan.prospects(
         looks.take_look(earlier_looks(folder), list(starts), comparisons, cfg.looks), comparisons
     )
@@ -306,25 +309,9 @@ def draw(medium: Medium, folder: Path, answered: Answer) -> Figure | None:
 
 def setting(study: PlannedStudy) -> dict[str, str]:
     """Return what a reader must know of how the cells were made."""
-    settings, folder = study.variants[0].variant.settings, study.cells[0].folder
-    record = records.record(folder) if (folder / RECORD).is_file() else {}
-    images = ", ".join(f"{count:,} {name}" for name, count in record.get("data", {}).get("images", {}).items())
-    trainer = settings["trainer"]
-    made = {
-        "command": " ".join(command_line("ablate")),
-        "mode": study.cfg.mode,
-        "model": settings["model"]["name"],
-        "dataset": f"{settings['dataset']['name']}: {images} images",
-        "augmentation": ", ".join(settings["augmentation"]) or "none",
-        "optimizer": ", ".join(f"{key}={value}" for key, value in settings["optimizer"].items()),
-        "schedule": ", ".join(f"{key}={value}" for key, value in settings["schedule"].items()),
-        "epochs": str(trainer["epochs"]),
-        "batch size": str(trainer["batch_size"] * trainer["accumulate"]),
-        "seeds": ", ".join(map(str, study.seeds)),
-        "precision": str(record.get("precision", trainer["precision"])),
-        "hardware": machine(record["hardware"]) if "hardware" in record else "",
-        "versions": ", ".join(f"{name} {version}" for name, version in record.get("versions", {}).items()),
-    }
+    facts = {"command": " ".join(command_line("ablate")), "mode": study.cfg.mode}
+    facts |= training_facts(study.variants[0].variant.settings, study.cells[0].folder)
+    facts["seeds"] = ", ".join(map(str, study.seeds))
     if study.cfg.mode != "retrain":
-        made["trained runs"] = ", ".join(study.cfg.runs or [])
-    return made
+        facts["trained runs"] = ", ".join(study.cfg.runs or [])
+    return facts

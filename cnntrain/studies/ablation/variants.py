@@ -1,26 +1,22 @@
 """The variants of a study of removals: which stages each removes, and the configuration of `fit` that it stands for."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cnntrain.config import pretrained
-from cnntrain.config.build import build_model, dataset_info
-from cnntrain.config.compose import compose, forced, key_of, overrides
-from cnntrain.config.files import refuse_word
-from cnntrain.config.read import keep_text, read_config
-from cnntrain.config.schema import Ablate, Fit, Options
-from cnntrain.data.storage.images import DatasetInfo
+from cnntrain.config.build import build_model
+from cnntrain.config.compose import key_of
+from cnntrain.config.schema import Ablate, Options
 from cnntrain.nn.shapes import Shape
 from cnntrain.nn.stages import StageError, require, stage_shapes
 from cnntrain.runs import records
-from cnntrain.runs.check import check_fit
 from cnntrain.runtime.errors import InputError
 from cnntrain.runtime.progress import say
 from cnntrain.studies.ablation.changes import write_changed
 from cnntrain.studies.cells import Variant
+from cnntrain.studies.variants import compose_training, fit_words, info_of, listed_words, require_trainable
 
 FULL = "full"
 PREFIX = {"retrain": "no_", "finetune": "no_", "lesion": "no_", "reinit": "reinit_", "rerandomize": "rerandomize_"}
@@ -63,25 +59,6 @@ class SizedVariant:
         return self.variant.control
 
 
-# From words to configurations of `fit`.
-
-
-def fit_words() -> list[str]:
-    """Return the words of the command line that configure the training, not the study."""
-    of_study = {field.name for field in fields(Ablate)} - {field.name for field in fields(Fit)}
-    of_study |= {"output_dir", "resume", "seed", "init_from", "check_resume"}
-    return [word for word in overrides() if key_of(word).partition(".")[0] not in of_study]
-
-
-def compose_training(words: Sequence[str]) -> Options:
-    """Return the configuration of `fit` that these words compose.
-
-    Raises `InputError` when they do not.
-    """
-    settings = keep_text(Fit, compose("fit", [forced(word) for word in words]), words)
-    return settings | {"dataset": pretrained.with_image_size(settings["dataset"], settings["model"])}
-
-
 # Which variants there are.
 
 
@@ -90,9 +67,7 @@ def variants_of(cfg: Ablate, trained: Sequence[Path]) -> list[Removal]:
 
     Raises `InputError` for what cannot be built, naming the variant.
     """
-    words = [*fit_words()]
-    if not any(key_of(word) == "trainer.tensorboard" for word in words):
-        words.append("++trainer.tensorboard=false")
+    words = fit_words(Ablate)
     base = compose_training(words)
     if trained:
         recorded = records.settings(trained[0])
@@ -159,11 +134,7 @@ def without(full: Removal, stages: tuple[str, ...], mode: str) -> Removal:
 
 def named(full: Removal, words: Sequence[str], name: str, changes: Any, mode: str) -> Removal:
     """Return a variant of a study's file: words for `fit`, of which the modes for trained networks take the stages."""
-    if not isinstance(changes, list) or not all(isinstance(word, str) for word in changes):
-        raise InputError(f"study.variants.{name} should be a list of arguments for fit: ['model.remove=[fc7]']")
-    for word in changes:
-        refuse_word(word, f"study.variants.{name}")
-    settings = compose_training([*words, *changes])
+    settings = compose_training([*words, *listed_words(name, changes)])
     stages = tuple(stage for stage in settings["model"]["remove"] if stage not in full.settings["model"]["remove"])
     if mode == "retrain":
         return Removal(name, settings, tuple(changes), stages=stages)
@@ -180,11 +151,6 @@ def stage_names(variant: Removal) -> list[str]:
     return [name for name, _ in net.named_children()]
 
 
-def info_of(settings: Options) -> DatasetInfo:
-    """Return what is known of the images that a configuration learns from."""
-    return dataset_info(settings["dataset"], settings["data_root"])
-
-
 def check_stages(full: Removal, stages: Sequence[str], *, last: bool) -> None:
     """Refuse unknown stages with the nearest, and the last one unless its weights may be changed."""
     names = stage_names(full)
@@ -192,14 +158,6 @@ def check_stages(full: Removal, stages: Sequence[str], *, last: bool) -> None:
     for stage in stages:
         if stage == names[-1] and not last:
             raise InputError(f"stage {stage!r} is the last and cannot be removed: it gives one number for each class")
-
-
-def require_trainable(variant: Removal) -> None:
-    """Raise `InputError` naming the variant and what is wrong with it before anything is trained."""
-    try:
-        check_fit(read_config(Fit, variant.settings))
-    except InputError as error:
-        raise InputError(f"{variant.name}: {error}") from error
 
 
 def each_stage(names: Sequence[str]) -> Iterator[tuple[str, ...]]:

@@ -1,0 +1,64 @@
+"""How long a training will take: a few steps on noise, before any image is read."""
+
+import time
+from dataclasses import replace
+
+import torch
+
+from cnntrain.config.build import count_images
+from cnntrain.config.read import read_config
+from cnntrain.config.schema import Fit, Options
+from cnntrain.data.storage.images import Dataset, DatasetInfo, Pixels, Split
+from cnntrain.runs.check import check_fit
+from cnntrain.runs.setup import build
+from cnntrain.studies.variants import info_of
+
+LARGE = 5e9  # multiplications of a step beyond which a smaller batch is timed
+STEPS = 3
+
+
+def seconds_of(settings: Options, multiplications: int, threads: int) -> float:
+    """Return about how long one run takes on one job, from a few steps on noise.
+
+    `multiplications` are those of one image, or the number of parameters where these are not known.
+    """
+    cfg = read_config(Fit, settings)
+    info, trainer = info_of(settings), cfg.trainer
+    train, val, test = count_images(cfg.dataset, cfg.data_root)
+    before, batch = torch.get_num_threads(), trainer.batch_size
+    torch.set_num_threads(threads)
+    try:
+        work = 3 * multiplications
+        if work * batch > LARGE and batch > 8:
+            few = max(2, min(batch // 2, int(LARGE / work) // 2))
+            single, double = (step_seconds(cfg, info, size) for size in (few, 2 * few))
+            image = max(double - single, 0) / few
+            step = single + image * (batch - few)
+        else:
+            step = step_seconds(cfg, info, batch)
+            image = step / batch
+    finally:
+        torch.set_num_threads(before)
+    training = trainer.epochs * (train // batch) * step
+    evaluating = (trainer.epochs / trainer.validate_every * val + train + test) * image / 3
+    return training + evaluating
+
+
+def step_seconds(cfg: Fit, info: DatasetInfo, batch: int) -> float:
+    """Return how long a step on so many images of noise takes, the shortest of a few."""
+    images = torch.randint(256, (2 * batch, info.shape[1], info.shape[2], info.shape[0]), dtype=torch.uint8)
+    noise = Dataset(info, Split(Pixels(images), torch.arange(2 * batch) % len(info.classes)), None, None)
+    small = replace(
+        cfg,
+        init_from=None,
+        trainer=replace(cfg.trainer, epochs=STEPS, batch_size=batch, accumulate=1),
+        dataset=cfg.dataset | {"workers": 0, "balance": "none"},
+    )
+    built = build(check_fit(small), noise)
+    times = []
+    for step in range(STEPS):
+        began = time.perf_counter()
+        built.train_step.update(built.loader, step)
+        float(built.train_step.program.sums.loss)  # waits for the device
+        times.append(time.perf_counter() - began)
+    return min(times[1:])
