@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from cnntrain.data.storage.images import DatasetInfo
 from cnntrain.nn.attention import SpatialAttention
 from cnntrain.nn.geometry import stage_spans
+from cnntrain.nn.layers import LocalResponseNorm
 from cnntrain.nn.stages import walk
 from cnntrain.runtime.errors import InputError
 from cnntrain.studies.explain.attention import attention_maps
+from cnntrain.studies.explain.deconvnet import normalisation_passed_over, project
 from cnntrain.studies.explain.filters import constant_units, image_kernels, layer_filters, weighted_layers
 from cnntrain.studies.explain.maps import StageTotals
 from cnntrain.studies.explain.question import Subject, Targets
@@ -42,6 +45,11 @@ def small_net(channels: int = 3) -> nn.Sequential:
         conv2=nn.Sequential(OrderedDict(conv=nn.Conv2d(6, 8, 3), relu=nn.ReLU())),
         fc=nn.Sequential(nn.Flatten(), nn.Linear(8 * 16, 4)),
     )
+
+
+def subject_of(net: nn.Sequential) -> Subject:
+    info = DatasetInfo("made", ("a", "b", "c", "d"), (3, 12, 12), (0.5,) * 3, (0.25,) * 3)
+    return Subject(Path(), net, info, {}, torch.device("cpu"))
 
 
 def images(count: int = 7) -> Tensor:
@@ -106,10 +114,9 @@ def test_attention_maps_are_the_softmax_of_the_scores_as_multiples_of_an_equal_s
         pool=nn.Sequential(SpatialAttention(6), nn.Flatten()),
         fc=nn.Linear(6, 4),
     )
-    info = DatasetInfo("made", ("a", "b", "c", "d"), (3, 12, 12), (0.5,) * 3, (0.25,) * 3)
     x, options = images(3), None
     maps = attention_maps(
-        Subject(Path(), net, info, {}, torch.device("cpu")),
+        subject_of(net),
         x,
         Targets(torch.zeros(3, dtype=torch.int64), "logit"),
         options,  # type: ignore[arg-type]
@@ -120,7 +127,7 @@ def test_attention_maps_are_the_softmax_of_the_scores_as_multiples_of_an_equal_s
     torch.testing.assert_close(torch.tensor(maps.columns["largest weight"]), shares.amax(dim=1))
     assert all(1 < positions < 144 for positions in maps.columns["positions"])
     with pytest.raises(InputError, match="model.attention=true"):
-        attention_maps(Subject(Path(), small_net(), info, {}, torch.device("cpu")), x, None, None)  # type: ignore[arg-type]
+        attention_maps(subject_of(small_net()), x, None, None)  # type: ignore[arg-type]
 
 
 # --- what excites units
@@ -162,6 +169,57 @@ def test_a_patch_is_all_that_a_position_sees_and_no_more() -> None:
     assert (receptive_patch(numbers, None, 0, 0, -1) == numbers).all()
 
 
+# --- the way back to the pixels
+
+
+def test_a_projection_is_unpooling_by_switches_relu_and_transposed_filters_to_the_bit() -> None:
+    net, pixels = small_net(), np.random.default_rng(2).integers(0, 256, (3, 12, 12, 3), dtype=np.uint8)
+    subject = subject_of(net)
+    rows, columns, unit = np.array([0, 2, 3]), np.array([1, 3, 0]), 4
+    projected = project(subject, "conv2", pixels, unit, rows, columns)
+
+    first, second = (net.get_parameter(f"{name}.conv.weight").detach() for name in ("conv1", "conv2"))
+    maps = dict(walk(net, subject.inputs(pixels)))
+    activations, switches = functional.max_pool2d(maps["conv1"].detach(), 2, return_indices=True)
+    kept = torch.zeros_like(maps["conv2"])
+    for i in range(3):
+        kept[i, unit, rows[i], columns[i]] = maps["conv2"][i, unit, rows[i], columns[i]].detach()
+    down = functional.conv_transpose2d(kept.relu(), second)
+    assert down.shape == activations.shape
+    down = functional.max_unpool2d(down, switches, 2)
+    down = functional.conv_transpose2d(down.relu(), first, padding=1)
+    assert float(down.abs().sum()) > 0
+    assert torch.equal(projected, down.permute(0, 2, 3, 1))
+
+
+def test_normalisation_over_neighbours_is_passed_over_and_no_hook_stays() -> None:
+    plain = small_net()
+    normalised = stages(conv1=plain.conv1, norm1=LocalResponseNorm(), pool1=plain.pool1, conv2=plain.conv2)
+    pixels = np.random.default_rng(2).integers(0, 256, (2, 12, 12, 3), dtype=np.uint8)
+    x = subject_of(plain).inputs(pixels)
+    norm: Any = normalised.norm1
+    with normalisation_passed_over(normalised):
+        leaf = x.clone().requires_grad_()
+        out = norm(leaf)
+        torch.testing.assert_close(out, norm.forward(x), rtol=0, atol=0)
+        assert torch.equal(torch.autograd.grad(out.square().sum(), leaf)[0], 2 * out)
+    assert not norm._forward_hooks
+    with pytest.raises(ZeroDivisionError), normalisation_passed_over(normalised):
+        raise ZeroDivisionError
+    assert not norm._forward_hooks
+
+
+def test_a_projection_has_no_pixels_beyond_its_patch_and_tanh_is_refused() -> None:
+    net, pixels = small_net(), np.random.default_rng(3).integers(0, 256, (1, 12, 12, 3), dtype=np.uint8)
+    position = np.array([1])
+    projected = project(subject_of(net), "conv2", pixels, 2, position, position)[0].numpy()
+    cut = receptive_patch(projected, stage_spans(net, (3, 12, 12))["conv2"], 1, 1, 0)
+    assert np.abs(projected).sum() == np.abs(cut).sum() > 0
+    bent = stages(conv1=nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh()))
+    with pytest.raises(InputError, match="tanh"):
+        project(subject_of(bent), "conv1", pixels, 0, position, position)
+
+
 def test_units_are_chosen_evenly_or_by_number_and_others_are_named() -> None:
     counts = {"conv1": 6, "fc": 20}
     assert {stage: len(units) for stage, units in chosen_units(None, counts, 4).items()} == {"conv1": 4, "fc": 4}
@@ -189,7 +247,13 @@ def run(cnntrain: Call, tiny: tuple[str, ...]) -> str:
 
 def test_what_was_learned_is_shown_without_a_class(cnntrain: Call, run: str, folder: Path) -> None:
     found = cnntrain(
-        "explain", run, "what=[filters,maps,patches]", "images=2", "search=20", "stages=[conv2]", "output_dir=out"
+        "explain",
+        run,
+        "what=[filters,maps,patches,deconvnet]",
+        "images=2",
+        "search=20",
+        "stages=[conv2]",
+        "output_dir=out",
     )
     assert [row["layer"] for row in found["rows"]["filters"]] == ["conv2.conv"]
     assert all(0 <= row["zero"] <= 1 for row in found["rows"]["maps"])

@@ -21,7 +21,7 @@ from cnntrain.runtime.tables import Row, counted
 from cnntrain.studies.explain.explanation import Explanation
 from cnntrain.studies.explain.question import Question
 from cnntrain.studies.explain.search import MOST_STAGES, searched_images
-from cnntrain.studies.explain.tiles import Tile, TiledPicture, scale_of
+from cnntrain.studies.explain.tiles import Tile, TiledPicture, scale_of, sheet_of_values
 from cnntrain.studies.explain.units import chosen_units, ranges
 from cnntrain.training.pictures import mosaic
 
@@ -177,8 +177,7 @@ def layer_picture(layer: LayerFilters, in_shape: Shape) -> TiledPicture:
     elif layer.kind == "kernels by input map":
         tile = mosaic(values.reshape(-1, *values.shape[2:]), columns=values.shape[1], between=np.nan)
     else:
-        coloured = values.transpose(0, 2, 3, 1) if values.shape[1] == 3 else values[:, 0]
-        tile = mosaic(coloured, between=np.inf if values.shape[1] == 3 else np.nan)
+        tile = sheet_of_values(values.transpose(0, 2, 3, 1))
     shown = f"{len(layer.units)} of {counted(layer.count, 'unit')}"
     rows = {
         "weights": f"{shown}, a row each",

@@ -3,6 +3,7 @@
 from cnntrain.studies.explain.attention import ATTENTION
 from cnntrain.studies.explain.attribution import Attribution, explain_images
 from cnntrain.studies.explain.cam import CAM
+from cnntrain.studies.explain.deconvnet import deconvnet
 from cnntrain.studies.explain.explanation import Method
 from cnntrain.studies.explain.filters import filters
 from cnntrain.studies.explain.gradcam import GRADCAM
@@ -23,7 +24,7 @@ ATTRIBUTIONS: dict[str, Attribution] = {
     "attention": ATTENTION,
 }
 
-LEARNED: dict[str, Method] = {"filters": filters, "maps": maps, "patches": patches}
+LEARNED: dict[str, Method] = {"filters": filters, "maps": maps, "patches": patches, "deconvnet": deconvnet}
 
 METHODS: dict[str, Method] = LEARNED | {
     name: explain_images(name, attribution) for name, attribution in ATTRIBUTIONS.items()

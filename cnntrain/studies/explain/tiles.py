@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cnntrain.runtime.drawing import empty_figure
+from cnntrain.training.pictures import mosaic
 
 if TYPE_CHECKING:  # matplotlib takes half a second to import
     from matplotlib.axes import Axes
@@ -71,6 +72,13 @@ class TiledPicture:
     columns: int = 3
 
 
+def sheet_of_values(cells: np.ndarray, columns: int | None = None) -> np.ndarray:
+    """Return values [N, H, W, C] in rows with paper between them, as a tile has them: [H, W], or [H, W, 3] of three."""
+    if cells.shape[3] == 3:
+        return mosaic(cells, columns, between=np.inf)
+    return mosaic(cells[..., 0], columns, between=np.nan)
+
+
 def draw(picture: TiledPicture) -> "Figure":
     """Draw a picture, within `styled`."""
     columns = min(picture.columns, len(picture.tiles))
@@ -88,7 +96,10 @@ def draw(picture: TiledPicture) -> "Figure":
     if scale:
         ends = {(True, True): "both", (True, False): "max", (False, True): "min"}
         extend = ends.get((scale.above, scale.below), "neither")
-        figure.colorbar(colours(scale), ax=figure.axes, label=scale.label, extend=extend, shrink=0.9)
+        bar = colours(scale)
+        if any(tile.scale and tile.values.ndim == 3 for tile in picture.tiles):
+            bar.set_cmap("gray")  # red, green and blue each
+        figure.colorbar(bar, ax=figure.axes, label=scale.label, extend=extend, shrink=0.9)
     figure.suptitle(picture.title)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # the layout is found once, not anew for every file
