@@ -61,6 +61,8 @@ def patch_tile(images: SearchedImages, found: Exciting, i: int, spans: Spans | N
 def unit_words(found: Exciting, i: int) -> str:
     """Say which unit it is, and how far its patches excite it."""
     values = found.values[i]
+    if values[0] == 0:
+        return f"unit {found.units[i]}: nowhere above 0"
     return f"unit {found.units[i]}: {values[0]:.3g} … {values[-1]:.3g}"
 
 
