@@ -99,7 +99,7 @@ def test_a_step_on_a_gpu_has_all_its_tensors_there_and_looks_at_none(
         loader.drawn = {name: torch.empty_like(drawn, device=gpu) for name, drawn in loader.drawn.items()}
         for module in net.modules():
             lying_on(gpu, module, [*module._parameters, *module._buffers])
-        student = train_step(net, optimizer=optimizer, ema=0.9, clip=1.0, label_smoothing=0.1)
+        student = train_step(net, optimizer=optimizer, ema=0.9, clip=1.0, label_smoothing=0.1, gradients=True)
         monkeypatch.setattr(
             *(student.program, "backward"),
             lambda loss: [setattr(p, "grad", torch.empty_like(p).detach()) for p in student.trained.parameters],

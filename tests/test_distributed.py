@@ -228,7 +228,7 @@ def test_a_validation_asks_equally_often_in_every_process() -> None:
 # --- trainings
 
 
-EXACT = ("trainer.precision=fp32", "trainer.log_every=1", "trainer.checkpoint_seconds=0")
+EXACT = ("trainer.precision=fp32", "trainer.log_every=1", "trainer.checkpoint_seconds=0", "trainer.gradients=true")
 EVERYTHING = (
     *("model=resnet20", "model.remove=[block1_2,block1_3,block2_2,block2_3,block3_2,block3_3]", "trainer.ema=0.9"),
     *("augmentation=strong", "trainer.accumulate=2", "trainer.clip=1", "trainer.epochs=4", "trainer.log_every=3"),
@@ -251,6 +251,7 @@ def near(one: Path, other: Path) -> None:
     """Hold the metrics of two runs against each other."""
     for a, b in zip(rows(one), rows(other), strict=True):
         assert a.pop("loss") == pytest.approx(b.pop("loss"), abs=1e-5)
+        assert a.pop("gradients", {}) == pytest.approx(b.pop("gradients", {}), rel=1e-3, abs=1e-6)
         assert a == b
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import math
 from typing import Any
 
 import numpy as np
@@ -93,7 +94,7 @@ def test_two_trainings_with_one_seed_are_equal_to_the_bit_and_another_seed_is_no
 @pytest.mark.parametrize("weighted", [{}, {"accumulate": 2, "class_weights": torch.tensor([1.0, 3.0])}])
 def test_a_step_looks_at_no_value(optimizer: str, weighted: dict[str, Any]) -> None:
     student, data = (
-        train_step(network(), optimizer=optimizer, clip=1.0, ema=0.9, label_smoothing=0.1, **weighted),
+        train_step(network(), optimizer=optimizer, clip=1.0, ema=0.9, label_smoothing=0.1, gradients=True, **weighted),
         loader(),
     )
     student.update(data, 0)
@@ -105,9 +106,12 @@ def test_a_step_looks_at_no_value(optimizer: str, weighted: dict[str, Any]) -> N
     assert counts.get("aten::_local_scalar_dense", 0) == 0
 
 
+TWO_LAYERS = {"fc1": dense(6), "fc2": linear(2)}
+
+
 def test_accumulating_two_batches_is_one_step_on_both_without_batch_norm() -> None:
     def plain() -> nn.Sequential:
-        return assemble({"fc1": dense(6), "fc2": linear(2)}, (1, 8, 8), out_shape=(2,))
+        return assemble(TWO_LAYERS, (1, 8, 8), out_shape=(2,))
 
     halves, wholes = plain(), plain()
     accumulating, at_once = train_step(halves, accumulate=2), train_step(wholes)
@@ -119,6 +123,35 @@ def test_accumulating_two_batches_is_one_step_on_both_without_batch_norm() -> No
     assert (data.plan.index.ravel() == joined.plan.index.ravel()).all()
     for a, b in zip(halves.parameters(), wholes.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("settings", [{}, {"clip": 0.01}, {"accumulate": 2}, {"frozen": True}])
+def test_gradients_are_those_of_the_whole_step_before_clipping_and_noting_them_changes_no_bit(
+    settings: dict[str, Any],
+) -> None:
+    """Held against autograd on all images of a step at once."""
+    frozen = settings.pop("frozen", False)
+    noting, silent, oracle = (assemble(TWO_LAYERS, (1, 8, 8), out_shape=(2,)) for _ in range(3))
+    freeze = {"freeze": "fc1"} if frozen else {}
+    steps = [train_step(net, gradients=net is noting, **settings, **freeze) for net in (noting, silent)]
+    batch = 16 // settings.get("accumulate", 1)
+    data, same, whole = loader(batch_size=batch), loader(batch_size=batch), loader(batch_size=16)
+    norms: dict[str, list[float]] = {"fc1": [], "fc2": []}
+    for step in range(3):
+        oracle.load_state_dict(noting.state_dict())
+        oracle.zero_grad()
+        whole.seek(0, step)
+        x, target, _ = whole.batch()
+        F.cross_entropy(oracle(x), target).backward()
+        for name, stage in oracle.named_children():
+            squares = sum(float(p.grad.square().sum()) for p in stage.parameters() if p.grad is not None)
+            norms[name].append(0.0 if frozen and name == "fc1" else math.sqrt(squares))
+        steps[0].update(data, step)
+        steps[1].update(same, step)
+    expected = {name: pytest.approx(sum(each) / 3, rel=1e-5) for name, each in norms.items()}
+    assert steps[0].read(3)["gradients"] == expected
+    assert "gradients" not in steps[1].read(3)
+    assert all(torch.equal(a, b) for a, b in zip(noting.parameters(), silent.parameters(), strict=True))
 
 
 def plain_mean(logits: Tensor, target: Tensor, weights: Tensor, smoothing: float) -> Tensor:

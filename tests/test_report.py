@@ -25,8 +25,10 @@ from cnntrain.commands.eval import show
 from cnntrain.config.build import build_rates
 from cnntrain.data.storage.images import DatasetInfo
 from cnntrain.report import svg
-from cnntrain.report.document import Paragraph, Table
-from cnntrain.report.run import epoch_means, facts, layer_blocks, rates, title
+from cnntrain.report.document import Details, Panels, Paragraph, Table
+from cnntrain.report.epochs import epoch_means, gradient_norms
+from cnntrain.report.gradients import gradient_blocks
+from cnntrain.report.run import facts, layer_blocks, rates, title
 from cnntrain.stats.metrics import classification
 from cnntrain.training import pictures
 
@@ -163,6 +165,21 @@ def test_epochs_are_means_over_their_steps() -> None:
         {"step": 12, "epoch": 2, "loss": 0.5},
     ]
     assert epoch_means(records, "loss") == [(1.0, 2.0), (2.0, 0.5)]
+
+
+def test_gradients_of_an_epoch_are_means_over_its_steps_and_a_page_shows_the_first_and_the_last() -> None:
+    records = [
+        {"kind": "train", "step": 4, "epoch": 1, "gradients": {"conv1": 1e-8, "fc2": 1.0}},
+        {"kind": "train", "step": 6, "epoch": 1, "gradients": {"conv1": 4e-8, "fc2": 4.0}},
+        {"kind": "val", "step": 6, "epoch": 1},
+        {"kind": "train", "step": 12, "epoch": 2, "gradients": {"conv1": None, "fc2": 0.5}},
+    ]
+    assert gradient_norms(records) == {1: {"conv1": pytest.approx(2e-8), "fc2": pytest.approx(2.0)}, 2: {"fc2": 0.5}}
+    _, panels, details = gradient_blocks(records)
+    assert isinstance(panels, Panels) and panels.figures[0].drawing.startswith("<svg")
+    assert isinstance(details, Details) and isinstance(details.blocks[0], Table)
+    assert [row["epoch 2"] for row in details.blocks[0].rows] == [None, 0.5]
+    assert not gradient_blocks([{"kind": "train", "step": 4, "epoch": 1}])
 
 
 SCHEDULE = {"name": "cosine", "end": 0.0, "warmup": 1.0}

@@ -28,7 +28,7 @@ SETTINGS = {
         *("augmentation=strong", "augmentation.mixup.alpha=0.2", "trainer.accumulate=2", "trainer.clip=1"),
         *("trainer.patience=5", "trainer.log_every=3", "trainer.resize={16: 0.3, 20: 0.6}"),
     ),
-    "heads": ("trainer.ema=0.9", "trainer.clip=1"),
+    "heads": ("trainer.ema=0.9", "trainer.clip=1", "trainer.gradients=true"),
     "adamw": (
         *("optimizer=adamw", "optimizer.lr=1e-3", "model=mlp", "dataset.balance=sampling"),
         "trainer.freeze={fc1: 0.5, fc2: 0.3}",

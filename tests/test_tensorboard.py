@@ -71,6 +71,16 @@ def test_records_become_curves_over_the_step_under_these_names_and_no_others(tmp
     assert points(found, "throughput/img_s") == [(4, 800.0), (8, 800.0)]
 
 
+def test_the_gradient_of_every_stage_becomes_a_curve(tmp_path: Path) -> None:
+    board = open_board(tmp_path / "tensorboard")
+    for record in records():
+        board.record(record | {"gradients": {"conv1": 1 / record["step"], "fc2": None}})
+    board.close()
+    found = read(tmp_path / "tensorboard")
+    assert set(found.Tags()["scalars"]) == NAMES | {"gradient/conv1"}
+    assert (2, 1 / 2) in points(found, "gradient/conv1")
+
+
 def test_what_is_written_can_be_read_while_the_run_goes_on(tmp_path: Path) -> None:
     board = open_board(tmp_path)
     board.record(next(records()))

@@ -37,6 +37,7 @@ class Trainer:
     keep_every: Natural
     eval_batch_size: Count
     tensorboard: bool
+    gradients: bool
     profile: bool
 
 

@@ -20,6 +20,7 @@ from cnntrain.nn.blocks import (
     unpooled,
 )
 from cnntrain.nn.convolutions import depthwise_separable, maxout_conv, spatially_separable, transposed_conv
+from cnntrain.nn.initialisers import he_normal_inputs
 from cnntrain.nn.layers import Activation
 from cnntrain.nn.shapes import Shape
 from cnntrain.nn.stages import BuildOptions, Maker, StageError, assemble
@@ -45,12 +46,14 @@ def convnet(
     pool: Pooling = "max",
     hidden: Natural = 128,
     dropout: Fraction = 0.0,
+    he: bool = False,
 ) -> nn.Sequential:
     """A convolution and a pooling for each of `widths`, then a fully connected layer, or with `hidden=0` an average.
 
     Batch norm stands before the activation (`batch`) or after it (`batch_last`). `pool=stride` lets the convolution
     take every second position in place of a pooling, `none` leaves the size, `unpooled` too: the maxima stay where they
-    were, zero elsewhere. From the second convolution on, `groups` divide the channels.
+    were, zero elsewhere. From the second convolution on, `groups` divide the channels. With `he` initial weights are
+    those of He et al. 2015, with which a deep network of ReLU keeps the size of its gradients; else torch's own.
     """
     if kernel % 2 == 0:
         raise StageError(f"model.kernel={kernel}: an even window has no centre; take {kernel - 1} or {kernel + 1}")
@@ -86,7 +89,8 @@ def convnet(
         makers |= {f"fc{last + 1}": linear(num_classes)}
     else:
         makers |= {"average": global_average(), f"fc{last}": linear(num_classes)}
-    return assemble(makers, in_shape, out_shape=(num_classes,), build=build)
+    init = he_normal_inputs if he else None
+    return assemble(makers, in_shape, out_shape=(num_classes,), init=init, build=build)
 
 
 POOLINGS: dict[str, Maker] = {

@@ -35,6 +35,8 @@ from cnntrain.report.document import (
     Share,
     Table,
 )
+from cnntrain.report.epochs import epoch_means
+from cnntrain.report.gradients import gradient_blocks
 from cnntrain.report.stages import network, stage_row
 from cnntrain.runs.evaluation import Evaluation
 from cnntrain.runs.folder import read_metrics
@@ -69,10 +71,11 @@ def run_document(
 
     Raises `InputError` for an image that is not the one that was evaluated.
     """
-    results, headline = measured.results, measured.headline
+    results, headline, training = measured.results, measured.headline, read_metrics(folder)
     sections = [
         Section("Setting", setting_blocks(settings, record)),
-        Section("Training", curves(read_metrics(folder), settings, headline)),
+        Section("Training", curves(training, settings, headline)),
+        Section("Gradients", gradient_blocks(training)),
         Section("Classes", class_blocks(results["per_class"])),
         Section("Confusion", confusion_blocks(results["confusion"], info.classes)),
         Section("Calibration", calibration_blocks(measured)),
@@ -187,18 +190,6 @@ def rates(trained: Sequence[JsonRow], settings: Mapping[str, Any], most: int = 1
         return recorded
     places = np.unique(np.linspace(1, recorded[-1][0], most).round().astype(int)).tolist()
     return [(place, planned[place - 1]) for place in places]
-
-
-def epoch_means(trained: Sequence[JsonRow], key: str) -> list[tuple[float, float]]:
-    """Return (epoch, mean over its steps); a record speaks for the steps since the one before it."""
-    sums: dict[int, tuple[float, int]] = {}
-    before = 0
-    for row in trained:
-        steps, before = row["step"] - before, row["step"]
-        if row[key] is not None:
-            total, count = sums.get(row["epoch"], (0.0, 0))
-            sums[row["epoch"]] = (total + row[key] * steps, count + steps)
-    return [(float(epoch), total / count) for epoch, (total, count) in sums.items() if count > 0]
 
 
 # Where it is right and where it errs.

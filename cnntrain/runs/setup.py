@@ -148,6 +148,7 @@ def build(checked: CheckedFit, dataset: Dataset) -> TrainingSetup:
         resize=trainer.resize,
         graph=trainer.graph if device.type == "cuda" and distributed.WORLD == 1 else False,
         compile=trainer.compile,
+        gradients=trainer.gradients,
     )
     state = TrainState(net, optimizer, auxiliary=auxiliary, ema=trainer.ema)
     train_step = TrainStep(state, rates, build_task(cfg, dataset, device), settings)

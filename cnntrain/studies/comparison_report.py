@@ -3,9 +3,12 @@
 from pathlib import Path
 
 from cnntrain.report.document import Block, Bullets, Document, Figure, Paragraph, Section, Table, noted_tables
+from cnntrain.report.epochs import gradient_norms
 from cnntrain.report.files import filed_figure
 from cnntrain.report.forest import forest
-from cnntrain.runtime.drawing import Medium, styled
+from cnntrain.report.gradients import WHAT, gradient_figure
+from cnntrain.runs.folder import read_metrics
+from cnntrain.runtime.drawing import SERIES, Medium, styled
 from cnntrain.stats.paired_tests import PairedTest, points
 from cnntrain.studies.comparison import Comparison, Experiment, setting_word
 
@@ -35,10 +38,11 @@ def comparison_document(comparison: Comparison, folder: Path, medium: Medium) ->
     sections = [
         Section("Differences", answer),
         Section("Runs", run_tables(comparison)),
+        Section("Gradients", gradient_blocks(comparison, folder, medium)),
         Section("Settings that differ", setting_blocks(comparison)),
     ]
     names = ", ".join(map(experiment_name, comparison.experiments))
-    return Document(f"Comparison of {names}", comparison.verdict, [], sections)
+    return Document(f"Comparison of {names}", comparison.verdict, [], [each for each in sections if each.blocks])
 
 
 def experiment_name(experiment: Experiment) -> str:
@@ -61,6 +65,18 @@ def draw(comparison: Comparison, folder: Path, medium: Medium) -> list[Figure]:
     with styled(medium):
         figure = forest(tests, label, f"95 % intervals over {sample}; filled: significant")
         return [filed_figure(figure, folder, "differences", caption)]
+
+
+def gradient_blocks(comparison: Comparison, folder: Path, medium: Medium) -> list[Block]:
+    """Write the figure of the first epoch's gradients, one line a run; nothing where fewer than two have noted them."""
+    noted = {run.name: gradient_norms(read_metrics(run.folder)) for run in comparison.runs}
+    lines = {name: norms[min(norms)] for name, norms in noted.items() if norms}
+    if not medium or len(lines) < 2:
+        return []
+    lines = dict(list(lines.items())[: len(SERIES)])
+    caption = f"The norm of every stage's gradient in the first epoch: {', '.join(lines)}"
+    with styled(medium):
+        return [Paragraph(WHAT, quiet=True), filed_figure(gradient_figure(lines), folder, "gradients", caption)]
 
 
 # Tables.

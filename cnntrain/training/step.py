@@ -97,12 +97,13 @@ class TrainStep:
     def read(self, step: int) -> dict[str, float]:
         """Return the learning rate, mean loss and the task's score since the last reading, after `step` steps.
 
-        The loss is that of the network's own answers, without auxiliary classifiers. Nothing else in a training's steps
-        synchronises with the device. Raises `NonFiniteError`, which knows the step, when a loss or a gradient was not
+        The loss is that of the network's own answers, without auxiliary classifiers. Where `gradients` are noted, the
+        mean norm of every stage's gradient comes with them. Nothing else in a training's steps synchronises with the
+        device. Raises `NonFiniteError`, which knows the step, when a loss or a gradient was not
         finite; the weights are those before that step.
         """
         program, images = self.program, self.images
-        numbers = flattened(program.bad_step, *program.sums.tensors.values()).cpu()
+        numbers = flattened(program.bad_step, *program.summed.values()).cpu()
         bad = int(numbers[0])
         if bad >= 0:
             raise NonFiniteError(
@@ -110,19 +111,22 @@ class TrainStep:
                 "trainer.clip=1 or a longer schedule.warmup usually helps",
                 bad,
             )
-        sums = unflattened(numbers[1:], program.sums.tensors)
-        program.sums.clear()
+        sums = unflattened(numbers[1:], program.summed)
+        for tensor in program.summed.values():
+            tensor.zero_()  # at the same address
         self.images = 0
+        norms = {"gradients": program.gradients.means(sums["gradients"])} if program.gradients else {}
         return {
             "lr": program.rates[step - 1],
             "loss": sums["loss"].item() / images,
             **self.task.score(sums, images),
+            **norms,
         }
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that the next step depends on but the data: tensors (live ones) and plain numbers."""
         state = self.trained.state_dict()
-        sums = {**self.program.sums.tensors, "count": self.images}
+        sums = {**self.program.summed, "count": self.images}
         return {"model": state["model"], "optimizer": state["optimizer"], "sums": sums} | state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -130,7 +134,8 @@ class TrainStep:
         if self.graph:
             self.graph.reset()  # the optimizer's tensors will lie elsewhere
         self.trained.load_state_dict(state)
-        self.program.sums.load(state["sums"])
+        for name, tensor in self.program.summed.items():
+            tensor.copy_(state["sums"][name])  # at the same address
         self.images = state["sums"]["count"]
 
     def prime(self, shape: Shape, steps: int) -> None:

@@ -17,6 +17,7 @@ from cnntrain.runtime import distributed
 from cnntrain.runtime.devices import autocast
 from cnntrain.runtime.distributed import all_reduce
 from cnntrain.tasks.task import Task
+from cnntrain.training.gradient_norms import GradientNorms
 from cnntrain.training.optimizers import add_l1, bound_norms
 from cnntrain.training.schedule_events import Freeze, Scale
 from cnntrain.training.sums import Sums, flattened, unflattened
@@ -35,6 +36,7 @@ class StepSettings:
     resize: Mapping[int, float] = field(default_factory=dict)  # pixels a side of images until which fraction
     graph: Literal["auto"] | bool = False  # whether a GPU captures the steps and replays them
     compile: bool = False  # whether the operators of the forward pass, the loss and their gradients are merged
+    gradients: bool = False  # whether the norm of every stage's gradient is noted
 
 
 class Tables(NamedTuple):
@@ -59,12 +61,18 @@ class StepProgram:
         self.scale = Scale()
         self.running = trained.running_statistics()
         self.sums = Sums(task.no_counts, self.device)
+        self.gradients = GradientNorms(trained.net, self.device) if settings.gradients else None
         self.bad_step = torch.full((), -1, dtype=torch.int64, device=self.device)  # the first that was not finite
         self.step, self.at = 0, torch.zeros(1, dtype=torch.int64, device=self.device)  # for the host, for the device
         self.tables = self.tabulated() if self.device.type == "cuda" else None
         mode = "max-autotune-no-cudagraphs" if self.device.type == "cuda" else None
         self.compiled = torch.compile(self.losses, mode=mode, dynamic=False) if settings.compile else None
         self.products = [] if settings.compile else candidates(trained.module)
+
+    @property
+    def summed(self) -> dict[str, Tensor]:
+        """All that is summed on the device between two readings, by its name."""
+        return self.sums.tensors | ({"gradients": self.gradients.sums} if self.gradients else {})
 
     def go_to(self, step: int) -> None:
         """Say which step the program takes next."""
@@ -88,6 +96,8 @@ class StepProgram:
             divisor = divisor + weight
         if apart:
             finite = self.combine(sums, finite, divisor, self.accumulate * loader.batch_size)
+        if self.gradients:
+            self.gradients.add()
         self.guard(finite & self.clipped_norm().isfinite())
         self.set_rates()
         add_l1(self.trained.optimizer)

@@ -24,16 +24,6 @@ class Sums:
         for name, count in counts.items():
             self.counts[name] += count
 
-    def clear(self) -> None:
-        """Begin again at the same addresses."""
-        for tensor in self.tensors.values():
-            tensor.zero_()
-
-    def load(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from sums by name, at the same addresses."""
-        for name, tensor in self.tensors.items():
-            tensor.copy_(state[name])
-
 
 def flattened(*tensors: Tensor) -> Tensor:
     """Return the numbers of some tensors as float64 [n]."""

@@ -96,6 +96,8 @@ class Board:
         scalars = {tag: record[key] for key, tag in tags.items() if record.get(key) is not None}
         if kind == "train":
             scalars["epoch"] = record["epoch"]
+        norms = record.get("gradients", {}).items()
+        scalars |= {f"gradient/{stage}": norm for stage, norm in norms if norm is not None}
         if "seconds" in record:  # of the epoch, or of its part since the run was resumed
             scalars["time/step_ms"] = 1000 * record["seconds"] / (record["step"] - self.epoch_began)
             self.epoch_began = record["step"]
