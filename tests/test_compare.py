@@ -307,6 +307,18 @@ def test_a_comparison_leaves_a_report_where_it_is_asked_to(
     assert not Path("plain/figures").exists() and "<svg" not in Path("plain/report.html").read_text()
 
 
+def test_a_comparison_draws_the_gradients_of_the_runs_that_noted_them(cnntrain: Call, trained: Path) -> None:
+    for name in "bc":
+        metrics = forge(trained, name, wrong=40) / "metrics.jsonl"
+        rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+        noted = [row | ({"gradients": {"fc1": 0.5}} if row["kind"] == "train" else {}) for row in rows]
+        metrics.write_text("".join(json.dumps(row) + "\n" for row in noted))
+    cnntrain("compare", "runs=[a,b,c]", "output_dir=three")
+    drawing = Path("three/figures/gradients.svg").read_text()
+    assert ">b<" in drawing and ">c<" in drawing and ">a<" not in drawing
+    assert "figures/gradients.png" in Path("three/report.md").read_text()
+
+
 def test_a_comparison_needs_two_runs(trained: Path, refused: Callable[..., str]) -> None:
     assert "two runs" in refused("compare", "runs=[a]")
     assert "two runs" in refused("compare", "runs=a")  # a single word is a list of one

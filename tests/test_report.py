@@ -111,7 +111,10 @@ def test_the_page_goes_where_it_is_asked_to(
     found = cnntrain("report", "run=run", "output=page.html", "split=val", "weights=last")
     assert set(found) == {"run_dir", "report", "split", "weights", "n", "top1", "top1_low", "top1_high"}
     assert (found["report"], found["n"]) == ("page.html", 10) and "last weights" in (folder / "page.html").read_text()
+    (folder / "study").mkdir()
+    (folder / "study" / "report.md").write_text("")
     for words, reason in (
+        (["run=run", "output=study/report.html"], "study/report.md"),
         (["run=run", "output=no/page.html"], "the folder no "),
         (["run=run", "output=run"], "output=run"),
         (["run=nowhere"], "run=nowhere"),
@@ -177,6 +180,7 @@ def test_gradients_of_an_epoch_are_means_over_its_steps_and_a_page_shows_the_fir
     assert gradient_norms(records) == {1: {"conv1": pytest.approx(2e-8), "fc2": pytest.approx(2.0)}, 2: {"fc2": 0.5}}
     _, panels, details = gradient_blocks(records)
     assert isinstance(panels, Panels) and panels.figures[0].drawing.startswith("<svg")
+    assert ">1e-08<" in panels.figures[0].drawing, "the axis has its numbers as text"
     assert isinstance(details, Details) and isinstance(details.blocks[0], Table)
     assert [row["epoch 2"] for row in details.blocks[0].rows] == [None, 0.5]
     assert not gradient_blocks([{"kind": "train", "step": 4, "epoch": 1}])

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import binomtest
 
 from cnntrain.runtime.progress import clock
-from cnntrain.runtime.tables import counted, interval, render
+from cnntrain.runtime.tables import counted, folded, interval, render
 from cnntrain.stats.intervals import wilson
 
 
@@ -15,6 +15,14 @@ from cnntrain.stats.intervals import wilson
 def test_wilsons_interval_is_scipys(right: int, n: int) -> None:
     expected = binomtest(right, n).proportion_ci(method="wilson")
     assert wilson(right, n) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+def test_prose_is_broken_at_spaces_and_only_for_a_terminal() -> None:
+    line = "    " + " ".join(["word"] * 30) + " runs/a-folder-whose-name-is-longer-than-a-narrow-terminal"
+    assert folded(line, None) == line
+    lines = folded(line, 40, 4).splitlines()
+    assert len(lines) == 6 and all(each.startswith("    ") for each in lines)
+    assert max(map(len, lines[:-1])) <= 40 and " ".join(map(str.strip, lines)) == line.strip()
 
 
 def test_no_interval_without_trials() -> None:

@@ -13,7 +13,7 @@ from cnntrain.runs.check import check_fit
 from cnntrain.runtime.devices import prepare
 from cnntrain.runtime.errors import IncompleteError, InputError, listed
 from cnntrain.runtime.progress import clock, say
-from cnntrain.runtime.tables import render, terminal_width
+from cnntrain.runtime.tables import folded, render, terminal_width
 from cnntrain.studies.ablation import plan
 from cnntrain.studies.ablation.report import answer_tables, sentences
 from cnntrain.studies.ablation.study import (
@@ -78,4 +78,5 @@ def show_plan(study: PlannedStudy) -> None:
 def show_answer(answered: AnsweredStudy, study: PlannedStudy) -> None:
     """Print the tables and sentences of the answer."""
     print(f"\n{as_text(answer_tables(answered.answer), study.cfg.table, terminal_width())}")
-    print("", *sentences(answered.answer), *answered.about, sep="\n")
+    words = [folded(line, terminal_width(), 2) for line in (*sentences(answered.answer), *answered.about)]
+    print("", *words, sep="\n")

@@ -50,9 +50,10 @@ def run(composed: DictConfig) -> dict[str, Any]:
         "environment": made["environment"],
         "data_root": folder_facts(expanded(cfg.data_root)),
     }
-    for key, value in found.items():
-        for name, text in lines(key, value):
-            print(f"{name:<22}  {text}")
+    facts = [line for key, value in found.items() for line in lines(key, value)]
+    space = max(len(name) for name, _ in facts)
+    for name, text in facts:
+        print(f"{name:<{space}}  {text}")
     return found
 
 

@@ -9,6 +9,7 @@ from cnntrain.config import schema
 from cnntrain.config.read import read_config
 from cnntrain.report.files import FIGURES, PAGE
 from cnntrain.runtime.devices import prepare
+from cnntrain.runtime.tables import folded, terminal_width
 from cnntrain.studies.invariance import crossings
 from cnntrain.studies.invariance.report import write_study
 from cnntrain.studies.invariance.study import InvarianceStudy, measure_networks
@@ -41,9 +42,10 @@ def show(study: InvarianceStudy) -> None:
         for line in each.lines(study.groups):
             print(f"  {line.curves.name}")
             for sentence in line_words(each.transform, line):
-                print(f"    {sentence}")
+                print(folded(f"    {sentence}", terminal_width(), 4))
         if (place := each.lecture_place()) is not None:
-            print(f"  {crossing_words(crossings.pixel_rows(each.transform, each.counts)[place])}")
+            pixels = crossing_words(crossings.pixel_rows(each.transform, each.counts)[place])
+            print(folded(f"  {pixels}", terminal_width(), 2))
         print()
     print(f"report        {study.folder / PAGE}")
     if (study.folder / FIGURES).is_dir():

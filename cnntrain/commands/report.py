@@ -30,6 +30,8 @@ def run(composed: DictConfig) -> dict[str, Any]:
         raise InputError(f"output={cfg.output}: the folder {target.parent} does not exist")
     if target.is_dir():
         raise InputError(f"output={cfg.output} is a folder; name a file")
+    if (other := target.with_suffix(".md")).exists():
+        raise InputError(f"{target} would replace the page of another report, to which {other} belongs; name output=")
     refuse_unwritable(target.parent, word="output=" if cfg.output else "")
     net, info, settings = load_run(folder, cfg.weights)
     record = records.record(folder)

@@ -37,10 +37,13 @@ def gradient_figure(lines: Mapping[str, Mapping[str, float]]) -> "Drawing":
 
     Stages are named below where all lines have the same ones, else numbered. A norm of 0 (a frozen stage) is left out.
     """
+    from matplotlib.ticker import MaxNLocator
+
     figure = empty_figure(4.6, 2.6)
     axes = figure.subplots()
     axes.grid(visible=True, axis="y")
     axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     for (name, norms), colour, dashes in zip(lines.items(), SERIES, DASHES, strict=False):
         points = [(place, norm) for place, norm in enumerate(norms.values(), 1) if norm > 0]
         axes.plot(*zip(*points, strict=True), color=colour, linestyle=dashes, marker="o", label=name)
@@ -48,6 +51,7 @@ def gradient_figure(lines: Mapping[str, Mapping[str, float]]) -> "Drawing":
     if len(stages) == 1 and len(names := stages.pop()) <= MOST_NAMES:
         axes.set_xticks(range(1, len(names) + 1), names, rotation=60, ha="right", rotation_mode="anchor")
     else:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("stage, from the input to the output")
     axes.set_ylabel("norm of the gradient")
     axes.legend()

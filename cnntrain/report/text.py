@@ -18,7 +18,7 @@ from cnntrain.report.document import (
     Text,
     plain,
 )
-from cnntrain.runtime.tables import Format, Row, cell, render
+from cnntrain.runtime.tables import Format, Row, cell, folded, render
 
 MARKS = {"code": "`", "strong": "**"}
 
@@ -46,9 +46,9 @@ def block_text(block: Block, style: Format, width: int | None) -> str:
     markdown = style == "markdown"
     match block:
         case Paragraph(text):
-            return marked(text, style)
+            return folded(marked(text, style), width)
         case Bullets(items):
-            return "\n".join(f"{'- ' if markdown else ''}{marked(item, style)}" for item in items)
+            return "\n".join(folded(f"{'- ' if markdown else ''}{marked(item, style)}", width, 2) for item in items)
         case Facts(values):
             return "\n".join(f"{'- ' if markdown else ''}{name}: {cell(value)}" for name, value in values.items())
         case Table(rows, caption, notes):

@@ -68,8 +68,10 @@ def refuse_unwritable(folder: Path, need: float = LEAST_ROOM, word: str = "outpu
         reason = "is a file"
     elif not os.access(existing, os.W_OK | os.X_OK):
         reason = "cannot be written to"
-    elif (free := shutil.disk_usage(existing).free) < need:
-        reason = f"is on a full disk ({disk.size(need)} are needed, {disk.size(free)} are free)"
+    elif (usage := shutil.disk_usage(existing)).total == 0:
+        reason = "belongs to the system and keeps no files"
+    elif usage.free < need:
+        reason = f"is on a full disk ({disk.size(need)} are needed, {disk.size(usage.free)} are free)"
     else:
         return
     raise InputError(f"{word}{folder} cannot be made: {existing} {reason}")

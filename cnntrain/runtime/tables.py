@@ -4,6 +4,7 @@ import csv
 import io
 import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
@@ -42,6 +43,14 @@ def cell(value: object) -> str:
 def terminal_width() -> int | None:
     """Return the columns of the terminal that standard output is; None where it is a file or a pipe."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def folded(line: str, width: int | None, indent: int = 0) -> str:
+    """Break a line at spaces for `width` columns, None for none; later lines stand as far in as a narrow one allows."""
+    if width is None:
+        return line
+    later = " " * min(indent, width // 3)
+    return textwrap.fill(line, max(width, 30), subsequent_indent=later, break_long_words=False, break_on_hyphens=False)
 
 
 def render(rows: Sequence[Row], style: Format = "text", width: int | None = None) -> str:

@@ -13,8 +13,8 @@ from cnntrain.stats.paired_tests import PairedTest, points
 from cnntrain.studies.comparison import Comparison, Experiment, setting_word
 
 NOTES = {
-    "only it right": "images that this run has right and the first has not",
-    "only the other": "images that the first has right and this run has not",
+    "only this run right": "images that this run has right and the first has not",
+    "only the first right": "images that the first has right and this run has not",
     "points": "difference from the first",
     "p": "McNemar's exact test over images, sign-flip test over seeds",
     "p (Holm)": "corrected over the rows of the table",
@@ -152,7 +152,7 @@ def difference_row(test: PairedTest) -> dict[str, object]:
     if test.seeds:
         line: dict[str, object] = {"group": test.name, "shared seeds": test.pairs}
     else:
-        line = {"run": test.name, "only it right": test.only_this, "only the other": test.only_reference}
+        line = {"run": test.name, "only this run right": test.only_this, "only the first right": test.only_reference}
     if test.delta is None:
         return line | dict.fromkeys(("points", "95 % interval", "p", "p (Holm)"))
     ends = f"{points(test.delta_low)} … {points(test.delta_high)}"

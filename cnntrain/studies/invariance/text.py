@@ -29,8 +29,10 @@ def telling(transform: Transform) -> int:
 
 
 def amount_words(transform: Transform, place: int) -> str:
-    """Return an amount in words: translate_y of 2 pixels."""
+    """Return an amount in words: translate_y 2 pixels, scale ×1.23."""
     shown = ", ".join(f"{part:.3g}" for part in transform.amounts[place])
+    if transform.unit == "factor":
+        return f"{transform.name} ×{shown}"
     return f"{transform.name} {shown if transform.axes == 1 else f'({shown})'} {transform.unit}"
 
 

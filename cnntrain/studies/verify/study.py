@@ -1,6 +1,5 @@
 """The lectures verified: the rows of items, and the document that shows them, lecture by lecture."""
 
-import textwrap
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from cnntrain.report.files import write_report
 from cnntrain.report.svg import as_svg
 from cnntrain.runtime import disk
 from cnntrain.runtime.drawing import styled
-from cnntrain.runtime.tables import render
+from cnntrain.runtime.tables import folded, render
 from cnntrain.studies.verify import convolution, layers, networks, tables
 from cnntrain.studies.verify.figures import FIGURES
 from cnntrain.studies.verify.registry import ItemRow
@@ -66,11 +65,6 @@ def told(rows: Sequence[ItemRow], width: int, most: int = 12) -> str:
                 if text
             ]
     return "\n".join(parts)
-
-
-def folded(line: str, width: int, indent: int) -> str:
-    """Return a line broken at words, later lines indented as far as a narrow terminal allows."""
-    return textwrap.fill(line, max(width, 30), subsequent_indent=" " * min(indent, width // 3), drop_whitespace=True)
 
 
 def document(rows: Sequence[ItemRow], seconds: float) -> Document:

@@ -363,7 +363,7 @@ undecidable(
 undecidable(
     "E42",
     "002:275",
-    title="A name",
+    title="The name of the convolutional layer",
     printed="“Convulsive” layer",
     why="Convolutional is meant.",
     elsewhere="",
@@ -371,7 +371,7 @@ undecidable(
 undecidable(
     "E43",
     "004:492",
-    title="A name",
+    title="What FCN stands for",
     printed="“FCN to CNN”",
     why="FCN means fully connected network there, and fully convolutional network at 004:727.",
     elsewhere="",
@@ -387,7 +387,7 @@ undecidable(
 undecidable(
     "E47",
     "004:730",
-    title="A name",
+    title="What a network with skip connections is",
     printed="auto-encoder with skip connections",
     why="Nothing is reconstructed: it is an encoder and decoder trained on labels.",
     elsewhere="",
