@@ -1,7 +1,9 @@
 """Work that runs out of memory, on a GPU or the host, told in one line with the settings that take it."""
 
 import contextlib
+import os
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from cnntrain.runtime.errors import CnntrainError
@@ -56,3 +58,11 @@ def advice(settings: Mapping[str, Any]) -> str:
     asked = {key: settings.get(key) for key in ("trainer.batch_size", "trainer.accumulate", *sizes, *precisions)}
     words = ", ".join(f"{key}={value}" for key, value in asked.items() if value is not None)
     return f"out of memory{f' with {words}' if words else ''}; this helps: {', '.join(helps) or 'a machine with more'}"
+
+
+def available() -> int:
+    """Return how many bytes a program can take without others being paged out; of all memory where nobody says it."""
+    facts = Path("/proc/meminfo")
+    lines = facts.read_text(encoding="ascii").splitlines() if facts.exists() else []
+    free = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if free is None else free

@@ -1,0 +1,37 @@
+"""`cnntrain probe`: what a linear classifier can read from each stage of a network."""
+
+from typing import Any
+
+from omegaconf import DictConfig
+
+from cnntrain.config.read import read_config
+from cnntrain.runtime.devices import prepare
+from cnntrain.runtime.errors import InputError
+from cnntrain.runtime.tables import render, terminal_width
+from cnntrain.studies.probe.options import Probe
+from cnntrain.studies.probe.report import table_line, write_study
+from cnntrain.studies.probe.rows import probe_rows
+from cnntrain.studies.probe.study import probe, study_folder
+
+
+def run(composed: DictConfig) -> dict[str, Any]:
+    """Probe as configured; return what `--json` prints."""
+    cfg = read_probe(composed)
+    folder = study_folder(cfg)
+    prepare(deterministic=False)
+    study = probe(cfg)
+    results = write_study(study, folder)
+    print(render([table_line(row) for row in probe_rows(study)], cfg.table, terminal_width()))
+    print(f"\nresults {folder}")
+    return results
+
+
+def read_probe(composed: DictConfig) -> Probe:
+    """Return the configuration, checked."""
+    cfg = read_config(Probe, composed)
+    if not cfg.c:
+        raise InputError("c=[] leaves no penalty to try; name some: c=[0.1,1,10]")
+    return cfg
+
+
+check = read_probe  # of a sweep's jobs, before any of them

@@ -1,0 +1,123 @@
+"""What leaves each stage of a network, image by image, as the columns of a matrix that need not fit into memory."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cnntrain.data.loading.loader import eval_batches
+from cnntrain.data.storage.images import DatasetInfo, Split
+from cnntrain.nn.stages import stage_shapes, walk
+from cnntrain.runtime.devices import autocast
+from cnntrain.runtime.ranges import Count
+from cnntrain.studies.networks import INPUT
+
+Reduction = Literal["none", "max", "avg"] | Count
+COLUMNS = 2048  # that are in float64 at a time
+Columns = Callable[[], Iterator[np.ndarray]]  # blocks of columns, float32 [N, …], from the first on, each time anew
+
+
+def pooling(pool: Reduction, shape: Sequence[int]) -> nn.Module:
+    """Return what makes features of what leaves a stage: maps are reduced as `pool` says, then everything is a vector.
+
+    A number is the side to which larger maps are averaged.
+    """
+    if len(shape) != 3 or pool == "none" or (isinstance(pool, int) and max(shape[1:]) <= pool):
+        return nn.Flatten()
+    reduce = nn.AdaptiveMaxPool2d(1) if pool == "max" else nn.AdaptiveAvgPool2d(1 if pool == "avg" else int(pool))
+    return nn.Sequential(reduce, nn.Flatten())
+
+
+@dataclass(frozen=True, eq=False)
+class TappedNetwork:
+    """A network in evaluation mode on its device, and what makes features of what leaves each stage of interest."""
+
+    net: nn.Sequential
+    info: DatasetInfo
+    taps: Mapping[str, nn.Module]
+    dimensions: Mapping[str, int]
+    precision: Literal["fp32", "bf16"]
+    device: torch.device
+    batch_size: int
+
+    def batches(self, split: Split, stages: Sequence[str], workers: int) -> Iterator[dict[str, Tensor]]:
+        """Yield the features of some stages, float32 [B, D] on the host, a batch of a split at a time."""
+        last = next((name for name, _ in reversed(list(self.net.named_children())) if name in stages), None)
+        batches = eval_batches(split, self.info, batch_size=self.batch_size, device=self.device, workers=workers)
+        for images, _ in batches:
+            with torch.inference_mode(), autocast(self.precision, self.device):
+                features = {INPUT: self.taps[INPUT](images)} if INPUT in stages else {}
+                for name, x in walk(self.net, images, last) if last else ():
+                    if name in stages:
+                        features[name] = self.taps[name](x)
+            yield {name: x.float().cpu() for name, x in features.items()}
+
+    def columns(self, split: Split, wanted: Mapping[str, slice], workers: int) -> dict[str, np.ndarray]:
+        """Return some columns of the features of some stages, float32 [N, …], in one pass over a split."""
+        held = {name: np.empty((len(split), part.stop - part.start), np.float32) for name, part in wanted.items()}
+        start = 0
+        for features in self.batches(split, list(wanted), workers):
+            for name, x in features.items():
+                held[name][start : start + len(x)] = x[:, wanted[name]].numpy()
+            start += len(x)
+        return held
+
+
+def tapped(
+    net: nn.Sequential,
+    info: DatasetInfo,
+    stages: Sequence[str] | None,
+    pool: Reduction,
+    *,
+    precision: Literal["fp32", "bf16"],
+    device: torch.device,
+    batch_size: int,
+) -> TappedNetwork:
+    """Return a network as its stages are tapped; None for all of them, the image itself first."""
+    shapes = {INPUT: info.shape, **stage_shapes(net, info.shape)}
+    chosen = {name: shape for name, shape in shapes.items() if stages is None or name in stages}
+    taps = {name: pooling(pool, shape) for name, shape in chosen.items()}
+    dimensions = {name: taps[name](torch.empty(1, *shape, device="meta")).shape[1] for name, shape in chosen.items()}
+    return TappedNetwork(net.to(device).eval(), info, taps, dimensions, precision, device, batch_size)
+
+
+def passes(dimensions: Mapping[str, int], most: int) -> Iterator[list[str]]:
+    """Yield the stages in groups, each of at most so many columns together, or of one stage alone."""
+    group, width = list[str](), 0
+    for name, count in dimensions.items():
+        if group and width + count > most:
+            yield group
+            group, width = [], 0
+        group.append(name)
+        width += count
+    if group:
+        yield group
+
+
+def stage_columns(network: TappedNetwork, split: Split, most: int, workers: int) -> Iterator[tuple[str, Columns]]:
+    """Yield each stage with its columns. At most so many are in memory; a stage that has more is computed in parts."""
+    for group in passes(network.dimensions, most):
+        if network.dimensions[group[0]] <= most:
+            held = network.columns(split, {name: slice(0, network.dimensions[name]) for name in group}, workers)
+            for name in group:
+                yield name, partial(in_blocks, held.pop(name))
+        else:
+            yield group[0], partial(computed_anew, network, split, group[0], most, workers)
+
+
+def in_blocks(columns: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield columns in blocks."""
+    for start in range(0, columns.shape[1], COLUMNS):
+        yield columns[:, start : start + COLUMNS]
+
+
+def computed_anew(network: TappedNetwork, split: Split, stage: str, most: int, workers: int) -> Iterator[np.ndarray]:
+    """Yield the columns of a stage in blocks, at most so many of them in memory."""
+    count = network.dimensions[stage]
+    for start in range(0, count, most):
+        part = {stage: slice(start, min(start + most, count))}
+        yield from in_blocks(network.columns(split, part, workers)[stage])
