@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from cnntrain.data.datasets.folds import HeldOut
-from cnntrain.runtime.devices import Precision
+from cnntrain.runtime.devices import Compile, Graph, Precision
 from cnntrain.runtime.drawing import Medium
 from cnntrain.runtime.errors import InputError
 from cnntrain.runtime.ranges import Count, Decay, Fraction, Natural, NonNegative, Positive, Several
@@ -22,8 +22,8 @@ class Trainer:
     batch_size: Count
     accumulate: Count
     precision: Precision
-    graph: Literal["auto"] | bool
-    compile: bool
+    graph: Graph
+    compile: Compile
     label_smoothing: Fraction
     hinge: Hinge | None
     clip: NonNegative

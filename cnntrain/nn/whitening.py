@@ -32,12 +32,12 @@ class Whitening(nn.Conv2d):
     def calibrate(self, x: Tensor) -> None:
         """Make the filters from what reaches the layer, [N, C, H, W]; the mean counts as zero."""
         size = self.weight[0].numel()
-        covariance, patches = torch.zeros(size, size, dtype=torch.float64), 0
-        for images in x.cpu().float().split(CHUNK):
+        covariance, patches = torch.zeros(size, size, dtype=torch.float64, device=x.device), 0
+        for images in x.float().split(CHUNK):
             flat = F.unfold(images, self.kernel_size).transpose(0, 1).flatten(1)  # [C·kernel², patches]
             covariance += (flat @ flat.T).double()
             patches += flat.shape[1]
-        variances, directions = torch.linalg.eigh(covariance / patches)
+        variances, directions = torch.linalg.eigh(covariance.cpu() / patches)
         filters = (directions / (variances.clamp(min=0) + FLOOR).sqrt()).T.reshape(-1, *self.weight.shape[1:])
         self.weight.copy_(torch.cat([filters, -filters]))
 
@@ -68,7 +68,8 @@ def calibrate(net: nn.Sequential, images: Callable[[], Tensor]) -> None:
     was_training = net.training
     try:
         with torch.no_grad():
-            for _ in walk(net.eval(), images(), upto=waiting[-1]):
+            device = next(net.parameters()).device
+            for _ in walk(net.eval(), images().to(device), upto=waiting[-1]):
                 pass
     finally:
         net.train(was_training)

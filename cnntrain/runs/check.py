@@ -91,7 +91,7 @@ def refuse_uncapturable(trainer: Trainer, device: torch.device) -> None:
     if trainer.graph is True and distributed.WORLD > 1:
         raise InputError(f"trainer.graph=true needs a single process, and these are {distributed.WORLD}; take auto")
     if trainer.compile and device.type == "cpu" and not any(map(shutil.which, COMPILERS)):
-        raise InputError(f"trainer.compile=true needs a C++ compiler on a CPU ({', '.join(COMPILERS)}); take false")
+        raise InputError(f"trainer.compile needs a C++ compiler on a CPU ({', '.join(COMPILERS)}); take false")
 
 
 def refuse_unshared(batch_size: int, augmentations: Mapping[str, Augmentation]) -> None:

@@ -128,9 +128,10 @@ def build(checked: CheckedFit, dataset: Dataset) -> TrainingSetup:
     cfg, device, trainer = checked.cfg, checked.device, checked.cfg.trainer
     dataset = replace(dataset, info=pretrained.with_expected_statistics(dataset.info, cfg.model))
     net = build_model(checked.model, dataset.info, seed=cfg.seed)
-    started_from = None if checked.begun else prepare_weights(net, cfg, dataset)
     auxiliary = build_auxiliary(cfg.model, net, dataset.info, seed=cfg.seed)
-    (auxiliary or net).to(device).to(memory_format=torch.channels_last)
+    (auxiliary or net).to(device)
+    started_from = None if checked.begun else prepare_weights(net, cfg, dataset)
+    (auxiliary or net).to(memory_format=torch.channels_last)
     optimizer = build_optimizer(cfg.optimizer, net, auxiliary)
     loader = build_loader(dataset, cfg, checked.augmentations, device)
     per_epoch = loader.batches // trainer.accumulate

@@ -14,6 +14,8 @@ from cnntrain.runtime import distributed
 from cnntrain.runtime.errors import InputError
 
 Precision = Literal["auto", "fp32", "bf16"]
+Graph = Literal["auto"] | bool  # whether a GPU captures steps and replays them: if it can, or else an error
+Compile = Literal["max"] | bool  # whether operators are merged by torch.compile, and kernels chosen by trial
 
 
 def choose_device(name: str) -> torch.device:

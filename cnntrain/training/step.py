@@ -1,5 +1,6 @@
 """One optimizer step: what the host does, and the program that it has the device run."""
 
+import time
 from collections.abc import Sequence
 from operator import itemgetter
 from typing import Any
@@ -16,7 +17,7 @@ from cnntrain.runtime.seeding import generator
 from cnntrain.tasks.task import Task
 from cnntrain.training.cuda_graph import CudaGraph
 from cnntrain.training.schedule_events import freeze_schedule, resize_schedule
-from cnntrain.training.step_program import StepProgram, StepSettings
+from cnntrain.training.step_program import NEVER, StepProgram, StepSettings
 from cnntrain.training.sums import flattened, unflattened
 from cnntrain.training.train_state import TrainState
 
@@ -38,6 +39,7 @@ class TrainStep:
         self.events = sorted(events, key=itemgetter(0))
         self.graph = CudaGraph(trained.device, required=settings.graph is True) if settings.graph else None
         self.images = 0  # since the last reading
+        self.uncompiled = bool(settings.compile)
         self.seeds: tuple[int, list[int]] = (-1, [])  # dropout's, of the steps of an epoch
 
     @property
@@ -69,13 +71,17 @@ class TrainStep:
         """Freeze stages and resize images as the schedules say for this step and those before it."""
         while self.events and self.events[0][0] <= step:
             self.events.pop(0)[1]()
-            self.program.running = self.trained.running_statistics()
+            self.program.see_frozen()
             if self.graph:
                 self.graph.reset()
 
     def run(self, loader: Loader) -> None:
         """Run the device's program, by replaying it where it can be captured."""
-        if self.graph is None:
+        if self.uncompiled:
+            self.uncompiled, begun = False, time.perf_counter()
+            self.program(loader)
+            say(f"trainer.compile: compiled in {time.perf_counter() - begun:.0f} s")
+        elif self.graph is None:
             self.program(loader)
         elif reason := self.graph(self.program, loader):
             self.graph = None
@@ -105,7 +111,7 @@ class TrainStep:
         program, images = self.program, self.images
         numbers = flattened(program.bad_step, *program.summed.values()).cpu()
         bad = int(numbers[0])
-        if bad >= 0:
+        if bad < NEVER:
             raise NonFiniteError(
                 f"the loss or its gradient is NaN or infinite at step {bad + 1}; a smaller optimizer.lr, "
                 "trainer.clip=1 or a longer schedule.warmup usually helps",

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from cnntrain.data.loading.loader import Loader
 from cnntrain.nn.conv_matmul import as_products, candidates
 from cnntrain.runtime import distributed
-from cnntrain.runtime.devices import autocast
+from cnntrain.runtime.devices import Compile, Graph, autocast
 from cnntrain.runtime.distributed import all_reduce
 from cnntrain.tasks.task import Task
+from cnntrain.training.foreach import converted_layers, converted_together, counted_layers, counted_together
 from cnntrain.training.gradient_norms import GradientNorms
 from cnntrain.training.optimizers import add_l1, bound_norms
 from cnntrain.training.schedule_events import Freeze, Scale
@@ -34,9 +35,12 @@ class StepSettings:
     clip: float = 0.0  # the largest norm of the gradient, 0 for any
     freeze: Freeze = None  # which stages are frozen from which fraction of the steps on
     resize: Mapping[int, float] = field(default_factory=dict)  # pixels a side of images until which fraction
-    graph: Literal["auto"] | bool = False  # whether a GPU captures the steps and replays them
-    compile: bool = False  # whether the operators of the forward pass, the loss and their gradients are merged
+    graph: Graph = False  # whether a GPU captures the steps and replays them
+    compile: Compile = False  # whether the operators of the forward pass, the loss and their gradients are merged
     gradients: bool = False  # whether the norm of every stage's gradient is noted
+
+
+NEVER = 2**53  # the number of no step; float64 holds it
 
 
 class Tables(NamedTuple):
@@ -59,15 +63,24 @@ class StepProgram:
         # One batch of one process is all of its step: then its own mean is that of the step.
         self.weighted = task.weighted and (settings.accumulate > 1 or distributed.WORLD > 1)
         self.scale = Scale()
-        self.running = trained.running_statistics()
         self.sums = Sums(task.no_counts, self.device)
         self.gradients = GradientNorms(trained.net, self.device) if settings.gradients else None
-        self.bad_step = torch.full((), -1, dtype=torch.int64, device=self.device)  # the first that was not finite
+        self.never = torch.full((), NEVER, device=self.device)
+        self.bad_step = self.never.clone()  # the first step that was not finite
         self.step, self.at = 0, torch.zeros(1, dtype=torch.int64, device=self.device)  # for the host, for the device
         self.tables = self.tabulated() if self.device.type == "cuda" else None
-        mode = "max-autotune-no-cudagraphs" if self.device.type == "cuda" else None
+        mode = "max-autotune-no-cudagraphs" if settings.compile == "max" else None
         self.compiled = torch.compile(self.losses, mode=mode, dynamic=False) if settings.compile else None
         self.products = [] if settings.compile else candidates(trained.module)
+        # On a CPU a conversion costs what its numbers do; with several processes a gradient leaves as soon as it comes.
+        together = self.device.type == "cuda" and self.precision == "bf16" and distributed.WORLD == 1
+        self.converted = converted_layers(trained.module) if together else []
+        self.see_frozen()
+
+    def see_frozen(self) -> None:
+        """Find which batch norms follow their inputs, now that stages may have been frozen or set free."""
+        self.running = self.trained.running_statistics()
+        self.counted = counted_layers(self.trained.module)
 
     @property
     def summed(self) -> dict[str, Tensor]:
@@ -80,7 +93,7 @@ class StepProgram:
         self.at.fill_(step)
 
     def __call__(self, loader: Loader) -> None:
-        finite = torch.ones((), dtype=torch.bool, device=self.device)
+        check: Any = 0  # finite as long as all losses are
         divisor: Any = 0  # of the step's mean: its images, or the sum of their weights
         apart = self.weighted or distributed.WORLD > 1
         sums = Sums(self.sums.counts, self.device) if apart else self.sums
@@ -91,14 +104,14 @@ class StepProgram:
             if self.weighted or self.accumulate > 1:
                 total = total * (weight / (self.accumulate * len(x)))
             self.backward(total)
-            finite = finite & total.detach().isfinite()
+            check = check + total.detach()
             sums.add(loss.detach() * weight, self.task.counts(answer.detach(), own_target))
             divisor = divisor + weight
         if apart:
-            finite = self.combine(sums, finite, divisor, self.accumulate * loader.batch_size)
+            check = self.combine(sums, check, divisor, self.accumulate * loader.batch_size)
         if self.gradients:
             self.gradients.add()
-        self.guard(finite & self.clipped_norm().isfinite())
+        self.guard(check + self.clipped_norm())
         self.set_rates()
         add_l1(self.trained.optimizer)
         with autocast(self.precision, self.device):  # for the products of Muon; other optimizers have none
@@ -110,7 +123,10 @@ class StepProgram:
 
     def forward(self, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the loss, the one with auxiliary classifiers, and the answer."""
-        return self.compiled(x, target) if self.compiled else self.losses(x, target)
+        if self.compiled:
+            return self.compiled(x, target)
+        with counted_together(self.counted), converted_together(self.converted):
+            return self.losses(x, target)
 
     def losses(self, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return what `forward` does, operator by operator."""
@@ -125,15 +141,15 @@ class StepProgram:
         """Add the gradients of a loss to those of the step."""
         loss.backward()
 
-    def combine(self, sums: Sums, finite: Tensor, divisor: Tensor | int, images: int) -> Tensor:
+    def combine(self, sums: Sums, check: Tensor, divisor: Tensor | int, images: int) -> Tensor:
         """Make the gradients those of all of the step's `images`, and batch norm's running statistics the means over
-        processes; add the sums of all processes, and return whether every one of them was `finite`.
+        processes; add the sums of all processes, and return a number that is finite where every `check` was.
 
         Weighted losses arrive as sums, and `divisor` is the sum of the weights.
         """
         gradients = [p.grad for p in self.trained.parameters if p.grad is not None]
         weights = [torch.as_tensor(divisor)] if self.weighted else []
-        numbers = flattened(sums.loss, ~finite, *weights, *sums.counts.values()).float()
+        numbers = flattened(sums.loss, check, *weights, *sums.counts.values()).float()
         if distributed.WORLD > 1:
             shares = [*gradients, *self.running]
             torch._foreach_div_(shares, distributed.WORLD)
@@ -141,7 +157,7 @@ class StepProgram:
         if self.weighted:
             torch._foreach_mul_([*gradients, numbers[0]], images / numbers[2])
         self.sums.add(numbers[0], unflattened(numbers[2 + len(weights) :], sums.counts))
-        return numbers[1] == 0
+        return numbers[1]
 
     def clipped_norm(self) -> Tensor:
         """Return the norm of the gradient as it came, and scale the gradient down to the largest one allowed."""
@@ -150,10 +166,11 @@ class StepProgram:
             nn.utils.clip_grads_with_norm_(self.trained.parameters, self.clip, norm)
         return norm
 
-    def guard(self, finite: Tensor) -> None:
-        """Note the first step that is not `finite`, and make the optimizer skip it and all that follow."""
-        self.bad_step.copy_(torch.where((self.bad_step < 0) & ~finite, self.at[0], self.bad_step))
-        self.trained.skip.copy_(self.bad_step >= 0)
+    def guard(self, check: Tensor) -> None:
+        """Note the first step whose `check` is not finite, and make the optimizer skip it and all that follow."""
+        finite = check.abs() < torch.inf  # false for NaN too
+        torch.minimum(self.bad_step, torch.where(finite, self.never, self.at[0]), out=self.bad_step)
+        torch.lt(self.bad_step, self.never, out=self.trained.skip)
 
     def tabulated(self) -> Tables:
         """Return the numbers of every step as tables on the device."""
