@@ -23,12 +23,13 @@ from cnntrain.stats import looks
 from cnntrain.stats.intervals import wilson
 from cnntrain.stats.paired_tests import seeds_needed
 from cnntrain.stats.power import seeds_for_power, sign_flip_p
-from cnntrain.studies.ablation.answer import Answer, CellResult, significant, summary
-from cnntrain.studies.ablation.answer import answer as answer_cells
 from cnntrain.studies.ablation.figures import differences_figure
-from cnntrain.studies.ablation.report import answer_tables, flat, printed_rows, sentences, study_document
-from cnntrain.studies.ablation.variants import Removal, SizedVariant
+from cnntrain.studies.ablation.variants import Removal
+from cnntrain.studies.answer import Answer, CellResult, significant, summary
+from cnntrain.studies.answer import answer as answer_cells
+from cnntrain.studies.answer_report import answer_tables, flat, printed_rows, sentences, study_document
 from cnntrain.studies.cells import CellScores
+from cnntrain.studies.variants import SizedVariant
 from cnntrain.tasks.classification import Classification
 
 N = 1000
@@ -46,7 +47,7 @@ TABLE_KEYS = {
 
 def variant(name: str, *removed: str, params: int = 500, control: str | None = None) -> SizedVariant:
     removal = Removal(name, {}, stages=removed, control=control)
-    return SizedVariant(removal, removed, params, 1000 - params, 10 * params)
+    return SizedVariant(removal, removed, params, 1000 - params, 10 * params, control=control)
 
 
 def measured(score: float, correct: np.ndarray, n: int = N) -> CellResult:

@@ -12,19 +12,12 @@ from cnntrain.report.text import as_text
 from cnntrain.runs.check import check_fit
 from cnntrain.runtime.devices import prepare
 from cnntrain.runtime.errors import IncompleteError, InputError, listed
-from cnntrain.runtime.progress import clock, say
+from cnntrain.runtime.progress import say
 from cnntrain.runtime.tables import folded, render, terminal_width
 from cnntrain.studies.ablation import plan
-from cnntrain.studies.ablation.report import answer_tables, sentences
-from cnntrain.studies.ablation.study import (
-    AnsweredStudy,
-    PlannedStudy,
-    answer_study,
-    make_cells,
-    plan_json,
-    plan_study,
-    write_answer,
-)
+from cnntrain.studies.ablation.study import plan_json, plan_study, write_answer
+from cnntrain.studies.answer_report import answer_tables, sentences
+from cnntrain.studies.study import AnsweredStudy, PlannedStudy, answer_study, make_cells, plan_words
 
 
 def run(composed: DictConfig) -> dict[str, Any]:
@@ -39,7 +32,7 @@ def run(composed: DictConfig) -> dict[str, Any]:
     show_plan(study)
     if cfg.plan:
         return plan_json(study)
-    failed = make_cells(study, plain_config(composed))
+    failed = make_cells(study, plain_config(composed), "ablate")
     answered = answer_study(study)
     show_answer(answered, study)
     result = write_answer(study, answered)
@@ -62,20 +55,15 @@ def check(composed: DictConfig) -> None:
         check_fit(cfg)
 
 
-def show_plan(study: PlannedStudy) -> None:
+def show_plan(study: PlannedStudy[Ablate]) -> None:
     """Print the variants with their sizes, the number of runs, the time they take and what can be concluded."""
     print(render(plan.rows(study.variants, study.seconds), study.cfg.table, terminal_width()))
-    total, left, seeds = len(study.cells), study.left, len(study.seeds)
-    done = f", {total - len(left)} of them finished" if len(left) < total else ""
-    what = f"{len(study.variants)} variants × {seeds} seed{'s' if seeds > 1 else ''}: {total} runs{done}"
-    if study.seconds and left:
-        jobs = min(study.jobs, len(left))
-        what += f"; about {clock(sum(study.seconds[cell.variant.name] for cell in left) / jobs)} with {jobs} at a time"
+    what, prospects = plan_words(study)
     say(f"\n{what}")
-    say(study.prospects)
+    say(prospects)
 
 
-def show_answer(answered: AnsweredStudy, study: PlannedStudy) -> None:
+def show_answer(answered: AnsweredStudy, study: PlannedStudy[Ablate]) -> None:
     """Print the tables and sentences of the answer."""
     print(f"\n{as_text(answer_tables(answered.answer), study.cfg.table, terminal_width())}")
     words = [folded(line, terminal_width(), 2) for line in (*sentences(answered.answer), *answered.about)]

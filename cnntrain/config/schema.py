@@ -112,21 +112,37 @@ class Fit(Shared):
 
 
 @dataclass(frozen=True)
-class Ablate(Fit):
-    """`cnntrain ablate`."""
+class Study(Fit):
+    """What every command takes that trains variants under several seeds."""
 
-    study: Options | None
-    remove: list[Any] | None
     seeds: Count | list[Natural] | None
     looks: Count
-    mode: Literal["retrain", "finetune", "lesion", "reinit", "rerandomize"]
-    runs: list[str] | None
-    control: Literal["none", "params", "macs"]
     plan: bool
     jobs: Count | None
     worker: Natural
     figures: Medium
     table: Literal["text", "markdown", "csv"]
+
+
+@dataclass(frozen=True)
+class Ablate(Study):
+    """`cnntrain ablate`."""
+
+    study: Options | None
+    remove: list[Any] | None
+    mode: Literal["retrain", "finetune", "lesion", "reinit", "rerandomize"]
+    runs: list[str] | None
+    control: Literal["none", "params", "macs"]
+
+
+@dataclass(frozen=True)
+class Transfer(Study):
+    """`cnntrain transfer`."""
+
+    run: str | None
+    regimes: list[str | Options]
+    sizes: list[Count] | None
+    budgets: list[Literal["steps", "seconds"]]
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """From words of the command line to variants: configurations of `fit` that are checked before anything is made."""
 
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,26 @@ from cnntrain.runs.folder import RECORD
 from cnntrain.runtime.devices import machine
 from cnntrain.runtime.errors import InputError
 from cnntrain.studies.cells import Variant
+
+
+@dataclass(frozen=True)
+class SizedVariant:
+    """A variant with its size, and what removing stages did to those that are left."""
+
+    variant: Variant
+    removed: tuple[str, ...]  # stages, if it differs from the first network in them and in its control alone
+    params: int
+    params_removed: int  # of the first network's; negative where there are more
+    macs: int | None  # of one image; None where a layer's cost is not known
+    receptive_field: tuple[int, int] | None = None  # of one position of the last maps
+    replumbed: tuple[str, ...] = ()  # stages that are left and have other parameters than before
+    control: str | None = None  # what it is matched in by widening; stages interact among variants matched alike only
+    reference: str | None = None  # the variant that it is compared with, itself if with none; None: the first
+
+    @property
+    def name(self) -> str:
+        """The variant's name."""
+        return self.variant.name
 
 
 def fit_words(study: type[Fit]) -> list[str]:

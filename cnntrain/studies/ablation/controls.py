@@ -11,8 +11,8 @@ from cnntrain.data.storage.images import DatasetInfo
 from cnntrain.nn.geometry import count_parameters
 from cnntrain.nn.stages import StageError
 from cnntrain.runtime.errors import InputError
-from cnntrain.studies.ablation.plan import network, rows_of
 from cnntrain.studies.ablation.variants import Removal, stage_names, widened
+from cnntrain.studies.sizes import network, rows_of
 from cnntrain.studies.variants import info_of
 
 EXACT, NEAR = 0.002, 0.05  # relative: good enough to stop searching; too far to be called equal

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from cnntrain.report.forest import forest
-from cnntrain.studies.ablation.answer import Answer
+from cnntrain.studies.answer import Answer
 
 if TYPE_CHECKING:  # matplotlib takes half a second to import
     from matplotlib.figure import Figure

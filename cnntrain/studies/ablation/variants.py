@@ -36,29 +36,6 @@ class Removal(Variant):
         return self.settings | {"model": model} == full.settings
 
 
-@dataclass(frozen=True)
-class SizedVariant:
-    """A variant with its size, and what its removal did to the stages that are left."""
-
-    variant: Removal
-    removed: tuple[str, ...]  # its stages, if it differs from the full network in them and in its control alone
-    params: int
-    params_removed: int  # of the full network's; negative where there are more
-    macs: int | None  # of one image; None where a layer's cost is not known
-    receptive_field: tuple[int, int] | None = None  # of one position of the last maps
-    replumbed: tuple[str, ...] = ()  # stages that are left and have other parameters than before
-
-    @property
-    def name(self) -> str:
-        """The variant's name."""
-        return self.variant.name
-
-    @property
-    def control(self) -> str | None:
-        """What it is matched in by widening; stages interact among variants matched alike only."""
-        return self.variant.control
-
-
 # Which variants there are.
 
 

@@ -17,7 +17,7 @@ from cnntrain.report.document import (
 )
 from cnntrain.runtime.tables import Row
 from cnntrain.stats.paired_tests import PairedTest, points
-from cnntrain.studies.ablation.answer import Answer, VariantRow, summary
+from cnntrain.studies.answer import Answer, VariantRow, summary
 
 STATISTICS = (
     "Differences are paired: the test score of a variant minus that of the full network under the same seed. Intervals "
@@ -56,7 +56,7 @@ def answer_tables(study: Answer) -> list[Table]:
         "Size and error in %, mean ± standard deviation over seeds": [error_row(row) for row in study.table],
         f"Difference in {score} from {study.first.variant}, over seeds and (McNemar) over images": [
             {"variant": row.variant} | tested_columns(row.test) | {"McNemar": mcnemar_word(row)}
-            for row in study.table[1:]
+            for row in study.compared
         ],
         f"Interactions: {score} minus what the parts cost alone": [
             {"variant": row.variant, "parts": "+".join(row.parts)} | tested_columns(row.test)

@@ -1,4 +1,4 @@
-"""What a study says, from its finished cells: each variant against the full network, over shared seeds and over images.
+"""What a study says, from its finished cells: each variant against its reference, over shared seeds and over images.
 
 The seeds are the sample of the verdicts; the images' sampling error (Wilson's interval, McNemar's test) stands beside
 them. All comparisons of a study, interactions among them, are one family of Holm's correction. One with a missing cell
@@ -28,8 +28,8 @@ from cnntrain.stats.paired_tests import (
     sign_flip,
 )
 from cnntrain.stats.power import MOST_SEEDS, seeds_for_power
-from cnntrain.studies.ablation.variants import SizedVariant
 from cnntrain.studies.cells import CellScores
+from cnntrain.studies.variants import SizedVariant
 from cnntrain.tasks.task import Headline
 
 
@@ -52,7 +52,7 @@ class CellRow:
     removed: tuple[str, ...]  # stages
     seed: int
     params: int
-    params_removed: int  # of the full network's; negative where there are more
+    params_removed: int  # of the first network's; negative where there are more
     macs: int | None  # of one image; None where a layer's cost is not known
     train_score: float
     score: float  # on the test images
@@ -63,7 +63,7 @@ class CellRow:
 
 @dataclass(frozen=True)
 class VariantRow:
-    """A variant over its finished seeds, and its test against the first; what cannot be said is None."""
+    """A variant over its finished seeds, and its test against its reference; what cannot be said is None."""
 
     variant: str
     removed: tuple[str, ...]
@@ -78,7 +78,7 @@ class VariantRow:
     n: int | None  # test images
     score_low: float | None  # Wilson's 95 % interval of the mean
     score_high: float | None
-    test: PairedTest  # over seeds; that of the first variant has no numbers
+    test: PairedTest  # over seeds; that of a reference has no numbers
     mcnemar: tuple[SeedImageTest, ...] | None
     mcnemar_worse: int | None  # seeds with p_holm of at most 0.05
     mcnemar_better: int | None
@@ -96,7 +96,7 @@ class InteractionRow:
 
 @dataclass(frozen=True)
 class Answer:
-    """A row for each finished cell, each variant (the full network first) and each interaction."""
+    """A row for each finished cell, each variant (a reference first) and each interaction."""
 
     rows: list[CellRow]
     table: list[VariantRow]
@@ -106,13 +106,18 @@ class Answer:
 
     @property
     def first(self) -> VariantRow:
-        """The variant that the others are compared with."""
+        """The variant that others are compared with, all of them where there is one reference."""
         return self.table[0]
 
     @property
+    def compared(self) -> list[VariantRow]:
+        """The variants that are compared with a reference."""
+        return [row for row in self.table if row.test.reference != row.variant]
+
+    @property
     def tests(self) -> list[PairedTest]:
-        """The comparisons with the first, then the interactions: one family."""
-        return [row.test for row in self.table[1:]] + [row.test for row in self.interactions]
+        """The comparisons with references, then the interactions: one family."""
+        return [row.test for row in self.compared] + [row.test for row in self.interactions]
 
     def as_json(self) -> dict[str, Any]:
         """Return the rows with their stable keys, in which the task's headline stands for the score."""
@@ -149,23 +154,28 @@ def answer(
         for seed in seeds
         if (variant.name, seed) in results
     ]
-    first, others = variants[0].name, [variant.name for variant in variants[1:]]
-    unions = unions_of(variants[1:])
-    compared_pairs = [with_first(name, first, results, seeds) for name in others]
-    compared_pairs += [with_sum(*names, first, results, seeds) for names in unions]
+    references, unions = references_of(variants), unions_of(variants[1:])
+    compared_pairs = [with_reference(*pair, results, seeds) for pair in references.items()]
+    compared_pairs += [with_sum(*names, variants[0].name, results, seeds) for names in unions]
     tests = seed_tests(compared_pairs, level, again, known)
     interactions = [
-        InteractionRow(both, (part, rest), len(shared((both, part, rest, first), results, seeds)), test)
-        for (both, part, rest), test in zip(unions, tests[len(others) :], strict=True)
+        InteractionRow(both, (part, rest), len(shared((both, part, rest, variants[0].name), results, seeds)), test)
+        for (both, part, rest), test in zip(unions, tests[len(references) :], strict=True)
     ]
     complete = len(rows) == len(variants) * len(seeds)
-    table = variant_rows(variants, results, seeds, tests[: len(others)])
+    table = variant_rows(variants, results, seeds, dict(zip(references, tests, strict=False)))
     return Answer(rows, table, interactions, complete, headline)
 
 
 def count_comparisons(variants: Sequence[SizedVariant]) -> int:
-    """Return how many comparisons a study makes: each variant with the first, and each interaction."""
-    return len(variants) - 1 + len(unions_of(variants[1:]))
+    """Return how many comparisons a study makes: each variant with its reference, and each interaction."""
+    return len(references_of(variants)) + len(unions_of(variants[1:]))
+
+
+def references_of(variants: Sequence[SizedVariant]) -> dict[str, str]:
+    """Return with which variant each one is compared that is no reference itself; the first is one."""
+    references = {variant.name: variant.reference or variants[0].name for variant in variants}
+    return {name: reference for name, reference in references.items() if name != reference}
 
 
 # Rows.
@@ -191,16 +201,20 @@ def cell_row(variant: SizedVariant, seed: int, result: CellResult) -> CellRow:
 
 
 def variant_rows(
-    variants: Sequence[SizedVariant], results: Results, seeds: Sequence[int], tests: Sequence[PairedTest]
+    variants: Sequence[SizedVariant], results: Results, seeds: Sequence[int], tests: Mapping[str, PairedTest]
 ) -> list[VariantRow]:
-    """Return a row for each variant, with the test of each but the first; that of the first has scores only."""
-    first, names = variants[0].name, [variant.name for variant in variants[1:]]
-    images = image_tests(first, names, {key: result.correct for key, result in results.items()}, seeds)
-    absent = missing((first,), results, seeds)
-    itself = PairedTest(first, first, f"{first}: {absent}." if absent else None)
-    rows = [variant_row(variants[0], results, seeds, itself, None)]
-    for variant, test in zip(variants[1:], tests, strict=True):
-        rows.append(variant_row(variant, results, seeds, test, images[variant.name]))
+    """Return a row for each variant, with the test of each that has one; those of references have scores only."""
+    correct = {key: result.correct for key, result in results.items()}
+    images: dict[str, list[SeedImageTest]] = {}
+    for reference in dict.fromkeys(test.reference for test in tests.values()):
+        names = [name for name, test in tests.items() if test.reference == reference]
+        images |= image_tests(reference, names, correct, seeds)
+    rows = []
+    for variant in variants:
+        name = variant.name
+        absent = missing((name,), results, seeds)
+        itself = PairedTest(name, name, f"{name}: {absent}." if absent else None)
+        rows.append(variant_row(variant, results, seeds, tests.get(name, itself), images.get(name)))
     return rows
 
 
@@ -286,14 +300,11 @@ class Compared(NamedTuple):
     deltas: list[float] | str
 
 
-def with_first(name: str, first: str, results: Results, seeds: Sequence[int]) -> Compared:
-    """Return the score of a variant minus that of the first for each seed."""
-    absent = missing((name, first), results, seeds)
-    return Compared(
-        name,
-        first,
-        absent or [results[name, seed].scores.test_score - results[first, seed].scores.test_score for seed in seeds],
-    )
+def with_reference(name: str, reference: str, results: Results, seeds: Sequence[int]) -> Compared:
+    """Return the score of a variant minus that of its reference for each seed."""
+    absent = missing((name, reference), results, seeds)
+    pairs = [[results[each, seed].scores.test_score for each in (name, reference)] for seed in seeds if not absent]
+    return Compared(name, reference, absent or [score - other for score, other in pairs])
 
 
 def with_sum(both: str, part: str, rest: str, first: str, results: Results, seeds: Sequence[int]) -> Compared:
@@ -368,7 +379,7 @@ def needs(anew: int | None, again: int | None) -> str:
 
 def summary(study: Answer) -> str:
     """Return one sentence for the whole study."""
-    others = [row.test for row in study.table[1:]]
+    others = [row.test for row in study.compared]
     tested = [test for test in others if test.significant is not None]
     if not tested:
         reason = "there is one seed for each variant" if study.complete else "cells are missing"

@@ -1,0 +1,239 @@
+"""Studies of variants under several seeds: planned, made cell by cell, and answered by paired tests."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+from cnntrain.config.build import read_dataset
+from cnntrain.config.compose import command_line
+from cnntrain.config.schema import Study
+from cnntrain.data.datasets.splits import changes
+from cnntrain.runs import records
+from cnntrain.runs.evaluation import Evaluation, evaluation_folder, read_evaluation
+from cnntrain.runs.folder import RESULTS, create_folder, provenance
+from cnntrain.runs.images import PIXELS, noted
+from cnntrain.runtime import disk
+from cnntrain.runtime.errors import InputError, listed
+from cnntrain.runtime.jsonfile import write_json
+from cnntrain.runtime.progress import clock, say
+from cnntrain.runtime.tables import render
+from cnntrain.stats import looks
+from cnntrain.stats.paired_tests import LEVEL, seeds_needed
+from cnntrain.studies import duration, pool, sizes
+from cnntrain.studies.answer import (
+    Answer,
+    CellResult,
+    answer,
+    count_comparisons,
+    label,
+    significant,
+    sum_of,
+)
+from cnntrain.studies.answer_report import flat
+from cnntrain.studies.cells import Cell, finished_scores
+from cnntrain.studies.progress import CellProgress
+from cnntrain.studies.variants import SizedVariant, info_of, training_facts
+from cnntrain.tasks import task_for
+from cnntrain.tasks.task import Headline
+
+C = TypeVar("C", bound=Study)
+STUDY, LOOKS = "study.json", "looks.json"
+LEAST_SEEDS = 8  # where their number is left open
+
+
+@dataclass(frozen=True)
+class PlannedStudy(Generic[C]):
+    """A study before its cells are made."""
+
+    cfg: C
+    folder: Path
+    variants: list[SizedVariant]  # a reference first
+    seeds: list[int]
+    cells: list[Cell]
+    left: list[Cell]  # that are not finished
+    seconds: dict[str, float] | None  # that a run of each variant takes, about; None where nothing is trained
+    jobs: int  # cells at a time
+    prospects: str  # what can be concluded, a sentence
+
+    @property
+    def headline(self) -> Headline:
+        """The number that stands for the score of a cell."""
+        return task_for(info_of(self.variants[0].variant.settings)).headline
+
+
+@dataclass(frozen=True)
+class AnsweredStudy:
+    """A study with what its finished cells say, and every look that was had at it."""
+
+    answer: Answer
+    looks: list[looks.Look]
+    about: list[str]  # sentences on what looking more than once means
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the answer and the looks with their stable keys."""
+        return self.answer.as_json() | looks_json(self.looks)
+
+
+# The plan.
+
+
+def chosen_seeds(cfg: Study, comparisons: int) -> list[int]:
+    """Return the seeds of a study: those named, or so many from `seed` on.
+
+    Where their number is left open, it is one with which the comparisons can be significant. Raises `InputError` for a
+    repeated seed.
+    """
+    count = cfg.seeds or max(LEAST_SEEDS, seeds_needed(comparisons, LEVEL / cfg.looks) or 0)
+    seeds = count if isinstance(count, list) else list(range(cfg.seed, cfg.seed + count))
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise InputError(f"seeds={cfg.seeds}: each seed once, at least one")
+    return seeds
+
+
+def planned(
+    cfg: C, folder: Path, variants: list[SizedVariant], seeds: list[int], cells: list[Cell], *, timed: bool
+) -> PlannedStudy[C]:
+    """Return a study of these cells; where they are `timed`, a few steps of each variant say how long they take."""
+    left = [cell for cell in cells if not finished_scores(cell.folder)]
+    seconds = None
+    if timed and (left or cfg.plan):
+        say("timing a few steps of each variant on noise …")
+        seconds = {
+            variant.name: duration.seconds_of(variant.variant.settings, variant.macs or variant.params, threads=1)
+            for variant in variants
+        }
+    comparisons = count_comparisons(variants)
+    prospects = sizes.prospects(looks.take_look(earlier_looks(folder), seeds, comparisons, cfg.looks), comparisons)
+    jobs = cfg.jobs or pool.default_jobs(cfg.device)
+    return PlannedStudy(cfg, folder, variants, seeds, cells, left, seconds, jobs, prospects)
+
+
+def plan_words(study: PlannedStudy[C]) -> list[str]:
+    """Say how many runs a study is, how long they take, and what can be concluded."""
+    total, left, seeds = len(study.cells), study.left, len(study.seeds)
+    done = f", {total - len(left)} of them finished" if len(left) < total else ""
+    what = f"{len(study.variants)} variants × {seeds} seed{'s' if seeds > 1 else ''}: {total} runs{done}"
+    if study.seconds and left:
+        jobs = min(study.jobs, len(left))
+        what += f"; about {clock(sum(study.seconds[cell.variant.name] for cell in left) / jobs)} with {jobs} at a time"
+    return [what, study.prospects]
+
+
+# The cells.
+
+
+def make_cells(study: PlannedStudy[C], settings: Mapping[str, Any], command: str) -> list[str]:
+    """Make the cells that are left, and return the names of those that failed.
+
+    `settings` and the `command` go into the study's record. Raises `InputError` where cells are finished and
+    `resume=never`.
+    """
+    cfg, left = study.cfg, study.left
+    if cfg.resume == "never" and len(left) < len(study.cells):
+        raise InputError(f"{study.folder} already holds cells of this study; leave out resume=never to resume it")
+    create_folder(study.folder)
+    write_json(study.folder / STUDY, {"settings": settings, **provenance(command_line(command))})
+    if not left:
+        warn_of_changed_images(study.cells[0])
+        return []
+    jobs = min(study.jobs, len(left))
+    expected = [study.seconds[cell.variant.name] if study.seconds else 0.0 for cell in left]
+    progress = CellProgress(left, expected, study.jobs, study.headline)
+    pool.make_all(left, jobs, progress.hear, plugins=cfg.plugins, deterministic=cfg.deterministic)
+    return progress.failed
+
+
+def warn_of_changed_images(cell: Cell) -> None:
+    """Say when the images of a finished cell are no longer as they were: nothing is measured on them again."""
+    files = noted(cell.folder)
+    if files and (wrong := changes(read_dataset(cell.settings["dataset"], cell.settings["data_root"]), files)):
+        say(
+            f"warning: the images have changed since these cells were made: {listed(wrong, 1)}; name another output_dir"
+        )
+
+
+# The answer.
+
+
+def answer_study(study: PlannedStudy[C]) -> AnsweredStudy:
+    """Read the finished cells and test the differences; the look is recorded before anything of the answer is seen."""
+    earlier, results = earlier_looks(study.folder), read_results(study.cells)
+    now = looks.take_look(earlier, study.seeds, count_comparisons(study.variants), study.cfg.looks)
+    others = [look for look in earlier if look.seeds != now.seeds]
+    again = looks.next_level([*others, now], study.cfg.looks)
+    known = [name for look in others for name in look.found]
+    verdicts = answer(study.variants, results, study.seeds, study.headline, now.level, again, known)
+    answered = AnsweredStudy(verdicts, earlier, [])
+    if any(test.p is not None for test in verdicts.tests):
+        now = now._replace(found=tuple(significant(verdicts)))
+        answered = AnsweredStudy(verdicts, [*others, now], looks.look_words(earlier, now, again))
+    write_json(study.folder / LOOKS, looks_json(answered.looks))
+    return answered
+
+
+def looks_json(every: Sequence[looks.Look]) -> dict[str, Any]:
+    """Return the looks at a study as they are recorded."""
+    return {"looks": [look._asdict() for look in every]}
+
+
+def earlier_looks(folder: Path) -> list[looks.Look]:
+    """Return the looks at a study so far; where none is recorded, the one that left its results."""
+    if (folder / LOOKS).is_file():
+        return [
+            looks.Look(tuple(look["seeds"]), look["level"], look["spent"], tuple(look.get("found", ())))
+            for look in records.read_record(folder / LOOKS, records.LooksRecord)["looks"]
+        ]
+    if not (folder / RESULTS).is_file():
+        return []
+    results = records.read_record(folder / RESULTS, records.StudyRecord)
+    first, tested = results["table"][0]["variant"], [*results["table"][1:], *results["interactions"]]
+    if all(row["p"] is None for row in tested):
+        return []
+    names = [
+        label(row["variant"], sum_of(*row["parts"]) if "parts" in row else first) for row in tested if row["believable"]
+    ]
+    look = looks.take_look([], list({row["seed"] for row in results["rows"]}), len(tested))
+    return [look._replace(found=tuple(names))]
+
+
+def read_results(cells: Sequence[Cell]) -> dict[tuple[str, int], CellResult]:
+    """Return what the finished cells measured, but of those whose test images are not those of the first."""
+    results: dict[tuple[str, int], CellResult] = {}
+    first: tuple[Cell, Evaluation] | None = None
+    for cell in cells:
+        if (scores := finished_scores(cell.folder)) is None:
+            continue
+        evaluation = read_evaluation(evaluation_folder(cell.folder, "test", "last"))
+        first = first or (cell, evaluation)
+        if not same_images(first, (cell, evaluation)):
+            say(f"{cell.folder} was measured on other test images than {first[0].folder}, and is left out")
+            continue
+        results[cell.variant.name, cell.seed] = CellResult(scores, evaluation.correct)
+    return results
+
+
+def same_images(*measured: tuple[Cell, Evaluation]) -> bool:
+    """Say whether two cells were measured on the same test images, by their pixels where both see them alike."""
+    (_, first), (_, second) = measured
+    seen = [{key: cell.settings["dataset"].get(key) for key in PIXELS} for cell, _ in measured]
+    if seen[0] == seen[1] and (first.checksums is None) == (second.checksums is None):
+        return bool(first.results["record"]["images"] == second.results["record"]["images"])
+    files = [each.files for each in (first, second) if each.files is not None]
+    return np.array_equal(first.labels, second.labels) and (len(files) < 2 or np.array_equal(files[0], files[1]))
+
+
+def write_tables(folder: Path, result: Mapping[str, Any]) -> None:
+    """Write what `--json` prints of a study, and its rows and table as CSV."""
+    for name in ("rows", "table"):
+        disk.write(folder / f"{name}.csv", render(flat(result[name]), "csv") + "\n")
+    write_json(folder / RESULTS, result)
+
+
+def setting(study: PlannedStudy[C], command: str) -> dict[str, str]:
+    """Return what a reader must know of how the cells were made."""
+    facts = {"command": " ".join(command_line(command))}
+    facts |= training_facts(study.variants[0].variant.settings, study.cells[0].folder)
+    return facts | {"seeds": ", ".join(map(str, study.seeds))}
