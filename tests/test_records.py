@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints, is_typeddict
 
@@ -16,6 +17,7 @@ from PIL import Image
 
 from cnntrain.cli.main import main
 from cnntrain.config.build import SELECTION
+from cnntrain.config.schema import Trainer
 from cnntrain.runs import records
 from cnntrain.runs.folder import CONFIG, METRICS, RECORD, RESULTS
 from cnntrain.runtime.errors import InputError
@@ -206,6 +208,12 @@ def test_a_run_that_was_made_before_some_keys_is_opened_and_resumed(run: Path, c
     assert cnntrain("eval", "run=run")["n"] == 48 and cnntrain("report", "run=run")["n"] == 48
     (run / RESULTS).unlink()
     assert cnntrain("fit", *TINY, "trainer.epochs=1", "seed=3", "output_dir=run")["resumed_from"] == 5
+
+
+def test_what_a_trainer_key_meant_before_there_was_one_is_known() -> None:
+    first = "epochs batch_size accumulate precision label_smoothing clip ema validate_every patience log_every"
+    first += " checkpoint_seconds keep_every eval_batch_size tensorboard"
+    assert {key.name for key in fields(Trainer)} == {*first.split(), *records.TRAINER}
 
 
 def test_keys_of_a_newer_version_stay_as_they_are(run: Path, cnntrain: Callable[..., Any]) -> None:

@@ -23,7 +23,15 @@ from cnntrain.tasks.classification import CellNumbers, EvalNumbers, Majority, Nu
 
 # What keys mean in the configuration of a run that was made before there were such keys.
 BEFORE: Options = {"check_resume": False, "resume": "auto", "plugins": []}
-TRAINER: Options = {"graph": "auto", "hinge": None, "compile": False, "freeze": None, "resize": {}, "profile": False}
+TRAINER: Options = {
+    "graph": "auto",
+    "hinge": None,
+    "compile": False,
+    "freeze": None,
+    "resize": {},
+    "profile": False,
+    "gradients": False,
+}
 OPTIMIZER: Options = {"layer_decay": 1.0, "factors": {}}
 MODEL: Options = {"remove": [], "widen": {}, "append": {}, "head": None, "antialias": False, "attention": False}
 
