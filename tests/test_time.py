@@ -66,11 +66,18 @@ def test_the_rate_of_a_product_is_counted_by_its_size(monkeypatch: pytest.Monkey
     assert measure.product_rate(torch.device("cpu"), "fp32") > 0
 
 
-def test_the_cost_of_a_training_in_words(cnntrain: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_networks_are_timed_in_turns(cnntrain: Call, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(measure.PRODUCT, "cpu", 64)
-    words = ("time", "models=[lenet5,softmax]", "seconds=0.01", "batch=4")
+    words = (
+        "time",
+        "models=[lenet5,torchvision/shufflenet_v2_x0_5]",
+        "dataset=cifar10",
+        "seconds=0.01",
+        "output_dir=out",
+    )
     found = cnntrain(*words)
-    assert [row["model"] for row in found["rows"]] == ["lenet5", "softmax"]
+    assert [row["model"] for row in found["rows"]] == ["lenet5", "torchvision/shufflenet_v2_x0_5"]
+    assert Path("out/figures/torchvision_shufflenet_v2_x0_5_stages.png").exists()
     keys = {"model", "batch", "device", "precision", "n", "forward_ms", "backward_ms", "step_ms", "images_per_second"}
     assert keys | {"gmacs_per_second", "peak_memory_mib"} <= set(found["rows"][0])
     assert {"model", "stage", "forward_ms", "backward_ms", "macs"} == set(found["stages"][0])
@@ -79,7 +86,7 @@ def test_the_cost_of_a_training_in_words(cnntrain: Call, monkeypatch: pytest.Mon
 
 
 def net_and_shape() -> tuple[torch.nn.Sequential, tuple[int, int, int]]:
-    return MODELS["lenet5"]((1, 28, 28), 10, BuildOptions(device="meta")), (1, 28, 28)
+    return MODELS["lenet5"]((3, 32, 32), 10, BuildOptions(device="meta")), (3, 32, 32)
 
 
 @pytest.mark.parametrize(

@@ -93,11 +93,16 @@ def build_networks(cfg: Time) -> Iterator[Network]:
     device = choose_device(cfg.device)
     precision, info = choose_precision(cfg.precision, device), dataset_info(cfg.dataset, cfg.data_root)
     images, labels = batch_of_noise(info.shape, len(info.classes), cfg.batch, device)
-    for options in [{"name": name} for name in cfg.models] if cfg.models else [cfg.model]:
+    named = {name: model_options(name) for name in cfg.models} if cfg.models else {cfg.model["name"]: cfg.model}
+    for name, options in named.items():
         net = on_device(build_model(options, info), device)
         stages, lacking = describe(net, info.shape)
         if lacking:
-            say(f"{options['name']}: {lacking}")
-        yield Network(
-            options["name"], TimedSubject(net, build_optimizer(cfg.optimizer, net), images, labels, precision), stages
-        )
+            say(f"{name}: {lacking}")
+        yield Network(name, TimedSubject(net, build_optimizer(cfg.optimizer, net), images, labels, precision), stages)
+
+
+def model_options(name: str) -> Options:
+    """Return the options of a network by its name, or of a library's by both names: torchvision/inception_v3."""
+    model, _, arch = name.partition("/")
+    return {"name": model, "arch": arch} if arch else {"name": model}

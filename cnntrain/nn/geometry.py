@@ -3,6 +3,7 @@
 Torch's own layers stand in two tables; ours say what they read and cost themselves (`layers.py`, `composite.py`).
 """
 
+import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ def count_parameters(module: nn.Module) -> int:
 
 
 def describe(net: nn.Sequential, in_shape: Shape) -> tuple[list[StageGeometry], str]:
-    """Return one row a stage of a network on the meta device, and what the rows lack, or nothing.
+    """Return one row a stage of a network, and what the rows lack, or nothing.
 
     Where a layer's window or cost is not known, as in other libraries' networks, receptive fields and connections are
     lacking, and the multiplications are those that torch counts.
@@ -100,26 +101,33 @@ def stage_spans(net: nn.Sequential, in_shape: Shape) -> dict[str, Spans]:
 
 
 def outline(net: nn.Sequential, in_shape: Shape) -> list[StageGeometry]:
-    """Return the rows of a network of any layers, on the meta device: shapes, parameters and what torch counts."""
+    """Return the rows of a network of any layers: shapes, parameters and what torch counts on the meta device."""
     rows: list[StageGeometry] = []
+    net = on_meta(net).eval()
     x, written = torch.empty(1, *in_shape, device="meta"), [0]
 
     def count(module: nn.Module, inputs: object, out: object) -> None:
         if isinstance(out, Tensor) and not list(module.children()) and not isinstance(module, nn.Identity | nn.Flatten):
             written[-1] += math.prod(out.shape)
 
-    handles = [module.register_forward_hook(count) for module in net.modules()]
+    for module in net.modules():
+        module.register_forward_hook(count)
     with torch.no_grad():
-        for name, stage in net.eval().named_children():
+        for name, stage in net.named_children():
             written.append(0)
             with FlopCounterMode(display=False) as counter:
                 x = stage(x)
             params = count_parameters(stage)
             macs = counter.get_total_flops() // 2
             rows.append(StageGeometry(name, tuple(x.shape[1:]), None, None, params, macs, None, written[-1]))
-    for handle in handles:
-        handle.remove()
     return rows
+
+
+def on_meta(net: nn.Sequential) -> nn.Sequential:
+    """Return a copy of a network on the meta device; no weight is copied."""
+    tensors: dict[int, Any] = {id(b): b.to("meta") for b in net.buffers()}
+    tensors |= {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in net.parameters()}
+    return copy.deepcopy(net, tensors)
 
 
 def measure(module: nn.Module, shape: Shape, spans: Spans) -> LayerGeometry:

@@ -123,4 +123,4 @@ def write(
     for row in networks:
         with styled(medium):
             own = [stage for stage in stages if stage.model == row.model]
-            write_figure(stages_figure(own), folder / FIGURES / f"{row.model}_stages")
+            write_figure(stages_figure(own), folder / FIGURES / f"{row.model.replace('/', '_')}_stages")
