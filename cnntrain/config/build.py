@@ -17,6 +17,7 @@ from cnntrain.data.datasets.divide import divide
 from cnntrain.data.datasets.registry import SelectedDataset, image_counts, select
 from cnntrain.data.datasets.splits import Member
 from cnntrain.data.storage.images import Dataset, DatasetInfo
+from cnntrain.models import DENSE, MODELS
 from cnntrain.nn.added import ADDABLE
 from cnntrain.nn.attention import SpatialAttention
 from cnntrain.nn.auxiliary import AuxiliaryClassifiers
@@ -67,6 +68,7 @@ def bind_several(group: ConfigGroup, options: Options) -> dict[str, Callable[...
 def build_model(options: Options, info: DatasetInfo, *, seed: int = 0, device: str = "cpu") -> nn.Sequential:
     """Build the network for the dataset's images and classes, with initial weights of `seed`."""
     build = build_options(options, seed, device)
+    refuse_other_task(str(options["name"]), info)
     function = bind(GROUPS["model"], options)
     net: nn.Sequential = function(info.shape, len(info.classes), build=build)
     if not isinstance(net, nn.Sequential):
@@ -83,6 +85,20 @@ def build_model(options: Options, info: DatasetInfo, *, seed: int = 0, device: s
             f"model.attention=true: {options['name']} has no global average pooling that attention could replace"
         )
     return net
+
+
+def refuse_other_task(name: str, info: DatasetInfo) -> None:
+    """Raise `InputError` for a network that answers once an image where every pixel is asked for, or the reverse."""
+    if name in DENSE and info.targets == "classes":
+        raise InputError(
+            f"model={name} gives a class for every pixel, and {info.name} has one for every image: take a model "
+            "such as lenet5 or resnet20, or a dataset with label maps such as shapes"
+        )
+    if name in MODELS and name not in DENSE and info.targets == "maps":
+        raise InputError(
+            f"model={name} gives one class an image, and {info.name} asks for one for every pixel: take one of "
+            f"{', '.join(DENSE)}"
+        )
 
 
 def build_options(options: Options, seed: int = 0, device: str = "cpu") -> BuildOptions:

@@ -22,10 +22,16 @@ from cnntrain.models.nin import nin
 from cnntrain.models.perceptron import mlp, softmax
 from cnntrain.models.resnet import resnet_basic, resnet_bottleneck
 from cnntrain.models.resnet_cifar import preact_resnet, resnet_cifar
+from cnntrain.models.unet import unet
 from cnntrain.models.vgg import vgg
 from cnntrain.models.wide_resnet import wide_resnet
 from cnntrain.models.zfnet import zfnet
 from cnntrain.nn.auxiliary import AuxiliaryClassifiers
+
+# Those that give a map of answers, for a task that asks for one.
+DENSE: dict[str, Callable[..., nn.Sequential]] = {
+    "unet": unet,
+}
 
 # Functions of (in_shape, num_classes, build) and of their own options, which have defaults.
 MODELS: dict[str, Callable[..., nn.Sequential]] = {
@@ -55,6 +61,7 @@ MODELS: dict[str, Callable[..., nn.Sequential]] = {
     "hog": hog,
     "torchvision": torchvision,
     "timm": timm,
+    **DENSE,
 }
 
 # The auxiliary classifiers that a network is trained with, as functions of (net, in_shape, num_classes, build); their

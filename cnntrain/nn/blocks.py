@@ -1,12 +1,12 @@
 """Small makers that the networks are written with: each takes the shape that arrives and returns a module."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, TypeVar, get_args
 
 from torch import nn
 
-from cnntrain.nn.composite import chain
+from cnntrain.nn.composite import Fitting, Level, chain
 from cnntrain.nn.layers import (
     ACTIVATIONS,
     Activation,
@@ -17,7 +17,7 @@ from cnntrain.nn.layers import (
     Unpool,
 )
 from cnntrain.nn.shapes import Shape, describe_shape, shape_after
-from cnntrain.nn.stages import Maker, StageError, widenable
+from cnntrain.nn.stages import Maker, StageError, nested, widenable
 
 T = TypeVar("T")
 NormLayer = Callable[[int], nn.Module]  # the normalisation of so many maps
@@ -191,6 +191,29 @@ def fractional_pool() -> Maker:
         return FractionalMaxPool2d()
 
     return make
+
+
+def level(
+    join: Literal["channels", "sum"], makers: Mapping[str, Maker], *, fit: Fitting = "crop", offset: int | None = None
+) -> Maker:
+    """A stage of named stages in a chain, past which `skip` leads: it may be removed by path, as any of them."""
+
+    def build(shape: Shape, inner: Mapping[str, Maker]) -> nn.Module:
+        spatial(shape)
+        stages, arriving = dict[str, nn.Module](), shape
+        for name, maker in inner.items():
+            if name != "skip":
+                stages[name] = maker(arriving)
+                arriving = shape_after(stages[name], arriving)
+        skip = inner["skip"](shape) if "skip" in inner else None
+        return Level(stages, skip, join=join, fit=fit, offset=offset)
+
+    return nested(build, makers)
+
+
+def upsampled(out: int, kernel: int, stride: int) -> Maker:
+    """A transposed convolution, which gives maps `stride` times as large."""
+    return lambda shape: nn.ConvTranspose2d(spatial(shape)[0], out, kernel, stride)
 
 
 def unpooled(kernel: int, body: Maker) -> Maker:

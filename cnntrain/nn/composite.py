@@ -2,9 +2,12 @@
 
 import math
 from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from cnntrain.nn.measures import Cost, LayerGeometry, Measure, Spans, measure_branches
 from cnntrain.nn.shapes import Shape, describe_shape
@@ -69,3 +72,64 @@ class Concat(Branches):
         shapes, spans, inside = measure_branches(measure, self.children(), shape, spans)
         out = (sum(channels for channels, *_ in shapes), *shapes[0][1:])
         return out, spans, inside + Cost(activations=math.prod(out))
+
+
+Fitting = Literal["crop", "pad"]
+
+
+class Level(Branches):
+    """Named stages in a chain, and a `skip` past them that is joined to what leaves them: by channels, or as a sum.
+
+    Where the two differ in size, `fit=crop` cuts the centre of the skipped maps, `offset` positions from their corner
+    where that is said, and `fit=pad` sets what leaves the chain among zeros.
+    """
+
+    def __init__(
+        self,
+        stages: Mapping[str, nn.Module],
+        skip: nn.Module | None,
+        *,
+        join: Literal["channels", "sum"],
+        fit: Fitting = "crop",
+        offset: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.names, self.join, self.fit, self.offset = tuple(stages), join, fit, offset
+        for name, stage in stages.items():
+            self.add_module(name, stage)
+        self.skip = skip
+
+    @property
+    def stages(self) -> list[nn.Module]:
+        """The stages of the chain."""
+        return [getattr(self, name) for name in self.names]
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = x
+        for stage in self.stages:
+            inner = stage(inner)
+        if self.skip is None:
+            return inner
+        past = self.skip(x)
+        gaps = [have - want for have, want in zip(past.shape[2:], inner.shape[2:], strict=True)]
+        if self.fit == "pad":
+            (above, left), (down, right) = [gap // 2 for gap in gaps], [gap - gap // 2 for gap in gaps]
+            inner = F.pad(inner, (left, right, above, down)) if any(gaps) else inner
+        else:
+            top, left = (gap // 2 if self.offset is None else self.offset for gap in gaps)
+            past = past[:, :, top : top + inner.shape[2], left : left + inner.shape[3]]
+        if past.shape[2:] != inner.shape[2:]:  # a sum would broadcast silently
+            raise ValueError(
+                f"the maps of {describe_shape(tuple(past.shape[2:]))} past a level do not cover the "
+                f"{describe_shape(tuple(inner.shape[2:]))} that leave it"
+            )
+        return torch.cat([past, inner], dim=1) if self.join == "channels" else past + inner
+
+    def measured(self, measure: Measure, shape: Shape, spans: Spans) -> LayerGeometry:
+        chain = nn.Sequential(*self.stages)
+        branches = [chain] if self.skip is None else [self.skip, chain]
+        shapes, spans, inside = measure_branches(measure, branches, shape, spans)
+        side = shapes[-1] if self.fit == "crop" else shapes[0]
+        channels = sum(size[0] for size in shapes) if self.join == "channels" else shapes[0][0]
+        out = (channels, *side[1:])
+        return out, spans, inside + Cost(activations=math.prod(out) if len(branches) > 1 else 0)

@@ -51,7 +51,14 @@ class ShapesOnly(TorchFunctionMode):
 
 
 KEEPING = {F.batch_norm, F.relu, F.dropout, F.gelu, torch.tanh, torch.sigmoid}  # the shape of what they take
-ALONE = {F.conv2d, F.linear, F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d}  # every image by itself
+ALONE = {
+    F.conv2d,
+    F.conv_transpose2d,
+    F.linear,
+    F.max_pool2d,
+    F.avg_pool2d,
+    F.adaptive_avg_pool2d,
+}  # every image by itself
 
 
 def nothing(value: Any, images: int | None = None) -> Any:

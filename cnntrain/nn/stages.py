@@ -73,6 +73,37 @@ class BuildOptions:
 DEFAULT = BuildOptions()
 
 
+def nested(build: Callable[[Shape, Mapping[str, Maker]], nn.Module], inner: Mapping[str, Maker]) -> Maker:
+    """Return the maker of a stage that `build` makes of `inner` stages, which can be removed by path: `level2.skip`."""
+
+    def make(shape: Shape) -> nn.Module:
+        return build(shape, inner)
+
+    setattr(make, "inner", inner)  # noqa: B010 - a function has no such attribute to a type checker
+    setattr(make, "rebuilt", functools.partial(nested, build))  # noqa: B010
+    return make
+
+
+def paths(makers: Mapping[str, Maker]) -> Iterator[str]:
+    """Yield the name of each stage and the paths of those within it, in order."""
+    for name, maker in makers.items():
+        yield name
+        yield from (f"{name}.{path}" for path in paths(getattr(maker, "inner", {})))
+
+
+def without_inner(makers: Mapping[str, Maker], remove: Sequence[str]) -> dict[str, Maker]:
+    """Return the makers with the stages within them left out that `remove` names by path."""
+    changed = dict(makers)
+    for name, maker in makers.items():
+        within = [path.removeprefix(f"{name}.") for path in remove if path.startswith(f"{name}.")]
+        if within:
+            inner = without_inner(getattr(maker, "inner", {}), within)
+            changed[name] = getattr(maker, "rebuilt")(  # noqa: B009 - as in `nested`
+                {key: value for key, value in inner.items() if key not in within}
+            )
+    return changed
+
+
 def assemble(
     makers: Mapping[str, Maker],
     in_shape: Shape,
@@ -93,7 +124,7 @@ def assemble(
     remove = build.remove
     makers = appended(makers, {name: (added.after, added.maker) for name, added in build.append.items()})
     check_names(makers, remove, keep)
-    makers = widened(makers, build.widen, remove)
+    makers = widened(without_inner(makers, remove), build.widen, remove)
     shape, stages = tuple(in_shape), OrderedDict[str, nn.Module]()
     shapes: dict[tuple[Maker, Shape], Shape] = {}  # makers are pure: one pass serves all stages of a maker
     for name in (name for name in makers if name not in remove):
@@ -146,7 +177,7 @@ def check_names(makers: Mapping[str, Maker], remove: Sequence[str], keep: Sequen
     for name in makers:
         if "." in name or hasattr(nn.Sequential(), name):
             raise StageError(f"a stage cannot be called {name!r}: modules use this name themselves")
-    require(remove, makers)
+    require(remove, paths(makers))
     for name in remove:
         if name == list(makers)[-1]:
             raise StageError(f"stage {name!r} is the last and cannot be removed: it gives one number for each class")

@@ -63,6 +63,7 @@ def check_fit(cfg: Fit, *, begun: bool = False) -> CheckedFit:
             f"model.head={cfg.model['head']} says which stages take no loaded weights, and none are loaded: give "
             "init_from=<run> or model.weights="
         )
+    refuse_unmapped(cfg, info, augmentations)
     outline = build_model(model, info, device="meta")
     auxiliary = build_auxiliary(cfg.model, outline, info, device="meta")
     refuse_sizes(cfg.trainer.resize, auxiliary or outline, info)
@@ -75,6 +76,23 @@ def check_fit(cfg: Fit, *, begun: bool = False) -> CheckedFit:
         refuse_lone_values(outline, info)
     precision = choose_precision(cfg.trainer.precision, device)
     return CheckedFit(cfg, begun, device, precision, model, dataset, info, outline, augmentations)
+
+
+def refuse_unmapped(cfg: Fit, info: DatasetInfo, augmentations: Mapping[str, Augmentation]) -> None:
+    """Raise `InputError` for what is not defined where it is pixels that have a class."""
+    if info.targets == "classes":
+        return
+    for name, augmentation in augmentations.items():
+        if augmentation.mixes:
+            raise InputError(f"augmentation.{name} blends classes of images, and {info.name} has one for every pixel")
+    if cfg.dataset["balance"] == "sampling":
+        raise InputError(
+            f"dataset.balance=sampling draws images by their class, and {info.name} has one for every pixel; take weights"
+        )
+    if cfg.trainer.hinge:
+        raise InputError(f"trainer.hinge={cfg.trainer.hinge} is a loss of classes of images; take null")
+    if cfg.trainer.resize:
+        raise InputError(f"trainer.resize makes images smaller, but not the label maps of {info.name}")
 
 
 def refuse_long_warmup(cfg: Fit) -> None:

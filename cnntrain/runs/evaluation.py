@@ -3,7 +3,6 @@
 import hashlib
 import zipfile
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -28,9 +27,8 @@ from cnntrain.runtime.jsonfile import write_json
 from cnntrain.runtime.progress import say, track
 from cnntrain.runtime.tables import render
 from cnntrain.tasks import task_for, task_of
-from cnntrain.tasks.classification import answer_columns
-from cnntrain.tasks.task import Headline
-from cnntrain.training.evaluate import Outputs, outputs
+from cnntrain.tasks.task import Headline, Task
+from cnntrain.training.evaluate import answers as answers_of
 
 PREDICTIONS, TABLE = "predictions.npz", "predictions.csv"
 
@@ -41,8 +39,8 @@ class Evaluation:
 
     folder: Path
     results: dict[str, Any]  # results.json
-    probabilities: np.ndarray  # float32 [N, classes]
-    labels: np.ndarray  # int64 [N]
+    kept: dict[str, np.ndarray]  # what the task keeps of each image, by name
+    labels: np.ndarray  # [N, …] as in the split
     checksums: np.ndarray | None  # of the images' pixels, uint64 [N]; None where they were not kept
     files: np.ndarray | None  # text [N]; None for images that are no files
 
@@ -55,6 +53,11 @@ class Evaluation:
     def score(self) -> float:
         """The headline number."""
         return float(self.results[self.headline.key])
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """Those of a classification, float32 [N, classes]."""
+        return self.kept["probabilities"]
 
     @property
     def correct(self) -> np.ndarray:
@@ -81,14 +84,15 @@ class SplitAnswers:
     """What a network answers on a split, and on which images."""
 
     split: str
-    outputs: Outputs
+    kept: dict[str, Tensor]  # by the task, one row an image, on the CPU
+    labels: Tensor  # [N, …] as in the split
     checksums: np.ndarray  # of the images' pixels, uint64 [N]
     files: list[str] | None  # None for images that are no files
 
     def score(self, info: DatasetInfo) -> float:
         """Return the task's headline number."""
-        task, (answers, targets) = task_for(info), self.outputs
-        return float(task.score(task.counts(answers, targets), len(targets))[task.headline.key])
+        task = task_for(info)
+        return float(task.measure(self.kept)[task.headline.key])
 
 
 def evaluate(
@@ -112,7 +116,7 @@ def evaluate(
     data_root = cfg.data_root or settings["data_root"]
     images = run_images(folder, settings, info, data_root, cfg.split, other=dataset)
     target = output or evaluation_folder(folder, images.name, cfg.weights, tta, images.other)
-    refuse_unwritable(target, 4 * len(images.split) * len(info.classes), typed)  # for its logits
+    refuse_unwritable(target, 4 * len(images.split) * len(info.classes), typed)  # about what is kept of the images
 
     precision = choose_precision(cfg.precision, device)
     other = dataset if images.other else None
@@ -145,33 +149,38 @@ def measure_split(
     )
     shown = track(batches, -(-len(split) // size), title)
     seed = 0 if setup.tta == "dropout" else None
-    answers = outputs(net, shown, precision=setup.precision, views=TTA[setup.tta], dropout_seed=seed)
+    answered = answers_of(net, shown, precision=setup.precision, views=TTA[setup.tta], dropout_seed=seed)
+    task = task_for(info)
+    parts = [{key: x.cpu() for key, x in task.kept(*pair).items()} for pair in answered]
+    kept = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+    if split.groups is not None:
+        kept["groups"] = split.groups
     files = files_of(split.source)
     names = None if files is None else [as_text(files.path(position)) for position in range(len(split))]
-    return SplitAnswers(name, answers, np.concatenate(sums), names)
+    return SplitAnswers(name, kept, split.labels, np.concatenate(sums), names)
 
 
 def write_evaluation(
     target: Path, folder: Path, answers: SplitAnswers, info: DatasetInfo, setup: EvaluationSetup, argv: list[str]
 ) -> dict[str, Any]:
     """Write what the run in `folder` answers on a split into `target`, and return the numbers."""
-    (logits, targets), labels = answers.outputs, answers.outputs.labels.numpy()
+    task, labels = task_for(info), answers.labels.numpy()
     asked = {"split": answers.split, "dataset": setup.dataset, "weights": setup.weights, "tta": setup.tta}
-    results = {"run_dir": str(folder), **asked, **task_for(info).measure(logits, targets)}
-    probabilities = logits.softmax(dim=1)
-    arrays = {
-        "logits": logits.numpy(),
-        "probabilities": probabilities.numpy(),
-        "predicted": probabilities.numpy().argmax(axis=1),
+    results = {"run_dir": str(folder), **asked, **task.measure(answers.kept)}
+    arrays: dict[str, Any] = {
+        **{key: value.numpy() for key, value in answers.kept.items()},
         "labels": labels,
         "classes": np.array(info.classes),
         "checksums": answers.checksums,
     }
+    if "logits" in arrays:
+        arrays["probabilities"] = answers.kept["logits"].softmax(dim=1).numpy()
+        arrays["predicted"] = arrays["probabilities"].argmax(axis=1)
     if answers.files is not None:
         arrays["files"] = np.array(answers.files)
     with disk.replacing(target / PREDICTIONS) as partial:
         np.savez_compressed(partial, **arrays)
-    disk.write(target / TABLE, render(image_rows(answers, probabilities, info.classes), "csv") + "\n")
+    disk.write(target / TABLE, render(image_rows(answers, task), "csv") + "\n")
     record = provenance(argv) | {
         "device": str(setup.device),
         "precision": setup.precision,
@@ -184,13 +193,10 @@ def write_evaluation(
     return results
 
 
-def image_rows(answers: SplitAnswers, probabilities: Tensor, classes: Sequence[str]) -> list[dict[str, object]]:
-    """Return a line for each image: its file, or its number where it is none, its label and the likeliest classes."""
-    labels = answers.outputs.labels.tolist()
-    rows: list[dict[str, object]] = []
-    for file, label, shares in zip(answers.files or range(len(labels)), labels, probabilities, strict=True):
-        rows.append({"file": file, "label": classes[label], **answer_columns(shares, classes, "predicted")})
-    return rows
+def image_rows(answers: SplitAnswers, task: Task) -> list[dict[str, object]]:
+    """Return a line for each image: its file, or its number where it is none, and what the task says of it."""
+    columns = task.image_columns(answers.kept)
+    return [{"file": file, **row} for file, row in zip(answers.files or range(len(columns)), columns, strict=True)]
 
 
 def ensure_evaluation(folder: Path, cfg: schema.Evaluated, *, checksums: bool = False) -> Evaluation:
@@ -228,15 +234,16 @@ def read_evaluation(target: Path) -> Evaluation:
     results, path = records.evaluation(target), target / PREDICTIONS
     try:
         with path.open("rb") as file, np.load(file) as saved:
-            arrays = {key: saved.get(key) for key in ("probabilities", "labels", "checksums", "files")}
+            arrays = {key: saved[key] for key in saved.files if key != "classes"}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path} is damaged: {error or type(error).__name__}") from error
-    n, classes = results["n"], len(results["per_class"])
-    shapes = {key: None if array is None else array.shape for key, array in arrays.items()}
-    per_image = [shape for key, shape in shapes.items() if key == "labels" or (key != "probabilities" and shape)]
-    if shapes["probabilities"] != (n, classes) or any(shape != (n,) for shape in per_image):
+    n, classes, sums = results["n"], len(results["per_class"]), arrays.pop("checksums", None)
+    files = arrays.pop("files", None)
+    of_classes = {key: arrays[key].shape[1] for key in ("probabilities", "confusion") if key in arrays}
+    rows = {len(array) for array in (*arrays.values(), sums, files) if array is not None}
+    if rows != {n} or set(of_classes.values()) != {classes} or "labels" not in arrays:
         raise InputError(f"{path} does not belong to {target / RESULTS}")
-    return Evaluation(target, results, **arrays)
+    return Evaluation(target, results, arrays, arrays["labels"], sums, files)
 
 
 def is_evaluation_of(evaluation: Evaluation, split: Split) -> bool:

@@ -26,7 +26,12 @@ def read_info(record: Mapping[str, Any]) -> DatasetInfo:
     data = record["data"]
     channels, height, width = data["shape"]
     return DatasetInfo(
-        data["name"], tuple(data["classes"]), (channels, height, width), tuple(data["mean"]), tuple(data["std"])
+        data["name"],
+        tuple(data["classes"]),
+        (channels, height, width),
+        tuple(data["mean"]),
+        tuple(data["std"]),
+        data.get("targets", "classes"),
     )
 
 

@@ -58,7 +58,7 @@ class RunLog:
     def finish(self, step: int, settings: dict[str, Any], result: dict[str, Any]) -> None:
         """Show what the last network says of the validation images, and the settings with the final numbers."""
         built, val, key = self.built, self.built.dataset.val, self.built.train_step.task.headline.key
-        if val:
+        if val and built.dataset.info.targets == "classes":
             self.board.pictures(step, lambda: evaluation_pictures(val, *built.outputs(val), built.dataset.info))
         parts = {name: result[name] for name in ("train", "best") if result[name]}
         self.board.close(

@@ -8,7 +8,7 @@ versions did not have are given the value that they then meant. Everything else 
 from collections.abc import Mapping
 from pathlib import Path
 from types import UnionType
-from typing import Any, NotRequired, TypedDict, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Any, Literal, NotRequired, TypedDict, get_args, get_origin, get_type_hints, is_typeddict
 
 from cnntrain.config.build import SELECTION
 from cnntrain.config.groups import CHOICES
@@ -19,7 +19,9 @@ from cnntrain.runs.folder import CONFIG, RECORD, RESULTS
 from cnntrain.runtime.errors import InputError
 from cnntrain.runtime.jsonfile import as_plain, read_json
 from cnntrain.runtime.ranges import Count, Natural, Positive
-from cnntrain.tasks.classification import CellNumbers, EvalNumbers, Majority, Number, TrainNumbers, ValNumbers
+from cnntrain.tasks import task_of
+from cnntrain.tasks.classification import CellNumbers, Majority
+from cnntrain.tasks.task import Number
 
 # What keys mean in the configuration of a run that was made before there were such keys.
 BEFORE: Options = {"check_resume": False, "resume": "auto", "plugins": []}
@@ -80,6 +82,7 @@ class DataRecord(TypedDict):
     std: list[Positive]
     images: ImageCounts
     fingerprint: str
+    targets: NotRequired[Literal["classes", "maps"]]
     folders: NotRequired[dict[str, str]]
     skipped: NotRequired[list[str]]
 
@@ -105,22 +108,16 @@ class RunRecord(Provenance):
     stages: NotRequired[list[str]]
 
 
-class ValidationRecord(ValNumbers):
-    """What a run's results keep of a validation."""
-
-    epoch: NotRequired[Natural]
-
-
 class ResultRecord(TypedDict):
-    """`results.json` of a training."""
+    """`results.json` of a training; its numbers are those of its task."""
 
     steps: Natural | None
     epochs: Natural | None
     majority: NotRequired[Majority | None]
     samples_per_second: Number
-    train: TrainNumbers | None
-    val: ValidationRecord | None
-    best: ValidationRecord | None
+    train: Options | None
+    val: Options | None
+    best: Options | None
     objective: Number
     run_dir: str
     resumed_from: Natural
@@ -140,8 +137,8 @@ class EvaluationProvenance(Provenance):
     other_dataset: NotRequired[Options | None]
 
 
-class EvaluationRecord(EvalNumbers):
-    """`results.json` of an evaluation."""
+class EvaluationRecord(TypedDict):
+    """`results.json` of an evaluation, which holds the numbers of its task besides."""
 
     run_dir: str
     split: str
@@ -305,10 +302,22 @@ def record(folder: Path) -> dict[str, Any]:
     return run_record
 
 
+def result(folder: Path) -> dict[str, Any]:
+    """Return the numbers of a training."""
+    path = folder / RESULTS
+    numbers = read_record(path, ResultRecord)
+    task = task_of(numbers)
+    for key, shape in {"train": task.train_numbers, "val": task.val_numbers, "best": task.val_numbers}.items():
+        if numbers[key] is not None:
+            require(path, numbers[key], shape, key)
+    return numbers
+
+
 def evaluation(folder: Path) -> dict[str, Any]:
     """Return the numbers of an evaluation."""
     path = folder / RESULTS
     scores = read_record(path, EvaluationRecord)
+    require(path, scores, task_of(scores).eval_numbers)
     if {len(scores["confusion"]), *map(len, scores["confusion"])} != {len(scores["per_class"])}:
         raise InputError(f"{path}: confusion should have a row and a column for each class")
     return scores

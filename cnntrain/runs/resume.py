@@ -52,7 +52,7 @@ def finished_result(folder: Path, cfg: Fit) -> dict[str, Any] | None:
         return None
     if records.settings(folder)["trainer"]["epochs"] != cfg.trainer.epochs:
         return None
-    return records.read_record(folder / RESULTS, records.ResultRecord) | {"run_dir": str(folder)}
+    return records.result(folder) | {"run_dir": str(folder)}
 
 
 def refuse_changes(old: Mapping[str, Any], new: Mapping[str, Any], free: Set[str] | None = None) -> None:

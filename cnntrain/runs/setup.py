@@ -16,7 +16,7 @@ from cnntrain.config import pretrained
 from cnntrain.config.build import build_auxiliary, build_model, build_optimizer, build_rates
 from cnntrain.config.schema import Fit
 from cnntrain.data.augment.augmentations import Augmentation
-from cnntrain.data.datasets.splits import Member, class_weights
+from cnntrain.data.datasets.splits import Member, class_weights, pixel_weights
 from cnntrain.data.loading.loader import Loader, ResidentLoader, StreamedLoader, eval_batches
 from cnntrain.data.storage.images import Dataset, Pixels, Split, spread, stored
 from cnntrain.nn.whitening import calibrate
@@ -29,7 +29,7 @@ from cnntrain.runtime.errors import CnntrainError, InputError
 from cnntrain.runtime.jsonfile import flat
 from cnntrain.runtime.memory import spent
 from cnntrain.runtime.signals import Signals
-from cnntrain.tasks.classification import Classification
+from cnntrain.tasks import task_for
 from cnntrain.tasks.task import Task
 from cnntrain.training.evaluate import Outputs, answers, outputs
 from cnntrain.training.loop import Record, Stop, TrainProgress, train
@@ -170,10 +170,12 @@ def prepare_weights(net: nn.Sequential, cfg: Fit, dataset: Dataset) -> dict[str,
 
 def build_task(cfg: Fit, dataset: Dataset, device: torch.device) -> Task:
     """Return what the network is to learn, with the loss that the configuration asks for."""
-    classes, weights = dataset.info.classes, None
+    train, weights, task = dataset.train, None, task_for(dataset.info)
     if cfg.dataset["balance"] == "weights":
-        weights = class_weights(dataset.train.labels, len(classes)).to(device)
-    return Classification(classes, weights, cfg.trainer.label_smoothing, cfg.trainer.hinge)
+        number, of_images = len(dataset.info.classes), isinstance(task, Classification)
+        weights = (class_weights(train.labels, number) if of_images else pixel_weights(train, number)).to(device)
+    task = replace(task, class_weights=weights, label_smoothing=cfg.trainer.label_smoothing)
+    return replace(task, hinge=cfg.trainer.hinge) if isinstance(task, Classification) else task
 
 
 def some_images(dataset: Dataset) -> torch.Tensor:

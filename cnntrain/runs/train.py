@@ -164,6 +164,7 @@ def describe_data(dataset: Dataset) -> dict[str, Any]:
         "classes": info.classes,
         "mean": info.mean,
         "std": info.std,
+        "targets": info.targets,
         "images": counts,
         "fingerprint": fingerprint(dataset),
         "folders": {part: files.root.resolve() for part, files in parts_of(dataset.undivided or dataset)},

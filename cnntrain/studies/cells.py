@@ -234,7 +234,7 @@ def measure(cell: Cell, dataset: Dataset) -> dict[str, Any]:
     for name in ("train", "test"):
         answers = measure_split(net, getattr(dataset, name), info, setup, name, title=name)
         headline = task_for(info).headline.key
-        scores |= {f"{name}_{headline}": answers.score(info), f"{name}_n": len(answers.outputs.labels)}
+        scores |= {f"{name}_{headline}": answers.score(info), f"{name}_n": len(answers.labels)}
     argv = ["cnntrain", "eval", f"run={cell.folder}", "weights=last"]
     write_evaluation(evaluation_folder(cell.folder, "test", "last"), cell.folder, answers, info, setup, argv)
     return scores

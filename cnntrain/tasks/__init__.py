@@ -6,13 +6,16 @@ from typing import Any
 from cnntrain.data.storage.images import DatasetInfo
 from cnntrain.runtime.errors import unknown
 from cnntrain.tasks.classification import Classification
+from cnntrain.tasks.segmentation import Segmentation
 from cnntrain.tasks.task import Task
 
-TASKS: dict[str, type[Task]] = {"classification": Classification}
+TASKS: dict[str, type[Task]] = {task.name: task for task in (Classification, Segmentation)}
 
 
-def task_for(info: DatasetInfo) -> Task:
+def task_for(info: DatasetInfo) -> Classification | Segmentation:
     """Return the task that a dataset's targets ask for, with its plain loss."""
+    if info.targets == "maps":
+        return Segmentation(info.classes, info.shape[1:])
     return Classification(info.classes)
 
 

@@ -18,12 +18,11 @@ from cnntrain.runtime.ranges import Count, Natural
 from cnntrain.runtime.tables import percent, render, terminal_width
 from cnntrain.stats.intervals import wilson
 from cnntrain.stats.metrics import TOP5_FROM, classification, confusions
-from cnntrain.tasks.task import Headline, Numbers
+from cnntrain.tasks.task import Headline, Number, Numbers
 
 UNEQUAL = 1.25  # times its even share has the commonest class from which on top-1 alone can mislead
 MOST_CLASSES = 20  # in the table of an evaluation
 Hinge = Literal["crammer_singer", "squared"]
-Number = float | None  # null is not a number: a loss that grew without bound
 
 
 # What records hold, by key.
@@ -96,7 +95,11 @@ class Classification:
     label_smoothing: float = 0.0
     hinge: Hinge | None = None
 
+    name: ClassVar[str] = "classification"
     headline: ClassVar[Headline] = Headline("top1", "top-1")
+    train_numbers: ClassVar[type] = TrainNumbers
+    val_numbers: ClassVar[type] = ValNumbers
+    eval_numbers: ClassVar[type] = EvalNumbers
     train_keys: ClassVar[tuple[str, ...]] = tuple(get_type_hints(TrainNumbers))
     val_keys: ClassVar[tuple[str, ...]] = tuple(get_type_hints(ValNumbers))
 
@@ -151,9 +154,20 @@ class Classification:
         labels = torch.cat([target for _, target in batches]).cpu() if batches else torch.empty(0, dtype=torch.int64)
         return score(logits, labels) | by_class(logits, labels, self.classes)
 
-    def measure(self, answer: Tensor, target: Tensor) -> Numbers:
+    def kept(self, answer: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Return logits, float32 [B, classes], and labels, int64 [B]."""
+        return {"logits": answer, "labels": target}
+
+    def measure(self, kept: Mapping[str, Tensor]) -> Numbers:
         """Return the numbers of `stats.metrics.classification`."""
-        return classification(answer, target, self.classes)
+        return classification(kept["logits"], kept["labels"], self.classes)
+
+    def image_columns(self, kept: Mapping[str, Tensor]) -> list[dict[str, object]]:
+        """Return the label of each image and the likeliest classes."""
+        return [
+            {"label": self.classes[label], **answer_columns(shares, self.classes, "predicted")}
+            for label, shares in zip(kept["labels"].tolist(), kept["logits"].softmax(dim=1), strict=True)
+        ]
 
     def baseline(self, targets: Tensor | None) -> Numbers:
         """Return the commonest class with its share, and the share of each if all had as many images."""

@@ -9,7 +9,7 @@ number that stands for a score, and never name that number themselves:
     headline.text(found[headline.key])               # 98.61 %
     f"{headline.label}  {headline.interval(found)}"  # top-1  98.61 % (95 % interval 96.79 … 99.40 %, n = 360)
     max(several, key=headline.rank)                  # the best of several, whatever the direction
-    task_for(info).measure(answers, targets)         # every number of an evaluation
+    task_for(info).measure(kept)                     # every number of an evaluation, from what `kept` keeps of it
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,6 +21,7 @@ from torch import Tensor
 from cnntrain.runtime.tables import interval, percent
 
 Numbers = dict[str, Any]  # what was measured, by its keys in records
+Number = float | None  # in records; null is not a number: a loss that grew without bound
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,11 @@ class Task(Protocol):
     over a split. `loss`, `weight` and `counts` never synchronise with the device.
     """
 
+    name: ClassVar[str]
     headline: ClassVar[Headline]
+    train_numbers: ClassVar[type]  # the keys and kinds of a record of training steps, a TypedDict
+    val_numbers: ClassVar[type]  # of a validation
+    eval_numbers: ClassVar[type]  # of an evaluation
     train_keys: ClassVar[tuple[str, ...]]  # what a run's results keep of the last record of a training
     val_keys: ClassVar[tuple[str, ...]]  # and of a validation
 
@@ -105,8 +110,19 @@ class Task(Protocol):
         """
         ...
 
-    def measure(self, answer: Tensor, target: Tensor) -> Numbers:
-        """Return every number of an evaluation, from the answers to a whole split and its targets."""
+    def kept(self, answer: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Return what an evaluation keeps of a batch, by name: one row an image, on any device."""
+        ...
+
+    def measure(self, kept: Mapping[str, Tensor]) -> Numbers:
+        """Return every number of an evaluation from what is kept of a whole split, on the CPU.
+
+        With it come `groups`, int64 [N], where some of its images belong together.
+        """
+        ...
+
+    def image_columns(self, kept: Mapping[str, Tensor]) -> list[dict[str, object]]:
+        """Return the columns of a table that has a line for each image of what is kept."""
         ...
 
     def baseline(self, targets: Tensor | None) -> Numbers:

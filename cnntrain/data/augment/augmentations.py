@@ -20,6 +20,7 @@ from cnntrain.data.augment.ops import (
     adjust_saturation,
     inverse_affine,
     resample,
+    resample_map,
 )
 from cnntrain.runtime.errors import InputError, unknown
 from cnntrain.runtime.ranges import Count, Fraction, Natural, NonNegative, Positive, Range
@@ -46,12 +47,14 @@ class Augmentation(NamedTuple):
     the image [height, width] that it acts on; what lies outside stays outside. With `window`, windows are drawn,
     (top, left, height, width) in pixels of the stored image as `place` leaves it, and scaled to the network's size.
     `pixels` changes float32 [B, C, H, W] in 0..255, `batch` the normalised images and their targets, int64 [B] or
-    float32 [B, classes]; both keep channels_last.
+    float32 [B, classes]; both keep channels_last. Where `pixels` moves what an image shows, `maps` moves a label map,
+    uint8 [B, H, W], in the same way, to the nearest pixel; what comes from outside has no class.
     """
 
     draw: Callable[[np.random.Generator, Plan], Tensor]
     place: Callable[[Tensor, Tensor, int, int, Tensor], tuple[Tensor, Tensor]] | None = None
     pixels: Callable[[Tensor, Tensor], Tensor] | None = None
+    maps: Callable[[Tensor, Tensor], Tensor] | None = None
     batch: Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]] | None = None
     outside: bool = False  # whether positions may fall outside the image, where pixels are black
     mixes: bool = False  # whether images of a batch meet: then one process has to hold all of it
@@ -170,11 +173,16 @@ def affine(
         scale = (unit[..., 3] * math.log1p(zoom)).exp()
         return inverse_affine(unit[..., 0] * rotate, unit[..., 1:3] * shift, scale, slant).float()
 
-    def pixels(x: Tensor, drawn: Tensor) -> Tensor:
-        inverse = torch.cat((drawn[:, :, :2], drawn[:, :, 2:] * min(x.shape[2:])), 2)
-        return resample(x, inverse, interpolation)
+    def in_pixels(drawn: Tensor, x: Tensor) -> Tensor:
+        return torch.cat((drawn[:, :, :2], drawn[:, :, 2:] * min(x.shape[-2:])), 2)
 
-    return Augmentation(draw, pixels=pixels)
+    def pixels(x: Tensor, drawn: Tensor) -> Tensor:
+        return resample(x, in_pixels(drawn, x), interpolation)
+
+    def maps(labels: Tensor, drawn: Tensor) -> Tensor:
+        return resample_map(labels, in_pixels(drawn, labels))
+
+    return Augmentation(draw, pixels=pixels, maps=maps)
 
 
 def colour(

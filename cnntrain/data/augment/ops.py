@@ -42,6 +42,15 @@ def resample(x: Tensor, inverse: Tensor, interpolation: AffineInterpolation = "b
     return warped.contiguous(memory_format=torch.channels_last)
 
 
+def resample_map(labels: Tensor, inverse: Tensor) -> Tensor:
+    """Return label maps, uint8 [B, H, W], warped as `resample` warps images, each pixel that of the nearest position.
+
+    What comes from outside is 255: it has no class.
+    """
+    turned = (255 - labels.float()).unsqueeze(1)  # outside an image there are zeros
+    return (255 - resample(turned, inverse, "nearest").squeeze(1)).to(torch.uint8)
+
+
 def grey(x: Tensor) -> Tensor:
     """Return the luma [B, 1, H, W] of RGB images (ITU-R BT.601), or grey images as they are."""
     if x.shape[1] == 1:

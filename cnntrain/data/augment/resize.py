@@ -63,6 +63,12 @@ def resized_at_once(x: Tensor, windows: Tensor, size: Size) -> Tensor:
     return (scaled_windows + 0.5).to(torch.uint8)
 
 
+def nearest(first: Tensor, length: Tensor, side: int) -> Tensor:
+    """Return the nearest positions [B, side] where the `length` [B] pixels after `first` [B] are scaled to `side`."""
+    middle = (torch.arange(side, device=first.device) + 0.5) * (length[:, None] / side)
+    return first[:, None] + middle.long()
+
+
 def triangles(first: Tensor, length: Tensor, total: int, side: int) -> Tensor:
     """Return the weights [B, side, total] that scale the `length` [B] pixels after `first` [B] of `total` to `side`."""
     scale = (length / side)[:, None, None]

@@ -10,7 +10,7 @@ import numpy as np
 
 from cnntrain.data.datasets.folds import HeldOut, held_out
 from cnntrain.data.datasets.groups import groups_of
-from cnntrain.data.datasets.splits import Member, carve, divided, subset
+from cnntrain.data.datasets.splits import Member, carve, divided, strata, subset
 from cnntrain.data.storage.cache import Cache, in_memory, in_pack
 from cnntrain.data.storage.images import Dataset, OnProgress, Split, files_of, splits_of, statistics
 from cnntrain.runtime.errors import InputError
@@ -62,9 +62,11 @@ def divide(
         if test is None:
             test, val = val, None
         group_names = functools.partial(names_of, groups=groups, root=root or Path())
-        refuse_shared(group_names(train), {"validation": group_names(val), "test": group_names(test)}, groups)
+        if groups is not None:
+            refuse_shared(group_names(train), {"validation": group_names(val), "test": group_names(test)}, groups)
         if folds is not None:
-            rest, out = held_out(train.labels.numpy(), info.classes, folds, seed, info.name, group_names(train))
+            labels, classes = strata(train, info)
+            rest, out = held_out(labels.numpy(), classes, folds, seed, info.name, group_names(train))
             remarks += (fold_remark(folds, len(out), test),)
             sealed = train.take(np.setdiff1d(np.arange(len(train)), np.concatenate([rest, out])))
             train, test = train.take(rest), train.take(out)
@@ -93,8 +95,10 @@ def divide(
 
 
 def names_of(split: Split | None, groups: int | str | None, root: Path) -> np.ndarray | None:
-    """Return the group of each image of a split, text [N]; None where there are none."""
-    return None if split is None or groups is None else groups_of(split, groups, root)
+    """Return the group of each image of a split, text [N], or its sequence; None where there are none."""
+    if split is None or groups is not None:
+        return None if split is None or groups is None else groups_of(split, groups, root)
+    return None if split.groups is None else split.groups.numpy().astype(str)
 
 
 def refuse_shared(train: np.ndarray | None, others: Mapping[str, np.ndarray | None], groups: int | str | None) -> None:

@@ -13,6 +13,7 @@ from cnntrain.data.datasets.downloads import DOWNLOADS, Download
 from cnntrain.data.datasets.folder import ImageFolder
 from cnntrain.data.datasets.folds import HeldOut
 from cnntrain.data.datasets.imagenet import FOLDERS, ImageNet, located
+from cnntrain.data.datasets.shapes import Shapes
 from cnntrain.data.datasets.splits import counts_of, keep_classes, keep_info, wanted_classes
 from cnntrain.data.storage.cache import centred
 from cnntrain.data.storage.images import Dataset, DatasetInfo, Split, splits_of
@@ -28,7 +29,7 @@ SIZES = {  # training and test images of datasets whose number never changes
     "imagewoof": (9_025, 3_929),
     "tiny_imagenet": (100_000, 10_000),
 }
-ALIKE = ("digits", "synthetic", *DOWNLOADS)  # hold the same images wherever they lie
+ALIKE = ("digits", "synthetic", "shapes", *DOWNLOADS)  # hold the same images wherever they lie
 
 
 class DatasetReader(Protocol):
@@ -55,6 +56,7 @@ DATASETS: dict[str, Callable[..., DatasetReader]] = {
     "imagewoof": partial(ImageNet, "imagewoof"),
     "tiny_imagenet": partial(ImageNet, "tiny_imagenet", image_size=64),
     "synthetic": Synthetic,
+    "shapes": Shapes,
 }
 
 
@@ -165,7 +167,17 @@ def image_counts(
 
 
 def filtered(dataset: Dataset, classes: Sequence[str]) -> Dataset:
-    """Return the images of these classes only."""
+    """Return the images of these classes only.
+
+    Raises `InputError` where it is not images that have a class.
+    """
+    if dataset.info.targets != "classes":
+        if list(classes) == list(dataset.info.classes):
+            return dataset
+        raise InputError(
+            f"dataset.classes: an image of {dataset.info.name} shows several classes, and none can be left out; they "
+            f"are {', '.join(dataset.info.classes)}"
+        )
 
     def keep(split: Split) -> Split:
         return keep_classes(split, dataset.info.classes, classes)
@@ -194,6 +206,8 @@ def refuse_unusable(dataset: Dataset, info: DatasetInfo) -> None:
             raise InputError(f"the {name} set of {info.name} holds no images")
         if len(split) != len(split.source):
             raise InputError(f"the {name} set of {info.name} has {len(split.source)} images but {len(split)} labels")
+        if info.targets != "classes":
+            continue
         low, high = int(split.labels.min()), int(split.labels.max())
         if low < 0 or high >= len(info.classes):
             wrong = low if low < 0 else high
@@ -201,6 +215,8 @@ def refuse_unusable(dataset: Dataset, info: DatasetInfo) -> None:
                 f"the {name} set of {info.name} has the label {wrong}; its {len(info.classes)} classes are numbered "
                 f"0 to {len(info.classes) - 1}"
             )
+    if info.targets != "classes":
+        return
     counts = counts_of(dataset.train.labels, len(info.classes))
     if counts.min() == 0:
         raise InputError(f"class {info.classes[int(counts.argmin())]!r} of {info.name} has no training images")

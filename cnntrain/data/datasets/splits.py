@@ -106,6 +106,16 @@ def counts_of(labels: Tensor, num_classes: int) -> np.ndarray:
     return counts
 
 
+def strata(split: Split, info: DatasetInfo) -> tuple[Tensor, Sequence[str]]:
+    """Return what divisions draw evenly from: the class of each image, int64 [N], and the classes' names.
+
+    Images that have no one class are all of one kind.
+    """
+    if info.targets == "classes":
+        return split.labels, info.classes
+    return torch.zeros(len(split), dtype=torch.int64), ("image",)
+
+
 def carve(
     split: Split, info: DatasetInfo, size: float, part: str, key: str, groups: np.ndarray | None = None
 ) -> tuple[Split, Split]:
@@ -114,9 +124,10 @@ def carve(
     Stratified, with at least one image a class on both sides; InputError where that cannot be. Where images lie in
     `groups`, text [N], these stay together, and `size` is met as nearly as they allow.
     """
-    counts = counts_of(split.labels, len(info.classes))
+    labels, classes = strata(split, info)
+    counts = counts_of(labels, len(classes))
     if counts.min() < 2:
-        name = info.classes[int(counts.argmin())]
+        name = classes[int(counts.argmin())]
         raise InputError(
             f"class {name!r} has {counts.min()} image(s), too few to split off a {part} set ({key}={size})"
         )
@@ -124,29 +135,30 @@ def carve(
     if total > len(split) - len(counts):
         raise InputError(f"{key}={size} leaves a class without training images: there are {len(split)} images in all")
     if groups is None:
-        index = stratified(split.labels, info.classes, allocate(counts, total, spare=1), 0, info.name, part)
+        index = stratified(labels, classes, allocate(counts, total, spare=1), 0, info.name, part)
     else:
         asked = f"{key}={size}"
-        index = whole_groups(split.labels.numpy(), info, total, part, asked, groups)
+        index = whole_groups(labels.numpy(), classes, info.name, total, part, asked, groups)
     rest = np.setdiff1d(np.arange(len(split)), index, assume_unique=True)
     return split.take(rest), split.take(index)
 
 
 def whole_groups(
-    labels: np.ndarray, info: DatasetInfo, total: int, part: str, asked: str, groups: np.ndarray
+    labels: np.ndarray, classes: Sequence[str], dataset: str, total: int, part: str, asked: str, groups: np.ndarray
 ) -> np.ndarray:
     """Return the sorted index of about `total` images that are whole groups: one of as many folds as that makes."""
     folds = max(2, min(round(len(labels) / total), len(set(groups))))
-    numbers = fold_numbers(labels, info.classes, folds, 0, info.name, part, groups=groups, asked=asked)
+    numbers = fold_numbers(labels, classes, folds, 0, dataset, part, groups=groups, asked=asked)
     sizes = np.bincount(numbers, minlength=folds)
     return np.flatnonzero(numbers == np.abs(sizes - total).argmin())
 
 
 def subset(split: Split, info: DatasetInfo, size: float, seed: int) -> Split:
     """Return `size` images of `split`, stratified, drawn by `seed`; a smaller subset lies in a larger one's classes."""
-    counts = counts_of(split.labels, len(info.classes))
+    labels, classes = strata(split, info)
+    counts = counts_of(labels, len(classes))
     total = images_meant(size, len(split), "dataset.train_size", len(counts))
-    return split.take(stratified(split.labels, info.classes, allocate(counts, total), seed, info.name, "train"))
+    return split.take(stratified(labels, classes, allocate(counts, total), seed, info.name, "train"))
 
 
 # The list of which file is in which split: what a training was shown must stay known when its folder changes.
@@ -267,3 +279,24 @@ def class_weights(labels: Tensor, num_classes: int) -> Tensor:
     counts = torch.bincount(labels, minlength=num_classes).double()
     weights = len(labels) / (counts.clamp(min=1) * (counts > 0).sum())
     return torch.where(counts > 0, weights, 0).float()
+
+
+def pixel_weights(split: Split, classes: int) -> Tensor:
+    """Return weights of classes of pixels, float32 [classes]: the median of their frequencies over each.
+
+    A class's frequency is counted in the images that show it (Eigen and Fergus, ICCV 2015, section 4.4; SegNet); one
+    without pixels weighs 0.
+    """
+    counts = pixel_counts(split, classes).double()
+    pixels, shown = counts.sum(dim=0), (counts.sum(dim=1, keepdim=True) * (counts > 0)).sum(dim=0)
+    frequencies, there = pixels / shown.clamp(min=1), pixels > 0
+    return torch.where(there, frequencies[there].quantile(0.5) / frequencies, 0).float()
+
+
+def pixel_counts(split: Split, classes: int) -> Tensor:
+    """Return the number of pixels of each class in each image, int64 [N, classes], from label maps."""
+    rows = []
+    for start in range(0, len(split), 64):
+        maps = split.source.read(range(start, min(start + 64, len(split))))[..., -1]
+        rows += [torch.bincount(labels.flatten(), minlength=256)[:classes] for labels in maps]
+    return torch.stack(rows)

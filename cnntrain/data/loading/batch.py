@@ -8,29 +8,33 @@ import torch
 from torch import Tensor
 
 from cnntrain.data.augment.augmentations import Augmentation
-from cnntrain.data.augment.resize import resized_at_once, resized_one_by_one, runs_of
+from cnntrain.data.augment.resize import nearest, resized_at_once, resized_one_by_one, runs_of
 from cnntrain.data.loading.normalise import Normalise
-from cnntrain.data.storage.images import DatasetInfo, central
+from cnntrain.data.storage.images import IGNORED, DatasetInfo, central, has_map
 
 
 class Batch(NamedTuple):
     """What one step learns from."""
 
     images: Tensor  # float32 [B, C, H, W], normalised, channels_last
-    target: Tensor  # [B, …] to learn: as in the split (class numbers, int64 [B]), or mixed (float32 [B, classes])
-    labels: Tensor  # [B, …] as in the split, to score against
+    target: Tensor  # [B, …] to learn: as the labels, or mixed (float32 [B, classes])
+    labels: (
+        Tensor  # to score against: class numbers, int64 [B], or label maps that moved as the images, uint8 [B, H, W]
+    )
 
 
 class Store:
     """Pixels in one flat tensor, so that any mixture of shuffling, cropping and flipping is a single gather.
 
-    Three channels lie as RGBX in one int32 a pixel. The last pixel is black: positions outside an image point there.
+    Three channels lie as RGBX in one int32 a pixel, and a label map as the X of its image or beside grey. The last
+    pixel is black, without a class: positions outside an image point there.
     """
 
     def __init__(self, images: Tensor, device: torch.device) -> None:
         self.stored, self.device = images, device
         self.count, self.height, self.width, self.channels = images.shape
         self.black = self.count * self.height * self.width
+        self.has_map = has_map(self.channels)
         self.rows = torch.arange(self.height, device=device)
         self.cols = torch.arange(self.width, device=device)
 
@@ -43,6 +47,8 @@ class Store:
             return flat
         packed = torch.zeros(self.black + 1, 4, dtype=torch.uint8, device=self.device)
         packed[: self.black, : self.channels] = self.stored.reshape(self.black, self.channels).to(self.device)
+        if self.has_map:
+            packed[self.black, self.channels - 1] = IGNORED
         return packed.view(torch.int32).view(-1)
 
     def images(self, index: Tensor) -> Tensor:
@@ -67,8 +73,16 @@ class Store:
     ) -> Tensor:
         """Return windows `drawn` [B, 4] of what `gather` would return, in another `size`: uint8 [B, *size, C].
 
-        A CPU reads nothing but the windows, as long as positions are only mirrored.
+        A CPU reads nothing but the windows, as long as positions are only mirrored. A label map is what its pixels
+        nearest to the new ones say.
         """
+        if self.has_map:
+            image = resized_at_once(self.gather(index, rows, cols, outside=outside)[..., :-1], drawn, size)
+            places = [
+                positions.gather(1, nearest(first, length, side))
+                for positions, first, length, side in zip((rows, cols), *drawn.T.view(2, 2, -1), size, strict=True)
+            ]
+            return torch.cat((image, self.gather(index, *places, outside=outside)[..., -1:]), dim=3)
         if self.device.type == "cpu":
             runs = None if outside else (runs_of(rows), runs_of(cols))
             if runs and runs[0] and runs[1]:
@@ -88,7 +102,10 @@ def wholes(index: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 class Collate:
-    """Stored pixels to a normalised, augmented batch; parts act in the order of their mapping."""
+    """Stored pixels to a normalised, augmented batch; parts act in the order of their mapping.
+
+    A label map goes wherever its image goes: through the same gather, then through what parts do to `maps`.
+    """
 
     def __init__(self, info: DatasetInfo, parts: Mapping[str, Augmentation], device: torch.device) -> None:
         self.normalise, self.classes = Normalise(info, device), len(info.classes)
@@ -97,11 +114,16 @@ class Collate:
         self.places = [(name, part.place) for name, part in reversed(list(parts.items())) if part.place]
         self.outside = any(part.outside for part in parts.values())
         self.pixels = [(name, part.pixels) for name, part in parts.items() if part.pixels]
+        self.maps = [(name, part.maps) for name, part in parts.items() if part.maps]
         self.window = next((name for name, part in parts.items() if part.window), None)
         self.mixers = [(name, part.batch) for name, part in parts.items() if part.batch]
 
     def __call__(self, store: Store, index: Tensor, labels: Tensor, drawn: Mapping[str, Tensor]) -> Batch:
         pixels = self.gathered(store, index, drawn)
+        if store.has_map:
+            pixels, labels = pixels[..., :-1], pixels[..., -1]
+            for name, move in self.maps:
+                labels = move(labels, drawn[name])
         if self.pixels:
             values = pixels.float().permute(0, 3, 1, 2)
             for name, change in self.pixels:
@@ -124,10 +146,7 @@ class Collate:
         return store.images(index)
 
     def positions(self, store: Store, index: Tensor, drawn: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Return the rows [B, H'] and columns [B, W'] of the stored images that a batch shows, before its windows.
-
-        A label map of the images' size follows them by the same gather, from a `Store` of its own.
-        """
+        """Return the rows [B, H'] and columns [B, W'] of the stored images that a batch shows, before its windows."""
         rows, cols = store.rows, store.cols
         if not self.window:
             rows, cols = (

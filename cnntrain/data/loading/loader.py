@@ -20,7 +20,7 @@ from cnntrain.data.loading.batch import Batch, Collate, Store
 from cnntrain.data.loading.normalise import Normalise
 from cnntrain.data.loading.prefetch import Slots
 from cnntrain.data.loading.workers import end_workers, read_batches, torch_loader
-from cnntrain.data.storage.images import DatasetInfo, Pixels, Split, stored
+from cnntrain.data.storage.images import DatasetInfo, Pixels, Split, has_map, stored
 from cnntrain.runtime.distributed import shard
 from cnntrain.runtime.errors import InputError
 from cnntrain.runtime.seeding import generator
@@ -214,11 +214,14 @@ def eval_batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield (images, labels) of a whole split in its order, normalised and never augmented; the last may be short.
 
-    `look` sees the pixels of every batch as they are read, uint8 [B, H, W, C].
+    Labels are label maps, uint8 [B, H, W], where the images bring them. `look` sees the pixels of every batch as they
+    are read, uint8 [B, H, W, C].
     """
     normalise = Normalise(info, device)
     for images, labels in zip(read_in_order(split, batch_size, workers), split.labels.split(batch_size), strict=True):
         look(images)
+        if has_map(images.shape[3]):
+            images, labels = images[..., :-1], images[..., -1]
         yield normalise(images.to(device, non_blocking=True)), labels.to(device, non_blocking=True)
 
 

@@ -25,7 +25,7 @@ Cache = Literal["auto", "none", "pack", "ram"]
 
 def in_memory(split: Split, on_progress: OnProgress | None) -> Split:
     """Return the split with its images in memory."""
-    return Split(on_stored(split.source, lambda source: resident(source, on_progress)), split.labels)
+    return split.read_from(on_stored(split.source, lambda source: resident(source, on_progress)))
 
 
 def in_pack(split: Split, undivided: Dataset, folder: Path, *, make: bool) -> Split:
@@ -39,7 +39,7 @@ def in_pack(split: Split, undivided: Dataset, folder: Path, *, make: bool) -> Sp
         place = pack(base, folder, make=make)
         return Packed(source, place, np.searchsorted(base.index, source.index)) if place else source
 
-    return Split(on_stored(split.source, read), split.labels)
+    return split.read_from(on_stored(split.source, read))
 
 
 def centred(dataset: Dataset) -> Dataset:
@@ -47,7 +47,7 @@ def centred(dataset: Dataset) -> Dataset:
 
     def cut(split: Split) -> Split:
         size = dataset.info.shape[1:]
-        return split if split.source.shape[:2] == size else Split(Centre(split.source, size), split.labels)
+        return split if split.source.shape[:2] == size else split.read_from(Centre(split.source, size))
 
     return replace(
         dataset, train=cut(dataset.train), val=dataset.val and cut(dataset.val), test=dataset.test and cut(dataset.test)

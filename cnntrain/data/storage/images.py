@@ -6,9 +6,9 @@ import os
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -21,16 +21,23 @@ from cnntrain.runtime.progress import counting
 
 OnProgress = Callable[[int, int], None]  # called with the images done and the images in all
 
+Targets = Literal["classes", "maps"]
+IGNORED = 255  # in a label map: a pixel without a class
+
 CHUNK = 64  # images a task of the thread pool decodes
 THREADS = min(16, os.cpu_count() or 1)  # that decode images and count their grey values
 
 
 class Source(Protocol):
-    """Images of one size, read by index."""
+    """Images of one size, read by index.
+
+    Images whose every pixel has a class bring their label map as one more channel, the last: whatever selects, stores
+    and moves pixels then moves their classes too.
+    """
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Height, width and channels (1 or 3)."""
+        """Height, width and channels (1 or 3, and one more with a label map)."""
         ...
 
     def __len__(self) -> int: ...
@@ -120,7 +127,7 @@ class Centre:
     """The middle of the images of `stored` at `size` (height, width): what is looked at, whatever training is shown.
 
     It is 7/8 of each side, as 224 of 256 pixels, or `size` where that is more, cut where torchvision's CenterCrop cuts;
-    what has another size then is scaled, bilinear with antialiasing.
+    what has another size then is scaled, bilinear with antialiasing, and label maps to the nearest pixel.
     """
 
     def __init__(self, stored: Source, size: tuple[int, int]) -> None:
@@ -140,6 +147,11 @@ class Centre:
             return images.contiguous()
         out = torch.empty(len(images), *self.shape, dtype=torch.uint8)
         scaled(images.permute(0, 3, 1, 2), self.size, False, None, None, out=out.permute(0, 3, 1, 2))
+        if has_map(self.shape[2]):
+            rows, cols = (
+                nearest_positions(have, want) for have, want in zip(images.shape[1:3], self.size, strict=True)
+            )
+            out[..., -1] = images[:, rows[:, None], cols, -1]
         return out
 
     def take(self, index: np.ndarray) -> "Centre":
@@ -172,19 +184,40 @@ def on_stored(source: Source, change: Callable[[Source], Source]) -> Source:
     return Centre(change(source.stored), source.size) if isinstance(source, Centre) else change(source)
 
 
+def has_map(channels: int) -> bool:
+    """Say whether so many channels are an image, grey or RGB, and its label map."""
+    return channels in (2, 4)
+
+
+def nearest_positions(length: int, side: int) -> Tensor:
+    """Return the position among `length` pixels that lies nearest to each of `side` when they are scaled to these."""
+    return ((torch.arange(side) + 0.5) * (length / side)).long()
+
+
 @dataclass(frozen=True)
 class Split:
-    """Images and their targets [N, …], of whose shape and type a task alone makes use: class numbers, int64 [N]."""
+    """Images and what is known of each of them beside its pixels.
+
+    `labels` [N, …] are its targets: class numbers, int64 [N]; nothing, int64 [N, 0], where they are label maps, which
+    lie with the pixels. `groups`, int64 [N], tells which images belong together, as the frames of a sequence do; None
+    where each stands for itself.
+    """
 
     source: Source
     labels: Tensor
+    groups: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, index: np.ndarray) -> "Split":
         """Return the images at `index`, in that order."""
-        return Split(self.source.take(index), self.labels[torch.as_tensor(index)])
+        places = torch.as_tensor(index)
+        return Split(self.source.take(index), self.labels[places], None if self.groups is None else self.groups[places])
+
+    def read_from(self, source: Source) -> "Split":
+        """Return the split with the same images in another place."""
+        return replace(self, source=source)
 
 
 @dataclass(frozen=True)
@@ -192,6 +225,7 @@ class DatasetInfo:
     """What is known of a dataset before its pixels are read.
 
     `shape` is (channels, height, width); `mean` and `std` are those of the training pixels in 0..1, one a channel.
+    `targets` says what has a class: the image, or every pixel of it (`IGNORED` where it has none).
     """
 
     name: str
@@ -199,6 +233,7 @@ class DatasetInfo:
     shape: tuple[int, int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    targets: Targets = "classes"
 
 
 @dataclass(frozen=True)
@@ -281,14 +316,18 @@ def spread(count: int, most: int | None) -> np.ndarray:
 
 
 def statistics(source: Source, most: int = 2000) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return each channel's mean and standard deviation in 0..1, over at most `most` evenly spaced images."""
+    """Return each channel's mean and standard deviation in 0..1, over at most `most` evenly spaced images.
+
+    A label map is no channel.
+    """
     chosen = spread(len(source), most)
     if isinstance(stored(source), Files):
         source, chosen = resident(source.take(chosen)), np.arange(len(chosen))
 
     def counted(start: int) -> Tensor:
         images = source.read(chosen[start : start + 16])
-        return torch.stack([torch.bincount(values.reshape(-1), minlength=256) for values in images.unbind(-1)])
+        channels = images.shape[3] - has_map(images.shape[3])
+        return torch.stack([torch.bincount(images[..., c].reshape(-1), minlength=256) for c in range(channels)])
 
     with ThreadPoolExecutor(THREADS) as pool:
         parts = list(pool.map(counted, range(0, len(chosen), 16)))
