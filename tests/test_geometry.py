@@ -12,11 +12,11 @@ from cnntrain.nn.antialias import antialiased
 from cnntrain.nn.blocks import conv, fractional_pool, global_average, linear, pooling, stochastic_pool, unpooled
 from cnntrain.nn.composite import Add, Concat
 from cnntrain.nn.convolutions import locally_connected, spatially_separable, transposed_conv
-from cnntrain.nn.geometry import StageGeometry, geometry
+from cnntrain.nn.geometry import StageGeometry, geometry, outline
 from cnntrain.nn.layers import BlurPool2d, LocalContrastNorm, LocalResponseNorm, Maxout, StochasticPool2d
 from cnntrain.nn.measures import Cost, Windows, sliding, units_cost
 from cnntrain.nn.shapes import Shape
-from cnntrain.nn.stages import BuildOptions, assemble
+from cnntrain.nn.stages import BuildOptions, Maker, assemble
 
 META = BuildOptions(device="meta")
 
@@ -238,12 +238,26 @@ def test_activations_are_what_leaves_the_layers(name: str) -> None:
     assert sum(row.activations for row in rows(name, shape)) == sum(counted)
 
 
+@pytest.mark.parametrize(
+    ("maker", "places"), [(transposed_conv(2, 3, stride=2), 12 * 12), (unpooled(2, conv(2, 3, padding=1)), 6 * 6)]
+)
+def test_an_upsampled_map_has_exact_costs_and_no_receptive_field(maker: Maker, places: int) -> None:
+    shape = (2, 12, 12)
+    makers = {"conv": conv(2, 3, padding=1), "up": maker, "pool": global_average(), "fc": linear(3)}
+    net = assemble(makers, shape, out_shape=(3,), build=META)
+    table = geometry(net, shape)
+    assert table[0].receptive_field == (3, 3)
+    assert [(row.receptive_field, row.stride) for row in table[1:]] == [(None, (0, 0))] * 3
+    assert table[1].macs == places * 2 * 2 * 9 == outline(net, shape)[1].macs
+
+
 def test_what_has_no_receptive_field_is_refused() -> None:
     shape = (2, 12, 12)
-    for maker in (fractional_pool(), transposed_conv(2, 3, stride=2), unpooled(2, conv(2, 3, padding=1))):
-        net = assemble({"odd": maker, "pool": global_average(), "fc": linear(3)}, shape, out_shape=(3,), build=META)
-        with pytest.raises(TypeError, match="not known"):
-            geometry(net, shape)
+    net = assemble(
+        {"odd": fractional_pool(), "pool": global_average(), "fc": linear(3)}, shape, out_shape=(3,), build=META
+    )
+    with pytest.raises(TypeError, match="not known"):
+        geometry(net, shape)
     with pytest.raises(TypeError, match="differ in size"):
         geometry(nn.Sequential(nn.AdaptiveAvgPool2d(5)), shape)
     even = geometry(nn.Sequential(nn.AdaptiveAvgPool2d((6, 12))), shape)[0]

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from cnntrain.models import MODELS
+from cnntrain.models import DENSE, MODELS
 from cnntrain.nn.geometry import StageGeometry, geometry
 from cnntrain.nn.shapes import Shape
 from cnntrain.nn.stages import StageError
@@ -22,7 +22,9 @@ GOLDEN = json.loads((Path(__file__).parent / "golden" / "state_dicts.json").read
 GRAY, CIFAR, TINY, IMAGENET = (1, 28, 28), (3, 32, 32), (3, 64, 64), (3, 224, 224)
 DIGITS = ("softmax", "mlp", "lenet5", "lenet5_1998", "convnet", "locally_connected", "maxout")
 LARGE = ("alexnet", "zfnet", "vgg", "googlenet", "mobilenet", "resnet18", "resnet34", "resnet50", "resnet101")
-OWN = [name for name in MODELS if name not in ("torchvision", "timm")]  # tests/test_external.py has those
+OWN = [  # tests/test_external.py and tests/test_segmentation.py have the others
+    name for name in MODELS if name not in ("torchvision", "timm", *DENSE)
+]
 DEEPER = {"preact_resnet1001", "resnet101", "resnet152", "resnet110", "lm_resnet110"}  # the same blocks, more of them
 EACH = [pytest.param(name, marks=pytest.mark.slow if name in DEEPER else ()) for name in OWN]
 

@@ -9,7 +9,8 @@ Dropout stands at the end of the contracting path, where the paper puts it witho
 from torch import nn
 
 from cnntrain.nn import blocks
-from cnntrain.nn.blocks import conv, level, pooling, sequence, upsampled
+from cnntrain.nn.blocks import conv, level, pooling, sequence
+from cnntrain.nn.convolutions import transposed_conv
 from cnntrain.nn.initialisers import he_normal_inputs
 from cnntrain.nn.shapes import Shape, describe_shape
 from cnntrain.nn.stages import BuildOptions, Maker, StageError, assemble
@@ -49,7 +50,7 @@ def unet(
 
     def below(number: int) -> Maker:
         stages = {"skip": as_it_is, "pool": pooling("max", 2), **inner(number)}
-        up = upsampled(width * 2 ** (number - 2), 2, 2)
+        up = transposed_conv(width * 2 ** (number - 2), 2, stride=2, activation="none")
         return level("channels", stages | {"up": up}, fit="pad" if padded else "crop")
 
     makers = inner(1) | {"score": conv(num_classes, 1, activation="none")}

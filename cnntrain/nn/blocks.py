@@ -6,7 +6,7 @@ from typing import Literal, TypeVar, get_args
 
 from torch import nn
 
-from cnntrain.nn.composite import Fitting, Level, chain
+from cnntrain.nn.composite import Fitting, Level, Unpool, chain
 from cnntrain.nn.layers import (
     ACTIVATIONS,
     Activation,
@@ -14,7 +14,6 @@ from cnntrain.nn.layers import (
     LocalContrastNorm,
     LocalResponseNorm,
     StochasticPool2d,
-    Unpool,
 )
 from cnntrain.nn.shapes import Shape, describe_shape, shape_after
 from cnntrain.nn.stages import Maker, StageError, nested, widenable
@@ -209,11 +208,6 @@ def level(
         return Level(stages, skip, join=join, fit=fit, offset=offset)
 
     return nested(build, makers)
-
-
-def upsampled(out: int, kernel: int, stride: int) -> Maker:
-    """A transposed convolution, which gives maps `stride` times as large."""
-    return lambda shape: nn.ConvTranspose2d(spatial(shape)[0], out, kernel, stride)
 
 
 def unpooled(kernel: int, body: Maker) -> Maker:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cnntrain.nn.measures import Cost, LayerGeometry, Measure, Spans, measure_branches
+from cnntrain.nn.measures import UPSAMPLED, Cost, LayerGeometry, Measure, Spans, measure_branches
 from cnntrain.nn.shapes import Shape, describe_shape
 
 
@@ -133,3 +133,28 @@ class Level(Branches):
         channels = sum(size[0] for size in shapes) if self.join == "channels" else shapes[0][0]
         out = (channels, *side[1:])
         return out, spans, inside + Cost(activations=math.prod(out) if len(branches) > 1 else 0)
+
+
+class Unpool(Branches):
+    """Max pooling, a body that keeps the shape, and unpooling to the places of the maxima, zero elsewhere."""
+
+    def __init__(self, kernel_size: int, body: nn.Module) -> None:
+        super().__init__()
+        self.pool, self.body = nn.MaxPool2d(kernel_size, return_indices=True), body
+        self.unpool = nn.MaxUnpool2d(kernel_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled, places = self.pool(x)
+        inner = self.body(pooled)
+        if inner.shape != pooled.shape:
+            raise ValueError(
+                f"the body turns {tuple(pooled.shape[1:])} into {tuple(inner.shape[1:])}: no places for it"
+            )
+        if x.is_meta:  # torch has no shape rule for this layer
+            return torch.empty_like(x)
+        return self.unpool(inner, places, output_size=x.shape[2:])  # type: ignore[no-any-return]
+
+    def measured(self, measure: Measure, shape: Shape, spans: Spans) -> LayerGeometry:
+        pool = nn.MaxPool2d(self.pool.kernel_size)
+        _, _, inside = measure(nn.Sequential(pool, self.body), shape, spans)
+        return shape, (UPSAMPLED, UPSAMPLED), inside + Cost(activations=math.prod(shape))

@@ -37,8 +37,9 @@ T = TypeVar("T")
 class StageGeometry:
     """One row of a network's table; receptive field and stride are (height, width), with a stride of None all is seen.
 
-    What is not known of other libraries' layers is None: receptive field and stride, connections. `activations` are
-    the values of one image: times four bytes, their memory in fp32.
+    An upsampled map has a stride of (0, 0) and no receptive field: its positions do not all see as many pixels. What is
+    not known of other libraries' layers is None: receptive field and stride, connections. `activations` are the values
+    of one image: times four bytes, their memory in fp32.
     """
 
     name: str
@@ -80,7 +81,8 @@ def geometry(net: nn.Sequential, in_shape: Shape) -> list[StageGeometry]:
         shape, spans, cost = measure(stage, shape, spans)
         fresh = {id(p): p.numel() for p in stage.parameters() if id(p) not in counted}
         counted |= fresh.keys()
-        fields, strides = (spans[0].size, spans[1].size), (spans[0].jump, spans[1].jump)
+        strides = spans[0].jump, spans[1].jump
+        fields = None if 0 in strides else (spans[0].size, spans[1].size)
         params = sum(fresh.values())
         rows.append(StageGeometry(name, shape, fields, strides, params, cost.macs, cost.connections, cost.activations))
     return rows
@@ -95,7 +97,7 @@ def stage_spans(net: nn.Sequential, in_shape: Shape) -> dict[str, Spans]:
             shape, spans, _ = measure(stage, shape, spans)
         except (TypeError, ValueError):
             break
-        if len(shape) == 3 and None not in (spans[0].jump, spans[1].jump):
+        if len(shape) == 3 and spans[0].jump and spans[1].jump:
             known[name] = spans
     return known
 
@@ -199,7 +201,7 @@ def adaptive(leaf: nn.AdaptiveAvgPool2d, shape: Shape) -> Windows:
 def transposed(leaf: nn.ConvTranspose2d, shape: Shape) -> Windows:
     """Return the windows of a transposed convolution."""
     if pair(leaf.stride) != (1, 1):
-        raise TypeError(f"the receptive field through ConvTranspose2d of stride {leaf.stride} is not known")
+        return Window(0), Window(0)
     height, width = sliding(leaf.kernel_size, 1, leaf.padding, leaf.dilation)
     return Window(1, -height.high, -height.low), Window(1, -width.high, -width.low)
 

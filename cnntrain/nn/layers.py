@@ -251,26 +251,6 @@ class PartialConv2d(nn.Module):
         return Cost(macs, macs + area * self.bias.numel(), math.prod(out_shape))
 
 
-class Unpool(nn.Module):
-    """Max pooling, a body that keeps the shape, and unpooling to the places of the maxima, zero elsewhere."""
-
-    def __init__(self, kernel_size: int, body: nn.Module) -> None:
-        super().__init__()
-        self.pool, self.body = nn.MaxPool2d(kernel_size, return_indices=True), body
-        self.unpool = nn.MaxUnpool2d(kernel_size)
-
-    def forward(self, x: Tensor) -> Tensor:
-        pooled, places = self.pool(x)
-        inner = self.body(pooled)
-        if inner.shape != pooled.shape:
-            raise ValueError(
-                f"the body turns {tuple(pooled.shape[1:])} into {tuple(inner.shape[1:])}: no places for it"
-            )
-        if x.is_meta:  # torch has no shape rule for this layer
-            return torch.empty_like(x)
-        return self.unpool(inner, places, output_size=x.shape[2:])  # type: ignore[no-any-return]
-
-
 class BlurPool2d(nn.Module):
     """Each map blurred by [1, 2, 1] / 4 on both axes, borders reflected, and every `stride`-th position of it kept.
 

@@ -18,7 +18,8 @@ from cnntrain.nn.shapes import Shape
 class Window(NamedTuple):
     """What position i of a layer's output reads on one axis: [i·stride + low, i·stride + high].
 
-    A stride of None: every position reads all of low to high.
+    A stride of None: every position reads all of low to high. A stride of 0: the layer upsamples, so that its positions
+    no longer lie on the grid of what it reads.
     """
 
     stride: int | None = 1
@@ -32,7 +33,10 @@ POINTWISE: Windows = (Window(), Window())  # every position reads itself
 
 @dataclass(frozen=True)
 class Span:
-    """The input positions that position i of a map sees on one axis; `jump` None: one position sees all there is."""
+    """The input positions that position i of a map sees on one axis.
+
+    `jump` None: one position sees all there is. `jump` 0: the map is upsampled, and no two positions need see as many.
+    """
 
     jump: int | None = 1
     low: int = 0
@@ -40,8 +44,10 @@ class Span:
 
     def after(self, window: Window) -> "Span":
         """Compose with what a layer reads of the map."""
-        if self.jump is None:
+        if not self.jump:
             return self
+        if window.stride == 0:
+            return UPSAMPLED
         jump = None if window.stride is None else self.jump * window.stride
         return Span(jump, self.low + self.jump * window.low, self.high + self.jump * window.high)
 
@@ -51,6 +57,7 @@ class Span:
         return self.high - self.low + 1
 
 
+UPSAMPLED = Span(0)
 Spans = tuple[Span, Span]  # height, width
 
 
@@ -136,6 +143,8 @@ def united(spans: Iterable[Span]) -> Span:
     Raises `ValueError` where they step over the input differently.
     """
     spans = list(spans)
+    if UPSAMPLED in spans:
+        return UPSAMPLED
     if len({span.jump for span in spans}) > 1:
         raise ValueError(f"branches have different strides: {', '.join(str(span.jump) for span in spans)}")
     return Span(spans[0].jump, min(span.low for span in spans), max(span.high for span in spans))

@@ -60,19 +60,25 @@ def totals_json(sums: Totals) -> dict[str, Any]:
 
 def stage_row(stage: StageGeometry) -> dict[str, object]:
     """Return a stage as a line of the table."""
-    field, stride = stage.receptive_field, stage.stride
-    steps = None if stride is None else "all" if None in stride else describe_shape(tuple(s or 0 for s in stride))
+    field = stage.receptive_field
     return {
         "stage": stage.name,
         "output": describe_shape(stage.out_shape),
         "receptive field": None if field is None else describe_shape(field),
-        "stride": steps,
+        "stride": stride_word(stage.stride),
         **totals_row(totals([stage])),
     }
 
 
+def stride_word(stride: tuple[int | None, int | None] | None) -> str | None:
+    """Write a stride; None where it is not known."""
+    if stride is None:
+        return None
+    return "all" if None in stride else "upsampled" if 0 in stride else describe_shape(tuple(s or 0 for s in stride))
+
+
 def stage_json(stage: StageGeometry) -> dict[str, Any]:
-    """Return a stage for `--json`; a stride of [null, null] sees the whole image, null is not known."""
+    """Return a stage for `--json`; of its stride [null, null] is the whole image, [0, 0] upsampled, null not known."""
     return {
         "name": stage.name,
         "out_shape": list(stage.out_shape),

@@ -87,7 +87,8 @@ def refuse_unmapped(cfg: Fit, info: DatasetInfo, augmentations: Mapping[str, Aug
             raise InputError(f"augmentation.{name} blends classes of images, and {info.name} has one for every pixel")
     if cfg.dataset["balance"] == "sampling":
         raise InputError(
-            f"dataset.balance=sampling draws images by their class, and {info.name} has one for every pixel; take weights"
+            f"dataset.balance=sampling draws images by their class, and {info.name} has one for every pixel; "
+            "take dataset.balance=weights"
         )
     if cfg.trainer.hinge:
         raise InputError(f"trainer.hinge={cfg.trainer.hinge} is a loss of classes of images; take null")

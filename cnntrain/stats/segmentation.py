@@ -59,10 +59,10 @@ def resampled(confusions: np.ndarray, groups: np.ndarray | None = None, *, draws
 
 
 def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the 2.5th and 97.5th percentile of bootstrap values [draws, ...], of those that are finite."""
-    with np.errstate(all="ignore"):
-        low, high = np.nanpercentile(np.where(np.isfinite(values), values, np.nan), (2.5, 97.5), axis=0)
-    return low, high
+    """Return the 2.5th and 97.5th percentile of bootstrap values [draws, ...] that are no nan; nan of none."""
+    none = ~np.isfinite(values).any(axis=0)
+    low, high = np.nanpercentile(np.where(none, 0.0, values), (2.5, 97.5), axis=0)
+    return np.where(none, np.nan, low), np.where(none, np.nan, high)
 
 
 def segmentation(

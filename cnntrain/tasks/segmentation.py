@@ -192,7 +192,8 @@ class Segmentation:
         """Yield accuracies, loss, a table of the classes and the frequent confusions."""
         if results.get("groups"):
             yield f"intervals     over {counted(results['groups'], 'group')} of images"
-        yield f"accuracy      {percent(results['pixel_accuracy'])} of the pixels, {percent(results['mean_accuracy'])} mean"
+        mean = percent(results["mean_accuracy"])
+        yield f"accuracy      {percent(results['pixel_accuracy'])} of the pixels, {mean} of a class's in the mean"
         yield f"loss          {results['loss']:.4f} over {results['pixels']:,} labelled pixels\n"
         yield render([class_row(row) for row in results["per_class"]], width=terminal_width())
         if mistakes := confusions(results["confusion"], [row["class"] for row in results["per_class"]]):

@@ -21,7 +21,7 @@ from cnntrain.runtime.progress import counting
 
 OnProgress = Callable[[int, int], None]  # called with the images done and the images in all
 
-Targets = Literal["classes", "maps"]
+TargetKind = Literal["classes", "maps"]
 IGNORED = 255  # in a label map: a pixel without a class
 
 CHUNK = 64  # images a task of the thread pool decodes
@@ -233,7 +233,7 @@ class DatasetInfo:
     shape: tuple[int, int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    targets: Targets = "classes"
+    targets: TargetKind = "classes"
 
 
 @dataclass(frozen=True)
