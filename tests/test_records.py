@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, get_args, get_type_hints, is_typeddict
+from typing import Any, NotRequired, get_args, get_type_hints, is_typeddict
 
 import numpy as np
 import pytest
@@ -21,6 +21,7 @@ from cnntrain.config.schema import Trainer
 from cnntrain.runs import records
 from cnntrain.runs.folder import CONFIG, METRICS, RECORD, RESULTS
 from cnntrain.runtime.errors import InputError
+from cnntrain.tasks.classification import EvalNumbers, TrainNumbers, ValNumbers
 
 GONE = object()
 VALUES: list[Any] = [GONE, None, True, 7, -1, 0.5, "text", "", [], [[]], ["text"], {}, {"name": {}}, {"a": [1]}]
@@ -135,9 +136,26 @@ def strange(value: Any, shape: Any, key: str = "") -> Iterator[str]:
         yield from strange(value, get_args(shape)[0], key)
 
 
+class BestNumbers(ValNumbers):
+    """Of the best epoch of a classifier."""
+
+    epoch: NotRequired[int]
+
+
+class WrittenResults(records.ResultRecord):
+    """What a training of a classifier writes."""
+
+    train: TrainNumbers  # type: ignore[misc]
+    val: BestNumbers  # type: ignore[misc]
+    best: BestNumbers  # type: ignore[misc]
+
+
+class WrittenEvaluation(records.EvaluationRecord, EvalNumbers):
+    """What an evaluation of a classifier writes."""
+
+
 @pytest.mark.parametrize(
-    ("name", "shape"),
-    [(RECORD, records.RunRecord), (RESULTS, records.ResultRecord), (EVALUATION, records.EvaluationRecord)],
+    ("name", "shape"), [(RECORD, records.RunRecord), (RESULTS, WrittenResults), (EVALUATION, WrittenEvaluation)]
 )
 def test_every_key_that_is_written_has_its_shape(trained: Path, name: str, shape: Any) -> None:
     assert list(strange(json.loads((trained / "run" / name).read_text()), shape)) == []
