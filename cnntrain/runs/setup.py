@@ -30,6 +30,7 @@ from cnntrain.runtime.jsonfile import flat
 from cnntrain.runtime.memory import spent
 from cnntrain.runtime.signals import Signals
 from cnntrain.tasks import task_for
+from cnntrain.tasks.classification import Classification
 from cnntrain.tasks.task import Task
 from cnntrain.training.evaluate import Outputs, answers, outputs
 from cnntrain.training.loop import Record, Stop, TrainProgress, train
