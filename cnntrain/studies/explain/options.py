@@ -5,7 +5,7 @@ from typing import Literal
 
 from cnntrain.config.schema import Shared, SplitName
 from cnntrain.runtime.drawing import Medium
-from cnntrain.runtime.ranges import Count, Fraction, Natural, Positive
+from cnntrain.runtime.ranges import Count, Fraction, Natural, NonNegative, Positive
 
 Quantity = Literal["logit", "probability"]
 
@@ -36,6 +36,21 @@ class SmoothgradOptions:
 
 
 @dataclass(frozen=True)
+class MaximiseOptions:
+    """What is to be excited, how, and from how many starts."""
+
+    of: Literal["unit", "map"]
+    prior: Literal["yosinski", "mahendran_vedaldi"]
+    starts: Count
+    steps: Count | None
+    decay: Fraction
+    blur: NonNegative
+    blur_every: Count
+    small_norm: Fraction
+    small_contribution: Fraction
+
+
+@dataclass(frozen=True)
 class Explain(Shared):
     """`cnntrain explain`."""
 
@@ -53,6 +68,7 @@ class Explain(Shared):
     search: Count
     integrated: IntegratedOptions
     smoothgrad: SmoothgradOptions
+    maximise: MaximiseOptions
     seed: Natural
     batch_size: Count
     strength: Fraction

@@ -10,6 +10,7 @@ from cnntrain.studies.explain.gradcam import GRADCAM
 from cnntrain.studies.explain.gradients import GUIDED, SALIENCY, SMOOTHGRAD
 from cnntrain.studies.explain.integrated import INTEGRATED
 from cnntrain.studies.explain.maps import maps
+from cnntrain.studies.explain.maximise import maximise
 from cnntrain.studies.explain.occlusion import OCCLUSION
 from cnntrain.studies.explain.patches import patches
 
@@ -24,7 +25,13 @@ ATTRIBUTIONS: dict[str, Attribution] = {
     "attention": ATTENTION,
 }
 
-LEARNED: dict[str, Method] = {"filters": filters, "maps": maps, "patches": patches, "deconvnet": deconvnet}
+LEARNED: dict[str, Method] = {
+    "filters": filters,
+    "maps": maps,
+    "patches": patches,
+    "deconvnet": deconvnet,
+    "maximise": maximise,
+}
 
 METHODS: dict[str, Method] = LEARNED | {
     name: explain_images(name, attribution) for name, attribution in ATTRIBUTIONS.items()

@@ -9,6 +9,7 @@ from torch import Tensor
 from cnntrain.data.storage.images import Split, spread
 from cnntrain.nn.shapes import Shape
 from cnntrain.nn.stages import stage_shapes
+from cnntrain.runtime.errors import InputError, unknown
 from cnntrain.runtime.progress import counting
 from cnntrain.runtime.tables import counted
 from cnntrain.studies.explain.question import Question, Subject, find_split
@@ -61,14 +62,30 @@ class ChosenUnits:
 def units_to_show(question: Question, usual: int, stages: Sequence[str] | None = None) -> ChosenUnits:
     """Return the stages and units to look at: those asked for, else `usual` units of some of the `stages`, or of all.
 
-    Raises `StageError` and `InputError` naming the nearest for what there is not.
+    Classes are units of the last stage. Raises `StageError` and `InputError` naming the nearest for what there is not.
     """
     shapes = stage_shapes(question.subject.net, question.subject.info.shape)
-    possible = list(shapes) if stages is None else list(stages)
+    classes = class_units(question)
+    possible = [list(shapes)[-1]] if classes else list(shapes) if stages is None else list(stages)
     names = question.chosen_stages([possible[i] for i in spread(len(possible), MOST_STAGES)])
     counts = {name: shapes[name][0] for name in shapes if name in names}
-    units = chosen_units(question.options.units, counts, usual)
+    units = chosen_units(classes or question.options.units, counts, usual)
     return ChosenUnits({name: shapes[name] for name in units}, units, left_out(possible, counts, units))
+
+
+def class_units(question: Question) -> list[int]:
+    """Return the numbers of the classes that `classes=` names.
+
+    Raises `InputError` for an unknown one, and where stages or units are named too.
+    """
+    options, names = question.options, question.subject.info.classes
+    if not options.classes:
+        return []
+    if options.stages or options.units:
+        raise InputError("classes= names units of the last stage: leave stages= and units= out")
+    if absent := [name for name in options.classes if name not in names]:
+        raise unknown("classes", absent[0], names)
+    return [names.index(name) for name in options.classes]
 
 
 def left_out(possible: Sequence[str], counts: dict[str, int], units: dict[str, np.ndarray]) -> str:
