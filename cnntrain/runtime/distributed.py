@@ -9,7 +9,7 @@ import datetime
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from cnntrain.runtime.errors import CnntrainError, EchoError
 
@@ -82,8 +82,17 @@ def together() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        if not lost(error):
+            raise
         reason = f"another of the {WORLD} processes is gone: {str(error).splitlines()[0]}"
         raise EchoError(1) if RANK else CnntrainError(reason) from error
+
+
+def lost(error: RuntimeError) -> bool:
+    """Say whether an error comes from the connection to other processes."""
+    import torch.distributed as dist
+
+    return isinstance(error, dist.DistError) or any(word in str(error).lower() for word in ("gloo", "nccl"))
 
 
 def shard(size: int, rank: int | None = None) -> slice:
@@ -105,6 +114,22 @@ def all_reduce(tensors: Sequence["Tensor"]) -> None:
     pieces = flat.split([tensor.numel() for tensor in tensors])
     found = [piece.view(tensor.shape) for tensor, piece in zip(tensors, pieces, strict=True)]
     torch._foreach_copy_(list(tensors), found)
+
+
+class Waiting(Protocol):
+    """A message on its way."""
+
+    def wait(self) -> object:
+        """Wait until it has come."""
+
+
+def begin_all_reduce(tensor: "Tensor") -> Waiting:
+    """Begin to replace a tensor by its sum over all processes; `wait` for it before it is read."""
+    import torch.distributed as dist
+
+    with together():
+        begun: Waiting = dist.all_reduce(tensor, async_op=True)
+    return begun
 
 
 def total(*numbers: float) -> list[float]:

@@ -15,9 +15,10 @@ from cnntrain.data.loading.loader import Loader
 from cnntrain.nn.conv_matmul import as_products, candidates
 from cnntrain.runtime import distributed
 from cnntrain.runtime.devices import Compile, Graph, autocast
-from cnntrain.runtime.distributed import all_reduce
+from cnntrain.runtime.distributed import all_reduce, together
 from cnntrain.tasks.task import Task
 from cnntrain.training.foreach import converted_layers, converted_together, counted_layers, counted_together
+from cnntrain.training.gradient_average import GradientAverage
 from cnntrain.training.gradient_norms import GradientNorms
 from cnntrain.training.optimizers import add_l1, bound_norms
 from cnntrain.training.schedule_events import Freeze, Scale
@@ -53,8 +54,9 @@ class Tables(NamedTuple):
 class StepProgram:
     """Called with a loader it takes a step on the next `accumulate` batches: gradients, the update, the average.
 
-    Of several processes each goes through its share of every batch, and all hold the same state afterwards: losses,
-    counts, batch norm's statistics and whether the step was finite travel in one message with the gradients.
+    Of several processes each goes through its share of every batch, and all hold the same state afterwards: gradients
+    travel while the backward pass goes on; losses, counts, batch norm's statistics and whether the step was finite
+    follow in one message.
     """
 
     def __init__(self, trained: TrainState, rates: Sequence[float], task: Task, settings: StepSettings) -> None:
@@ -73,13 +75,18 @@ class StepProgram:
         self.compiled = torch.compile(self.losses, mode=mode, dynamic=False) if settings.compile else None
         self.products = [] if settings.compile else candidates(trained.module)
         # On a CPU a conversion costs what its numbers do; with several processes a gradient leaves as soon as it comes.
-        together = self.device.type == "cuda" and self.precision == "bf16" and distributed.WORLD == 1
-        self.converted = converted_layers(trained.module) if together else []
+        at_once = self.device.type == "cuda" and self.precision == "bf16" and distributed.WORLD == 1
+        self.converted = converted_layers(trained.module) if at_once else []
+        self.gradient_average: GradientAverage | None = None
         self.see_frozen()
 
     def see_frozen(self) -> None:
-        """Find which batch norms follow their inputs, now that stages may have been frozen or set free."""
+        """Find what learns and which batch norms follow their inputs, now that stages may be frozen or set free."""
         self.running = self.trained.running_statistics()
+        if distributed.WORLD > 1:
+            if self.gradient_average:
+                self.gradient_average.remove()
+            self.gradient_average = GradientAverage(self.trained.parameters)
         self.counted = counted_layers(self.trained.module)
 
     @property
@@ -97,12 +104,14 @@ class StepProgram:
         divisor: Any = 0  # of the step's mean: its images, or the sum of their weights
         apart = self.weighted or distributed.WORLD > 1
         sums = Sums(self.sums.counts, self.device) if apart else self.sums
-        for _ in range(self.accumulate):
+        for left in reversed(range(self.accumulate)):
             x, target, own_target = loader.batch()
             loss, total, answer = self.forward(self.scale(x), target)
             weight = self.task.weight(target) if self.weighted else len(x)
             if self.weighted or self.accumulate > 1:
                 total = total * (weight / (self.accumulate * len(x)))
+            if self.gradient_average and left == 0:
+                self.gradient_average.begin()
             self.backward(total)
             check = check + total.detach()
             sums.add(loss.detach() * weight, self.task.counts(answer.detach(), own_target))
@@ -139,7 +148,8 @@ class StepProgram:
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of a loss to those of the step."""
-        loss.backward()
+        with together():
+            loss.backward()
 
     def combine(self, sums: Sums, check: Tensor, divisor: Tensor | int, images: int) -> Tensor:
         """Make the gradients those of all of the step's `images`, and batch norm's running statistics the means over
@@ -147,14 +157,15 @@ class StepProgram:
 
         Weighted losses arrive as sums, and `divisor` is the sum of the weights.
         """
-        gradients = [p.grad for p in self.trained.parameters if p.grad is not None]
         weights = [torch.as_tensor(divisor)] if self.weighted else []
         numbers = flattened(sums.loss, check, *weights, *sums.counts.values()).float()
-        if distributed.WORLD > 1:
-            shares = [*gradients, *self.running]
-            torch._foreach_div_(shares, distributed.WORLD)
-            all_reduce([*shares, numbers])
+        if self.gradient_average:
+            self.gradient_average.finish()
+            if self.running:
+                torch._foreach_div_(self.running, distributed.WORLD)
+            all_reduce([*self.running, numbers])
         if self.weighted:
+            gradients = [p.grad for p in self.trained.parameters if p.grad is not None]
             torch._foreach_mul_([*gradients, numbers[0]], images / numbers[2])
         self.sums.add(numbers[0], unflattened(numbers[2 + len(weights) :], sums.counts))
         return numbers[1]
