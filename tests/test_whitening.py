@@ -93,7 +93,7 @@ def test_a_run_keeps_its_whitening_and_resumes_to_the_same_bits(
 
 
 def test_weights_put_back_to_their_beginning_stay_whitened() -> None:
-    from cnntrain.studies.ablation.changes import with_stages_of
+    from cnntrain.studies.networks import with_stages_of
 
     net, fresh = (create_model("airbench", (3, 12, 12), 10, remove=["pool4"], seed=seed) for seed in (0, 1))
     calibrate(net, blobs)

@@ -13,7 +13,9 @@ from cnntrain.runtime.errors import InputError
 from cnntrain.runtime.tables import render, terminal_width
 from cnntrain.studies.explain.options import Explain
 from cnntrain.studies.explain.report import check_output, write_picture, write_study
+from cnntrain.studies.explain.sanity import sanity_rows
 from cnntrain.studies.explain.study import ExplainStudy, chosen_methods, explain
+from cnntrain.studies.explain.worth import score_table
 
 
 def run(composed: DictConfig) -> dict[str, Any]:
@@ -56,3 +58,6 @@ def show(study: ExplainStudy) -> None:
         if answer.rows:
             print(f"\n{render(list(answer.rows), width=terminal_width())}")
         print()
+    for rows in (score_table(study.scores), sanity_rows(study.sanity)):
+        if rows:
+            print(f"{render(rows, width=terminal_width())}\n")

@@ -86,6 +86,13 @@ def band(replicates: np.ndarray, support: Support | None = None) -> tuple[np.nda
     return low, np.where(there, theta + np.minimum(end(up), above), support.high)
 
 
+def mean_band(values: np.ndarray, support: tuple[float, float] | None = None) -> tuple[float, float, float]:
+    """Return the mean of one number an image [N] and its interval at 95 %; `support` is the range of its mean."""
+    replicates = means(blocks(len(values)), values[None])
+    low, high = band(replicates, None if support is None else Support(*support, len(values)))
+    return float(replicates[0, 0]), float(low[0]), float(high[0])
+
+
 def seed_band(points: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Return the t interval at 95 % of the mean over networks that differ in their seed, element by element."""
     values, n = np.stack(points), len(points)

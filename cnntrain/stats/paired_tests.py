@@ -16,7 +16,7 @@ from scipy import optimize, special
 
 LEVEL = 0.05
 EXACT_SEEDS = 12  # up to here every pattern of signs is counted, beyond it many are drawn
-DRAWS = 99_999
+DRAWS, AT_ONCE = 99_999, 9_999
 
 
 class DiscordantPairs(NamedTuple):
@@ -130,8 +130,11 @@ def sign_flip(differences: Sequence[float]) -> float:
     values = np.asarray(differences, dtype=np.float64)
     if len(values) <= EXACT_SEEDS:
         return float(sign_flips(values[None])[0])
-    signs = np.random.default_rng(0).choice((-1.0, 1.0), size=(DRAWS, len(values)))
-    return float(((np.abs(signs @ values) >= reached(values)).sum() + 1) / (DRAWS + 1))
+    rng, as_far = np.random.default_rng(0), 1
+    for start in range(0, DRAWS, AT_ONCE):
+        signs = rng.choice((-1.0, 1.0), size=(min(AT_ONCE, DRAWS - start), len(values)))
+        as_far += int((np.abs(signs @ values) >= reached(values)).sum())
+    return as_far / (DRAWS + 1)
 
 
 def sign_flips(values: np.ndarray) -> np.ndarray:

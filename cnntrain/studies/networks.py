@@ -1,5 +1,6 @@
 """The networks that a study looks into, which of them differ in their seed only, and their stages."""
 
+import copy
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -131,3 +132,16 @@ def seed_groups(networks: Sequence[NamedNetwork]) -> list[SeedGroup]:
         name = networks[members[0]].name if len(members) == 1 else next(iter(shared)) if unique else letters(number)
         groups.append(SeedGroup(name, members, [networks[i].settings["seed"] for i in members]))
     return groups
+
+
+def with_stages_of(net: nn.Sequential, fresh: nn.Sequential, stages: Sequence[str]) -> nn.Sequential:
+    """Return a copy of `net` with the weights of `fresh` in some stages; running statistics go with them.
+
+    Weights that are never trained stay: they are their own initial values.
+    """
+    changed = copy.deepcopy(net)
+    for name in stages:
+        stage = changed.get_submodule(name)
+        fixed = {key: weight for key, weight in stage.named_parameters() if not weight.requires_grad}
+        stage.load_state_dict(fresh.get_submodule(name).state_dict() | fixed)
+    return changed

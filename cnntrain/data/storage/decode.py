@@ -216,13 +216,18 @@ def cover(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
     Sizes are rounded and pixels computed as by Resize and CenterCrop of torchvision.transforms.v2 on tensors.
     """
-    (tall, wide, _), (height, width) = image.shape, size
-    covered = (height, wide * height // tall) if wide * height >= tall * width else (tall * width // wide, width)
-    top, left = (round((have - want) / 2) for have, want in zip(covered, size, strict=True))
+    covered, (top, left) = covering_size((image.shape[0], image.shape[1]), size)
     covering = torch.empty(*covered, image.shape[2], dtype=torch.uint8)
     pixels, out = (values.permute(2, 0, 1)[None] for values in (torch.from_numpy(image), covering))
     scaled(pixels, covered, False, None, None, out=out)
-    return covering.numpy()[top : top + height, left : left + width]
+    return covering.numpy()[top : top + size[0], left : left + size[1]]
+
+
+def covering_size(have: tuple[int, int], size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return the (height, width) of an image of `have` pixels that just covers `size`, and where the centre begins."""
+    (tall, wide), (height, width) = have, size
+    covered = (height, wide * height // tall) if wide * height >= tall * width else (tall * width // wide, width)
+    return covered, (round((covered[0] - height) / 2), round((covered[1] - width) / 2))
 
 
 def bad_file(path: Path, error: Exception) -> InputError:

@@ -1,9 +1,6 @@
 """Trained networks changed without training: stages taken out, or put back to other weights."""
 
-import copy
 from collections.abc import Sequence
-
-from torch import nn
 
 from cnntrain.config import pretrained
 from cnntrain.config.build import build_model
@@ -14,6 +11,7 @@ from cnntrain.runtime import disk
 from cnntrain.runtime.jsonfile import write_json
 from cnntrain.runtime.seeding import generator
 from cnntrain.studies.cells import Cell
+from cnntrain.studies.networks import with_stages_of
 from cnntrain.training import checkpoints
 
 
@@ -37,16 +35,3 @@ def write_changed(cell: Cell, mode: str, stages: Sequence[str]) -> None:
         disk.write(cell.folder / SPLITS, (cell.start / SPLITS).read_bytes())
     write_json(cell.folder / RECORD, record)
     write_json(cell.folder / CONFIG, cell.settings)
-
-
-def with_stages_of(net: nn.Sequential, fresh: nn.Sequential, stages: Sequence[str]) -> nn.Sequential:
-    """Return a copy of `net` with the weights of `fresh` in some stages; running statistics go with them.
-
-    Weights that are never trained stay: they are their own initial values.
-    """
-    changed = copy.deepcopy(net)
-    for name in stages:
-        stage = changed.get_submodule(name)
-        fixed = {key: weight for key, weight in stage.named_parameters() if not weight.requires_grad}
-        stage.load_state_dict(fresh.get_submodule(name).state_dict() | fixed)
-    return changed

@@ -51,6 +51,13 @@ class MaximiseOptions:
 
 
 @dataclass(frozen=True)
+class BoxOptions:
+    """Where it is written what lies where in the images of the split."""
+
+    boxes: str | None
+
+
+@dataclass(frozen=True)
 class Explain(Shared):
     """`cnntrain explain`."""
 
@@ -69,6 +76,11 @@ class Explain(Shared):
     integrated: IntegratedOptions
     smoothgrad: SmoothgradOptions
     maximise: MaximiseOptions
+    scores: bool
+    scored: Count
+    dataset: BoxOptions
+    sanity: bool
+    random_labels: str | None
     seed: Natural
     batch_size: Count
     strength: Fraction

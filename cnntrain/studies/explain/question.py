@@ -68,6 +68,11 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.names)
 
+    def take(self, places: np.ndarray) -> "ImageSet":
+        """Return the images at some places."""
+        labels = None if self.labels is None else self.labels[places]
+        return ImageSet([self.names[i] for i in places], self.pixels[places], labels, self.logits[places])
+
 
 @dataclass(frozen=True, eq=False)
 class Targets:

@@ -19,8 +19,11 @@ from cnntrain.runtime.errors import InputError
 from cnntrain.runtime.jsonfile import write_json
 from cnntrain.runtime.tables import render
 from cnntrain.studies.explain.explanation import Explanation
+from cnntrain.studies.explain.sanity import sanity_rows
+from cnntrain.studies.explain.scores import score_rows
 from cnntrain.studies.explain.study import ExplainStudy
-from cnntrain.studies.explain.tiles import TiledPicture, draw
+from cnntrain.studies.explain.tiles import draw
+from cnntrain.studies.explain.worth import CHANGES, SCORED, sanity_figure, score_figures, score_table
 from cnntrain.training.pictures import figure_pixels
 from cnntrain.training.tensorboard import Board, open_board
 
@@ -65,11 +68,12 @@ def write_study(study: ExplainStudy, folder: Path) -> dict[str, Any]:
         for name, answer in study.answers.items():
             figures = list[Figure]()
             for picture in answer.pictures if options.figures else []:
-                figures.append(filed(picture, folder, board))
+                figures.append(filed(draw(picture), picture.name, picture.title, folder, board))
                 files.append(str(folder / FIGURES / f"{picture.name}.png"))
             if answer.rows:
                 disk.write(folder / f"{name}.csv", render(list(answer.rows), "csv") + "\n")
             sections.append(section(name, answer, figures))
+        sections += worth_sections(study, folder, board)
     write_report(document(study, sections), folder)
     results = summary(study, folder, files)
     record = provenance(command_line("explain")) | {"hardware": hardware()}
@@ -77,15 +81,30 @@ def write_study(study: ExplainStudy, folder: Path) -> dict[str, Any]:
     return results
 
 
-def filed(picture: TiledPicture, folder: Path, board: Board) -> Figure:
-    """Write a picture as PNG and SVG and to TensorBoard; return it for the page."""
-    drawn = draw(picture)
+def filed(drawn: "MatplotlibFigure", name: str, title: str, folder: Path, board: Board) -> Figure:
+    """Write a figure as PNG and SVG and to TensorBoard; return it for the page."""
 
     def pixels(figure: "MatplotlibFigure") -> dict[str, Tensor]:
-        return {f"explain/{picture.name}": figure_pixels(figure)}
+        return {f"explain/{name}": figure_pixels(figure)}
 
     board.pictures(0, partial(pixels, drawn))
-    return replace(filed_figure(drawn, folder, picture.name, picture.title), caption="")  # it stands in the picture
+    return replace(filed_figure(drawn, folder, name, title), caption="")  # it stands in the picture
+
+
+def worth_sections(study: ExplainStudy, folder: Path, board: Board) -> list[Section]:
+    """Return what the page says of scores and of random weights, and write their tables."""
+    sections, drawn = list[Section](), bool(study.question.options.figures)
+    if study.scores:
+        disk.write(folder / "scores.csv", render(score_rows(study.scores), "csv") + "\n")
+        figures = score_figures(study.scores) if drawn else {}
+        pictures = [filed(figure, name, name, folder, board) for name, figure in figures.items()]
+        sections.append(Section("scores", [Paragraph(SCORED, quiet=True), Table(score_table(study.scores)), *pictures]))
+    if study.sanity:
+        disk.write(folder / "sanity.csv", render(sanity_rows(study.sanity), "csv") + "\n")
+        pictures = [filed(sanity_figure(study.sanity), "sanity", CHANGES, folder, board)] if drawn else []
+        table = Table(sanity_rows(study.sanity))
+        sections.append(Section("random weights", [Paragraph(CHANGES, quiet=True), *pictures, table]))
+    return sections
 
 
 def section(name: str, answer: Explanation, figures: list[Figure]) -> Section:
@@ -109,6 +128,6 @@ def summary(study: ExplainStudy, folder: Path | None, pictures: list[str]) -> di
         "what": study.question.options.what,
         "pictures": pictures,
         "rows": {name: list(answer.rows) for name, answer in study.answers.items()},
-        "scores": [],
-        "sanity": [],
+        "scores": score_rows(study.scores),
+        "sanity": sanity_rows(study.sanity),
     }

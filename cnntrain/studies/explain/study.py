@@ -1,21 +1,25 @@
 """A study of explanations: methods asked about one network and the same images, one after the other."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from cnntrain.runtime.errors import InputError, unknown
 from cnntrain.studies.explain.explanation import Explanation
 from cnntrain.studies.explain.options import Explain
 from cnntrain.studies.explain.question import Question, find_image_set, find_subject
-from cnntrain.studies.explain.registry import METHODS
+from cnntrain.studies.explain.registry import ATTRIBUTIONS, METHODS
+from cnntrain.studies.explain.sanity import SanityRow, check_sanity, sanity_sentence
+from cnntrain.studies.explain.scores import MapScore, measure_scores
 
 
 @dataclass(frozen=True, eq=False)
 class ExplainStudy:
-    """What each method answers about a network and the images of a question."""
+    """What each method answers about a network and the images of a question, and what its maps are worth."""
 
     question: Question
     answers: dict[str, Explanation]
+    scores: Sequence[MapScore] = field(default_factory=list)
+    sanity: Sequence[SanityRow] = field(default_factory=list)
 
 
 def chosen_methods(what: Sequence[str] | str) -> list[str]:
@@ -33,8 +37,20 @@ def chosen_methods(what: Sequence[str] | str) -> list[str]:
 
 
 def explain(options: Explain) -> ExplainStudy:
-    """Ask the methods that `what=` names."""
+    """Ask the methods that `what=` names, and measure what their maps are worth as far as that is asked for.
+
+    Raises `InputError` for scores of methods that give no maps of the image.
+    """
     names = chosen_methods(options.what)
+    mapping = {name: ATTRIBUTIONS[name] for name in names if name in ATTRIBUTIONS}
+    if (options.scores or options.sanity) and not mapping:
+        raise InputError(f"what={names[0]} has no maps to be scored; take one of {', '.join(ATTRIBUTIONS)}")
     subject = find_subject(options)
     question = Question(subject, find_image_set(subject, options), options)
-    return ExplainStudy(question, {name: METHODS[name](question) for name in names})
+    answers = {name: METHODS[name](question) for name in names}
+    sanity = check_sanity(question, mapping) if options.sanity else []
+    for name in mapping:
+        remarks = [*answers[name].remarks, sanity_sentence(sanity, name)]
+        answers[name] = replace(answers[name], remarks=remarks)
+    scores = measure_scores(subject, options, mapping) if options.scores else []
+    return ExplainStudy(question, answers, scores, sanity)

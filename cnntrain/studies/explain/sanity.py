@@ -1,0 +1,132 @@
+"""Whether maps change when the weights do: stages put back to random weights, from the last to the first.
+
+Adebayo, Gilmer, Muelly, Goodfellow, Hardt and Kim, "Sanity Checks for Saliency Maps", NeurIPS 2018: cascading
+randomisation, and networks trained on permuted labels. Maps of the same class are compared by the rank correlation of
+their values, with and without sign, and by their structural similarity (Wang, Bovik, Sheikh and Simoncelli 2004).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+from scipy import ndimage, stats
+
+from cnntrain.data.storage.images import spread
+from cnntrain.runs.folder import find_run
+from cnntrain.runs.load import load_run, rebuild
+from cnntrain.runtime.errors import InputError
+from cnntrain.runtime.seeding import generator
+from cnntrain.runtime.tables import Row
+from cnntrain.stats.jackknife import mean_band
+from cnntrain.studies.explain.attribution import Attribution, attribute
+from cnntrain.studies.explain.question import Question, Subject
+from cnntrain.studies.networks import with_stages_of
+
+LABELS = "labels"  # in place of a stage: another network, trained on permuted labels
+MOST_STAGES = 8  # at which maps are compared, evenly spaced, the first stage among them
+CHANGED = 0.5  # a method's maps change where their rank correlation is lower, once all weights are random
+WINDOW = 7  # pixels a side of structural similarity
+
+
+@dataclass(frozen=True)
+class SanityRow:
+    """How much the maps of a method are alike before and after the weights change, from `stage` to the last.
+
+    Means over `n` images: the rank correlation of the values without sign, its 95 % interval, that with sign, and the
+    structural similarity.
+    """
+
+    method: str
+    stage: str
+    rank_correlation: float
+    low: float
+    high: float
+    signed_rank_correlation: float
+    ssim: float
+    n: int
+
+
+def check_sanity(question: Question, attributions: Mapping[str, Attribution]) -> list[SanityRow]:
+    """Compare the maps of each method with those after more and more stages are random."""
+    before = {name: maps_of(question, name, attribution) for name, attribution in attributions.items()}
+    rows = list[SanityRow]()
+    for stage, subject in other_networks(question.subject, question.options.seed, question.options.random_labels):
+        other = replace(question, subject=subject)
+        for name, attribution in attributions.items():
+            after = maps_of(other, name, attribution)
+            rows.append(compared(name, stage, before[name], after, signed=attribution.signed))
+    return sorted(rows, key=lambda row: list(attributions).index(row.method))
+
+
+def maps_of(question: Question, name: str, attribution: Attribution) -> np.ndarray:
+    """Return the maps of a method; classes stay those that the trained network predicts."""
+    return attribute(attribution, question, name).values.numpy()
+
+
+def other_networks(subject: Subject, seed: int, random_labels: str | None) -> Iterator[tuple[str, Subject]]:
+    """Yield networks whose stages are random from one to the last, and the stage; and one of permuted labels."""
+    net = subject.net
+    learned = [name for name, stage in net.named_children() if any(p.requires_grad for p in stage.parameters())]
+    fresh = rebuild(subject.settings, subject.info, seed=int(generator(seed, "rerandomize").integers(2**31)))
+    for place in reversed(spread(len(learned), MOST_STAGES)):
+        changed = with_stages_of(net, fresh.to(subject.device), learned[place:])
+        yield learned[place], replace(subject, net=changed.eval())
+    if random_labels is not None:
+        other, info, settings = load_run(find_run(random_labels, "random_labels"), "last")
+        if (info.shape, info.classes) != (subject.info.shape, subject.info.classes):
+            raise InputError(f"random_labels={random_labels} is a network of other images or classes")
+        yield LABELS, replace(subject, net=other.to(subject.device), settings=settings)
+
+
+def compared(name: str, stage: str, before: np.ndarray, after: np.ndarray, *, signed: bool) -> SanityRow:
+    """Return how much maps [N, H, W] are alike."""
+    pairs = list(zip(before, after, strict=True))
+    plain = np.array([rank_correlation(np.abs(first), np.abs(second)) for first, second in pairs])
+    alike, low, high = mean_band(plain)
+    with_sign = float(np.mean([rank_correlation(first, second) for first, second in pairs]))
+    similar = float(np.mean([structural_similarity(first, second, signed=signed) for first, second in pairs]))
+    return SanityRow(name, stage, alike, low, high, with_sign, similar, len(pairs))
+
+
+def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
+    """Return Spearman's rank correlation of two maps; 0 where one of them has a single value."""
+    if np.ptp(first) == 0 or np.ptp(second) == 0:
+        return 0.0
+    return float(np.corrcoef(stats.rankdata(first), stats.rankdata(second))[0, 1])
+
+
+def structural_similarity(first: np.ndarray, second: np.ndarray, *, signed: bool) -> float:
+    """Return the mean structural similarity of two maps [H, W], each divided by its largest size."""
+    x, y = (values.astype(np.float64) / (np.abs(values).max() or 1) for values in (first, second))
+    span = 2.0 if signed else 1.0
+    pixels = WINDOW**2
+
+    def local(values: np.ndarray) -> np.ndarray:
+        return np.asarray(ndimage.uniform_filter(values, WINDOW))
+
+    mean_x, mean_y, unbiased = local(x), local(y), pixels / (pixels - 1)
+    var_x, var_y = unbiased * (local(x * x) - mean_x**2), unbiased * (local(y * y) - mean_y**2)
+    covariance = unbiased * (local(x * y) - mean_x * mean_y)
+    light, contrast = (0.01 * span) ** 2, (0.03 * span) ** 2
+    similarity = (2 * mean_x * mean_y + light) * (2 * covariance + contrast)
+    similarity /= (mean_x**2 + mean_y**2 + light) * (var_x + var_y + contrast)
+    edge = WINDOW // 2
+    return float(similarity[edge:-edge, edge:-edge].mean())
+
+
+def sanity_sentence(rows: Sequence[SanityRow], method: str) -> str:
+    """Say of a method whether its maps change when the weights do."""
+    own = [row for row in rows if row.method == method and row.stage != LABELS]
+    if not own:
+        return "Changes when the weights do: not tested (sanity=true)."
+    last = own[-1]
+    answer = "yes" if last.high < CHANGED else "no" if last.low >= CHANGED else "undecided"
+    return (
+        f"Changes when the weights do: {answer} (rank correlation {last.rank_correlation:.2f}, "
+        f"{last.low:.2f} … {last.high:.2f}, with the maps of random weights; n = {last.n})."
+    )
+
+
+def sanity_rows(rows: Sequence[SanityRow]) -> list[Row]:
+    """Return the rows of the table, which are those of `--json`."""
+    return [asdict(row) for row in rows]

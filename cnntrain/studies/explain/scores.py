@@ -1,0 +1,223 @@
+"""Whether maps are worth anything: scores over images, with intervals, and paired with what an edge map reaches.
+
+Insertion, deletion, the pointing game and localisation, of each method and of maps that look at no network. Intervals
+are over images, by the jackknife; differences are tested by the signs of paired differences, and corrected by Holm's
+method over all of them.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from cnntrain.config.schema import SplitName
+from cnntrain.data.storage.images import spread
+from cnntrain.runtime.errors import InputError
+from cnntrain.runtime.tables import Row
+from cnntrain.stats.jackknife import mean_band
+from cnntrain.stats.paired_tests import PairedTest, holm_correction, is_significant, sign_flip
+from cnntrain.studies.explain.attribution import Attribution, attribute
+from cnntrain.studies.explain.boxes import read_boxes, seen_boxes
+from cnntrain.studies.explain.insertion import areas
+from cnntrain.studies.explain.localisation import THRESHOLDS, overlaps, points_inside
+from cnntrain.studies.explain.options import Explain
+from cnntrain.studies.explain.question import ImageSet, Question, Subject, find_image_set, find_split, split_images
+from cnntrain.studies.explain.references import EDGES, REFERENCES, WHOLE
+
+Mapper = Callable[[Question], np.ndarray]  # gives the maps [N, H, W] of the images of a question
+HALF = 0.5  # of the union is shared: then a box counts as found
+OVERLAPS = (0.3, 0.5, 0.7)
+AREAS, LESS_IS_BETTER = ("insertion", "deletion"), ("deletion",)
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredImages:
+    """Images and, where they are given, the boxes [B, 4] of each in its own pixels."""
+
+    images: ImageSet
+    boxes: Sequence[np.ndarray] | None
+
+
+@dataclass(frozen=True)
+class MapScore:
+    """One score of one method: the mean over `n` images, and its 95 % interval.
+
+    `threshold` is the share of a map's range from which on it belongs to its box, for scores of boxes. `difference` is
+    paired with the edge map's.
+    """
+
+    method: str
+    score: str
+    value: float
+    low: float
+    high: float
+    n: int
+    threshold: float | None = None
+    difference: PairedTest | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class ImageScores:
+    """One score of one method, image by image [N]."""
+
+    method: str
+    score: str
+    values: np.ndarray
+    threshold: float | None = None
+
+    @property
+    def counts(self) -> bool:
+        """Whether the mean is a share of images."""
+        return self.score not in AREAS
+
+
+def measure_scores(subject: Subject, options: Explain, attributions: Mapping[str, Attribution]) -> list[MapScore]:
+    """Score the maps of methods, and of those that look at no network, on the same images."""
+    measured = scored_images(subject, options, options.split)
+    trained = None if measured.boxes is None else scored_images(subject, options, "train")
+    mappers: dict[str, Mapper] = {
+        **{name: mapper_of(name, attribution) for name, attribution in attributions.items()},
+        **{name: reference_mapper(name) for name in REFERENCES},
+    }
+    scores = list[ImageScores]()
+    for name, mapper in mappers.items():
+        question = Question(subject, measured.images, options)
+        maps = mapper(question)
+        if name != WHOLE:  # which has no order
+            inserted, deleted = areas(question, question.targets("probability"), maps, name)
+            scores += [ImageScores(name, "insertion", inserted), ImageScores(name, "deletion", deleted)]
+        if measured.boxes is not None and trained is not None:
+            scores += localised(name, mapper, question, maps, measured.boxes, trained)
+    return summed_up(scores)
+
+
+def mapper_of(name: str, attribution: Attribution) -> Mapper:
+    """Return what makes the maps of a method."""
+    return lambda question: attribute(attribution, question, name).values.numpy()
+
+
+def reference_mapper(name: str) -> Mapper:
+    """Return what makes maps that look at no network."""
+    return lambda question: REFERENCES[name](question.images.pixels, question.options.seed)
+
+
+def scored_images(subject: Subject, options: Explain, split: SplitName) -> ScoredImages:
+    """Return the images that are scored: `scored=` of a split, evenly spaced, or the files that `images=` names.
+
+    Raises `InputError` for boxes of images that are not the run's own, and for images without one.
+    """
+    if not isinstance(options.images, int):
+        if options.dataset.boxes:
+            raise InputError("dataset.boxes= is for images of a split; let images= be a number")
+        return ScoredImages(find_image_set(subject, options), None)
+    found = find_split(subject, replace(options, split=split))
+    places = spread(len(found.split), options.scored)
+    images = split_images(subject, options, found, places)
+    if options.dataset.boxes is None:
+        return ScoredImages(images, None)
+    size = subject.info.shape[1], subject.info.shape[2]
+    return ScoredImages(images, seen_boxes(read_boxes(options.dataset.boxes), found.split.take(places).source, size))
+
+
+def localised(
+    name: str,
+    mapper: Mapper,
+    question: Question,
+    maps: np.ndarray,
+    boxes: Sequence[np.ndarray],
+    trained: ScoredImages,
+) -> list[ImageScores]:
+    """Return the pointing game and the localisation of maps of the true classes.
+
+    The threshold is the one that finds most boxes of training images (`trained`); those of `max_box_acc` are the best
+    for the scored images themselves.
+    """
+    images, true_class = question.images, replace(question.options, target="true")
+    assert images.labels is not None and trained.boxes is not None  # images of a split have both
+    other = np.flatnonzero((question.targets("logit").classes != images.labels).numpy())
+    if len(other):
+        maps = maps.copy()
+        maps[other] = mapper(Question(question.subject, images.take(other), true_class))
+    pointed = np.array([points_inside(values, some) for values, some in zip(maps, boxes, strict=True)])
+    shared = overlaps(maps, boxes)
+    learned = overlaps(mapper(Question(question.subject, trained.images, true_class)), trained.boxes)
+    chosen = int((learned >= HALF).mean(axis=0).argmax())
+    located = (shared[:, chosen] >= HALF).astype(np.float64)
+    right = (images.logits.argmax(dim=1) == images.labels).numpy()
+    threshold = float(THRESHOLDS[chosen])
+    scores = [
+        ImageScores(name, "pointing_game", pointed),
+        ImageScores(name, "gt_known_localisation", located, threshold),
+        ImageScores(name, "top1_localisation", located * right, threshold),
+    ]
+    for least in OVERLAPS:
+        hits = shared >= least
+        best = int(hits.mean(axis=0).argmax())
+        scores.append(
+            ImageScores(name, f"max_box_acc_{least}", hits[:, best].astype(np.float64), float(THRESHOLDS[best]))
+        )
+    return scores
+
+
+def summed_up(scores: Sequence[ImageScores]) -> list[MapScore]:
+    """Return the mean of each score with its interval, and its paired difference to the edge map's."""
+    edges = {score.score: score.values for score in scores if score.method == EDGES}
+    differences = [score.values - edges[score.score] for score in scores]
+    pairs = zip(scores, differences, strict=True)
+    ps = [None if score.method == EDGES else sign_flip(list(difference)) for score, difference in pairs]
+    return [
+        MapScore(
+            score.method,
+            score.score,
+            *mean_band(score.values, (0, 1) if score.counts else None),
+            len(score.values),
+            score.threshold,
+            None if p is None else edge_test(score, difference, p, p_holm),
+        )
+        for score, difference, p, p_holm in zip(scores, differences, ps, holm_correction(ps), strict=True)
+    ]
+
+
+def edge_test(score: ImageScores, difference: np.ndarray, p: float, p_holm: float | None) -> PairedTest:
+    """Return the test of a score against the edge map's, from their differences [N] and its p."""
+    delta, low, high = mean_band(difference, (-1, 1) if score.counts else None)
+    significant = is_significant(low, high, p_holm)
+    better = (delta > 0) != (score.score in LESS_IS_BETTER)
+    verdict = "not told apart" if not significant else "better" if better else "worse"
+    return PairedTest(
+        score.method,
+        EDGES,
+        verdict,
+        pairs=len(difference),
+        delta=delta,
+        delta_low=low,
+        delta_high=high,
+        p=p,
+        p_holm=p_holm,
+        significant=significant,
+    )
+
+
+def score_rows(scores: Sequence[MapScore]) -> list[Row]:
+    """Return the rows of the table, which are those of `--json`."""
+    rows = list[Row]()
+    for score in scores:
+        test = score.difference
+        rows.append(
+            {
+                "method": score.method,
+                "score": score.score,
+                "value": score.value,
+                "low": score.low,
+                "high": score.high,
+                "n": score.n,
+                "threshold": score.threshold,
+                "delta": test and test.delta,
+                "delta_low": test and test.delta_low,
+                "delta_high": test and test.delta_high,
+                "p": test and test.p,
+                "p_holm": test and test.p_holm,
+                "than edge map": test and test.verdict,
+            }
+        )
+    return rows

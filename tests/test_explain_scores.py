@@ -1,0 +1,307 @@
+"""What explanations are worth: scores against arithmetic by hand and other implementations, and random weights."""
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy import stats
+from test_attributions import deciding_net, options_of, planted, subject_of
+from torch import nn
+from torchvision import ops
+
+from cnntrain.data.storage.images import Centre, Files
+from cnntrain.runtime.errors import InputError
+from cnntrain.studies.explain.boxes import read_boxes, seen_boxes
+from cnntrain.studies.explain.insertion import STEPS, areas, pixel_ranks
+from cnntrain.studies.explain.localisation import overlap, overlaps, points_inside, region_box
+from cnntrain.studies.explain.question import ImageSet, Question, Targets
+from cnntrain.studies.explain.references import EDGES, REFERENCES, WHOLE
+from cnntrain.studies.explain.sanity import compared, rank_correlation, sanity_sentence, structural_similarity
+from cnntrain.studies.explain.scores import ImageScores, summed_up
+
+Call = Callable[..., dict[str, Any]]
+
+
+def drawn(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+# --- insertion and deletion
+
+
+def test_pixels_come_in_the_order_of_their_values_and_equal_ones_in_an_order_that_is_drawn() -> None:
+    maps = drawn(3, 5, 7)
+    ranks = pixel_ranks(maps, seed=0)
+    for values, places in zip(maps, ranks, strict=True):
+        assert sorted(places.ravel()) == list(range(35))
+        assert (np.diff(values.ravel()[np.argsort(places.ravel())]) <= 0).all()
+    equal = [pixel_ranks(np.zeros((1, 5, 7)), seed).ravel() for seed in (0, 1)]
+    assert sorted(equal[0]) == list(range(35)) and (equal[0] != equal[1]).any() and (np.diff(equal[0]) < 0).any()
+
+
+def question_of(net: nn.Sequential, pixels: np.ndarray, labels: torch.Tensor | None = None) -> Question:
+    subject = subject_of(net, pixels.shape[1])
+    names = [str(i) for i in range(len(pixels))]
+    return Question(subject, ImageSet(names, pixels, labels, subject.logits(pixels, 100)), options_of())
+
+
+def test_areas_are_those_of_a_loop_over_pixels() -> None:
+    side, pixels = 8, np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(3 * side * side, 4)).eval()
+    question, maps, targets = question_of(net, pixels), drawn(2, side, side), Targets(torch.tensor([1, 2]), "logit")
+    inserted, deleted = areas(question, targets, maps, "x")
+    images = question.subject.inputs(pixels)
+    for i in range(2):
+        order = np.argsort(-maps[i].ravel())
+        changed, curve = images[i].clone(), []
+        for step in range(STEPS + 1):
+            for place in order[: round(step * side * side / STEPS)]:
+                changed[:, place // side, place % side] = 0
+            curve.append(float(net(changed[None]).softmax(dim=1)[0, targets.classes[i]].detach()))
+        area = np.trapezoid(curve) / STEPS
+        assert deleted[i] == pytest.approx(area, abs=1e-5)
+    assert inserted.shape == (2,) and (inserted != deleted).all()
+
+
+def test_the_pixels_that_decide_raise_insertion_and_lower_deletion() -> None:
+    x, boxes = planted(8)
+    pixels = ((x.permute(0, 2, 3, 1).numpy() + 2) * 63.75).astype(np.uint8)
+    question = question_of(deciding_net(), pixels)
+    targets = Targets(torch.arange(8) % 4, "logit")
+    inside = np.zeros((8, 24, 24))
+    for values, ((left, top, right, bottom),) in zip(inside, boxes, strict=True):
+        values[int(top) : int(bottom), int(left) : int(right)] = 1
+    inserted, deleted = areas(question, targets, inside, "inside")
+    later_in, later_out = areas(question, targets, -inside, "outside")
+    assert (inserted > 0.8).all() and (deleted < 0.4).all() and (later_in < 0.4).all() and (later_out > 0.7).all()
+
+
+# --- where things lie
+
+
+def test_a_point_counts_within_a_box_and_a_little_beside_it() -> None:
+    values = np.zeros((100, 100))
+    values[40, 60] = 1
+    assert points_inside(values, np.array([[50.0, 30, 70, 50]])) == 1
+    assert points_inside(values, np.array([[0.0, 0, 10, 10], [50, 30, 58, 50]])) == 1  # 2.5 pixels beside it: 3 %
+    assert points_inside(values, np.array([[50.0, 30, 57, 50]])) == 0
+    assert points_inside(np.ones((100, 100)), np.array([[3.0, 3, 53, 53]])) == pytest.approx(0.56**2)
+
+
+def test_the_box_is_around_the_largest_region_only() -> None:
+    values = np.zeros((10, 12))
+    values[1:4, 2:5] = 1
+    values[4, 5] = 0.8  # touches it at a corner
+    values[7:9, 8:10] = 2
+    assert region_box(values, 0.3).tolist() == [2, 1, 6, 5]
+    assert region_box(values, 0.6).tolist() == [8, 7, 10, 9]
+    assert region_box(values, 0).tolist() == [0, 0, 12, 10]
+    assert region_box(np.full((4, 6), 3.0), 0.9).tolist() == [0, 0, 6, 4]
+    assert region_box(-values - 5, 0.9).tolist() == [0, 0, 12, 10]
+
+
+def test_overlaps_are_torchvisions() -> None:
+    rng = np.random.default_rng(0)
+    corners = rng.uniform(0, 10, (20, 2, 2))
+    boxes = np.concatenate([corners.min(axis=1), corners.max(axis=1) + 1], axis=1)
+    for box in boxes[:5]:
+        theirs = ops.box_iou(torch.from_numpy(box[None]), torch.from_numpy(boxes[5:])).max()
+        assert overlap(box, boxes[5:]) == pytest.approx(float(theirs))
+    assert overlap(np.array([0.0, 0, 1, 1]), np.array([[5.0, 5, 6, 6]])) == 0
+    shared = overlaps(np.ones((1, 10, 10)), [np.array([[0.0, 0, 10, 5]])])
+    assert np.allclose(shared, 0.5)
+
+
+def test_lists_of_boxes_are_read_as_they_are_published(folder: Path) -> None:
+    lists = folder / "lists"
+    lists.mkdir()
+    (lists / "fish.txt").write_text("fish_0.JPEG\t0\t10\t63\t58\nfish_1.JPEG\t14\t2\t54\t49\n")
+    (lists / "val.csv").write_text("file,class,x1,y1,x2,y2\nval 2.JPEG,fish,4,0,60,55\nval 2.JPEG,fish,1,1,1,1\n")
+    boxes = read_boxes("lists")
+    assert boxes["fish_0.JPEG"].tolist() == [[0, 10, 64, 59]]
+    assert boxes["val 2.JPEG"].tolist() == [[4, 0, 61, 56], [1, 1, 2, 2]]
+    (lists / "bad.txt").write_text("fish_0.JPEG 0 10 63\n")
+    with pytest.raises(InputError, match=r"bad.txt, line 1"):
+        read_boxes("lists")
+    (lists / "bad.txt").write_text("a.png 0 0 9 9\nfish_0.JPEG 10 10 9 20\n")
+    with pytest.raises(InputError, match=r"bad.txt, line 2"):
+        read_boxes("lists/bad.txt")
+    with pytest.raises(InputError, match="nowhere"):
+        read_boxes("nowhere")
+
+
+@pytest.mark.parametrize(("kept", "size"), [((40, 40), (40, 40)), ((64, 64), (48, 48)), ((20, 20), (20, 20))])
+def test_a_box_follows_its_image_through_scaling_and_cropping(
+    folder: Path, kept: tuple[int, int], size: tuple[int, int]
+) -> None:
+    pixels = np.zeros((60, 90, 3), dtype=np.uint8)
+    pixels[20:44, 30:57] = 255
+    Image.fromarray(pixels).save(folder / "a.png")
+    source = Centre(Files(folder, ["a.png"], kept, 3, resize=True), size)
+    ((box,),) = seen_boxes({"a.png": np.array([[30.0, 20, 57, 44]])}, source, size)
+    rows, columns = np.nonzero(source.read([0])[0, :, :, 0].numpy() > 127)
+    seen = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+    assert np.abs(box - np.array(seen)).max() <= 0.75
+    with pytest.raises(InputError, match=r"a\.png"):
+        seen_boxes({}, source, size)
+
+
+# --- statistics
+
+
+def test_methods_are_compared_with_the_edge_map_image_by_image() -> None:
+    rng = np.random.default_rng(0)
+    base = rng.uniform(0.2, 0.6, 60)
+    worse = ImageScores("a", "deletion", base + 0.1 + rng.normal(0, 0.02, 60))
+    same = ImageScores("b", "deletion", base + rng.normal(0, 0.02, 60))
+    scores = {score.method: score for score in summed_up([worse, same, ImageScores(EDGES, "deletion", base)])}
+    assert (
+        scores["a"].value == pytest.approx(worse.values.mean())
+        and scores["a"].low < scores["a"].value < scores["a"].high
+    )
+    assert scores[EDGES].difference is None
+    tests = {method: score.difference for method, score in scores.items() if score.difference}
+    assert tests["a"].verdict == "worse" and tests["a"].p_holm is not None and tests["a"].p_holm < 1e-3
+    assert tests["b"].verdict == "not told apart"
+    half = 1.96 * (worse.values - base).std(ddof=1) / 60**0.5
+    assert tests["a"].delta_high == pytest.approx(float((worse.values - base).mean()) + half, abs=0.3 * half)
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+def test_maps_that_look_at_no_network(name: str) -> None:
+    pixels = np.zeros((2, 20, 30, 3), dtype=np.uint8)
+    pixels[:, 5:15, 10:20] = 200
+    maps = REFERENCES[name](pixels, 0)
+    assert maps.shape == (2, 20, 30) and np.isfinite(maps).all()
+    if name == EDGES:
+        assert maps[0, 10, 10] > 0 and maps[0, 10, 15] == 0 and maps[0, 2, 2] == 0
+    elif name == WHOLE:
+        assert np.ptp(maps) == 0
+    elif name == "centred Gaussian":
+        assert np.unravel_index(maps[0].argmax(), (20, 30))[0] in (9, 10) and np.allclose(maps[0], maps[0, ::-1, ::-1])
+    else:
+        assert np.ptp(maps) > 0 and (maps[0] != maps[1]).any()
+
+
+# --- random weights
+
+
+def test_rank_correlation_is_spearmans() -> None:
+    first, second = drawn(9, 9), drawn(9, 9, seed=1).round(1)
+    assert rank_correlation(first, second) == pytest.approx(stats.spearmanr(first.ravel(), second.ravel()).statistic)
+    assert rank_correlation(first, np.exp(first)) == pytest.approx(1)
+    assert rank_correlation(first, np.ones((9, 9))) == 0
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_structural_similarity_is_scikit_images(*, signed: bool) -> None:
+    metrics = pytest.importorskip("skimage.metrics")
+    first, second = drawn(30, 24), drawn(30, 24, seed=1)
+    second = 0.6 * first + 0.4 * second
+    first, second = (first, second) if signed else (np.abs(first), np.abs(second))
+    theirs = metrics.structural_similarity(
+        first / np.abs(first).max(), second / np.abs(second).max(), data_range=2.0 if signed else 1.0
+    )
+    assert structural_similarity(first, second, signed=signed) == pytest.approx(theirs, abs=1e-9)
+    assert structural_similarity(first, first, signed=signed) == pytest.approx(1)
+    assert np.isfinite(structural_similarity(np.zeros((9, 9)), np.zeros((9, 9)), signed=signed))
+
+
+# --- the command
+
+
+@pytest.fixture
+def boxed_run(cnntrain: Call, folder: Path) -> str:
+    """A run on images whose class is the colour of a square, and the list of their squares."""
+    rng, lines = np.random.default_rng(0), list[list[Any]]()
+    for part, count in (("train", 16), ("test", 8)):
+        for colour, name in enumerate(("green", "red")):
+            (folder / "squares" / part / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(60, 200, (28, 28, 3), dtype=np.uint8)
+                top, left = rng.integers(0, 18, 2)
+                pixels[top : top + 10, left : left + 10] = (240, 10, 10) if colour else (10, 240, 10)
+                file = f"{part}_{name}_{i}.png"
+                Image.fromarray(pixels).save(folder / "squares" / part / name / file)
+                lines.append([file, left, top, left + 9, top + 9])
+    with (folder / "boxes.csv").open("w") as sink:
+        csv.writer(sink).writerows(lines)
+    cnntrain(
+        *("fit", "model=lenet5", "dataset=folder", "dataset.root=squares", "dataset.val_size=0", "augmentation=none"),
+        *("trainer.epochs=1", "trainer.batch_size=16", "optimizer.lr=0.01", "trainer.tensorboard=false", "device=cpu"),
+        "output_dir=run",
+    )
+    return "run=run"
+
+
+def test_scores_and_sanity_stand_in_the_results_the_tables_and_the_page(
+    cnntrain: Call, boxed_run: str, folder: Path
+) -> None:
+    found = cnntrain(
+        *("explain", boxed_run, "what=[gradcam,saliency]", "images=2", "scores=true", "scored=6", "sanity=true"),
+        *("dataset.boxes=boxes.csv", "random_labels=run", "output_dir=out", "tensorboard=false"),
+    )
+    methods = {"gradcam", "saliency", *REFERENCES}
+    assert {row["method"] for row in found["scores"]} == methods
+    kinds = {row["score"] for row in found["scores"] if row["method"] == "gradcam"}
+    boxes = {
+        "pointing_game",
+        "gt_known_localisation",
+        "top1_localisation",
+        *(f"max_box_acc_{o}" for o in (0.3, 0.5, 0.7)),
+    }
+    assert kinds == {"insertion", "deletion"} | boxes
+    assert {row["score"] for row in found["scores"] if row["method"] == WHOLE} == boxes
+    for row in found["scores"]:
+        assert row["n"] == 6 and row["low"] <= row["value"] <= row["high"]
+    assert {row["method"] for row in found["sanity"]} == {"gradcam", "saliency"}
+    stages = [row["stage"] for row in found["sanity"] if row["method"] == "gradcam"]
+    assert stages[-1] == "labels" and len(stages) > 2
+    labels = [row for row in found["sanity"] if row["stage"] == "labels"]  # the run itself: nothing changes
+    assert all(row["rank_correlation"] == pytest.approx(1) and row["ssim"] == pytest.approx(1) for row in labels)
+    assert all({"method", "stage", "rank_correlation", "ssim"} <= set(row) for row in found["sanity"])
+    for name in ("scores", "sanity"):
+        assert len((folder / f"out/{name}.csv").read_text().splitlines()) == 1 + len(found[name])
+    page = (folder / "out/report.html").read_text()
+    assert page.count("Changes when the weights do") == 2 and (folder / "out/figures/sanity.png").is_file()
+
+
+def test_a_sentence_says_whether_maps_change_when_the_weights_do() -> None:
+    first = np.abs(drawn(8, 12, 12))
+    noisy = first + np.abs(drawn(8, 12, 12, seed=2)) / 10
+    other = np.abs(drawn(8, 12, 12, seed=1))
+    rows = [
+        compared(*names, first, after, signed=False)
+        for names, after in (
+            (("image", "conv2"), other),
+            (("image", "conv1"), noisy),
+            (("image", "labels"), other),
+            (("network", "conv2"), noisy),
+            (("network", "conv1"), other),
+            (("network", "labels"), first),
+        )
+    ]
+    assert "do: no (" in sanity_sentence(rows, "image") and "do: yes (" in sanity_sentence(rows, "network")
+    assert "sanity=true" in sanity_sentence(rows, "another")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["what=filters", "scores=true"], "cam"),
+        (["what=gradcam", "scores=true", "dataset.boxes=nowhere.csv"], "nowhere.csv"),
+        (["what=gradcam", "scores=true", "dataset.boxes=some.csv"], "test_"),
+        (["what=gradcam", "scores=true", "dataset.boxes=boxes.csv", "images=squares/test"], "images="),
+        (["what=gradcam", "sanity=true", "random_labels=nothing"], "nothing"),
+    ],
+)
+def test_scores_that_cannot_be_are_refused_in_a_line(
+    words: list[str], said: str, boxed_run: str, refused: Callable[..., str], folder: Path
+) -> None:
+    (folder / "some.csv").write_text("train_red_0.png,0,0,9,9\n")
+    assert said in refused("explain", boxed_run, "images=2", *words)
