@@ -25,10 +25,11 @@ from cnntrain.stats.paired_tests import seeds_needed
 from cnntrain.stats.power import seeds_for_power, sign_flip_p
 from cnntrain.studies.ablation.figures import differences_figure
 from cnntrain.studies.ablation.variants import Removal
-from cnntrain.studies.answer import Answer, CellResult, significant, summary
+from cnntrain.studies.answer import Answer, significant, summary
 from cnntrain.studies.answer import answer as answer_cells
 from cnntrain.studies.answer_report import answer_tables, flat, printed_rows, sentences, study_document
 from cnntrain.studies.cells import CellScores
+from cnntrain.studies.results import CellResult
 from cnntrain.studies.variants import SizedVariant
 from cnntrain.tasks.classification import Classification
 

@@ -40,6 +40,7 @@ SMALLER: dict[str, tuple[str, ...]] = {
     "invariance": ("images=20", "figures=false"),
     "ablate": ("trainer.epochs=1", "jobs=1"),
     "probe": ("train_images=100", "fold_images=100", "twins=1", "images=50", "figures=false"),
+    "crossval": ("jobs=1", "figures=false"),
 }
 # Images that would have to be downloaded are drawn instead, once the words have been checked as they stand.
 AT_HAND = ("digits", "synthetic", "folder", "discs")

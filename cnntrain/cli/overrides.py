@@ -102,7 +102,7 @@ def parse_words(words: list[str], conf: Path, command: str = "fit") -> CommandLi
     line.json = line.flags.pop("--json", None) is not None
     _refuse_together(line)
     line.folders = ([Path(line.flags["--config-dir"])] if "--config-dir" in line.flags else []) + [conf]
-    settings = _gathered(settings, line)
+    settings = _spaced(_gathered(settings, line), line)
     line.choices = choices(settings)
     sweep = "--multirun" in line.flags or "hydra.mode=MULTIRUN" in settings
     line.overrides = [_override(word, settings, line, sweep) for word in settings]
@@ -123,6 +123,34 @@ def _gathered(settings: Sequence[str], line: CommandLine) -> list[str]:
     items = [word for word in bare if word not in lectures]
     gathered = [f"lecture={word}" for word in lectures] + ([f"items=[{','.join(items)}]"] if items else [])
     return [*(word for word in settings if word not in bare), *gathered]
+
+
+def _spaced(settings: Sequence[str], line: CommandLine) -> list[str]:
+    """Return the settings with each word of several values as its first, all words of them gathered in `space`.
+
+    Where the command has that key, it tries the values itself: crossval optimizer.lr=0.01,0.1. With `-m` they are jobs.
+    """
+    if "--multirun" in line.flags or "space" not in compose(line.folders, line.command, {}).keys:
+        return list(settings)
+    several = [word for word in settings if has_several_values(word)]
+    if not several:
+        return list(settings)
+    for key, _, value in (word.partition("=") for word in several):
+        known = options(line.folders, key)
+        for name in split(value) if known and "(" not in value else []:
+            if name not in known:
+                raise unknown(key, name, known)
+    firsts = [f"{word.partition('=')[0]}={split(word.partition('=')[2])[0]}" for word in several if "(" not in word]
+    quoted = ",".join(QuotedString(word, Quote.single).with_quotes() for word in several)
+    return [*(word for word in settings if word not in several), *firsts, f"space=[{quoted}]"]
+
+
+def has_several_values(word: str) -> bool:
+    """Say whether a word has several values in Hydra's syntax: key=a,b or key=interval(0,1)."""
+    try:
+        return bool(OverridesParser.create().parse_override(word).is_sweep_override())
+    except HydraException:
+        return False
 
 
 def _refuse_together(line: CommandLine) -> None:

@@ -146,6 +146,25 @@ class Transfer(Study):
 
 
 @dataclass(frozen=True)
+class Crossval(Fit):
+    """`cnntrain crossval`."""
+
+    folds: Several
+    seeds: Count | list[Natural]
+    study: Options | None
+    space: list[str]
+    search: Literal["grid", "random"]
+    trials: Count | None
+    nested: bool
+    inner_folds: Several
+    plan: bool
+    jobs: Count | None
+    worker: Natural
+    figures: Medium
+    table: Literal["text", "markdown", "csv"]
+
+
+@dataclass(frozen=True)
 class Evaluated(Shared):
     """What every command takes that measures runs."""
 

@@ -28,20 +28,9 @@ from cnntrain.stats.paired_tests import (
     sign_flip,
 )
 from cnntrain.stats.power import MOST_SEEDS, seeds_for_power
-from cnntrain.studies.cells import CellScores
+from cnntrain.studies.results import CellResult, Results
 from cnntrain.studies.variants import SizedVariant
 from cnntrain.tasks.task import Headline
-
-
-@dataclass(frozen=True)
-class CellResult:
-    """What a finished cell measured."""
-
-    scores: CellScores
-    correct: np.ndarray  # truth values [N]: the test images that it has right, in the same order in all cells
-
-
-Results = Mapping[tuple[str, int], CellResult]  # by variant and seed
 
 
 @dataclass(frozen=True)

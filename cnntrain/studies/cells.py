@@ -94,6 +94,7 @@ class Message:
 def work(cells: Sequence[Cell], tell: Callable[[Message], None]) -> None:
     """Make the cells that are not finished and that no other process holds, in order; tell what becomes of each."""
     SHARED.clear()
+    earlier_choice.cache_clear()
     for number, cell in enumerate(cells):
         if finished_scores(cell.folder):
             continue
@@ -161,16 +162,17 @@ def output_to(path: Path) -> Iterator[None]:
 def shared_dataset(cell: Cell) -> Dataset:
     """Return a cell's images, divided as an earlier run has noted; those that many cells draw from are read once."""
     options, data_root, run = cell.settings["dataset"], cell.settings["data_root"], run_of_images(cell)
-    shared = options | {"train_size": None}
+    shared, seed = options | {"train_size": None}, cell.settings["seed"] if options["folds"] else 0
     files = None if run is None else noted(run)
     if files is not None:
         files = [member._replace(split="train") if member.split == UNUSED else member for member in files]
     elif run is not None and (run / RECORD).is_file():
         refuse_other_images(run, json.dumps(shared), data_root)
-    if SHARED.get("options") != (shared, data_root) or files not in (None, SHARED["files"]):
+    asked = shared, data_root, seed
+    if SHARED.get("options") != asked or files not in (None, SHARED["files"]):
         SHARED.clear()  # before the next are read
-        dataset = divide_noted(read_dataset(shared, data_root), shared, data_root, 0, files, RENAME)
-        SHARED.update(options=(shared, data_root), dataset=dataset, files=members(dataset) if files is None else files)
+        dataset = divide_noted(read_dataset(shared, data_root), shared, data_root, seed, files, RENAME)
+        SHARED.update(options=asked, dataset=dataset, files=members(dataset) if files is None else files)
     return limited(SHARED["dataset"], selection(options).train_size, cell.settings["seed"])
 
 
@@ -185,14 +187,22 @@ def run_of_images(cell: Cell) -> Path | None:
     if cell.start:
         return cell.start
 
-    def has_its_images(folder: Path) -> bool:
-        options = [records.settings(folder)["dataset"], cell.settings["dataset"]]
-        earlier, here = (image_choice(each | {"train_size": None}) for each in options)
-        return earlier == here
-
+    here = choice_of_images(cell.settings)
     cells = cell.folder.parents[1]
     begun = [place.parent for place in (cell.folder / CONFIG, *sorted(cells.glob(f"*/*/{CONFIG}")))]
-    return next((place for place in begun if (place / CONFIG).is_file() and has_its_images(place)), None)
+    return next((place for place in begun if (place / CONFIG).is_file() and earlier_choice(place) == here), None)
+
+
+def choice_of_images(settings: Options) -> Options:
+    """Return what says which images a cell sees: folds are drawn from its seed."""
+    options = settings["dataset"] | {"train_size": None}
+    return image_choice(options) | ({"seed": settings["seed"]} if options["folds"] else {})
+
+
+@functools.cache
+def earlier_choice(folder: Path) -> Options:
+    """Return which images the run in a folder sees, read once."""
+    return choice_of_images(records.settings(folder))
 
 
 # Training and measuring.

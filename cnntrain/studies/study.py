@@ -5,16 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-import numpy as np
-
 from cnntrain.config.build import read_dataset
 from cnntrain.config.compose import command_line
 from cnntrain.config.schema import Study
 from cnntrain.data.datasets.splits import changes
 from cnntrain.runs import records
-from cnntrain.runs.evaluation import Evaluation, evaluation_folder, read_evaluation
 from cnntrain.runs.folder import RESULTS, create_folder, provenance
-from cnntrain.runs.images import PIXELS, noted
+from cnntrain.runs.images import noted
 from cnntrain.runtime import disk
 from cnntrain.runtime.errors import InputError, listed
 from cnntrain.runtime.jsonfile import write_json
@@ -25,7 +22,6 @@ from cnntrain.stats.paired_tests import LEVEL, seeds_needed
 from cnntrain.studies import duration, pool, sizes
 from cnntrain.studies.answer import (
     Answer,
-    CellResult,
     answer,
     count_comparisons,
     label,
@@ -35,6 +31,7 @@ from cnntrain.studies.answer import (
 from cnntrain.studies.answer_report import flat
 from cnntrain.studies.cells import Cell, finished_scores
 from cnntrain.studies.progress import CellProgress
+from cnntrain.studies.results import read_results
 from cnntrain.studies.variants import SizedVariant, info_of, training_facts
 from cnntrain.tasks import task_for
 from cnntrain.tasks.task import Headline
@@ -197,32 +194,6 @@ def earlier_looks(folder: Path) -> list[looks.Look]:
     ]
     look = looks.take_look([], list({row["seed"] for row in results["rows"]}), len(tested))
     return [look._replace(found=tuple(names))]
-
-
-def read_results(cells: Sequence[Cell]) -> dict[tuple[str, int], CellResult]:
-    """Return what the finished cells measured, but of those whose test images are not those of the first."""
-    results: dict[tuple[str, int], CellResult] = {}
-    first: tuple[Cell, Evaluation] | None = None
-    for cell in cells:
-        if (scores := finished_scores(cell.folder)) is None:
-            continue
-        evaluation = read_evaluation(evaluation_folder(cell.folder, "test", "last"))
-        first = first or (cell, evaluation)
-        if not same_images(first, (cell, evaluation)):
-            say(f"{cell.folder} was measured on other test images than {first[0].folder}, and is left out")
-            continue
-        results[cell.variant.name, cell.seed] = CellResult(scores, evaluation.correct)
-    return results
-
-
-def same_images(*measured: tuple[Cell, Evaluation]) -> bool:
-    """Say whether two cells were measured on the same test images, by their pixels where both see them alike."""
-    (_, first), (_, second) = measured
-    seen = [{key: cell.settings["dataset"].get(key) for key in PIXELS} for cell, _ in measured]
-    if seen[0] == seen[1] and (first.checksums is None) == (second.checksums is None):
-        return bool(first.results["record"]["images"] == second.results["record"]["images"])
-    files = [each.files for each in (first, second) if each.files is not None]
-    return np.array_equal(first.labels, second.labels) and (len(files) < 2 or np.array_equal(files[0], files[1]))
 
 
 def write_tables(folder: Path, result: Mapping[str, Any]) -> None:

@@ -1,0 +1,54 @@
+"""What the finished cells of a study measured, of those that were measured on the same test images."""
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cnntrain.runs.evaluation import Evaluation, evaluation_folder, read_evaluation
+from cnntrain.runs.images import PIXELS
+from cnntrain.runtime.progress import say
+from cnntrain.studies.cells import Cell, CellScores, finished_scores
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """What a finished cell measured."""
+
+    scores: CellScores
+    correct: np.ndarray  # truth values [N]: the test images that it has right, in the same order in all cells
+
+
+Results = Mapping[tuple[str, int], CellResult]  # by variant and seed
+
+
+def read_results(
+    cells: Sequence[Cell], images_of: Callable[[Cell], Hashable] = lambda cell: None
+) -> dict[tuple[str, int], CellResult]:
+    """Return what the finished cells measured, by variant and seed.
+
+    Cells for which `images_of` gives the same share their test images: those whose test images are not those of the
+    first are left out.
+    """
+    results: dict[tuple[str, int], CellResult] = {}
+    firsts: dict[Hashable, tuple[Cell, Evaluation]] = {}
+    for cell in cells:
+        if (scores := finished_scores(cell.folder)) is None:
+            continue
+        evaluation = read_evaluation(evaluation_folder(cell.folder, "test", "last"))
+        first = firsts.setdefault(images_of(cell), (cell, evaluation))
+        if not same_images(first, (cell, evaluation)):
+            say(f"{cell.folder} was measured on other test images than {first[0].folder}, and is left out")
+            continue
+        results[cell.variant.name, cell.seed] = CellResult(scores, evaluation.correct)
+    return results
+
+
+def same_images(*measured: tuple[Cell, Evaluation]) -> bool:
+    """Say whether two cells were measured on the same test images, by their pixels where both see them alike."""
+    (_, first), (_, second) = measured
+    seen = [{key: cell.settings["dataset"].get(key) for key in PIXELS} for cell, _ in measured]
+    if seen[0] == seen[1] and (first.checksums is None) == (second.checksums is None):
+        return bool(first.results["record"]["images"] == second.results["record"]["images"])
+    files = [each.files for each in (first, second) if each.files is not None]
+    return np.array_equal(first.labels, second.labels) and (len(files) < 2 or np.array_equal(files[0], files[1]))
