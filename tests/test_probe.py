@@ -143,7 +143,7 @@ def test_scaled_features_have_mean_0_and_squared_norm_1() -> None:
     assert (scaled**2).sum(axis=1).mean() == pytest.approx(29 / 30)
 
 
-SETTINGS = ProbeSettings(["svm", "softmax"], True, [0.1, 1, 10], 3, 1000, 0, 10_000_000)
+SETTINGS = ProbeSettings(["svm", "softmax"], 0, [0.1, 1, 10], 3, 1000, 0, 10_000_000)
 
 
 @pytest.mark.parametrize("n", [60, 240])  # fewer and more images than dimensions

@@ -5,12 +5,14 @@ from typing import Any
 from omegaconf import DictConfig
 
 from cnntrain.config.read import read_config
+from cnntrain.report.files import PAGE
+from cnntrain.report.text import as_text
 from cnntrain.runtime.devices import prepare
 from cnntrain.runtime.errors import InputError
-from cnntrain.runtime.tables import render, terminal_width
+from cnntrain.runtime.tables import terminal_width
 from cnntrain.studies.probe.options import Probe
-from cnntrain.studies.probe.report import table_line, write_study
-from cnntrain.studies.probe.rows import probe_rows
+from cnntrain.studies.probe.report import about_words, probe_sections, write_study
+from cnntrain.studies.probe.rows import tables_of
 from cnntrain.studies.probe.study import probe, study_folder
 
 
@@ -20,9 +22,12 @@ def run(composed: DictConfig) -> dict[str, Any]:
     folder = study_folder(cfg)
     prepare(deterministic=False)
     study = probe(cfg)
-    results = write_study(study, folder)
-    print(render([table_line(row) for row in probe_rows(study)], cfg.table, terminal_width()))
-    print(f"\nresults {folder}")
+    tables = tables_of(study)
+    results = write_study(study, tables, folder, cfg.figures)
+    for caption, blocks in probe_sections(tables):
+        print(caption, as_text(blocks, cfg.table, terminal_width()), sep="\n\n", end="\n\n")
+    print(about_words(study))
+    print(f"report  {folder / PAGE}")
     return results
 
 

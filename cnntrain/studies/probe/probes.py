@@ -32,7 +32,7 @@ class ProbeSettings:
     """
 
     classifiers: Sequence[Classifier]
-    permuted: bool
+    permutation: int | None  # seed of the permuted labels; None: labels stay as they are
     cs: Sequence[float]
     folds: int
     fold_images: int
@@ -101,11 +101,14 @@ def fit_stage(
     points = points_of(columns, dimensions, len(labels), scalings)
     some = spread(len(labels), settings.fold_images)
     few = points.alone(some)
-    permuted = labels[generator(settings.seed, "permuted labels").permutation(len(labels))]
+    known_labels = [(False, labels)]
+    if settings.permutation is not None:
+        order = generator(settings.permutation, "permuted labels", stage).permutation(len(labels))
+        known_labels.append((True, labels[order]))
     fits = list[tuple[Classifier, bool, float, float, float, LinearFit]]()
     for kind in settings.classifiers:
         chosen = choose_c(kind, few, labels[some], settings.cs, settings.folds, settings.seed)
-        for is_permuted, known in ((False, labels), (True, permuted))[: 1 + settings.permuted]:
+        for is_permuted, known in known_labels:
             fitted = fit(kind, points, known, chosen.c)
             train_top1 = float((fitted.predict(points.values) == known).mean())
             fits.append((kind, is_permuted, chosen.c, chosen.fold_top1, train_top1, fitted))

@@ -114,7 +114,7 @@ def probe(cfg: Probe) -> ProbeStudy:
     memory = memory_at_hand(cfg)
     settings = probe_settings(cfg, len(images.train.split), memory)
     probed = [*probed_networks(cfg, networks, groups)]
-    fits = sum(len(each.stages) * (1 + (settings.permuted and each.trained)) for each in probed)
+    fits = sum(len(each.stages) * (1 + is_permuted(cfg, each)) for each in probed)
     with counting(fits * len(settings.classifiers), "probe", "fit") as done:
         answers = [answer for each in probed for answer in answers_of(cfg, each, images, settings, done)]
     return ProbeStudy(networks, groups, images, memory, answers)
@@ -133,7 +133,7 @@ def probed_networks(
         own = [name for name in stages[place] if name != INPUT or place == 0]
         seed = network.settings["seed"]
         yield ProbedNetwork(network.name, group_of[place], seed, True, network.info, own, partial(given, network.net))
-    if not is_wanted(cfg, "random"):
+    if cfg.control not in ("both", "random") or cfg.init == "random":  # what is untrained has no untrained twin
         return
     for number, group in enumerate(groups):
         first = networks[group.members[0]]
@@ -143,9 +143,9 @@ def probed_networks(
             yield ProbedNetwork(f"{group.name} untrained", number, seed, False, first.info, own, build)
 
 
-def is_wanted(cfg: Probe, control: str) -> bool:
-    """Say whether a control is asked for; what is untrained has no untrained twin."""
-    return cfg.control in ("both", control) and not (control == "random" and cfg.init == "random")
+def is_permuted(cfg: Probe, probed: ProbedNetwork) -> bool:
+    """Say whether a network is probed with permuted labels too."""
+    return probed.trained and cfg.control in ("both", "permuted")
 
 
 def answers_of(
@@ -162,7 +162,7 @@ def answers_of(
         device=device,
         batch_size=cfg.batch_size,
     )
-    own = settings if probed.trained else replace(settings, permuted=False)
+    own = replace(settings, permutation=probed.seed if is_permuted(cfg, probed) else None)
     probes = fit_network(network, images.train.split, own, images.train.workers, done)
     labels = images.test.split.labels.numpy()
     for each, classes in zip(probes, predictions(network, probes, images.test.split, images.test.workers), strict=True):
@@ -224,7 +224,7 @@ def probe_settings(cfg: Probe, n: int, memory: float) -> ProbeSettings:
         )
     return ProbeSettings(
         ["svm", "softmax"] if cfg.classifier == "both" else [cfg.classifier],
-        is_wanted(cfg, "permuted"),
+        None,
         cfg.c,
         cfg.folds,
         cfg.fold_images,
