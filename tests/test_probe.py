@@ -1,6 +1,7 @@
 """`cnntrain probe`: fits against scikit-learn's own on the features themselves, and what a study leaves."""
 
 import json
+import shutil
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -9,15 +10,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from made import TINY, Page, tree
+from scipy.stats import binomtest, ttest_1samp
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import LinearSVC
 from torch import nn
 
+from cnntrain.cli.main import main
 from cnntrain.data.storage.images import DatasetInfo, Pixels, Split
+from cnntrain.stats.intervals import wilson
+from cnntrain.stats.paired_tests import discordant_pairs, image_interval
 from cnntrain.studies.networks import INPUT
 from cnntrain.studies.probe.features import pooling, stage_columns, tapped
 from cnntrain.studies.probe.linear import choose_c, fit, points_of_features, points_of_gram, shares_of_pivots
-from cnntrain.studies.probe.probes import ProbeSettings, Scaling, fit_network, predictions
+from cnntrain.studies.probe.probes import LinearProbe, ProbeSettings, Scaling, fit_network, predictions
+from cnntrain.studies.probe.rows import ProbeCurve, control_of, corrected, stage_row, steps
+from cnntrain.studies.probe.study import ProbeAnswer
 
 Call = Callable[..., dict[str, Any]]
 
@@ -176,12 +184,100 @@ def test_permuted_labels_are_learned_by_heart_and_give_chance() -> None:
     assert any(probe.permuted and probe.train_top1 > 0.9 for probe in probes)
 
 
+# --- rows
+
+
+def answer(
+    correct: np.ndarray, stage: str, *, run: int = 0, group: int = 0, trained: bool = True, permuted: bool = False
+) -> ProbeAnswer:
+    probe = LinearProbe(stage, "svm", permuted, 5, 1.0, 0.5, 0.6, True, np.zeros((5, 2)), np.zeros(2))
+    return ProbeAnswer(f"run{run}", group, run, trained, probe, correct)
+
+
+def curve(*answers: ProbeAnswer) -> ProbeCurve:
+    members: dict[Any, list[ProbeAnswer]] = {}
+    for each in answers:
+        members.setdefault((each.probe.stage, control_of(each)), []).append(each)
+    return ProbeCurve("net", "svm", list(dict.fromkeys(each.probe.stage for each in answers)), members)
+
+
+def right(n: int, *wrong: int) -> np.ndarray:
+    correct = np.ones(n, dtype=bool)
+    correct[list(wrong)] = False
+    return correct
+
+
+def test_a_difference_is_that_of_the_accuracies_with_mcnemars_p() -> None:
+    rng = np.random.default_rng(0)
+    before, after = rng.random(400) < 0.6, rng.random(400) < 0.75
+    row = next(steps(curve(answer(before, "conv1"), answer(after, "conv2"))))
+    only = int((after & ~before).sum()), int((before & ~after).sum())
+    assert (row.stage, row.reference, row.versus) == ("conv2", "conv1", "previous")
+    assert row.delta == pytest.approx(after.mean() - before.mean())
+    assert row.p == pytest.approx(binomtest(only[0], sum(only)).pvalue)
+    assert row.delta_low < row.delta < row.delta_high and row.delta_seed_low is None
+    assert np.allclose((row.delta_low, row.delta_high), image_interval(discordant_pairs(before, after)), atol=0.01)
+
+
+def test_of_several_networks_the_weakest_test_counts() -> None:
+    before, clear, faint = right(100, *range(40)), right(100), right(100, *range(3, 40))
+    rows = {
+        row.versus: row
+        for row in steps(
+            curve(
+                *(answer(before, "a", run=run) for run in range(2)),
+                *(answer(after, "b", run=run) for run, after in enumerate((clear, faint))),
+                answer(before, "b", trained=False),
+            )
+        )
+    }
+    assert rows["previous"].p == rows["random"].p == pytest.approx(binomtest(3, 3).pvalue)
+    assert rows["previous"].pairs == rows["random"].pairs == 2
+    assert rows["previous"].delta == pytest.approx((0.4 + 0.03) / 2)
+    low, high = ttest_1samp([0.4, 0.03], 0).confidence_interval(0.95)
+    assert (rows["previous"].delta_seed_low, rows["previous"].delta_seed_high) == pytest.approx((low, high))
+
+
+def test_rows_are_corrected_together() -> None:
+    wrong = {"a": 40, "b": 33, "c": 0}
+    rows = corrected([*steps(curve(*(answer(right(100, *range(k)), stage) for stage, k in wrong.items())))])
+    ps = [row.p for row in rows]
+    assert [row.p_holm for row in rows] == pytest.approx([ps[0], 2 * ps[1], 3 * ps[2]])
+    assert all(row.significant for row in rows)
+
+
+def test_selectivity_is_what_true_labels_add() -> None:
+    made = curve(answer(right(10, 0), "a"), answer(right(10, *range(8)), "a", permuted=True))
+    row = stage_row(made, ("a", "none"))
+    assert row.selectivity == pytest.approx(0.7) and (row.top1_low, row.top1_high) == wilson(9, 10)
+    assert stage_row(made, ("a", "permuted")).selectivity is None
+
+
+def test_seeds_are_pooled_with_an_interval_over_images_and_one_over_seeds() -> None:
+    rng = np.random.default_rng(0)
+    correct = [rng.random(500) < 0.8 for _ in range(3)]
+    row = stage_row(curve(*(answer(each, "a", run=run) for run, each in enumerate(correct))), ("a", "none"))
+    shares = [float(each.mean()) for each in correct]
+    assert row.top1 == pytest.approx(np.mean(shares)) and row.seeds == 3
+    low, high = ttest_1samp(shares, 0).confidence_interval(0.95)
+    assert (row.top1_seed_low, row.top1_seed_high) == pytest.approx((low, high))
+    one = wilson(int(correct[0].sum()), 500)
+    assert row.top1_high - row.top1_low < one[1] - one[0]  # of means over three
+
+
 # --- the command
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("trained") / "run"
+    assert main(["fit", *TINY, "trainer.epochs=1", f"output_dir={run}"]) == 0
+    return run
+
+
 @pytest.fixture
-def run(cnntrain: Call, tiny: tuple[str, ...]) -> str:
-    cnntrain("fit", *tiny, "trainer.epochs=1", "output_dir=run")
+def run(trained: Path, folder: Path) -> str:
+    shutil.copytree(trained, "run")
     return "run=run"
 
 
@@ -196,4 +292,60 @@ def test_a_study_leaves_rows_and_results(cnntrain: Call, run: str, folder: Path)
     counts = [(row["stage"], row["control"], row["classifier"]) for row in found["rows"]]
     assert len(counts) == len(set(counts)) == 2 * (2 * 3 + 2)  # no pixels of an untrained network
     assert json.loads((folder / "out/results.json").read_text())["rows"] == found["rows"]
+    assert {row["stage"] for row in found["pooled"]} == {"input", "conv1", "fc5"}
+    assert {(row["stage"], row["versus"]) for row in found["differences"]} == {
+        *((stage, versus) for stage in ("conv1", "fc5") for versus in ("previous", "random")),
+        ("fc5", "first"),
+    }
+    page = Page(folder / "out/report.html")
+    assert len(page.all("svg")) == 1 and len(page.all("table")) == 2
+    assert (folder / "out/rows.csv").read_text().count("\n") == len(counts) + 1
+    assert (folder / "out/figures/depth.png").exists() and (folder / "out/report.md").exists()
     assert all(row["top1_low"] - 1e-9 <= row["top1"] <= row["top1_high"] + 1e-9 for row in found["rows"])
+
+
+def test_runs_that_differ_in_their_seed_are_pooled(cnntrain: Call, run: str, tiny: tuple[str, ...]) -> None:
+    cnntrain("fit", *tiny, "trainer.epochs=1", "output_dir=other/run", "seed=1")
+    found = cnntrain(
+        "probe", "runs=[run,other/run]", *SMALL, "classifier=softmax", "stages=[input,fc5]", "figures=slide"
+    )
+    pooled = {(row["stage"], row["control"]): row for row in found["pooled"]}
+    assert pooled["fc5", "none"]["seeds"] == 2 and pooled["input", "none"]["seeds"] == 1
+    assert pooled["fc5", "none"]["top1_seed_low"] is not None
+
+
+def test_images_of_another_dataset_have_classes_of_their_own(cnntrain: Call, run: str, folder: Path) -> None:
+    tree(folder / "pictures", each=20, size=(28, 28))
+    words = ("dataset=folder", "dataset.root=pictures", "dataset.channels=1", "dataset.val_size=0.5")
+    found = cnntrain("probe", run, *SMALL, *words, "split=val", "stages=[pool1]", "control=none", "figures=false")
+    assert {(row["n_train"], row["n"], row["chance"]) for row in found["rows"]} == {
+        (16, 16, 0.5)
+    }  # a fifth are test images
+
+
+def test_an_untrained_network_needs_no_run_and_has_no_twin(cnntrain: Call) -> None:
+    words = ("model=lenet5", "dataset=digits", "init=random", "stages=[fc5]", "control=random")
+    found = cnntrain("probe", *words, *SMALL)
+    assert {row["control"] for row in found["rows"]} == {"none"} and found["run_dir"] is None
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["stages=[conv9]"], "conv"),
+        (["c=[]"], "c=[0.1"),
+        (["c=[0]"], "c"),
+        (["folds=1"], "folds"),
+        (["folds=30"], "train_images"),
+        (["fold_images=20", "folds=3"], "fold_images"),
+        (["memory=0.0001"], "train_images="),
+        (["classifier=tree"], "classifier"),
+        (["pool=median"], "pool"),
+        (["output_dir=run"], "output_dir=run"),
+        (["model=lenet5", "dataset=digits"], "run="),
+    ],
+)
+def test_what_cannot_be_is_refused_in_a_line(
+    words: list[str], said: str, run: str, refused: Callable[..., str]
+) -> None:
+    assert said in refused("probe", run, "train_images=96", *words)
