@@ -11,7 +11,7 @@ import torch
 from cuts import Call, agree, cut
 from made import create_model
 from sklearn.metrics import jaccard_score
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cnntrain.data.augment.augmentations import AUGMENTATIONS, Augmentation
@@ -19,6 +19,8 @@ from cnntrain.data.datasets.registry import load
 from cnntrain.data.loading.loader import ResidentLoader, StreamedLoader, eval_batches
 from cnntrain.data.loading.normalise import denormalised
 from cnntrain.data.storage.images import IGNORED, Centre, DatasetInfo, Pixels, Split
+from cnntrain.models import DENSE
+from cnntrain.nn.composite import Level
 from cnntrain.nn.geometry import geometry
 from cnntrain.stats import segmentation
 from cnntrain.tasks.segmentation import Segmentation
@@ -26,6 +28,7 @@ from cnntrain.tasks.segmentation import Segmentation
 CPU = torch.device("cpu")
 CLASSES = ("red", "green", "blue")
 CODES = torch.tensor([[250, 0, 0], [0, 250, 0], [0, 0, 250], [0, 0, 0]])  # the last: from outside the image
+VOC = (3, 500, 500)
 SHAPES = (
     *("model=unet", "model.width=4", "model.depth=2", "dataset=shapes", "dataset.image_size=16"),
     *("dataset.train_images=60", "dataset.test_images=12", "trainer.epochs=2", "trainer.batch_size=8", "device=cpu"),
@@ -203,6 +206,14 @@ def test_loss_is_torchs_over_labelled_pixels_and_a_smaller_answer_is_about_the_c
         ("unet", (1, 572, 572), 2, {"padded": False}, 31_030_658, 150_428_424_448),
         ("unet", (1, 572, 572), 1, {"padded": False}, 31_030_593, None),
         ("unet", (3, 572, 572), 2, {}, 31_031_810, None),
+        ("fcn32s", VOC, 21, {"backbone_size": 224, "border": 100}, 134_346_581, None),
+        ("fcn16s", VOC, 21, {"backbone_size": 224, "border": 100}, 134_357_354, None),
+        ("fcn8s", VOC, 21, {"backbone_size": 224, "border": 100}, 134_362_751, None),
+        ("segnet", (3, 360, 480), 11, {}, 29_449_355, None),
+        ("segnet_basic", (3, 360, 480), 11, {}, 1_416_587, None),
+        ("dilated", (3, 96, 96), 21, {}, 134_346_581, None),
+        ("dilated", (3, 96, 96), 21, {"context": "basic"}, 134_346_581 + 28_392, None),
+        ("dilated", (3, 96, 96), 21, {"context": "large"}, 134_346_581 + 6_803_139, None),
     ],
 )
 def test_counts_are_the_papers(
@@ -218,6 +229,73 @@ def test_the_published_unet_maps_572_pixels_to_388_and_a_padded_one_keeps_any_si
     assert published(torch.empty(1, 1, 572, 572, device="meta")).shape == (1, 2, 388, 388)
     small = create_model("unet", (3, 21, 30), 5, width=4, depth=3)
     assert small.eval()(torch.rand(2, 3, 21, 30)).shape == (2, 5, 21, 30)
+
+
+@pytest.mark.parametrize(("name", "crops"), [("fcn32s", [19]), ("fcn16s", [5, 27]), ("fcn8s", [5, 9, 31])])
+def test_fcns_crop_where_the_released_networks_do(name: str, crops: list[int]) -> None:
+    net = create_model(name, VOC, 21, device="meta", backbone_size=224, border=100)
+    inner = [part.offset for part in net.modules() if isinstance(part, Level)][::-1]
+    assert [*inner, net.up.crop.offset] == crops
+
+
+@pytest.mark.parametrize("backbone", ["vgg11", "resnet20", "nin", "mobilenet_v1"])
+def test_an_fcn_stands_on_any_chain_and_answers_in_place(backbone: str) -> None:
+    """A disturbed square moves the scores around itself the most: the map lies where the image does."""
+    net = create_model("fcn8s", (3, 64, 64), 3, backbone=backbone).eval()
+    x = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    for top, left in ((8, 8), (8, 40), (40, 24)):
+        other = x.clone()
+        other[:, :, top : top + 16, left : left + 16] = 1 - other[:, :, top : top + 16, left : left + 16]
+        with torch.no_grad():
+            change = (net(x) - net(other)).abs().sum((0, 1))
+        weights = change / change.sum()
+        rows, cols = (weights.sum(axis) @ (torch.arange(64.0) + 0.5) for axis in (1, 0))
+        assert abs(rows - top - 8) < 12 and abs(cols - left - 8) < 12
+
+
+def test_context_modules_see_what_the_paper_says_and_begin_as_the_identity() -> None:
+    for context in ("basic", "large"):
+        net = create_model("dilated", (3, 160, 160), 4, context=context, width=2, hidden=8).eval()
+        module = nn.Sequential(*(net.get_submodule(f"context{number}") for number in range(1, 9)))
+        fields = [row.receptive_field for row in geometry(module, (4, 160, 160))]
+        assert fields == [(side, side) for side in (3, 5, 9, 17, 33, 65, 67, 67)]
+        scores = torch.rand(2, 4, 20, 20, generator=torch.Generator().manual_seed(0))
+        tolerance = 1e-6 if context == "basic" else 0.1
+        assert torch.allclose(module(scores), scores, atol=tolerance)
+
+
+@pytest.mark.parametrize(("name", "options"), [("segnet", {"width": 4}), ("segnet_basic", {"width": 4})])
+@pytest.mark.parametrize("size", [(36, 45), (64, 64)])
+def test_a_segnet_puts_maxima_back_in_images_of_any_size(
+    name: str, options: dict[str, int], size: tuple[int, int]
+) -> None:
+    net = create_model(name, (3, *size), 5, **options).eval()
+    with torch.no_grad():
+        assert net(torch.rand(2, 3, *size)).shape == (2, 5, *size)
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_every_network_learns_a_map_in_a_few_steps(name: str) -> None:
+    """The loss on one batch falls to less than a third, and every parameter gets a gradient."""
+    small = {
+        "unet": {"width": 8, "depth": 3},
+        "segnet": {"width": 8, "depth": 2},
+        "segnet_basic": {"width": 8, "depth": 2},
+    }
+    options = small.get(name, {"width": 16, "hidden": 64} if name == "dilated" else {"backbone": "resnet20"})
+    net = create_model(name, (3, 32, 32), 3, **options).train()
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(3, (4, 2, 2), generator=generator).repeat_interleave(16, 1).repeat_interleave(16, 2)
+    x = F.one_hot(labels, 3).permute(0, 3, 1, 2) + 0.1 * torch.randn(4, 3, 32, 32, generator=generator)
+    optimizer, losses = torch.optim.Adam(net.parameters(), 1e-3 if name == "dilated" else 3e-3), []
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(net(x), labels)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert all(parameter.grad is not None for parameter in net.parameters())
+    assert losses[-1] < losses[0] / 3, losses[::10]
 
 
 def test_a_skip_is_removed_by_its_path() -> None:

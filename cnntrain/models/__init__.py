@@ -10,7 +10,9 @@ from cnntrain.models.alexnet import alexnet
 from cnntrain.models.all_cnn import all_cnn
 from cnntrain.models.caltech import caltech_convnet
 from cnntrain.models.convnet import convnet
+from cnntrain.models.dilated import dilated
 from cnntrain.models.external import Preprocessing, timm, timm_images, torchvision, torchvision_images
+from cnntrain.models.fcn import fcn
 from cnntrain.models.googlenet import googlenet, googlenet_heads
 from cnntrain.models.hog import hog
 from cnntrain.models.lenet import lenet5, lenet5_1998
@@ -22,6 +24,7 @@ from cnntrain.models.nin import nin
 from cnntrain.models.perceptron import mlp, softmax
 from cnntrain.models.resnet import resnet_basic, resnet_bottleneck
 from cnntrain.models.resnet_cifar import preact_resnet, resnet_cifar
+from cnntrain.models.segnet import segnet, segnet_basic
 from cnntrain.models.unet import unet
 from cnntrain.models.vgg import vgg
 from cnntrain.models.wide_resnet import wide_resnet
@@ -30,7 +33,13 @@ from cnntrain.nn.auxiliary import AuxiliaryClassifiers
 
 # Those that give a map of answers, for a task that asks for one.
 DENSE: dict[str, Callable[..., nn.Sequential]] = {
+    "fcn32s": partial(fcn, 0),
+    "fcn16s": partial(fcn, 1),
+    "fcn8s": partial(fcn, 2),
+    "segnet": segnet,
+    "segnet_basic": segnet_basic,
     "unet": unet,
+    "dilated": dilated,
 }
 
 # Functions of (in_shape, num_classes, build) and of their own options, which have defaults.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cnntrain.nn.measures import UPSAMPLED, Cost, LayerGeometry, Measure, Spans, measure_branches
-from cnntrain.nn.shapes import Shape, describe_shape
+from cnntrain.nn.shapes import Shape, describe_shape, shape_after
 
 
 def chain(**parts: nn.Module | None) -> nn.Sequential:
@@ -80,8 +80,9 @@ Fitting = Literal["crop", "pad"]
 class Level(Branches):
     """Named stages in a chain, and a `skip` past them that is joined to what leaves them: by channels, or as a sum.
 
-    Where the two differ in size, `fit=crop` cuts the centre of the skipped maps, `offset` positions from their corner
-    where that is said, and `fit=pad` sets what leaves the chain among zeros.
+    Where the two differ in size, `fit=crop` cuts the centre of the skipped maps, and `fit=pad` sets what leaves the
+    chain among zeros. With an `offset` both are cut to what they share: the skipped maps begin so many positions from
+    their corner, or, where it is negative, what leaves the chain from its own.
     """
 
     def __init__(
@@ -108,15 +109,21 @@ class Level(Branches):
         inner = x
         for stage in self.stages:
             inner = stage(inner)
+        if self.offset is not None and self.offset < 0:
+            inner = inner[:, :, -self.offset :, -self.offset :]
         if self.skip is None:
             return inner
         past = self.skip(x)
+        if self.offset is not None:
+            past = past[:, :, max(self.offset, 0) :, max(self.offset, 0) :]
+            height, width = (min(sides) for sides in zip(past.shape[2:], inner.shape[2:], strict=True))
+            past, inner = past[:, :, :height, :width], inner[:, :, :height, :width]
         gaps = [have - want for have, want in zip(past.shape[2:], inner.shape[2:], strict=True)]
         if self.fit == "pad":
             (above, left), (down, right) = [gap // 2 for gap in gaps], [gap - gap // 2 for gap in gaps]
             inner = F.pad(inner, (left, right, above, down)) if any(gaps) else inner
         else:
-            top, left = (gap // 2 if self.offset is None else self.offset for gap in gaps)
+            top, left = (gap // 2 for gap in gaps)
             past = past[:, :, top : top + inner.shape[2], left : left + inner.shape[3]]
         if past.shape[2:] != inner.shape[2:]:  # a sum would broadcast silently
             raise ValueError(
@@ -128,10 +135,8 @@ class Level(Branches):
     def measured(self, measure: Measure, shape: Shape, spans: Spans) -> LayerGeometry:
         chain = nn.Sequential(*self.stages)
         branches = [chain] if self.skip is None else [self.skip, chain]
-        shapes, spans, inside = measure_branches(measure, branches, shape, spans)
-        side = shapes[-1] if self.fit == "crop" else shapes[0]
-        channels = sum(size[0] for size in shapes) if self.join == "channels" else shapes[0][0]
-        out = (channels, *side[1:])
+        _, spans, inside = measure_branches(measure, branches, shape, spans)
+        out = shape_after(self, shape)
         return out, spans, inside + Cost(activations=math.prod(out) if len(branches) > 1 else 0)
 
 

@@ -224,6 +224,7 @@ TORCH_WINDOWS: dict[type[nn.Module], Callable[[Any, Shape], Windows]] = {
         lambda leaf, shape: sliding(leaf.kernel_size, leaf.stride, leaf.padding, getattr(leaf, "dilation", 1)),
     ),
     nn.ConvTranspose2d: transposed,
+    nn.ZeroPad2d: lambda leaf, shape: sliding(1, 1, (leaf.padding[2], leaf.padding[0])),
     nn.AdaptiveAvgPool2d: adaptive,
     nn.Flatten: everything,
 }

@@ -25,8 +25,8 @@ def fingerprint(dataset: Dataset) -> str:
             digest.update(files.images.contiguous().numpy().data)
         elif isinstance(files, Files):
             for position in range(len(split)):
-                path = files.path(position)
-                digest.update(os.fsencode(f"{path.relative_to(files.root)} {path.stat().st_size}\n"))
+                for name, path in files.parts(position):
+                    digest.update(os.fsencode(f"{name} {path.stat().st_size}\n"))
     return digest.hexdigest()[:16]
 
 

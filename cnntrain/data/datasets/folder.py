@@ -247,11 +247,16 @@ def remarks(left: Left, images: Counter[str]) -> tuple[str, ...]:
 
 
 def common_size(folder: Path, classes: tuple[str, ...], *, skip: bool) -> tuple[int, int]:
+    """Return `one_size` of the images of some classes."""
+    paths, *_ = class_files(folder, classes)
+    return one_size(folder, paths, skip=skip)
+
+
+def one_size(folder: Path, paths: Sequence[str], *, skip: bool) -> tuple[int, int]:
     """Return the (height, width) of the images, or an InputError that asks for dataset.image_size.
 
     With `skip` a file whose header cannot be read has no say.
     """
-    paths, *_ = class_files(folder, classes)
     probed = np.linspace(0, len(paths) - 1, min(len(paths), PROBED)).round().astype(int)
     by_size = dict[tuple[int, int], str]()
     with pillow_rules():

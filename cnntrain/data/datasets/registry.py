@@ -13,6 +13,7 @@ from cnntrain.data.datasets.downloads import DOWNLOADS, Download
 from cnntrain.data.datasets.folder import ImageFolder
 from cnntrain.data.datasets.folds import HeldOut
 from cnntrain.data.datasets.imagenet import FOLDERS, ImageNet, located
+from cnntrain.data.datasets.segmentation import MaskedFolder, camvid
 from cnntrain.data.datasets.shapes import Shapes
 from cnntrain.data.datasets.splits import counts_of, keep_classes, keep_info, wanted_classes
 from cnntrain.data.storage.cache import centred
@@ -57,6 +58,8 @@ DATASETS: dict[str, Callable[..., DatasetReader]] = {
     "tiny_imagenet": partial(ImageNet, "tiny_imagenet", image_size=64),
     "synthetic": Synthetic,
     "shapes": Shapes,
+    "segmentation_folder": MaskedFolder,
+    "camvid": camvid,
 }
 
 

@@ -106,6 +106,14 @@ class Files:
         """Return the file of the image at `position`."""
         return self.root / self.paths[int(self.index[position])]
 
+    def parts(self, position: int) -> list[tuple[str, Path]]:
+        """Return the names and places of all files that the image at `position` is made of."""
+        return [(self.paths[int(self.index[position])], self.path(position))]
+
+    def made(self) -> list[object]:
+        """Return what decides, beside the files and the shape, which pixels are made of them."""
+        return [self.resize, self.invert]
+
     def read(self, index: Sequence[int] | np.ndarray) -> Tensor:
         images = torch.empty(len(index), *self.shape, dtype=torch.uint8)
         with pillow_rules():

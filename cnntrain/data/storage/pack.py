@@ -82,14 +82,14 @@ def digest(files: Files) -> str:
     known = hashlib.sha256()
     decoder = ["pillow", PIL.__version__, features.version("libjpeg_turbo"), "torch", torch.__version__, RULE]
     decoder += ["torchcodec", codec[1]] if (codec := torchcodec()) else []
-    known.update(json.dumps([str(files.root.resolve()), files.shape, files.resize, files.invert, decoder]).encode())
+    known.update(json.dumps([str(files.root.resolve()), files.shape, *files.made(), decoder]).encode())
     for position in range(len(files)):
-        path = files.path(position)
-        try:
-            state = path.stat()
-        except FileNotFoundError as error:
-            raise InputError(f"cannot read {path}: there is no such file") from error
-        known.update(os.fsencode(f"\0{files.paths[files.index[position]]}\0{state.st_size}\0{state.st_mtime_ns}"))
+        for name, path in files.parts(position):
+            try:
+                state = path.stat()
+            except FileNotFoundError as error:
+                raise InputError(f"cannot read {path}: there is no such file") from error
+            known.update(os.fsencode(f"\0{name}\0{state.st_size}\0{state.st_mtime_ns}"))
     return known.hexdigest()[:16]
 
 

@@ -1,0 +1,180 @@
+"""Folders of images and masks: how they lie, what masks may hold, what is refused; CamVid; packs, workers, resume."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from cuts import Call, agree, cut
+from made import picture
+from PIL import Image
+from torchvision.transforms.v2 import functional as oracle
+
+from cnntrain.data.datasets.registry import load
+from cnntrain.data.storage.images import IGNORED
+from cnntrain.data.storage.masks import covered, read_mask, write_mask
+from cnntrain.runtime.errors import InputError
+from cnntrain.tasks.segmentation import palette
+
+WORDS = (
+    *("model=unet", "model.width=4", "model.depth=2", "dataset=segmentation_folder", "dataset.root=data"),
+    *("trainer.epochs=1", "trainer.batch_size=4", "device=cpu", "augmentation=crop_flip", "trainer.tensorboard=false"),
+)
+
+
+def masked(root: Path, number: int, size: tuple[int, int] = (16, 16), values: tuple[int, ...] = (0, 1, 2)) -> Path:
+    """Write `number` images and masks into folders below `root`."""
+    rng = np.random.default_rng(number)
+    for name in ("images", "masks"):
+        (root / name).mkdir(parents=True, exist_ok=True)
+    for place in range(number):
+        picture(place, *size).save(root / "images" / f"s{place % 3}_{place}.png")
+        labels = np.array(values)[rng.integers(0, len(values), size)].astype(np.uint8)
+        labels.flat[: len(values)] = values
+        Image.fromarray(labels).save(root / "masks" / f"s{place % 3}_{place}.png")
+    return root
+
+
+def read(root: Path, **options: object) -> list[torch.Tensor]:
+    data = load("segmentation_folder", root, options)
+    return [split.source.read(range(len(split))) for split in (data.train, data.val, data.test) if split]
+
+
+# --- how they lie
+
+
+@pytest.mark.parametrize("layout", ["{split}/{kind}", "{kind}/{split}"])
+def test_images_and_masks_are_found_by_split_and_kind(tmp_path: Path, layout: str) -> None:
+    for number, split in ((6, "train"), (3, "val"), (2, "test")):
+        made = masked(tmp_path / "made" / split, number)
+        for kind in ("images", "masks"):
+            target = tmp_path / "data" / layout.format(split=split, kind=kind)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            (made / kind).rename(target)
+    data = load("segmentation_folder", tmp_path / "data", {"sequences": r"^s\d"})
+    assert [len(split) for split in (data.train, data.val, data.test) if split] == [6, 3, 2]
+    assert data.info.classes == ("0", "1", "2") and data.info.shape == (3, 16, 16)
+    assert data.train.groups is not None and data.train.groups.tolist() == [0, 0, 1, 1, 2, 2]  # in the order of names
+    image = data.train.source.read([0])[0]
+    assert np.array_equal(image[..., :3], np.asarray(picture(0, 16, 16)))
+
+
+def test_a_folder_without_splits_is_divided_and_sequences_stay_together(tmp_path: Path) -> None:
+    data = load("segmentation_folder", masked(tmp_path, 12), {"sequences": r"^s\d"}, val_size=0.3)
+    groups = [
+        set(split.groups.tolist()) for split in (data.train, data.val, data.test) if split and split.groups is not None
+    ]
+    assert sum(map(len, groups)) == len(set.union(*groups)) == 3
+
+
+def test_camvid_is_known_as_segnet_and_data_unpack_lay_it_out(tmp_path: Path) -> None:
+    for number, split in ((4, "train"), (2, "val"), (2, "test")):
+        made = masked(tmp_path / "made" / split, number, values=(0, 3, 10, 11))
+        (tmp_path / "camvid").mkdir(exist_ok=True)
+        (made / "images").rename(tmp_path / "camvid" / split)
+        (made / "masks").rename(tmp_path / "camvid" / f"{split}annot")
+    data = load("camvid", tmp_path, {})
+    assert len(data.info.classes) == 11 and data.info.classes[10] == "bicyclist"
+    labels = data.train.source.read(range(4))[..., 3]
+    assert set(labels.unique().tolist()) == {0, 3, 10, IGNORED}
+    with pytest.raises(InputError, match="trainannot"):
+        load("camvid", tmp_path / "made", {})
+
+
+# --- what masks hold
+
+
+def test_masks_are_numbers_palettes_or_0_and_255(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, (10, 12)).astype(np.uint8)
+    write_mask(labels, tmp_path / "palette.png", palette(3))
+    Image.fromarray(labels).save(tmp_path / "grey.png")
+    Image.fromarray(np.repeat(labels[..., None], 3, 2)).save(tmp_path / "rgb.png")
+    for name in ("palette", "grey", "rgb"):
+        assert np.array_equal(read_mask(tmp_path / f"{name}.png"), labels)
+    colours = np.asarray(Image.open(tmp_path / "palette.png").convert("RGB"))
+    assert np.array_equal(colours, palette(3)[labels])
+    binary = load("segmentation_folder", masked(tmp_path / "two", 8, values=(0, 255)), {})
+    assert binary.info.classes == ("background", "foreground")
+    assert set(binary.train.source.read([0])[..., 3].unique().tolist()) == {0, 1}
+    odd = masked(tmp_path / "odd", 8, values=(7, 40, 255))
+    named = load("segmentation_folder", odd, {"values": [40, 7], "class_names": ["a", "b"]})
+    assert set(named.train.source.read([0])[..., 3].unique().tolist()) == {0, 1, IGNORED}
+
+
+def test_the_palette_is_pascal_vocs() -> None:
+    expected = [(0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0), (0, 0, 128), (128, 0, 128), (0, 128, 128)]
+    assert [tuple(colour) for colour in palette(21)[:7].tolist()] == expected
+    assert palette(21)[20].tolist() == [0, 64, 128] and palette(256)[255].tolist() == [224, 224, 192]
+
+
+@pytest.mark.parametrize("size", [(10, 10), (7, 13), (20, 40)])
+def test_a_scaled_mask_is_torchvisions_of_the_same_window(size: tuple[int, int]) -> None:
+    labels = np.random.default_rng(0).integers(0, 5, (23, 31)).astype(np.uint8)
+    (tall, wide), (height, width) = labels.shape, size
+    whole = (height, wide * height // tall) if wide * height >= tall * width else (tall * width // wide, width)
+    nearest = oracle.resize(
+        torch.from_numpy(labels)[None], list(whole), interpolation=oracle.InterpolationMode.NEAREST_EXACT
+    )
+    assert np.array_equal(covered(labels, size), oracle.center_crop(nearest, list(size))[0].numpy())
+
+
+# --- runs
+
+
+def test_files_packs_and_memory_give_the_same_bits_and_a_stop_changes_none(cnntrain: Call, folder: Path) -> None:
+    masked(folder / "data", 24, size=(20, 18))
+    words = [*WORDS, "dataset.image_size=16"]
+    cnntrain("fit", *words, "output_dir=ram")
+    for cache, workers in (("pack", 0), ("none", 1)):
+        how = [f"dataset.cache={cache}", f"dataset.workers={workers}"]
+        cut(*words, *how, f"output_dir={cache}", nth=2)
+        assert cnntrain("fit", *words, *how, f"output_dir={cache}")["resumed_from"] == 2
+        agree(folder / "ram", folder / cache)
+    found = cnntrain("eval", "run=ram")
+    assert found["n"] == 5 and [row["class"] for row in found["per_class"]] == ["0", "1", "2"]
+
+
+# --- what is refused
+
+
+def mask_of(root: Path, number: int = 0) -> Path:
+    return sorted((root / "masks").iterdir())[number]
+
+
+def smaller(root: Path) -> None:
+    Image.fromarray(np.zeros((9, 16), dtype=np.uint8)).save(mask_of(root))
+
+
+def another_value(root: Path) -> None:
+    Image.fromarray(np.full((16, 16), 77, dtype=np.uint8)).save(mask_of(root))
+
+
+def coloured(root: Path) -> None:
+    picture(0, 16, 16).save(mask_of(root))
+
+
+BAD: dict[str, tuple[Callable[[Path], object], tuple[str, ...], tuple[str, ...]]] = {
+    "another size": (smaller, (), ("s0_0.png", "16×9", "16×16")),
+    "another size, scaled": (smaller, ("dataset.image_size=8",), ("s0_0.png", "16×9", "16×16")),
+    "a value that is no class": (another_value, ("dataset.values=[0,1,2]",), ("s0_0.png", "77")),
+    "values that are no numbers from 0": (another_value, (), ("77", "dataset.values")),
+    "colours": (coloured, (), ("s0_0.png", "RGB")),
+    "no mask": (lambda root: mask_of(root).unlink(), (), ("s0_0.png", "no mask")),
+    "no image": (lambda root: (root / "images" / mask_of(root).name).unlink(), (), ("s0_0.png", "no image")),
+    "no folder": (lambda root: (root / "masks").rename(root / "labels"), (), ("masks", "labels", "dataset.masks")),
+    "names": (lambda root: None, ("dataset.class_names=[a,b]",), ("dataset.class_names", "3")),
+    "sequences": (lambda root: None, ("dataset.sequences=^x",), ("dataset.sequences", "s0_0.png")),
+    "expression": (lambda root: None, ("dataset.sequences='['",), ("dataset.sequences",)),
+    "another task": (lambda root: None, ("model=lenet5",), ("lenet5", "unet")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_data_is_refused_by_file_and_reason(refused: Callable[..., str], folder: Path, case: str) -> None:
+    spoil, words, names = BAD[case]
+    spoil(masked(folder / "data", 9))
+    own = [word for word in WORDS if not (case == "another task" and word.startswith("model"))]
+    line = refused("fit", *own, *words)
+    assert all(name in line for name in names), line
