@@ -184,5 +184,5 @@ def layer_picture(layer: LayerFilters, in_shape: Shape) -> TiledPicture:
         "kernels by input map": f"{shown}, a row each;\na column for each of {values.shape[1]} input maps",
     }.get(layer.kind, shown)
     return TiledPicture(
-        f"filters_{layer.path.replace('.', '_')}", f"{layer.path}: {layer.kind}", [Tile(rows, tile, scale)]
+        f"filters_{layer.path.replace('.', '_')}", f"{layer.path}: {layer.kind}", [Tile(rows, tile, scale)], side=3.4
     )

@@ -76,6 +76,7 @@ class Explain(Shared):
     integrated: IntegratedOptions
     smoothgrad: SmoothgradOptions
     maximise: MaximiseOptions
+    neighbours: Count
     scores: bool
     scored: Count
     dataset: BoxOptions

@@ -11,6 +11,7 @@ from cnntrain.studies.explain.gradients import GUIDED, SALIENCY, SMOOTHGRAD
 from cnntrain.studies.explain.integrated import INTEGRATED
 from cnntrain.studies.explain.maps import maps
 from cnntrain.studies.explain.maximise import maximise
+from cnntrain.studies.explain.neighbours import neighbours
 from cnntrain.studies.explain.occlusion import OCCLUSION
 from cnntrain.studies.explain.patches import patches
 
@@ -31,6 +32,7 @@ LEARNED: dict[str, Method] = {
     "patches": patches,
     "deconvnet": deconvnet,
     "maximise": maximise,
+    "neighbours": neighbours,
 }
 
 METHODS: dict[str, Method] = LEARNED | {

@@ -63,13 +63,14 @@ class Tile:
 class TiledPicture:
     """A picture of an explanation: tiles in rows of `columns`; `name` is its file's, `title` is written above.
 
-    The tiles that have a scale share one: the colour bar is drawn once.
+    The tiles that have a scale share one: the colour bar is drawn once. `side` is the width of a tile in inches.
     """
 
     name: str
     title: str
     tiles: Sequence[Tile] = field(default_factory=list)
     columns: int = 3
+    side: float = 1.9
 
 
 def sheet_of_values(cells: np.ndarray, columns: int | None = None) -> np.ndarray:
@@ -84,7 +85,7 @@ def draw(picture: TiledPicture) -> "Figure":
     columns = min(picture.columns, len(picture.tiles))
     rows = math.ceil(len(picture.tiles) / columns)
     heights = [tile.values.shape[0] / tile.values.shape[1] for tile in picture.tiles]
-    side = 3.4 if columns == 1 else 1.9 if columns <= 4 else 7.2 / columns
+    side = picture.side
     scale = next((tile.scale for tile in picture.tiles if tile.scale), None)
     figure = empty_figure(side * columns + (0.9 if scale else 0), (side * max(heights) + 0.22) * rows + 0.35)
     panels = figure.subplots(rows, columns, squeeze=False).flat
