@@ -294,6 +294,7 @@ def test_a_sentence_says_whether_maps_change_when_the_weights_do() -> None:
     ("words", "said"),
     [
         (["what=filters", "scores=true"], "cam"),
+        (["what=gradcam", "scores=localisation"], "dataset.boxes="),
         (["what=gradcam", "scores=true", "dataset.boxes=nowhere.csv"], "nowhere.csv"),
         (["what=gradcam", "scores=true", "dataset.boxes=some.csv"], "test_"),
         (["what=gradcam", "scores=true", "dataset.boxes=boxes.csv", "images=squares/test"], "images="),

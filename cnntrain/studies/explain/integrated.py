@@ -38,7 +38,7 @@ def integrated_gradients(subject: Subject, images: Tensor, baseline: Tensor, tar
 
 INTEGRATED = Attribution(
     integrated_maps,
-    "part of the {quantity}'s difference to grey",
+    "part of the {quantity}, from grey",
     signed=True,
     usual="probability",
     remark="The values of a map sum to what the image changes against a grey one; the table says by how much they "

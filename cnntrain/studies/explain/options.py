@@ -77,7 +77,7 @@ class Explain(Shared):
     smoothgrad: SmoothgradOptions
     maximise: MaximiseOptions
     neighbours: Count
-    scores: bool
+    scores: Literal["insertion", "localisation"] | bool
     scored: Count
     dataset: BoxOptions
     sanity: bool

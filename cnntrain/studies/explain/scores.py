@@ -73,6 +73,8 @@ class ImageScores:
 
 def measure_scores(subject: Subject, options: Explain, attributions: Mapping[str, Attribution]) -> list[MapScore]:
     """Score the maps of methods, and of those that look at no network, on the same images."""
+    if options.scores == "localisation" and options.dataset.boxes is None:
+        raise InputError("scores=localisation needs boxes: name their list or folder with dataset.boxes=")
     measured = scored_images(subject, options, options.split)
     trained = None if measured.boxes is None else scored_images(subject, options, "train")
     mappers: dict[str, Mapper] = {
@@ -83,10 +85,10 @@ def measure_scores(subject: Subject, options: Explain, attributions: Mapping[str
     for name, mapper in mappers.items():
         question = Question(subject, measured.images, options)
         maps = mapper(question)
-        if name != WHOLE:  # which has no order
+        if options.scores != "localisation" and name != WHOLE:  # which has no order
             inserted, deleted = areas(question, question.targets("probability"), maps, name)
             scores += [ImageScores(name, "insertion", inserted), ImageScores(name, "deletion", deleted)]
-        if measured.boxes is not None and trained is not None:
+        if options.scores != "insertion" and measured.boxes is not None and trained is not None:
             scores += localised(name, mapper, question, maps, measured.boxes, trained)
     return summed_up(scores)
 
