@@ -306,3 +306,14 @@ def test_scores_that_cannot_be_are_refused_in_a_line(
 ) -> None:
     (folder / "some.csv").write_text("train_red_0.png,0,0,9,9\n")
     assert said in refused("explain", boxed_run, "images=2", *words)
+
+
+def test_mistakes_are_chosen_the_surest_first(cnntrain: Call, tiny: tuple[str, ...]) -> None:
+    cnntrain("fit", *tiny, "trainer.epochs=1", "optimizer.lr=0.0001", "output_dir=run")
+    found = cnntrain(
+        "explain", "run=run", "what=saliency", "choose=mistakes", "images=5", "figures=false", "output_dir=out"
+    )
+    rows = found["rows"]["saliency"]
+    assert len(rows) == 5 and all(row["true"] != row["predicted"] for row in rows)
+    sure = [row["probability"] for row in rows]
+    assert sure == sorted(sure, reverse=True)

@@ -64,6 +64,7 @@ class Explain(Shared):
     run: str
     what: list[str] | str
     images: Count | list[str] | str
+    choose: Literal["spread", "mistakes"]
     split: SplitName
     weights: Literal["best", "last"]
     stages: list[str] | None

@@ -18,7 +18,9 @@ from cnntrain.runs.load import load_run
 from cnntrain.runs.predictions import files_as_trained, find_images
 from cnntrain.runtime.devices import choose_device
 from cnntrain.runtime.errors import InputError, as_text, unknown
+from cnntrain.runtime.progress import counting
 from cnntrain.studies.explain.options import Explain, Quantity
+from cnntrain.training.pictures import worst_mistakes
 
 
 @dataclass(frozen=True)
@@ -158,18 +160,39 @@ def find_split(subject: Subject, options: Explain) -> RunImages:
 
 
 def find_image_set(subject: Subject, options: Explain) -> ImageSet:
-    """Return the images that `images=` means: so many of the split, evenly spaced, or files.
+    """Return the images that `images=` means: so many of the split, evenly spaced or mistakes, or files.
 
     Raises `InputError` for a file that cannot be read.
     """
     if isinstance(options.images, int):
         split = find_split(subject, options)
-        return split_images(subject, options, split, spread(len(split.split), options.images))
+        mistakes = options.choose == "mistakes"
+        places = surest_mistakes(subject, options, split) if mistakes else spread(len(split.split), options.images)
+        return split_images(subject, options, split, places)
     paths, _ = find_images(options.images)
     files = files_as_trained(paths, subject.info, subject.settings, invert=options.invert)
     pixels = Centre(files, subject.info.shape[1:]).read(range(len(files))).numpy()
     names = [as_text(path.name) for path in paths]
     return ImageSet(names, pixels, None, subject.logits(pixels, options.batch_size))
+
+
+def surest_mistakes(subject: Subject, options: Explain, images: RunImages) -> np.ndarray:
+    """Return the places of the images of a split that the network is surest to be something else.
+
+    Raises `InputError` where it makes no mistake.
+    """
+    count, parts = len(images.split), list[Tensor]()
+    with counting(count, "looking for mistakes", "image") as progress:
+        for start in range(0, count, options.batch_size):
+            some = np.arange(start, min(start + options.batch_size, count))
+            parts.append(subject.logits(images.split.source.read(some).numpy(), options.batch_size))
+            progress(len(some))
+    shares = torch.cat(parts).softmax(dim=1).numpy()
+    assert isinstance(options.images, int)
+    places = worst_mistakes(shares, images.split.labels.numpy(), options.images)
+    if not places:
+        raise InputError(f"choose=mistakes: the network makes none on {count} {images.name} images; leave choose= out")
+    return np.array(places)
 
 
 def split_images(subject: Subject, options: Explain, images: RunImages, places: np.ndarray) -> ImageSet:
