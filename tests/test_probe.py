@@ -18,10 +18,11 @@ from torch import nn
 
 from cnntrain.cli.main import main
 from cnntrain.data.storage.images import DatasetInfo, Pixels, Split
+from cnntrain.nn.probe import vector_of
 from cnntrain.stats.intervals import wilson
 from cnntrain.stats.paired_tests import discordant_pairs, image_interval
 from cnntrain.studies.networks import INPUT
-from cnntrain.studies.probe.features import pooling, stage_columns, tapped
+from cnntrain.studies.probe.features import stage_columns, tapped
 from cnntrain.studies.probe.linear import choose_c, fit, points_of_features, points_of_gram, shares_of_pivots
 from cnntrain.studies.probe.probes import LinearProbe, ProbeSettings, Scaling, fit_network, predictions
 from cnntrain.studies.probe.rows import ProbeCurve, control_of, corrected, stage_row, steps
@@ -137,7 +138,7 @@ def test_columns_are_the_same_in_one_pass_and_in_many() -> None:
 @pytest.mark.parametrize(("pool", "expected"), [("none", 600), ("max", 6), ("avg", 6), (2, 24), (10, 600)])
 def test_maps_are_reduced_as_asked(pool: Any, expected: int) -> None:
     x = torch.randn(2, 6, 10, 10)
-    out = pooling(pool, (6, 10, 10))(x)
+    out = vector_of(pool, (6, 10, 10))(x)
     assert out.shape == (2, expected)
     if pool == "max":
         assert torch.equal(out, x.amax(dim=(2, 3)))
@@ -329,6 +330,25 @@ def test_an_untrained_network_needs_no_run_and_has_no_twin(cnntrain: Call) -> No
     assert {row["control"] for row in found["rows"]} == {"none"} and found["run_dir"] is None
 
 
+def test_a_probe_on_the_chain_predicts_what_it_did_and_other_commands_open_it(
+    cnntrain: Call, run: str, folder: Path
+) -> None:
+    found = cnntrain("probe", run, *SMALL, "stages=[pool2]", "control=none", "save=true", "output_dir=out")
+    for row in found["rows"]:
+        place = f"out/probes/run/pool2_{row['classifier']}"
+        assert cnntrain("eval", f"run={place}")["top1"] == row["top1"]
+        assert cnntrain("describe", f"run={place}")["stages"][-1]["name"] == "probe"
+    cnntrain("export", f"run={place}", "format=safetensors")
+    cnntrain("explain", f"run={place}", "what=gradcam", "stages=[conv2]", "images=1")
+
+
+def test_a_probe_of_another_dataset_is_a_run_on_it(cnntrain: Call, run: str, folder: Path) -> None:
+    tree(folder / "pictures", each=20, size=(28, 28))
+    words = ("dataset=folder", "dataset.root=pictures", "dataset.channels=1", "classifier=svm", "pool=2", "save=true")
+    found = cnntrain("probe", run, *SMALL, *words, "stages=[conv1]", "control=none", "output_dir=out")
+    assert cnntrain("eval", "run=out/probes/run/conv1_svm")["top1"] == found["rows"][0]["top1"]
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -343,6 +363,7 @@ def test_an_untrained_network_needs_no_run_and_has_no_twin(cnntrain: Call) -> No
         (["pool=median"], "pool"),
         (["output_dir=run"], "output_dir=run"),
         (["model=lenet5", "dataset=digits"], "run="),
+        (["model.probe={conv1: none}"], "model"),
     ],
 )
 def test_what_cannot_be_is_refused_in_a_line(

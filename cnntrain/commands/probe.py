@@ -13,6 +13,7 @@ from cnntrain.runtime.tables import terminal_width
 from cnntrain.studies.probe.options import Probe
 from cnntrain.studies.probe.report import about_words, probe_sections, write_study
 from cnntrain.studies.probe.rows import tables_of
+from cnntrain.studies.probe.saved import save_probes
 from cnntrain.studies.probe.study import probe, study_folder
 
 
@@ -28,6 +29,9 @@ def run(composed: DictConfig) -> dict[str, Any]:
         print(caption, as_text(blocks, cfg.table, terminal_width()), sep="\n\n", end="\n\n")
     print(about_words(study))
     print(f"report  {folder / PAGE}")
+    if cfg.save:
+        for run in save_probes(study, cfg, folder):
+            print(f"probe   {run}")
     return results
 
 

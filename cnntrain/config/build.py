@@ -22,6 +22,7 @@ from cnntrain.nn.added import ADDABLE
 from cnntrain.nn.attention import SpatialAttention
 from cnntrain.nn.auxiliary import AuxiliaryClassifiers
 from cnntrain.nn.layers import BlurPool2d
+from cnntrain.nn.probe import ended_by_probe
 from cnntrain.nn.stages import AddedStage, BuildOptions
 from cnntrain.runtime.disk import expanded
 from cnntrain.runtime.errors import InputError, unknown
@@ -76,6 +77,8 @@ def build_model(options: Options, info: DatasetInfo, *, seed: int = 0, device: s
             f"model={options['name']} gives a plain {type(net).__name__}, and a network is a chain of named stages: "
             "return assemble(…), or finished(drawn(…), …) of cnntrain.models.external"
         )
+    for stage, reduction in build.probe.items():
+        net = ended_by_probe(net, stage, reduction, info.shape, len(info.classes), seed=seed, device=device)
     if build.antialias and not any(isinstance(module, BlurPool2d) for module in net.modules()):
         raise InputError(
             f"model.antialias=true: {options['name']} has no stage that strides, so nothing can be blurred"
@@ -110,6 +113,8 @@ def build_options(options: Options, seed: int = 0, device: str = "cpu") -> Build
     checked = {key: validated(value, BUILD_HINTS[key], f"model.{key}") for key, value in values.items()}
     checked["append"] = {name: added_stage(name, given) for name, given in checked.get("append", {}).items()}
     build = BuildOptions(seed=seed, device=device, **checked)
+    if len(build.probe) > 1:
+        raise InputError(f"model.probe names {' and '.join(build.probe)}; a network ends behind one of them")
     if twice := next((name for name in build.remove if build.remove.count(name) > 1), None):
         raise InputError(f"model.remove names {twice} twice")
     return build

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
+from typing import Concatenate, Literal, NamedTuple, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,10 +22,11 @@ from cnntrain.nn.attention import attentive
 from cnntrain.nn.geometry import count_parameters
 from cnntrain.nn.shapes import Shape, describe_shape, shape_after
 from cnntrain.runtime.errors import InputError, nearest, unknown
-from cnntrain.runtime.ranges import Positive
+from cnntrain.runtime.ranges import Count, Positive
 from cnntrain.runtime.seeding import generator
 
 Maker = Callable[[Shape], nn.Module]  # runs on the meta device: it must not look at values
+Reduction = Literal["none", "max", "avg"] | Count  # of maps, for a linear classifier (see `probe.py`)
 P = ParamSpec("P")
 T = TypeVar("T")
 Initialiser = Callable[[nn.Module], None]  # sets the tensors of one leaf, after the leaf's own `reset_parameters`
@@ -57,6 +58,7 @@ class BuildOptions:
         weights, or the name of the first of them.
     antialias: blur wherever a stage strides (see `antialias.py`).
     attention: weight positions where maps are averaged globally (see `attention.py`).
+    probe: the stage behind which a linear classifier ends the network, and how its maps are reduced (see `probe.py`).
     device: where the network is; "meta" builds shapes without memory.
     """
 
@@ -67,6 +69,7 @@ class BuildOptions:
     head: str | None = None
     antialias: bool = False
     attention: bool = False
+    probe: dict[str, Reduction] = field(default_factory=dict)
     device: str = "cpu"
 
 

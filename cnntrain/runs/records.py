@@ -35,7 +35,15 @@ TRAINER: Options = {
     "gradients": False,
 }
 OPTIMIZER: Options = {"layer_decay": 1.0, "factors": {}}
-MODEL: Options = {"remove": [], "widen": {}, "append": {}, "head": None, "antialias": False, "attention": False}
+MODEL: Options = {
+    "remove": [],
+    "widen": {},
+    "append": {},
+    "head": None,
+    "antialias": False,
+    "attention": False,
+    "probe": {},
+}
 
 RENAMED = {"nin": ("head", "classifier")}  # options of models that had another name in runs made before
 

@@ -11,25 +11,13 @@ from torch import Tensor, nn
 
 from cnntrain.data.loading.loader import eval_batches
 from cnntrain.data.storage.images import DatasetInfo, Split
-from cnntrain.nn.stages import stage_shapes, walk
+from cnntrain.nn.probe import vector_of
+from cnntrain.nn.stages import Reduction, stage_shapes, walk
 from cnntrain.runtime.devices import autocast
-from cnntrain.runtime.ranges import Count
 from cnntrain.studies.networks import INPUT
 
-Reduction = Literal["none", "max", "avg"] | Count
 COLUMNS = 2048  # that are in float64 at a time
 Columns = Callable[[], Iterator[np.ndarray]]  # blocks of columns, float32 [N, …], from the first on, each time anew
-
-
-def pooling(pool: Reduction, shape: Sequence[int]) -> nn.Module:
-    """Return what makes features of what leaves a stage: maps are reduced as `pool` says, then everything is a vector.
-
-    A number is the side to which larger maps are averaged.
-    """
-    if len(shape) != 3 or pool == "none" or (isinstance(pool, int) and max(shape[1:]) <= pool):
-        return nn.Flatten()
-    reduce = nn.AdaptiveMaxPool2d(1) if pool == "max" else nn.AdaptiveAvgPool2d(1 if pool == "avg" else int(pool))
-    return nn.Sequential(reduce, nn.Flatten())
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +68,7 @@ def tapped(
     """Return a network as its stages are tapped; None for all of them, the image itself first."""
     shapes = {INPUT: info.shape, **stage_shapes(net, info.shape)}
     chosen = {name: shape for name, shape in shapes.items() if stages is None or name in stages}
-    taps = {name: pooling(pool, shape) for name, shape in chosen.items()}
+    taps = {name: vector_of(pool, shape) for name, shape in chosen.items()}
     dimensions = {name: taps[name](torch.empty(1, *shape, device="meta")).shape[1] for name, shape in chosen.items()}
     return TappedNetwork(net.to(device).eval(), info, taps, dimensions, precision, device, batch_size)
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from cnntrain.config.schema import Observed
+from cnntrain.nn.stages import Reduction
 from cnntrain.runtime.ranges import Count, Positive, Range
-from cnntrain.studies.probe.features import Reduction
 
 
 @dataclass(frozen=True)
@@ -21,4 +21,5 @@ class Probe(Observed):
     folds: Annotated[int, Range(low=2)]
     fold_images: Count
     memory: Positive | None
+    save: bool
     table: Literal["text", "markdown", "csv"]

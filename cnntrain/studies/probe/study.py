@@ -12,6 +12,7 @@ from torch import nn
 
 from cnntrain.config import pretrained
 from cnntrain.config.build import build_model, dataset_info, fit_images
+from cnntrain.config.schema import Options
 from cnntrain.data.storage.images import DatasetInfo, spread
 from cnntrain.nn.shapes import describe_shape
 from cnntrain.nn.stages import stage_shapes
@@ -56,7 +57,9 @@ class ProbeImages:
 
     train: RunImages
     test: RunImages
-    classes: Sequence[str]
+    info: DatasetInfo
+    other: Options | None  # the options of a dataset that is not the run's own
+    data_root: str
 
     @property
     def chance(self) -> float:
@@ -104,6 +107,8 @@ def probe(cfg: Probe) -> ProbeStudy:
     memory.
     """
     networks = find_networks(cfg)
+    if cfg.save and cfg.model is not None:
+        raise InputError("save=true puts probes on runs, and model= has none: train one with fit, or take save=false")
     require_same_images(networks)
     groups = seed_groups(networks)
     images = probe_images(cfg, networks[0])
@@ -174,7 +179,7 @@ def answers_of(
 
 def probe_images(cfg: Probe, network: NamedNetwork) -> ProbeImages:
     """Return the images of a network's own dataset, or of another with classes of its own."""
-    settings, info, folder = network.settings, network.info, network.folder
+    settings, info, folder, options = network.settings, network.info, network.folder, None
     root = cfg.data_root or settings["data_root"]
     if cfg.dataset is not None and folder is not None:
         before = settings["dataset"]
@@ -191,15 +196,15 @@ def probe_images(cfg: Probe, network: NamedNetwork) -> ProbeImages:
         warn_of_seen(network.folder, test.split, "these")
     few = train.split.take(spread(len(train.split), cfg.train_images))
     asked = test.split if cfg.images is None else test.split.take(spread(len(test.split), cfg.images))
-    return ProbeImages(train._replace(split=few), test._replace(split=asked), info.classes)
+    return ProbeImages(train._replace(split=few), test._replace(split=asked), info, options, root)
 
 
 def require_images(cfg: Probe, images: ProbeImages) -> None:
     """Raise `InputError` for a class that has fewer training images than there are folds."""
     labels = images.train.split.labels
     for key, some in (("train_images", labels), ("fold_images", labels[spread(len(labels), cfg.fold_images)])):
-        counts = torch.bincount(some, minlength=len(images.classes)).tolist()
-        if few := [f"{name} {n}" for name, n in zip(images.classes, counts, strict=True) if n < cfg.folds]:
+        counts = torch.bincount(some, minlength=len(images.info.classes)).tolist()
+        if few := [f"{name} {n}" for name, n in zip(images.info.classes, counts, strict=True) if n < cfg.folds]:
             raise InputError(
                 f"{cfg.folds} folds need {cfg.folds} training images of each class, and among {len(some):,} are "
                 f"{listed(few)}: take a larger {key} or fewer folds"
