@@ -1,0 +1,121 @@
+"""`cnntrain style`: a photograph painted in the style of a picture."""
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+
+from cnntrain.config.read import read_config
+from cnntrain.runs.folder import new_folder, refuse_unwritable
+from cnntrain.runtime import disk
+from cnntrain.runtime.devices import prepare
+from cnntrain.runtime.disk import expanded
+from cnntrain.runtime.errors import InputError, StoppedError
+from cnntrain.runtime.progress import clock, say
+from cnntrain.runtime.signals import Signals
+from cnntrain.runtime.tables import percent, render, terminal_width
+from cnntrain.studies.style.options import Style
+from cnntrain.studies.style.pictures import write_picture
+from cnntrain.studies.style.study import Painting, State, paint
+
+SUFFIXES = (".png", ".jpg", ".jpeg")
+SAVE_SECONDS = 10.0  # between two saves, each with a line of progress
+FREE = ("output", "device", "plugins", "data_root")  # what may differ where a picture goes on
+
+
+def run(composed: DictConfig) -> dict[str, Any]:
+    """Paint as configured; return what `--json` prints."""
+    cfg = read_style(composed)
+    prepare(deterministic=False)
+    names = "_".join(expanded(path).stem for path in (cfg.content, cfg.style))
+    output = Path(cfg.output) if cfg.output else new_folder("style", names) / "picture.png"
+    refuse_unwritable(output.parent, word="output=" if cfg.output else "")
+    kept = output.with_name(f"{output.name}.state.pt")
+    begun = earlier(cfg, output, kept)
+    painting = follow(cfg, output, kept, begun)
+    write_picture(painting.pixels, output)
+    kept.unlink(missing_ok=True)
+    shares = {layer: painting.share(layer) for layer in painting.parts}
+    rows = [
+        {"layer": name, "kind": kind, "share of the loss": percent(share, 1)} for (kind, name), share in shares.items()
+    ]
+    print(f"{render(rows, width=terminal_width())}\n\nloss     {painting.loss:.4g} after {painting.steps} steps")
+    print(f"picture  {output}")
+    layers = [{"layer": name, "kind": kind, "share": share} for (kind, name), share in shares.items()]
+    return {"output": str(output), "steps": painting.steps, "loss": painting.loss, "layers": layers}
+
+
+def read_style(composed: DictConfig) -> Style:
+    """Return the configuration, checked."""
+    cfg = read_config(Style, composed)
+    if cfg.output and Path(cfg.output).suffix.lower() not in SUFFIXES:
+        raise InputError(f"output={cfg.output}: a picture is written as {', '.join(SUFFIXES)}")
+    if cfg.alpha == 0 and cfg.beta == 0 and not cfg.variation:
+        raise InputError("alpha=0 beta=0: nothing is left that the picture could come nearer to")
+    return cfg
+
+
+check = read_style  # of a sweep's jobs, before any of them
+
+
+def earlier(cfg: Style, output: Path, kept: Path) -> State | None:
+    """Return the state that an interrupted command has left, None where there is none.
+
+    Raises `InputError` where the picture is there already, or where other settings have left the state.
+    """
+    if not kept.exists():
+        if output.exists():
+            raise InputError(f"output={output} is there already; name another file")
+        return None
+    saved = torch.load(kept, map_location="cpu", weights_only=True)
+    asked = settings(cfg)
+    if changed := [key for key in asked if saved["settings"].get(key) != asked[key]]:
+        raise InputError(f"output={output} was begun with another {', '.join(changed)}; name another file")
+    say(f"going on after {saved['steps']} steps")
+    return dict(saved)
+
+
+def settings(cfg: Style) -> dict[str, Any]:
+    """Return the settings that a picture depends on."""
+    return {key: value for key, value in asdict(cfg).items() if key not in FREE}
+
+
+def follow(cfg: Style, output: Path, kept: Path, begun: State | None) -> Painting:
+    """Paint to the end and return the picture; write it, its state and a line of progress every `SAVE_SECONDS`.
+
+    Raises `StoppedError` when a signal ended the work; the same command goes on.
+    """
+    painting, began, saved = None, time.perf_counter(), time.perf_counter()
+    at_first = begun["steps"] if begun else 0
+    total = cfg.steps * (1 + len(cfg.coarse))
+    with Signals() as signals:
+        for painting in paint(cfg, begun):
+            stopped = signals.stop()
+            if not stopped and time.perf_counter() - saved < SAVE_SECONDS:
+                continue
+            write_picture(painting.pixels, output)
+            with disk.replacing(kept) as partial:
+                torch.save(painting.state | {"settings": settings(cfg)}, partial)
+            seconds = (time.perf_counter() - began) / max(1, painting.steps - at_first)
+            say(f"{progress(painting)}  {clock((total - painting.steps) * seconds)} left")
+            saved = time.perf_counter()
+            if stopped:
+                break
+    assert painting is not None
+    if signals.stopped_by is not None:
+        signals.pass_on(signals.stopped_by)
+        raise StoppedError(
+            f"stopped by {signals.stopped_by.name} after {painting.steps} steps; the same command with output={output} "
+            "goes on",
+            signals.stopped_by,
+        )
+    return painting
+
+
+def progress(painting: Painting) -> str:
+    """Say where a picture is, with each layer's share of the loss."""
+    shares = ", ".join(f"{kind} {stage} {percent(painting.share((kind, stage)), 0)}" for kind, stage in painting.parts)
+    return f"{painting.size} pixels, step {painting.step}  loss {painting.loss:.4g} ({shares})"
