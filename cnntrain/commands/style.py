@@ -5,12 +5,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig
 
 from cnntrain.config.read import read_config
 from cnntrain.runs.folder import new_folder, refuse_unwritable
-from cnntrain.runtime import disk
 from cnntrain.runtime.devices import prepare
 from cnntrain.runtime.disk import expanded
 from cnntrain.runtime.errors import InputError, StoppedError
@@ -19,7 +17,9 @@ from cnntrain.runtime.signals import Signals
 from cnntrain.runtime.tables import percent, render, terminal_width
 from cnntrain.studies.style.options import Style
 from cnntrain.studies.style.pictures import write_picture
-from cnntrain.studies.style.study import Painting, State, paint
+from cnntrain.studies.style.study import Painting, paint
+from cnntrain.training import checkpoints
+from cnntrain.training.checkpoints import State
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 SAVE_SECONDS = 10.0  # between two saves, each with a line of progress
@@ -70,12 +70,12 @@ def earlier(cfg: Style, output: Path, kept: Path) -> State | None:
         if output.exists():
             raise InputError(f"output={output} is there already; name another file")
         return None
-    saved = torch.load(kept, map_location="cpu", weights_only=True)
+    saved = checkpoints.load(kept)
     asked = settings(cfg)
     if changed := [key for key in asked if saved["settings"].get(key) != asked[key]]:
         raise InputError(f"output={output} was begun with another {', '.join(changed)}; name another file")
     say(f"going on after {saved['steps']} steps")
-    return dict(saved)
+    return saved
 
 
 def settings(cfg: Style) -> dict[str, Any]:
@@ -97,8 +97,7 @@ def follow(cfg: Style, output: Path, kept: Path, begun: State | None) -> Paintin
             if not stopped and time.perf_counter() - saved < SAVE_SECONDS:
                 continue
             write_picture(painting.pixels, output)
-            with disk.replacing(kept) as partial:
-                torch.save(painting.state | {"settings": settings(cfg)}, partial)
+            checkpoints.save(kept, painting.state | {"settings": settings(cfg)})
             seconds = (time.perf_counter() - began) / max(1, painting.steps - at_first)
             say(f"{progress(painting)}  {clock((total - painting.steps) * seconds)} left")
             saved = time.perf_counter()

@@ -16,7 +16,7 @@ from cnntrain.nn.stages import walk
 from cnntrain.studies.style.network import Features
 from cnntrain.studies.style.options import Recipe
 
-Layer = tuple[Literal["content", "style", "variation"], str]  # what is compared, at which stage
+LossPart = tuple[Literal["content", "style", "variation"], str]  # what is compared, at which stage
 
 WEIGHTS: dict[Recipe, tuple[float, float]] = {  # α of the content and β of the style
     "paper": (1.0, 1e3),
@@ -28,7 +28,7 @@ LEAST = 1e-12  # what a share is of at least: a layer that gives nothing has no 
 
 
 @dataclass(frozen=True)
-class Targets:
+class StyleTargets:
     """What a picture shall have: maps [1, C, H, W] of content stages, Gram matrices [C, C] of style stages."""
 
     content: Mapping[str, Tensor]
@@ -51,17 +51,17 @@ def gram(maps: Tensor) -> Tensor:
     return flat @ flat.T / flat.shape[1]
 
 
-def targets(features: Features, content: Tensor, style: Tensor) -> Targets:
+def targets(features: Features, content: Tensor, style: Tensor) -> StyleTargets:
     """Return what the stages of content make of one picture [1, C, H, W], and those of style of another."""
     with torch.no_grad():
         maps = {name: x for name, x in walk(features.net, content) if name in features.content}
         grams = {name: gram(x) for name, x in walk(features.net, style) if name in features.style}
-    return Targets(maps, grams)
+    return StyleTargets(maps, grams)
 
 
-def losses(net: nn.Sequential, picture: Tensor, wanted: Targets, how: Weighting) -> dict[Layer, Tensor]:
+def losses(net: nn.Sequential, picture: Tensor, wanted: StyleTargets, how: Weighting) -> dict[LossPart, Tensor]:
     """Return the weighted loss of each layer of a picture [1, C, H, W], by what it measures and the stage's name."""
-    found: dict[Layer, Tensor] = {}
+    found: dict[LossPart, Tensor] = {}
     for name, maps in walk(net, picture):
         if how.alpha and name in wanted.content:
             difference = content_difference(how.recipe, maps, wanted.content[name])
@@ -85,7 +85,7 @@ def content_difference(recipe: Recipe, maps: Tensor, target: Tensor) -> Tensor:
             return squares.sum() / target.square().sum().clamp_min(LEAST)
 
 
-def style_difference(recipe: Recipe, matrix: Tensor, target: Tensor, wanted: Targets) -> Tensor:
+def style_difference(recipe: Recipe, matrix: Tensor, target: Tensor, wanted: StyleTargets) -> Tensor:
     """Return how far a Gram matrix of n channels is from that of the style.
 
     The paper divides sums over positions by 4 n² M²; of means over M positions 4 n² is left.

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,15 +16,14 @@ from cnntrain.runtime.disk import expanded
 from cnntrain.runtime.errors import CnntrainError, InputError
 from cnntrain.runtime.memory import available
 from cnntrain.runtime.seeding import generator
-from cnntrain.studies.style.losses import WEIGHTS, Layer, Targets, Weighting, losses, targets
+from cnntrain.studies.style.losses import WEIGHTS, LossPart, StyleTargets, Weighting, losses, targets
 from cnntrain.studies.style.network import Features, find_features
 from cnntrain.studies.style.options import Style
 from cnntrain.studies.style.pictures import grey_pair, read_picture, with_colours
+from cnntrain.training.checkpoints import State
 
 HISTORY = 100  # steps that L-BFGS remembers, as torch and the authors' program do
 AT_ONCE = 10  # steps between two looks at the clock
-
-State = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ class Painting:
     size: int
     step: int
     steps: int
-    parts: Mapping[Layer, float]
+    parts: Mapping[LossPart, float]
     state: State
 
     @property
@@ -47,7 +45,7 @@ class Painting:
         """The loss, which is the sum of its layers'."""
         return sum(self.parts.values())
 
-    def share(self, layer: Layer) -> float:
+    def share(self, layer: LossPart) -> float:
         """Return a layer's share of the loss; 0 of none."""
         return self.parts[layer] / self.loss if self.loss else 0.0
 
@@ -93,8 +91,8 @@ def weighting(cfg: Style) -> Weighting:
 
 
 def descend(
-    net: nn.Sequential, wanted: Targets, how: Weighting, steps: int, state: State
-) -> Iterator[tuple[State, dict[Layer, float]]]:
+    net: nn.Sequential, wanted: StyleTargets, how: Weighting, steps: int, state: State
+) -> Iterator[tuple[State, dict[LossPart, float]]]:
     """Take steps of L-BFGS from a state; yield every `AT_ONCE` of them the state then, and each layer's loss.
 
     The state at the beginning comes first. It ends before `steps` where nothing changes any more. Raises
