@@ -70,7 +70,7 @@ def earlier(cfg: Style, output: Path, kept: Path) -> State | None:
         if output.exists():
             raise InputError(f"output={output} is there already; name another file")
         return None
-    saved = checkpoints.load(kept)
+    saved = checkpoints.load_state(kept)
     asked = settings(cfg)
     if changed := [key for key in asked if saved["settings"].get(key) != asked[key]]:
         raise InputError(f"output={output} was begun with another {', '.join(changed)}; name another file")

@@ -107,10 +107,18 @@ def verify(path: Path) -> None:
 
 
 def load(path: Path) -> State:
-    """Return the state in `path`, on the CPU; nothing in the file can run code.
+    """Return the state of a training in `path`, on the CPU; nothing in the file can run code.
 
     Raises `CheckpointError` when the file is missing, damaged, or holds anything but tensors and plain values.
     """
+    state = load_state(path)
+    if not isinstance(state.get("model"), dict):
+        raise CheckpointError(f"{path} holds no checkpoint")
+    return state
+
+
+def load_state(path: Path) -> State:
+    """Return what `save` has written to `path`, on the CPU, whatever its keys; otherwise as `load`."""
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint {path}")
     verify(path)
@@ -119,7 +127,7 @@ def load(path: Path) -> State:
     except Exception as error:  # torch raises many kinds for one meaning
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise CheckpointError(f"{path} was not loaded: {reason[0]}") from error
-    if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
+    if not isinstance(state, dict):
         raise CheckpointError(f"{path} holds no checkpoint")
     return state
 
