@@ -14,6 +14,7 @@ from cnntrain.data.storage.images import DatasetInfo, Split
 from cnntrain.nn.probe import vector_of
 from cnntrain.nn.stages import Reduction, stage_shapes, walk
 from cnntrain.runtime.devices import autocast
+from cnntrain.runtime.errors import InputError, listed
 from cnntrain.studies.networks import INPUT
 
 COLUMNS = 2048  # that are in float64 at a time
@@ -45,13 +46,18 @@ class TappedNetwork:
             yield {name: x.float().cpu() for name, x in features.items()}
 
     def columns(self, split: Split, wanted: Mapping[str, slice], workers: int) -> dict[str, np.ndarray]:
-        """Return some columns of the features of some stages, float32 [N, …], in one pass over a split."""
+        """Return some columns of the features of some stages, float32 [N, …], in one pass over a split.
+
+        Raises `InputError` for features that are not finite.
+        """
         held = {name: np.empty((len(split), part.stop - part.start), np.float32) for name, part in wanted.items()}
         start = 0
         for features in self.batches(split, list(wanted), workers):
             for name, x in features.items():
                 held[name][start : start + len(x)] = x[:, wanted[name]].numpy()
             start += len(x)
+        if wrong := [name for name, x in held.items() if not np.isfinite(x).all()]:
+            raise InputError(f"what leaves {listed(wrong)} is not finite: leave it out, with the others in stages=")
         return held
 
 

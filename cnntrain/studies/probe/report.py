@@ -26,7 +26,7 @@ NOTES = {
     "from the stage before": "percentage points",
     "p": "McNemar's exact test, of several pairs of networks the largest; corrected over the study (Holm)",
     "untrained": "mean of the same network with random weights",
-    "permuted labels": "accuracy after training images with permuted labels",
+    "selectivity": "accuracy minus that after training images with permuted labels, in points",
 }
 
 
@@ -88,7 +88,7 @@ def stage_lines(rows: Sequence[StageRow], steps: Sequence[StepRow]) -> list[dict
     lines = []
     for row in (row for row in rows if row.control == "none"):
         before, untrained = tests.get((row.stage, "previous")), tests.get((row.stage, "random"))
-        twin, permuted = others.get((row.stage, "random")), others.get((row.stage, "permuted"))
+        twin = others.get((row.stage, "random"))
         line: dict[str, object] = {
             "stage": "pixels" if row.stage == INPUT else row.stage,
             "dimensions": row.dimensions,
@@ -101,15 +101,20 @@ def stage_lines(rows: Sequence[StageRow], steps: Sequence[StepRow]) -> list[dict
             line["over seeds"] = " … ".join(f"{100 * end:.2f}" for end in ends if end is not None)
         line |= {
             "from the stage before": points(before.delta if before else None),
-            "p": before.p_holm if before else None,
+            "p": p_text(before),
         }
         if any(each.control == "random" for each in rows):
             line["untrained"] = percent(twin.top1) if twin else ""
-            line["p untrained"] = untrained.p_holm if untrained else None
-        if any(each.control == "permuted" for each in rows):
-            line["permuted labels"] = percent(permuted.top1) if permuted else ""
+            line["p untrained"] = p_text(untrained)
+        if any(each.selectivity is not None for each in rows):
+            line["selectivity"] = points(row.selectivity)
         lines.append(line)
     return lines
+
+
+def p_text(row: StepRow | None) -> str:
+    """Write the corrected p of a difference, if there is one."""
+    return "" if row is None else f"{row.p_holm:.2g}"
 
 
 def depth_words(rows: Sequence[StageRow], steps: Sequence[StepRow]) -> list[str]:
@@ -121,11 +126,11 @@ def depth_words(rows: Sequence[StageRow], steps: Sequence[StepRow]) -> list[str]
     if whole is not None:
         way = "grows" if whole.delta > 0 else "falls"
         sure = "significantly" if whole.significant else "not significantly"
+        by, ends = points(abs(whole.delta))[1:], f"{points(whole.delta_low)} … {points(whole.delta_high)}"
         words.append(
-            f"From {named(first.stage)} to {named(last.stage)} accuracy {way} {sure}, by {points(whole.delta)} points "
-            f"({points(whole.delta_low)} … {points(whole.delta_high)}; p = {whole.p_holm:.2g}): from "
-            f"{percent(first.top1, 1)} to {percent(last.top1, 1)}; it is highest at {named(best.stage)}, "
-            f"{percent(best.top1, 1)}."
+            f"From {named(first.stage)} to {named(last.stage)} accuracy {way} {sure}, by {by} points ({ends}; "
+            f"p = {whole.p_holm:.2g}): from {percent(first.top1, 1)} to {percent(last.top1, 1)}; it is highest at "
+            f"{named(best.stage)}, {percent(best.top1, 1)}."
         )
     else:
         words.append(f"Accuracy is highest at {named(best.stage)}, {percent(best.top1, 1)}.")

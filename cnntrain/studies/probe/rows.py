@@ -196,7 +196,7 @@ def stage_row(curve: ProbeCurve, at: tuple[str, Control]) -> StageRow:
         share,
         low,
         high,
-        *over_seeds(correct.mean(axis=1)),
+        *over_seeds(correct.mean(axis=1), 0.0),
         share - float(curve.correct(*permuted).mean()) if selective else None,  # type: ignore[arg-type]
     )
 
@@ -208,12 +208,15 @@ def over_images(values: np.ndarray, least: float) -> tuple[float, float, float]:
     return float(replicates[0]), float(low), float(high)
 
 
-def over_seeds(values: np.ndarray) -> tuple[float | None, float | None]:
-    """Return the 95 % interval of the mean over networks that differ in their seed; None of a single one."""
+def over_seeds(values: np.ndarray, least: float) -> tuple[float | None, float | None]:
+    """Return the 95 % interval, within `least` and 1, of the mean over networks that differ in their seed.
+
+    None of a single network.
+    """
     if len(values) < 2:
         return None, None
     low, high = seed_band(list(values))
-    return float(low), float(high)
+    return max(float(low), least), min(float(high), 1.0)
 
 
 # Differences.
@@ -240,7 +243,7 @@ def step(curve: ProbeCurve, stage: str, reference: str, versus: Literal["previou
     else:
         theirs = np.broadcast_to(theirs, ours.shape)  # the pixels are the same for every network
         pairs = list(zip(ours, theirs, strict=True))
-        seeds = over_seeds(ours.mean(axis=1) - theirs.mean(axis=1))
+        seeds = over_seeds(ours.mean(axis=1) - theirs.mean(axis=1), -1.0)
     delta, low, high = over_images(ours.mean(axis=0) - theirs.mean(axis=0), -1.0)
     p = max(mcnemar(discordant_pairs(other, one)) for one, other in pairs)
     n = ours.shape[1]
