@@ -1,5 +1,7 @@
 """Segmentation: label maps that move with their images, mIoU by independent counts, exact resume, exact networks."""
 
+import csv
+import shutil
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -9,16 +11,18 @@ import numpy as np
 import pytest
 import torch
 from cuts import Call, agree, cut
-from made import create_model
+from made import Page, create_model, picture
 from sklearn.metrics import jaccard_score
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cnntrain.cli.main import main
 from cnntrain.data.augment.augmentations import AUGMENTATIONS, Augmentation
 from cnntrain.data.datasets.registry import load
 from cnntrain.data.loading.loader import ResidentLoader, StreamedLoader, eval_batches
 from cnntrain.data.loading.normalise import denormalised
 from cnntrain.data.storage.images import IGNORED, Centre, DatasetInfo, Pixels, Split
+from cnntrain.data.storage.masks import read_mask
 from cnntrain.models import DENSE
 from cnntrain.nn.composite import Level
 from cnntrain.nn.geometry import geometry
@@ -330,6 +334,65 @@ def test_fit_and_eval_give_the_tasks_numbers(cnntrain: Call, folder: Path) -> No
     with np.load(folder / "run/eval/test_best/predictions.npz") as saved:
         assert saved["confusion"].shape == (12, 4, 4)
     assert cnntrain("eval", "run=run", "split=val", "weights=last")["n"] == 6
+
+
+def test_two_networks_are_paired_by_image_and_by_group() -> None:
+    """Equal networks have p = 1; a better one is found; the interval holds the difference; groups make it wider."""
+    rng = np.random.default_rng(0)
+    first = rng.integers(1, 40, (40, 3, 3)) + 60 * np.eye(3, dtype=np.int64)
+    assert segmentation.paired(first, first).p == 1.0
+    second = first + 15 * np.eye(3, dtype=np.int64)
+    found = segmentation.paired(first, second)
+    delta = segmentation.mean_iou(second.sum(0)) - segmentation.mean_iou(first.sum(0))
+    assert found.delta == pytest.approx(delta) and found.low < delta < found.high and found.p < 0.001
+    assert (found.only_second, found.only_first, found.n) == (40, 0, 40)
+    noisy = np.maximum(first + rng.integers(-20, 21, first.shape), 0)
+    alone = segmentation.paired(first, noisy)
+    assert alone.p > 0.05 and alone.low < 0 < alone.high
+    swapped = segmentation.paired(noisy, first)
+    assert swapped.delta == pytest.approx(-alone.delta) and swapped.p == pytest.approx(alone.p, abs=0.02)
+
+
+@pytest.fixture(scope="module")
+def two_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two trainings that differ in their width."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name, width in (("run", 4), ("other", 6)):
+        assert main(["fit", *SHAPES, f"model.width={width}", f"output_dir={folder / name}"]) == 0
+    return folder
+
+
+def test_runs_are_compared_reported_and_used(cnntrain: Call, folder: Path, two_runs: Path) -> None:
+    shutil.copytree(two_runs, folder, dirs_exist_ok=True)
+    compared = cnntrain("compare", "runs=[run,other]", "output_dir=side", "figures=false")
+    (test,) = compared["over_images"]
+    assert test["n"] == 12 and test["delta_low"] <= test["delta"] <= test["delta_high"] and 0 < test["p"] <= 1
+    assert {"miou", "miou_low"} <= compared["runs"][0].keys()
+    reported = cnntrain("report", "run=run")
+    page = Page(Path(reported["report"]))
+    assert len(page.all("img")) >= 12 + 4 and "IoU" in page.text and "disc" in page.text
+    for number in range(3):
+        picture(number, 20, 24).save(folder / f"{number}.png")
+    predicted = cnntrain("predict", "run=run", "images='*.png'", "output_dir=answers", "report=true")
+    masks = sorted((folder / "answers/masks").iterdir())
+    assert predicted["n"] == 3 and [mask.name for mask in masks] == ["0.png", "1.png", "2.png"]
+    assert read_mask(masks[0]).shape == (16, 16) and read_mask(masks[0]).max() < 4
+    rows = list(csv.DictReader(Path(predicted["output"]).read_text().splitlines()))
+    shares = [float(value) for key, value in rows[0].items() if key.startswith("share of ")]
+    assert sum(shares) == pytest.approx(1, abs=1e-5)
+
+
+def test_skips_are_ablated_as_layers_are(cnntrain: Call, folder: Path) -> None:
+    words = [word for word in SHAPES if not word.startswith("model.depth")]
+    found = cnntrain(
+        "ablate", *words, "model.depth=3", "study=skips", "seeds=2", "trainer.epochs=1", "output_dir=study", "jobs=1",
+        "figures=false",
+    )  # fmt: skip
+    assert [row["variant"] for row in found["table"]] == [
+        *("full", "no_level2.skip", "no_level2.level3.skip", "no_level2.skip_level2.level3.skip")
+    ]
+    assert found["complete"] and all({"miou", "miou_low", "seed"} <= row.keys() for row in found["rows"])
+    assert all(row["miou_low"] <= row["miou_mean"] <= row["miou_high"] for row in found["table"])
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`cnntrain predict`: classify image files with a run's network."""
+"""`cnntrain predict`: classify image files with a run's network, or give each of their pixels a class."""
 
 import itertools
 from collections.abc import Sequence
@@ -18,9 +18,12 @@ from cnntrain.report.predictions import predictions_document
 from cnntrain.runs.folder import find_run, new_folder, refuse_unwritable
 from cnntrain.runs.load import load_run
 from cnntrain.runs.predictions import (
+    TableRow,
     classified,
     files_as_trained,
     find_images,
+    largest_classes,
+    segmented,
     table_size,
     warning_of_unlike,
     write_table,
@@ -29,6 +32,7 @@ from cnntrain.runtime import disk
 from cnntrain.runtime.devices import choose_device, prepare
 from cnntrain.runtime.errors import IncompleteError, InputError, as_text
 from cnntrain.runtime.progress import say, track
+from cnntrain.runtime.tables import counted
 from cnntrain.studies.conversion.heatmaps import heatmap
 from cnntrain.studies.conversion.report import places_document
 
@@ -36,7 +40,7 @@ MOST_HEATMAPS = 50  # images
 
 
 def run(composed: DictConfig) -> dict[str, Any]:
-    """Classify as configured; return what `--json` prints."""
+    """Classify or segment as configured; return what `--json` prints."""
     cfg = read_predict(composed)
     prepare(deterministic=False)
     device = choose_device(cfg.device)
@@ -51,10 +55,18 @@ def run(composed: DictConfig) -> dict[str, Any]:
 
     files = files_as_trained(paths, info, settings, invert=cfg.invert)
     invert = files.invert
+    maps = info.targets == "maps"
+    if cfg.heatmap and maps:
+        raise InputError("heatmap=true is of networks that give one answer an image; this one gives a map already")
     if cfg.heatmap:
         fully_convolutional(net, info.shape)  # what has no form for maps is said before anything is read
     unreadable = dict[str, str]()
-    parts = classified(net.to(device), files, info, cfg, unreadable)
+    net = net.to(device)
+    parts = (
+        segmented(net, files, info, cfg, unreadable, target / "masks")
+        if maps
+        else classified(net, files, info, cfg, unreadable)
+    )
     first = next(parts, None)
     if first is None:
         raise InputError(f"none of the {len(unreadable)} files can be read: {next(iter(unreadable.values()))}")
@@ -64,7 +76,7 @@ def run(composed: DictConfig) -> dict[str, Any]:
         shown, moments = write_table(partial, itertools.chain([first], parts))
         warning = warning_of_unlike(moments, info, inverted=invert)
         if cfg.report:
-            document = predictions_document(folder, shown, len(moments), inverted=invert, warning=warning)
+            document = predictions_document(folder, shown, len(moments), info, inverted=invert, warning=warning)
             disk.write(page, as_html(document))
     heatmaps = write_heatmaps(cfg, net, info, paths, target, invert=invert) if cfg.heatmap else None
     for reason in unreadable.values():
@@ -74,10 +86,11 @@ def run(composed: DictConfig) -> dict[str, Any]:
     if warning:
         say(f"warning: {warning}{'' if cfg.report else '; report=true shows what the network sees'}")
     for line, _ in shown[:10]:
-        print(f"{line['file']}  {line['class']}  {float(line['probability']):.3f}")
-    print(
-        f"{len(moments):,} image{'s' if len(moments) > 1 else ''} classified, {len(unreadable):,} unreadable: {table}"
-    )
+        print(f"{line['file']}  {answer_words(line)}")
+    done = "segmented" if maps else "classified"
+    print(f"{counted(len(moments), 'image')} {done}, {len(unreadable):,} unreadable: {table}")
+    if maps:
+        print(f"masks  {target / 'masks'}")
     if cfg.report:
         print(f"report {page}")
     result = {
@@ -88,11 +101,17 @@ def run(composed: DictConfig) -> dict[str, Any]:
         "left_out": others.total(),
         "warning": warning,
         "report": str(page) if cfg.report else None,
+        **({"masks": str(target / "masks")} if maps else {}),
         "heatmaps": heatmaps,
     }
     if unreadable:
         raise IncompleteError(f"{len(unreadable)} of {len(files)} files cannot be read", result)
     return result
+
+
+def answer_words(line: TableRow) -> str:
+    """Return what a line of the table says of its image: the class with its probability, or the largest classes."""
+    return largest_classes(line) if "mask" in line else f"{line['class']}  {float(line['probability']):.3f}"
 
 
 def read_predict(composed: DictConfig) -> schema.Predict:

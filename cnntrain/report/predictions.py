@@ -5,7 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
+from cnntrain.data.storage.images import DatasetInfo
+from cnntrain.data.storage.masks import read_mask
 from cnntrain.report.document import Block, Document, Gallery, Mark, Paragraph, Picture
+from cnntrain.report.maps import class_colours
+from cnntrain.runs.predictions import largest_classes
+from cnntrain.training.maps import as_rgb, painted, side_by_side
 from cnntrain.training.pictures import as_png
 
 
@@ -13,6 +18,7 @@ def predictions_document(
     run: Path,
     shown: Sequence[tuple[Mapping[str, str], np.ndarray]],
     total: int,
+    info: DatasetInfo,
     *,
     inverted: bool,
     warning: str | None,
@@ -26,7 +32,16 @@ def predictions_document(
     )
     warned: list[Block] = [Paragraph((Mark("Warning:", "strong"), f" {warning}."))] if warning else []
     pictures = [
-        Picture(as_png(pixels), line["file"], line["class"], (f"{float(line['probability']):.3f}", line["file"]))
+        masked_picture(line, pixels, info)
+        if "mask" in line
+        else Picture(as_png(pixels), line["file"], line["class"], (f"{float(line['probability']):.3f}", line["file"]))
         for line, pixels in shown
     ]
-    return Document("What the network sees", claim, [*warned, Gallery(pictures, few_pixels=True)], [])
+    key = [class_colours(info)] if info.targets == "maps" else []
+    return Document("What the network sees", claim, [*warned, *key, Gallery(pictures, few_pixels=True)], [])
+
+
+def masked_picture(line: Mapping[str, str], pixels: np.ndarray, info: DatasetInfo) -> Picture:
+    """Return an image beside its mask, read from where it was written."""
+    beside = side_by_side([as_rgb(pixels), painted(read_mask(Path(line["mask"])), len(info.classes))])
+    return Picture(as_png(beside), line["file"], Path(line["file"]).name, (largest_classes(line),))

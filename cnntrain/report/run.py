@@ -16,7 +16,7 @@ from cnntrain.config.compose import compose, plain_config, usual_choices
 from cnntrain.data.datasets.fingerprint import checksums
 from cnntrain.data.storage.images import DatasetInfo, Split
 from cnntrain.nn.geometry import count_parameters, describe
-from cnntrain.report import svg
+from cnntrain.report import maps, svg
 from cnntrain.report.document import (
     Block,
     Bullets,
@@ -76,10 +76,7 @@ def run_document(
         Section("Setting", setting_blocks(settings, record)),
         Section("Training", curves(training, settings, headline)),
         Section("Gradients", gradient_blocks(training)),
-        Section("Classes", class_blocks(results["per_class"])),
-        Section("Confusion", confusion_blocks(results["confusion"], info.classes)),
-        Section("Calibration", calibration_blocks(measured)),
-        Section("Worst mistakes", mistake_blocks(measured, split, info)),
+        *answer_sections(net, measured, split, info),
         Section("First stage", filter_blocks(net, info)),
         Section("Layers", layer_blocks(settings, info)),
         Section("Provenance", provenance_blocks(record, results["record"], cfg)),
@@ -95,19 +92,44 @@ def run_document(
     )
 
 
+def answer_sections(net: nn.Module, measured: Evaluation, split: Split, info: DatasetInfo) -> list[Section]:
+    """Return what the network answers, class by class, and where it errs."""
+    results = measured.results
+    confusion = Section("Confusion", confusion_blocks(results["confusion"], info.classes))
+    if info.targets == "maps":
+        names = [name_of(measured, place) for place in range(results["n"])]
+        return [
+            Section("Classes", maps.class_blocks(results)),
+            confusion,
+            Section("Worst images", maps.worst_blocks(net, measured, split, info, names)),
+        ]
+    return [
+        Section("Classes", class_blocks(results["per_class"])),
+        confusion,
+        Section("Calibration", calibration_blocks(measured)),
+        Section("Worst mistakes", mistake_blocks(measured, split, info)),
+    ]
+
+
 def title(settings: Mapping[str, Any], info: DatasetInfo) -> str:
     """Return what the page is about: a network and its images, of a folder by that folder's name."""
-    root = settings["dataset"].get("root") if info.name == "folder" else None
+    root = settings["dataset"].get("root") if info.name in ("folder", "segmentation_folder") else None
     return f"{network(settings['model'])} on {(root and Path(root).name) or info.name}"
 
 
 def facts(net: nn.Module, results: Mapping[str, Any], record: Mapping[str, Any]) -> JsonRow:
     """Return the few numbers beside the accuracy."""
     images = record["data"]["images"]
-    top5 = {"top-5": percent(results["top5"])} if len(results["per_class"]) >= TOP5_FROM else {}
-    return top5 | {
+    shares = {"top5": "top-5", "pixel_accuracy": "pixel accuracy", "mean_accuracy": "mean accuracy"}
+    few = len(results["per_class"]) < TOP5_FROM
+    named = {
+        word: percent(results[key]) for key, word in shares.items() if key in results and not (few and key == "top5")
+    }
+    f1 = {"macro F1": f"{results['macro_f1']:.4f}"} if "macro_f1" in results else {}
+    return {
+        **named,
         "loss": f"{results['loss']:.4f}",
-        "macro F1": f"{results['macro_f1']:.4f}",
+        **f1,
         "parameters": f"{count_parameters(net):,}",
         "training images": f"{images['train']:,}",
         "training took": clock(record["seconds"]) if record.get("seconds") else record.get("exit", "not finished"),

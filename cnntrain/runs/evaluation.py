@@ -26,6 +26,7 @@ from cnntrain.runtime.errors import InputError, as_text
 from cnntrain.runtime.jsonfile import write_json
 from cnntrain.runtime.progress import say, track
 from cnntrain.runtime.tables import render
+from cnntrain.stats.paired_tests import Pairs
 from cnntrain.tasks import task_for, task_of
 from cnntrain.tasks.task import Headline, Task
 from cnntrain.training.evaluate import answers as answers_of
@@ -54,15 +55,19 @@ class Evaluation:
         """The headline number."""
         return float(self.results[self.headline.key])
 
+    def paired_with(self, other: "Evaluation") -> Pairs:
+        """Compare another evaluation of the same images with this one."""
+        return task_of(self.results).paired(self.per_image, other.per_image, self.kept.get("groups"))
+
     @property
     def probabilities(self) -> np.ndarray:
         """Those of a classification, float32 [N, classes]."""
         return self.kept["probabilities"]
 
     @property
-    def correct(self) -> np.ndarray:
-        """Which images are classified correctly: truth values [N]."""
-        return np.asarray(self.probabilities.argmax(axis=1) == self.labels)
+    def per_image(self) -> np.ndarray:
+        """What of each image decides between two networks [N, …]: whether it is classified correctly."""
+        return task_of(self.results).per_image(self.kept)
 
 
 @dataclass(frozen=True)

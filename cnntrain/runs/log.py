@@ -9,6 +9,7 @@ from cnntrain.runs.setup import TrainingSetup
 from cnntrain.runtime import disk
 from cnntrain.runtime.progress import say
 from cnntrain.training.loop import Record
+from cnntrain.training.maps import map_pictures
 from cnntrain.training.pictures import batch_picture, evaluation_pictures, filter_pictures
 from cnntrain.training.tensorboard import open_board
 
@@ -58,8 +59,11 @@ class RunLog:
     def finish(self, step: int, settings: dict[str, Any], result: dict[str, Any]) -> None:
         """Show what the last network says of the validation images, and the settings with the final numbers."""
         built, val, key = self.built, self.built.dataset.val, self.built.train_step.task.headline.key
-        if val and built.dataset.info.targets == "classes":
-            self.board.pictures(step, lambda: evaluation_pictures(val, *built.outputs(val), built.dataset.info))
+        info = built.dataset.info
+        if val and info.targets == "maps":
+            self.board.pictures(step, lambda: map_pictures(built.train_step.evaluated, val, info))
+        elif val:
+            self.board.pictures(step, lambda: evaluation_pictures(val, *built.outputs(val), info))
         parts = {name: result[name] for name in ("train", "best") if result[name]}
         self.board.close(
             settings, {f"{name}/{number}": part[number] for name, part in parts.items() for number in ("loss", key)}

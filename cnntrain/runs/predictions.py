@@ -1,9 +1,9 @@
-"""Image files classified by a run's network, and the table that says so."""
+"""Image files classified or segmented by a run's network, and the table that says so."""
 
 import csv
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -15,11 +15,14 @@ from cnntrain.config import schema
 from cnntrain.data.datasets.listing import IMAGE, image_files, is_seen, kind, left_out
 from cnntrain.data.loading.loader import eval_batches
 from cnntrain.data.storage.images import Centre, DatasetInfo, Files, Pixels, Split, decode_all
+from cnntrain.data.storage.masks import write_mask
 from cnntrain.runtime.devices import choose_precision
 from cnntrain.runtime.disk import expanded
 from cnntrain.runtime.errors import InputError, as_text
 from cnntrain.runtime.progress import counting
+from cnntrain.runtime.tables import percent
 from cnntrain.tasks.classification import answer_columns
+from cnntrain.tasks.segmentation import palette
 from cnntrain.training.evaluate import outputs
 
 HELD = 256  # images that are in memory at once, or a batch
@@ -95,6 +98,45 @@ def classified(
 
     The files that cannot be read go into `unreadable`, each with the reason.
     """
+    for paths, seen, logits in answered(net, files, info, cfg, unreadable):
+        yield [table_row(*pair, info.classes) for pair in zip(paths, logits.softmax(dim=1), strict=True)], seen
+
+
+def segmented(
+    net: nn.Module, files: Files, info: DatasetInfo, cfg: schema.Predict, unreadable: dict[str, str], folder: Path
+) -> Iterator[tuple[list[TableRow], Tensor]]:
+    """Do the same with masks: a PNG for each image in `folder`, whose palette has a colour for each class.
+
+    A mask is about the middle of the image at the network's size, as the network sees it. Raises `InputError` where two
+    files would give one mask.
+    """
+    names = [f"{path.stem}.png" for path in map(files.path, range(len(files)))]
+    if twice := sorted(name for name, count in Counter(names).items() if count > 1):
+        raise InputError(f"two images would both have the mask {twice[0]}; predict the folders one after the other")
+    folder.mkdir(parents=True, exist_ok=True)
+    colours = palette(len(info.classes))
+    for paths, seen, logits in answered(net, files, info, cfg, unreadable):
+        rows = []
+        for path, labels in zip(paths, logits.argmax(dim=1).to(torch.uint8).numpy(), strict=True):
+            mask = folder / f"{path.stem}.png"
+            write_mask(labels, mask, colours)
+            shares = np.bincount(labels.ravel(), minlength=len(info.classes)) / labels.size
+            of_class = {f"share of {name}": f"{share:.6f}" for name, share in zip(info.classes, shares, strict=True)}
+            rows.append({"file": as_text(path), "mask": as_text(mask), **of_class})
+        yield rows, seen
+
+
+def largest_classes(row: Mapping[str, str], most: int = 3) -> str:
+    """Return the classes that fill most of an image, with their shares, from its line of the table."""
+    shares = {key.removeprefix("share of "): float(value) for key, value in row.items() if key.startswith("share of ")}
+    named = sorted(shares, key=lambda name: -shares[name])[:most]
+    return ", ".join(f"{name} {percent(shares[name], 1)}" for name in named if shares[name])
+
+
+def answered(
+    net: nn.Module, files: Files, info: DatasetInfo, cfg: schema.Predict, unreadable: dict[str, str]
+) -> Iterator[tuple[list[Path], Tensor, Tensor]]:
+    """Yield files with the pixels that the network saw, uint8 [N, H, W, C], and its answers, some at a time."""
     device = next(net.parameters()).device
     precision = choose_precision(cfg.precision, device)
     at_once = cfg.batch_size * -(-HELD // cfg.batch_size)
@@ -109,11 +151,10 @@ def classified(
             seen = Centre(Pixels(images), info.shape[1:]).read(places)
             split = Split(Pixels(seen), torch.zeros(len(seen), dtype=torch.int64))
             batches = eval_batches(split, info, batch_size=cfg.batch_size, device=device)
-            shares = outputs(net, batches, precision=precision).logits.softmax(dim=1)
+            logits = outputs(net, batches, precision=precision).logits
             progress(len(some))
             if len(places):
-                paths = [some.path(place) for place in places]
-                yield [table_row(*pair, info.classes) for pair in zip(paths, shares, strict=True)], seen
+                yield [some.path(place) for place in places], seen, logits
 
 
 def write_table(

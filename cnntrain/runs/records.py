@@ -20,7 +20,7 @@ from cnntrain.runtime.errors import InputError
 from cnntrain.runtime.jsonfile import as_plain, read_json
 from cnntrain.runtime.ranges import Count, Natural, Positive
 from cnntrain.tasks import task_of
-from cnntrain.tasks.classification import CellNumbers, Majority
+from cnntrain.tasks.classification import Majority
 from cnntrain.tasks.task import Number
 
 # What keys mean in the configuration of a run that was made before there were such keys.
@@ -156,9 +156,10 @@ class EvaluationRecord(TypedDict):
     record: EvaluationProvenance
 
 
-class CellRecord(CellNumbers):
-    """`cell.json` of a study."""
+class CellRecord(TypedDict):
+    """`cell.json` of a study, which holds the numbers of its task besides."""
 
+    task: NotRequired[str]
     seconds: float
 
 
@@ -318,6 +319,13 @@ def result(folder: Path) -> dict[str, Any]:
     for key, shape in {"train": task.train_numbers, "val": task.val_numbers, "best": task.val_numbers}.items():
         if numbers[key] is not None:
             require(path, numbers[key], shape, key)
+    return numbers
+
+
+def cell(path: Path) -> dict[str, Any]:
+    """Return what a study's cell measured."""
+    numbers = read_record(path, CellRecord)
+    require(path, numbers, task_of(numbers).cell_numbers)
     return numbers
 
 

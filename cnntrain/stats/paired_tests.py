@@ -7,13 +7,14 @@ seeds are the question people mean, and the seeds are the sample. The two are te
 import functools
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from scipy import optimize, special
 
+T = TypeVar("T")
 LEVEL = 0.05
 EXACT_SEEDS = 12  # up to here every pattern of signs is counted, beyond it many are drawn
 DRAWS, AT_ONCE = 99_999, 9_999
@@ -30,6 +31,22 @@ class DiscordantPairs(NamedTuple):
     def delta(self) -> float:
         """Accuracy of the second minus that of the first."""
         return (self.only_second - self.only_first) / self.n
+
+
+@dataclass(frozen=True)
+class PairedScores:
+    """Two networks on the same `n` images, by a score of all images that no image has right or wrong."""
+
+    n: int
+    only_first: int  # images on which the first alone is better
+    only_second: int
+    delta: float  # the second's score minus the first's
+    low: float  # 95 % interval
+    high: float
+    p: float  # two-sided
+
+
+Pairs = DiscordantPairs | PairedScores
 
 
 @dataclass(frozen=True)
@@ -58,7 +75,7 @@ class PairedTest:
 
 @dataclass(frozen=True)
 class SeedImageTest:
-    """McNemar's test of a variant against the first under one seed, on the test images."""
+    """The test of a variant against the first under one seed, on the test images: McNemar's for accuracies."""
 
     seed: int
     n: int  # images
@@ -83,6 +100,16 @@ def mcnemar(pairs: DiscordantPairs) -> float:
     total = pairs.only_first + pairs.only_second
     fewer = min(pairs.only_first, pairs.only_second)
     return min(1.0, 2 * float(special.bdtr(fewer, total, 0.5)))
+
+
+def p_of(pairs: Pairs) -> float:
+    """Return the two-sided p of a comparison over images."""
+    return pairs.p if isinstance(pairs, PairedScores) else mcnemar(pairs)
+
+
+def interval_of(pairs: Pairs) -> tuple[float, float]:
+    """Return the 95 % interval of a difference over images."""
+    return (pairs.low, pairs.high) if isinstance(pairs, PairedScores) else image_interval(pairs)
 
 
 def image_interval(pairs: DiscordantPairs, z: float = 1.959963984540054) -> tuple[float, float]:
@@ -183,17 +210,15 @@ def is_significant(low: float, high: float, p: float | None, level: float = LEVE
 # Comparisons with a reference: tested, or not, for a reason (text).
 
 
-def compare_over_images(
-    reference: str, names: Sequence[str], outcomes: Sequence[DiscordantPairs | str]
-) -> list[PairedTest]:
+def compare_over_images(reference: str, names: Sequence[str], outcomes: Sequence[Pairs | str]) -> list[PairedTest]:
     """Test each network against `reference` on the same images; an outcome that is text says why it cannot be."""
-    ps = [mcnemar(pairs) if isinstance(pairs, DiscordantPairs) else None for pairs in outcomes]
+    ps = [None if isinstance(pairs, str) else p_of(pairs) for pairs in outcomes]
     tests = []
     for name, pairs, p, p_holm in zip(names, outcomes, ps, holm_correction(ps), strict=True):
         if isinstance(pairs, str) or p_holm is None:
             tests.append(PairedTest(name, reference, f"{name} cannot be compared with {reference}: {pairs}."))
             continue
-        low, high = image_interval(pairs)
+        low, high = interval_of(pairs)
         tests.append(
             PairedTest(
                 name,
@@ -214,20 +239,24 @@ def compare_over_images(
 
 
 def image_tests(
-    first: str, names: Sequence[str], correct: Mapping[tuple[str, int], np.ndarray], seeds: Sequence[int]
+    first: str,
+    names: Sequence[str],
+    measured: Mapping[tuple[str, int], T],
+    seeds: Sequence[int],
+    paired: Callable[[T, T], Pairs],
 ) -> dict[str, list[SeedImageTest]]:
-    """Return McNemar's test of each variant against the first for each seed, corrected over the variants of a seed.
+    """Return the test of each variant against the first over images, for each seed, corrected over its variants.
 
-    `correct` says for a variant and a seed which images it has right [N], in the same order for all.
+    `measured` says what a variant and a seed give on the images, in the same order for all, which `paired` compares.
     """
     tests: dict[str, list[SeedImageTest]] = {name: [] for name in names}
     for seed in seeds:
         pairs = {
-            name: discordant_pairs(correct[first, seed], correct[name, seed])
+            name: paired(measured[first, seed], measured[name, seed])
             for name in names
-            if {(first, seed), (name, seed)} <= correct.keys()
+            if {(first, seed), (name, seed)} <= measured.keys()
         }
-        ps = {name: mcnemar(counts) for name, counts in pairs.items()}
+        ps = {name: p_of(counts) for name, counts in pairs.items()}
         corrected = dict(zip(names, holm_correction([ps.get(name, 1.0) for name in names]), strict=True))
         for name, counts in pairs.items():
             p_holm = corrected[name]
@@ -286,10 +315,12 @@ def difference_words(name: str, reference: str, delta: float, low: float, high: 
     return f"{name} is {words} {reference} by {points(abs(delta))[1:]} points ({points(low)} … {points(high)})"
 
 
-def image_verdict(name: str, first: str, pairs: DiscordantPairs, p: float) -> str:
+def image_verdict(name: str, first: str, pairs: Pairs, p: float) -> str:
     """Return the sentence about two networks on the same images, from the corrected p."""
-    low, high = image_interval(pairs)
+    low, high = interval_of(pairs)
     measured = f"{pairs.only_second:,} images right only by {name}, {pairs.only_first:,} only by {first}; p = {p:.2g}"
+    if isinstance(pairs, PairedScores):
+        measured = f"{name} is better on {pairs.only_second:,} images, worse on {pairs.only_first:,}; p = {p:.2g}"
     if is_significant(low, high, p):
         sentence = difference_words(name, first, pairs.delta, low, high)
         return f"{sentence} on images like these: significant for these two networks ({measured})."

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from cnntrain.runtime.seeding import generator
+from cnntrain.stats.paired_tests import PairedScores
 
 DRAWS = 2000
 
@@ -49,13 +50,41 @@ def resampled(confusions: np.ndarray, groups: np.ndarray | None = None, *, draws
     are drawn alike, and their differences are paired.
     """
     if groups is not None:
-        _, members = np.unique(groups, return_inverse=True)
-        summed = np.zeros((int(members.max()) + 1, *confusions.shape[1:]), dtype=np.float64)
-        np.add.at(summed, members, confusions)
-        confusions = summed
+        confusions = by_group(confusions, groups)
     n, classes = len(confusions), confusions.shape[-1]
     times = generator(0, "bootstrap", n).multinomial(n, np.full(n, 1 / n), size=draws)
     return np.asarray((times @ confusions.reshape(n, -1).astype(np.float64)).reshape(draws, classes, classes))
+
+
+def paired(first: np.ndarray, second: np.ndarray, groups: np.ndarray | None = None) -> PairedScores:
+    """Compare the mean IoU of two networks by their confusion matrices [N, K, K] of the same images, or groups of them.
+
+    The interval is of a bootstrap that draws the same images for both. Of p: were the networks alike, each image could
+    have the two matrices the other way round; it is the share of such changes that move the difference as far.
+    """
+    delta = float(mean_iou(second.sum(axis=0)) - mean_iou(first.sum(axis=0)))
+    low, high = interval(mean_iou(resampled(second, groups)) - mean_iou(resampled(first, groups)))
+    one, two = (mean_iou(each) for each in (first, second))
+    if groups is not None:
+        first, second = (by_group(each, groups) for each in (first, second))
+    n, classes = len(first), first.shape[-1]
+    swap = generator(0, "swap", n).integers(0, 2, size=(DRAWS - 1, n))
+    change = swap @ (second - first).reshape(n, -1).astype(np.float64)
+    swapped = [
+        mean_iou((each.sum(axis=0).ravel() + sign * change).reshape(-1, classes, classes))
+        for each, sign in ((first, 1), (second, -1))
+    ]
+    as_far = int((np.abs(swapped[1] - swapped[0]) >= abs(delta) - 1e-12).sum())
+    better, worse = int((two > one).sum()), int((two < one).sum())
+    return PairedScores(len(one), worse, better, delta, float(low), float(high), (as_far + 1) / DRAWS)
+
+
+def by_group(confusions: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Return the sums of confusion matrices [N, K, K] over groups [N]."""
+    _, members = np.unique(groups, return_inverse=True)
+    summed = np.zeros((int(members.max()) + 1, *confusions.shape[1:]), dtype=np.int64)
+    np.add.at(summed, members, confusions)
+    return summed
 
 
 def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -21,6 +21,7 @@ from cnntrain.stats.paired_tests import (
     SeedImageTest,
     conclude,
     difference_words,
+    discordant_pairs,
     holm_correction,
     image_tests,
     points,
@@ -173,7 +174,7 @@ def references_of(variants: Sequence[SizedVariant]) -> dict[str, str]:
 def cell_row(variant: SizedVariant, seed: int, result: CellResult) -> CellRow:
     """Return a finished cell as a row."""
     scores = result.scores
-    low, high = wilson(round(scores.test_score * scores.test_n), scores.test_n)
+    low, high = result.interval or wilson(round(scores.test_score * scores.test_n), scores.test_n)
     return CellRow(
         variant.name,
         variant.removed,
@@ -193,11 +194,12 @@ def variant_rows(
     variants: Sequence[SizedVariant], results: Results, seeds: Sequence[int], tests: Mapping[str, PairedTest]
 ) -> list[VariantRow]:
     """Return a row for each variant, with the test of each that has one; those of references have scores only."""
-    correct = {key: result.correct for key, result in results.items()}
+    measured = {key: result.per_image for key, result in results.items()}
+    paired = next((result.paired for result in results.values()), discordant_pairs)
     images: dict[str, list[SeedImageTest]] = {}
     for reference in dict.fromkeys(test.reference for test in tests.values()):
         names = [name for name, test in tests.items() if test.reference == reference]
-        images |= image_tests(reference, names, correct, seeds)
+        images |= image_tests(reference, names, measured, seeds, paired)
     rows = []
     for variant in variants:
         name = variant.name
@@ -220,6 +222,9 @@ def variant_row(
     # All seeds are measured on the same images: the mean is no surer of them than one seed is.
     n = finished[0].test_n if finished else None
     low, high = wilson(round(mean * n), n) if n and mean is not None else (None, None)
+    ends = [result.interval for (name, _), result in results.items() if name == variant.name and result.interval]
+    if ends:
+        low, high = np.mean(ends, axis=0).tolist()
     sure = [image for image in images or () if image.p_holm <= LEVEL]
     worse = sum(image.only_this < image.only_other for image in sure)
     tested = images is not None and test.delta is not None

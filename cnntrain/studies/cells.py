@@ -119,7 +119,7 @@ def finished_scores(folder: Path) -> CellScores | None:
     """Return what a finished cell measured, None for one that is not finished."""
     if not (folder / CELL).is_file():
         return None
-    return scores_of(records.read_record(folder / CELL, records.CellRecord))
+    return scores_of(records.cell(folder / CELL))
 
 
 def scores_of(keys: Mapping[str, Any]) -> CellScores:
@@ -240,7 +240,7 @@ def measure(cell: Cell, dataset: Dataset) -> dict[str, Any]:
     setup = EvaluationSetup(
         dataset.info.name, "last", device, precision, cfg.trainer.eval_batch_size, cfg.dataset["workers"]
     )
-    scores: dict[str, Any] = {}
+    scores: dict[str, Any] = {"task": task_for(info).name}
     for name in ("train", "test"):
         answers = measure_split(net, getattr(dataset, name), info, setup, name, title=name)
         headline = task_for(info).headline.key

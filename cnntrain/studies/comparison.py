@@ -19,7 +19,6 @@ from cnntrain.stats.paired_tests import (
     compare_over_images,
     compare_over_seeds,
     conclude,
-    discordant_pairs,
 )
 from cnntrain.tasks.task import Headline
 
@@ -155,8 +154,7 @@ def why_incomparable(first: ComparedRun, second: ComparedRun) -> str | None:
 def tests_over_images(runs: Sequence[ComparedRun]) -> list[PairedTest]:
     """Compare each run with the first on the same images."""
     first, others = runs[0], runs[1:]
-    correct = first.evaluation.correct
-    outcomes = [why_incomparable(first, run) or discordant_pairs(correct, run.evaluation.correct) for run in others]
+    outcomes = [why_incomparable(first, run) or first.evaluation.paired_with(run.evaluation) for run in others]
     return compare_over_images(first.name, [run.name for run in others], outcomes)
 
 

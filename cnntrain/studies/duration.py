@@ -47,6 +47,8 @@ def seconds_of(settings: Options, multiplications: int, threads: int) -> float:
 def step_seconds(cfg: Fit, info: DatasetInfo, batch: int) -> float:
     """Return how long a step on so many images of noise takes, the shortest of a few."""
     images = torch.randint(256, (2 * batch, info.shape[1], info.shape[2], info.shape[0]), dtype=torch.uint8)
+    if info.targets == "maps":
+        images = torch.cat((images, images[..., :1] % len(info.classes)), dim=3)
     noise = Dataset(info, Split(Pixels(images), torch.arange(2 * batch) % len(info.classes)), None, None)
     small = replace(
         cfg,

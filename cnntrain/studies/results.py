@@ -8,7 +8,10 @@ import numpy as np
 from cnntrain.runs.evaluation import Evaluation, evaluation_folder, read_evaluation
 from cnntrain.runs.images import PIXELS
 from cnntrain.runtime.progress import say
+from cnntrain.stats.paired_tests import Pairs, discordant_pairs
 from cnntrain.studies.cells import Cell, CellScores, finished_scores
+from cnntrain.tasks import task_of
+from cnntrain.tasks.classification import Classification
 
 
 @dataclass(frozen=True)
@@ -16,7 +19,9 @@ class CellResult:
     """What a finished cell measured."""
 
     scores: CellScores
-    correct: np.ndarray  # truth values [N]: the test images that it has right, in the same order in all cells
+    per_image: np.ndarray  # [N, …] of the test images, in the same order in all cells: which it has right
+    interval: tuple[float, float] | None = None  # 95 %, of a score that is no share of images
+    paired: Callable[[np.ndarray, np.ndarray], Pairs] = discordant_pairs  # compares two cells per image
 
 
 Results = Mapping[tuple[str, int], CellResult]  # by variant and seed
@@ -40,8 +45,17 @@ def read_results(
         if not same_images(first, (cell, evaluation)):
             say(f"{cell.folder} was measured on other test images than {first[0].folder}, and is left out")
             continue
-        results[cell.variant.name, cell.seed] = CellResult(scores, evaluation.correct)
+        results[cell.variant.name, cell.seed] = result_of(scores, evaluation)
     return results
+
+
+def result_of(scores: CellScores, evaluation: Evaluation) -> CellResult:
+    """Return what a cell measured, from its scores and its evaluation of the test images."""
+    task, headline = task_of(evaluation.results), evaluation.headline
+    if task is Classification:
+        return CellResult(scores, evaluation.per_image)
+    ends = evaluation.results[headline.low], evaluation.results[headline.high]
+    return CellResult(scores, evaluation.per_image, ends, task.paired)
 
 
 def same_images(*measured: tuple[Cell, Evaluation]) -> bool:

@@ -18,6 +18,7 @@ from cnntrain.runtime.ranges import Count, Natural
 from cnntrain.runtime.tables import percent, render, terminal_width
 from cnntrain.stats.intervals import wilson
 from cnntrain.stats.metrics import TOP5_FROM, classification, confusions
+from cnntrain.stats.paired_tests import Pairs, discordant_pairs
 from cnntrain.tasks.task import Headline, Number, Numbers
 
 UNEQUAL = 1.25  # times its even share has the commonest class from which on top-1 alone can mislead
@@ -100,6 +101,7 @@ class Classification:
     train_numbers: ClassVar[type] = TrainNumbers
     val_numbers: ClassVar[type] = ValNumbers
     eval_numbers: ClassVar[type] = EvalNumbers
+    cell_numbers: ClassVar[type] = CellNumbers
     train_keys: ClassVar[tuple[str, ...]] = tuple(get_type_hints(TrainNumbers))
     val_keys: ClassVar[tuple[str, ...]] = tuple(get_type_hints(ValNumbers))
 
@@ -161,6 +163,16 @@ class Classification:
     def measure(self, kept: Mapping[str, Tensor]) -> Numbers:
         """Return the numbers of `stats.metrics.classification`."""
         return classification(kept["logits"], kept["labels"], self.classes)
+
+    @staticmethod
+    def per_image(kept: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Return which images are classified correctly, truth values [N]."""
+        return np.asarray(kept["probabilities"].argmax(axis=1) == kept["labels"])
+
+    @staticmethod
+    def paired(first: np.ndarray, second: np.ndarray, groups: np.ndarray | None = None) -> Pairs:
+        """Count the images that only one of two networks has right."""
+        return discordant_pairs(first, second)
 
     def image_columns(self, kept: Mapping[str, Tensor]) -> list[dict[str, object]]:
         """Return the label of each image and the likeliest classes."""

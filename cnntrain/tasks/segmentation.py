@@ -19,6 +19,7 @@ from cnntrain.runtime.ranges import Count, Natural
 from cnntrain.runtime.tables import counted, percent, render, terminal_width
 from cnntrain.stats import segmentation
 from cnntrain.stats.metrics import confusions
+from cnntrain.stats.paired_tests import Pairs
 from cnntrain.tasks.task import Headline, Number, Numbers
 
 
@@ -75,6 +76,15 @@ class PixelEvalNumbers(TypedDict):
     confusion: list[list[Natural]]
 
 
+class PixelCellNumbers(TypedDict):
+    """Of a study's cell."""
+
+    task: str
+    train_miou: float
+    test_miou: float
+    test_n: Count
+
+
 @dataclass(frozen=True, eq=False)
 class Segmentation:
     """Cross-entropy over the labelled pixels of images of `size`; `class_weights` [classes] multiply a class's loss."""
@@ -89,6 +99,7 @@ class Segmentation:
     train_numbers: ClassVar[type] = PixelTrainNumbers
     val_numbers: ClassVar[type] = PixelValNumbers
     eval_numbers: ClassVar[type] = PixelEvalNumbers
+    cell_numbers: ClassVar[type] = PixelCellNumbers
     train_keys: ClassVar[tuple[str, ...]] = tuple(get_type_hints(PixelTrainNumbers))
     val_keys: ClassVar[tuple[str, ...]] = tuple(get_type_hints(PixelValNumbers))
 
@@ -168,6 +179,16 @@ class Segmentation:
         groups = kept["groups"].numpy() if "groups" in kept else None
         numbers = segmentation.segmentation(kept["confusion"].numpy(), kept["loss"].numpy(), self.classes, groups)
         return {"task": self.name, **numbers}
+
+    @staticmethod
+    def per_image(kept: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Return confusion matrices, int64 [N, classes, classes]."""
+        return kept["confusion"]
+
+    @staticmethod
+    def paired(first: np.ndarray, second: np.ndarray, groups: np.ndarray | None = None) -> Pairs:
+        """Compare mean IoU over images, or groups of them."""
+        return segmentation.paired(first, second, groups)
 
     def image_columns(self, kept: Mapping[str, Tensor]) -> list[dict[str, object]]:
         """Return what a table says of each image: its mIoU, pixel accuracy and labelled pixels."""

@@ -16,9 +16,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
+import numpy as np
 from torch import Tensor
 
 from cnntrain.runtime.tables import interval, percent
+from cnntrain.stats.paired_tests import Pairs
 
 Numbers = dict[str, Any]  # what was measured, by its keys in records
 Number = float | None  # in records; null is not a number: a loss that grew without bound
@@ -69,6 +71,7 @@ class Task(Protocol):
     train_numbers: ClassVar[type]  # the keys and kinds of a record of training steps, a TypedDict
     val_numbers: ClassVar[type]  # of a validation
     eval_numbers: ClassVar[type]  # of an evaluation
+    cell_numbers: ClassVar[type]  # of a study's cell
     train_keys: ClassVar[tuple[str, ...]]  # what a run's results keep of the last record of a training
     val_keys: ClassVar[tuple[str, ...]]  # and of a validation
 
@@ -119,6 +122,16 @@ class Task(Protocol):
 
         With it come `groups`, int64 [N], where some of its images belong together.
         """
+        ...
+
+    @staticmethod
+    def per_image(kept: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Return what of an evaluation's images [N, …] decides between two networks."""
+        ...
+
+    @staticmethod
+    def paired(first: np.ndarray, second: np.ndarray, groups: np.ndarray | None = None) -> Pairs:
+        """Compare two networks by what is `per_image` of each on the same images, in `groups` [N] where they lie so."""
         ...
 
     def image_columns(self, kept: Mapping[str, Tensor]) -> list[dict[str, object]]:

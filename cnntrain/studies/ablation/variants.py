@@ -9,6 +9,7 @@ from typing import Any
 from cnntrain.config.build import build_model
 from cnntrain.config.compose import key_of
 from cnntrain.config.schema import Ablate, Options
+from cnntrain.nn.composite import Level
 from cnntrain.nn.shapes import Shape
 from cnntrain.nn.stages import StageError, require, stage_shapes
 from cnntrain.runs import records
@@ -123,9 +124,10 @@ def named(full: Removal, words: Sequence[str], name: str, changes: Any, mode: st
 
 
 def stage_names(variant: Removal) -> list[str]:
-    """Return the stages of a variant's network."""
+    """Return the stages of a variant's network, after the skips within them by path."""
     net = build_model(variant.settings["model"], info_of(variant.settings), device="meta")
-    return [name for name, _ in net.named_children()]
+    inner = [f"{name}.skip" for name, part in net.named_modules() if isinstance(part, Level) and part.skip is not None]
+    return [*inner, *(name for name, _ in net.named_children())]
 
 
 def check_stages(full: Removal, stages: Sequence[str], *, last: bool) -> None:
@@ -139,17 +141,27 @@ def check_stages(full: Removal, stages: Sequence[str], *, last: bool) -> None:
 
 def each_stage(names: Sequence[str]) -> Iterator[tuple[str, ...]]:
     """Yield every stage but the last, alone."""
-    yield from ((name,) for name in names[:-1])
+    yield from ((name,) for name in names[:-1] if "." not in name)
 
 
 def cumulative(names: Sequence[str]) -> Iterator[tuple[str, ...]]:
     """Yield the stage below the last, it and the one below, and so on; the first stage stays."""
+    names = [name for name in names if "." not in name]
     yield from (tuple(names[first:-1]) for first in range(len(names) - 2, 0, -1))
+
+
+def skips(names: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """Yield every skip of nested levels, alone, and then all of them."""
+    there = [name for name in names if name.rpartition(".")[2] == "skip"]
+    yield from ((name,) for name in there)
+    if len(there) > 1:
+        yield tuple(there)
 
 
 GENERATORS: dict[str, Callable[[Sequence[str]], Iterator[tuple[str, ...]]]] = {
     "each_stage": each_stage,
     "cumulative": cumulative,
+    "skips": skips,
 }
 
 

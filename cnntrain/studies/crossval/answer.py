@@ -16,6 +16,7 @@ from cnntrain.stats.paired_tests import (
     PairedTest,
     SeedImageTest,
     difference_words,
+    discordant_pairs,
     holm_correction,
     image_tests,
     is_significant,
@@ -93,12 +94,12 @@ def pool(
 ) -> PooledAnswer:
     """Return what the finished cells say; `ratio` is images held out by images trained on."""
     correct = {
-        (name, seed): np.concatenate([results[name, fold, seed].correct for fold in range(folds)])
+        (name, seed): np.concatenate([results[name, fold, seed].per_image for fold in range(folds)])
         for name in variants
         for seed in seeds
         if all((name, fold, seed) in results for fold in range(folds))
     }
-    images = image_tests(variants[0], variants[1:], correct, seeds)
+    images = image_tests(variants[0], variants[1:], correct, seeds, discordant_pairs)
     tests = fold_tests(variants, results, folds, seeds, ratio)
     table = [
         pooled_row(name, results, correct, folds, seeds, test, images.get(name, []))

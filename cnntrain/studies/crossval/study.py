@@ -176,7 +176,7 @@ def choose(study: PlannedFolds) -> list[OuterChoice]:
         for fold in range(study.cfg.folds):
             places = [(fold, number) for number in range(study.cfg.inner_folds)]
             if all((name, place, seed) in results for name in study.names for place in places):
-                inner = {name: [results[name, place, seed].correct for place in places] for name in study.names}
+                inner = {name: [results[name, place, seed].per_image for place in places] for name in study.names}
                 made.append(OuterChoice(fold, seed, *chosen(study.names, inner)))
     return made
 
