@@ -39,6 +39,7 @@ SMALLER: dict[str, tuple[str, ...]] = {
     "fit": ("trainer.epochs=1", "trainer.tensorboard=false"),
     "invariance": ("images=20", "figures=false"),
     "ablate": ("trainer.epochs=1", "jobs=1"),
+    "transfer": ("trainer.epochs=1", "jobs=1", "budgets=[steps]", "figures=false"),
     "probe": ("train_images=100", "fold_images=100", "twins=1", "images=50", "figures=false"),
     "crossval": ("jobs=1", "figures=false"),
 }

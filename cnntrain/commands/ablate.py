@@ -11,13 +11,21 @@ from cnntrain.report.files import PAGE
 from cnntrain.report.text import as_text
 from cnntrain.runs.check import check_fit
 from cnntrain.runtime.devices import prepare
-from cnntrain.runtime.errors import IncompleteError, InputError, listed
+from cnntrain.runtime.errors import InputError
 from cnntrain.runtime.progress import say
 from cnntrain.runtime.tables import folded, render, terminal_width
 from cnntrain.studies.ablation import plan
-from cnntrain.studies.ablation.study import plan_json, plan_study, write_answer
+from cnntrain.studies.ablation.study import plan_study, write_answer
 from cnntrain.studies.answer_report import answer_tables, sentences
-from cnntrain.studies.study import AnsweredStudy, PlannedStudy, answer_study, make_cells, plan_words
+from cnntrain.studies.study import (
+    AnsweredStudy,
+    PlannedStudy,
+    answer_study,
+    make_cells,
+    plan_table,
+    plan_words,
+    refuse_incomplete,
+)
 
 
 def run(composed: DictConfig) -> dict[str, Any]:
@@ -31,20 +39,13 @@ def run(composed: DictConfig) -> dict[str, Any]:
     study = plan_study(cfg)
     show_plan(study)
     if cfg.plan:
-        return plan_json(study)
+        return plan_table(study)
     failed = make_cells(study, plain_config(composed), "ablate")
     answered = answer_study(study)
     show_answer(answered, study)
     result = write_answer(study, answered)
     print(f"\nstudy  {study.folder}\nreport {study.folder / PAGE}")
-    if not result["complete"]:
-        say(
-            "the study is not complete: some runs are missing; the same command makes those that no other process "
-            "is making"
-        )
-    if failed:
-        again = "the same command makes them again"
-        raise IncompleteError(f"{len(failed)} of {len(study.cells)} runs failed ({listed(failed)}); {again}", result)
+    refuse_incomplete(study, result, failed)
     return result
 
 

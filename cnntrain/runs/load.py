@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from cnntrain.config import pretrained
@@ -121,21 +120,28 @@ def start_from(net: nn.Sequential, run: str, head: str | None = None) -> dict[st
     Raises `InputError` when no stage fits.
     """
     folder = find_run(run, "init_from")
-    path = checkpoints.path_of(folder, "best")
-    weights = stored_weights(path, checkpoints.load(path))
-    loaded, new, left_out = [], [], new_stages(dict(net.named_children()), head)
-    with torch.no_grad():
-        for name, stage in net.named_children():
-            state = stage.state_dict(prefix=f"{name}.")
-            if not state:
-                continue
-            differences = checkpoints.differences({key: weights.get(key) for key in state}, state)
-            if name not in left_out and not any(True for _ in differences):
-                stage.load_state_dict({key.removeprefix(f"{name}."): weights[key] for key in state})
-                loaded.append(name)
-            else:
-                new.append(name)
+    left_out = new_stages(dict(net.named_children()), head)
+    fitting = {name: None if name in left_out else state for name, state in fitting_weights(folder, net).items()}
+    loaded, new = ([name for name, state in fitting.items() if (state is None) is is_new] for is_new in (False, True))
+    for name, state in fitting.items():
+        if state is not None:
+            net.get_submodule(name).load_state_dict(state)
     if not loaded:
         raise InputError(f"init_from={run}: none of its stages fits this network")
     say(f"starting from {folder}: kept {', '.join(loaded)}; new {', '.join(new) or 'none'}")
     return {"run": str(folder), "kept": loaded, "new": new, "weights": weights_digest(folder, "best")}
+
+
+def fitting_weights(folder: Path, net: nn.Sequential) -> dict[str, dict[str, Tensor] | None]:
+    """Return what a run's best checkpoint has for each stage of a network that has tensors, None where it is another.
+
+    Raises `CheckpointError` when there is no checkpoint.
+    """
+    path = checkpoints.path_of(folder, "best")
+    weights, fitting = stored_weights(path, checkpoints.load(path)), dict[str, dict[str, Tensor] | None]()
+    for name, stage in net.named_children():
+        if expected := stage.state_dict():
+            state = {key: weights.get(f"{name}.{key}") for key in expected}
+            differs = any(True for _ in checkpoints.differences(state, expected))
+            fitting[name] = None if differs else {key: tensor for key, tensor in state.items() if tensor is not None}
+    return fitting

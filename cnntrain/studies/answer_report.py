@@ -20,7 +20,7 @@ from cnntrain.stats.paired_tests import PairedTest, points
 from cnntrain.studies.answer import Answer, VariantRow, summary
 
 STATISTICS = (
-    "Differences are paired: the test score of a variant minus that of the full network under the same seed. Intervals "
+    "Differences are paired: the test score of a variant minus that of its reference under the same seed. Intervals "
     "are 95 % t intervals of their mean over seeds; p is that of the two-sided sign-flip permutation test. A "
     "difference is significant if p, after Holm's correction over all comparisons (interactions too), is at most the "
     "level of the study, which is 0.05 if it is asked once, and the interval excludes zero.",
@@ -87,9 +87,6 @@ def flat(rows: Sequence[Row]) -> list[dict[str, object]]:
 
 def error_row(row: VariantRow) -> dict[str, object]:
     """Return a variant's size and errors as a line of a table."""
-    images = None
-    if row.score_low is not None and row.score_high is not None:
-        images = f"{100 - 100 * row.score_high:.2f} … {100 - 100 * row.score_low:.2f}"
     return {
         "variant": row.variant,
         "parameters": row.params,
@@ -98,9 +95,16 @@ def error_row(row: VariantRow) -> dict[str, object]:
         "seeds": row.n_seeds,
         "train error": error_word(row.train_score_mean, row.train_score_std),
         "test error": error_word(row.score_mean, row.score_std),
-        "95 % of images": images,
+        "95 % of images": interval_of_images(row),
         "n": row.n,
     }
+
+
+def interval_of_images(row: VariantRow) -> str | None:
+    """Write Wilson's interval of a mean error in per cent."""
+    if row.score_low is None or row.score_high is None:
+        return None
+    return f"{100 - 100 * row.score_high:.2f} … {100 - 100 * row.score_low:.2f}"
 
 
 def error_word(mean: float | None, std: float | None) -> str | None:
@@ -185,21 +189,35 @@ def study_document(
     """
     verdicts = [sentence for sentence in sentences(study) if sentence != summary(study)]
     answered: list[Block] = [Bullets([*verdicts, *about]), *([figure] if figure else []), *answer_tables(study)]
-    how = [Paragraph(text) for text in (*STATISTICS, *([SUMS] if study.interactions else []))]
+    beside: list[Section] = []
+    if printed:
+        blocks: list[Block] = [Table(printed_rows(study, printed)), *map(Paragraph, source)]
+        beside = [Section("Compared with published numbers", blocks)]
+    sections = [Section("Answer", answered), *grounds(study, setting, plan, beside)]
+    return Document(name, summary(study), incompleteness(study), sections)
+
+
+def incompleteness(study: Answer) -> list[Block]:
+    """Return what stands first in the document of a study that is not complete."""
+    return [] if study.complete else [Paragraph((Mark("Not complete.", "strong"),))]
+
+
+def grounds(
+    study: Answer, setting: Mapping[str, object], plan: Sequence[Row], beside: Sequence[Section] = ()
+) -> list[Section]:
+    """Return what the answer of a study rests on, `beside` what else there is to compare it with."""
+    cells = flat(study.as_json()["rows"])
     sections = [
-        Section("Answer", answered),
         Section("Variants", [Table(plan)]),
         Section("Setting", [Facts(setting)]),
-        Section("How the statistics are computed", how),
+        Section(
+            "How the statistics are computed",
+            [Paragraph(text) for text in (*STATISTICS, *([SUMS] if study.interactions else []))],
+        ),
+        *beside,
+        Section("Every cell", [Table(cells) if cells else Paragraph("None is finished.")]),
     ]
-    if printed:
-        beside: list[Block] = [Table(printed_rows(study, printed)), *map(Paragraph, source)]
-        sections.append(Section("Compared with published numbers", beside))
-    cells = flat(study.as_json()["rows"])
-    sections.append(Section("Every cell", [Table(cells) if cells else Paragraph("None is finished.")]))
     images = [{"variant": row.variant} | asdict(test) for row in study.table for test in row.mcnemar or ()]
     if images:
-        title = f"McNemar's test of every cell against that of {study.first.variant}"
-        sections.append(Section(title, [Table(images)]))
-    incomplete = [] if study.complete else [Paragraph((Mark("Not complete.", "strong"),))]
-    return Document(name, summary(study), incomplete, sections)
+        sections.append(Section("McNemar's test of every cell against that of its reference", [Table(images)]))
+    return sections

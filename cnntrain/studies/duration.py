@@ -1,6 +1,8 @@
 """How long a training will take: a few steps on noise, before any image is read."""
 
+import itertools
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -44,8 +46,29 @@ def seconds_of(settings: Options, multiplications: int, threads: int) -> float:
     return training + evaluating
 
 
+def in_turns(settings: Sequence[Options], multiplications: int) -> list[float]:
+    """Return how many seconds an image takes in a training step of each configuration, with one thread.
+
+    They take their steps in turns, so that whatever else the machine does slows all alike; the shortest counts.
+    """
+    configurations, before = [read_config(Fit, each) for each in settings], torch.get_num_threads()
+    batch = max(2, min(configurations[0].trainer.batch_size, int(LARGE / (3 * multiplications))))
+    torch.set_num_threads(1)
+    try:
+        steps = [timed_steps(cfg, info_of(each), batch) for cfg, each in zip(configurations, settings, strict=True)]
+        rounds = [[next(step) for step in steps] for _ in range(2 * STEPS)]
+    finally:
+        torch.set_num_threads(before)
+    return [min(times) / batch for times in zip(*rounds[1:], strict=True)]
+
+
 def step_seconds(cfg: Fit, info: DatasetInfo, batch: int) -> float:
     """Return how long a step on so many images of noise takes, the shortest of a few."""
+    return min(list(itertools.islice(timed_steps(cfg, info, batch), STEPS))[1:])
+
+
+def timed_steps(cfg: Fit, info: DatasetInfo, batch: int) -> Iterator[float]:
+    """Take steps on so many images of noise, up to twice `STEPS`, and yield how long each took."""
     images = torch.randint(256, (2 * batch, info.shape[1], info.shape[2], info.shape[0]), dtype=torch.uint8)
     if info.targets == "maps":
         images = torch.cat((images, images[..., :1] % len(info.classes)), dim=3)
@@ -57,10 +80,8 @@ def step_seconds(cfg: Fit, info: DatasetInfo, batch: int) -> float:
         dataset=cfg.dataset | {"workers": 0, "balance": "none"},
     )
     built = build(check_fit(small, begun=True), noise)  # no weights are read
-    times = []
-    for step in range(STEPS):
+    for step in range(2 * STEPS):
         began = time.perf_counter()
         built.train_step.update(built.loader, step)
         float(built.train_step.program.sums.loss)  # waits for the device
-        times.append(time.perf_counter() - began)
-    return min(times[1:])
+        yield time.perf_counter() - began

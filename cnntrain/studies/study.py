@@ -1,6 +1,6 @@
 """Studies of variants under several seeds: planned, made cell by cell, and answered by paired tests."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -13,13 +13,13 @@ from cnntrain.runs import records
 from cnntrain.runs.folder import RESULTS, create_folder, provenance
 from cnntrain.runs.images import noted
 from cnntrain.runtime import disk
-from cnntrain.runtime.errors import InputError, listed
+from cnntrain.runtime.errors import IncompleteError, InputError, listed
 from cnntrain.runtime.jsonfile import write_json
 from cnntrain.runtime.progress import clock, say
 from cnntrain.runtime.tables import render
 from cnntrain.stats import looks
 from cnntrain.stats.paired_tests import LEVEL, seeds_needed
-from cnntrain.studies import duration, pool, sizes
+from cnntrain.studies import pool, sizes
 from cnntrain.studies.answer import (
     Answer,
     answer,
@@ -31,7 +31,7 @@ from cnntrain.studies.answer import (
 from cnntrain.studies.answer_report import flat
 from cnntrain.studies.cells import Cell, finished_scores
 from cnntrain.studies.progress import CellProgress
-from cnntrain.studies.results import read_results
+from cnntrain.studies.results import Results, read_results
 from cnntrain.studies.variants import SizedVariant, info_of, training_facts
 from cnntrain.tasks import task_for
 from cnntrain.tasks.task import Headline
@@ -68,6 +68,7 @@ class AnsweredStudy:
     answer: Answer
     looks: list[looks.Look]
     about: list[str]  # sentences on what looking more than once means
+    results: Results  # what the finished cells measured
 
     def as_json(self) -> dict[str, Any]:
         """Return the answer and the looks with their stable keys."""
@@ -91,17 +92,16 @@ def chosen_seeds(cfg: Study, comparisons: int) -> list[int]:
 
 
 def planned(
-    cfg: C, folder: Path, variants: list[SizedVariant], seeds: list[int], cells: list[Cell], *, timed: bool
+    cfg: C,
+    folder: Path,
+    variants: list[SizedVariant],
+    seeds: list[int],
+    cells: list[Cell],
+    timed: Callable[[], dict[str, float]] | None,
 ) -> PlannedStudy[C]:
-    """Return a study of these cells; where they are `timed`, a few steps of each variant say how long they take."""
+    """Return a study of these cells; `timed` says how long a run of each variant takes, and is asked if any is left."""
     left = [cell for cell in cells if not finished_scores(cell.folder)]
-    seconds = None
-    if timed and (left or cfg.plan):
-        say("timing a few steps of each variant on noise …")
-        seconds = {
-            variant.name: duration.seconds_of(variant.variant.settings, variant.macs or variant.params, threads=1)
-            for variant in variants
-        }
+    seconds = timed() if timed and (left or cfg.plan) else None
     comparisons = count_comparisons(variants)
     prospects = sizes.prospects(looks.take_look(earlier_looks(folder), seeds, comparisons, cfg.looks), comparisons)
     jobs = cfg.jobs or pool.default_jobs(cfg.device)
@@ -117,6 +117,24 @@ def plan_words(study: PlannedStudy[C]) -> list[str]:
         jobs = min(study.jobs, len(left))
         what += f"; about {clock(sum(study.seconds[cell.variant.name] for cell in left) / jobs)} with {jobs} at a time"
     return [what, study.prospects]
+
+
+def plan_table(study: PlannedStudy[C]) -> dict[str, Any]:
+    """Return the plan with the keys of the answer, without results."""
+    table = [
+        {
+            "variant": variant.name,
+            "removed": list(variant.removed),
+            "n_seeds": len(study.seeds),
+            "params": variant.params,
+            "params_removed": variant.params_removed,
+            "macs": variant.macs,
+            "receptive_field": variant.receptive_field,
+            "replumbed": list(variant.replumbed),
+        }
+        for variant in study.variants
+    ]
+    return {"study_dir": str(study.folder), "rows": [], "table": table, "complete": False}
 
 
 # The cells.
@@ -163,10 +181,10 @@ def answer_study(study: PlannedStudy[C]) -> AnsweredStudy:
     again = looks.next_level([*others, now], study.cfg.looks)
     known = [name for look in others for name in look.found]
     verdicts = answer(study.variants, results, study.seeds, study.headline, now.level, again, known)
-    answered = AnsweredStudy(verdicts, earlier, [])
+    answered = AnsweredStudy(verdicts, earlier, [], results)
     if any(test.p is not None for test in verdicts.tests):
         now = now._replace(found=tuple(significant(verdicts)))
-        answered = AnsweredStudy(verdicts, [*others, now], looks.look_words(earlier, now, again))
+        answered = AnsweredStudy(verdicts, [*others, now], looks.look_words(earlier, now, again), results)
     write_json(study.folder / LOOKS, looks_json(answered.looks))
     return answered
 
@@ -194,6 +212,18 @@ def earlier_looks(folder: Path) -> list[looks.Look]:
     ]
     look = looks.take_look([], list({row["seed"] for row in results["rows"]}), len(tested))
     return [look._replace(found=tuple(names))]
+
+
+def refuse_incomplete(study: PlannedStudy[C], result: dict[str, Any], failed: Sequence[str]) -> None:
+    """Say when cells are missing; raise `IncompleteError` with the result when some of them have failed."""
+    if not result["complete"]:
+        say(
+            "the study is not complete: some runs are missing; the same command makes those that no other process "
+            "is making"
+        )
+    if failed:
+        again = "the same command makes them again"
+        raise IncompleteError(f"{len(failed)} of {len(study.cells)} runs failed ({listed(failed)}); {again}", result)
 
 
 def write_tables(folder: Path, result: Mapping[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """A study of removals: which cells it has, where they lie, and how its answer is written."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from cnntrain.runs.folder import find_all_runs
 from cnntrain.runs.load import naming_plugins
 from cnntrain.runtime.drawing import Medium, styled
 from cnntrain.runtime.errors import InputError
-from cnntrain.studies import grid
+from cnntrain.runtime.progress import say
+from cnntrain.studies import duration, grid
 from cnntrain.studies.ablation import plan
 from cnntrain.studies.ablation.controls import with_controls
 from cnntrain.studies.ablation.figures import differences_figure
@@ -20,7 +22,7 @@ from cnntrain.studies.ablation.variants import TRAINING, Removal, variants_of
 from cnntrain.studies.answer import Answer, count_comparisons
 from cnntrain.studies.answer_report import study_document
 from cnntrain.studies.study import AnsweredStudy, PlannedStudy, chosen_seeds, planned, setting, write_tables
-from cnntrain.studies.variants import fit_words
+from cnntrain.studies.variants import SizedVariant, fit_words
 
 
 def plan_study(cfg: Ablate) -> PlannedStudy[Ablate]:
@@ -35,7 +37,17 @@ def plan_study(cfg: Ablate) -> PlannedStudy[Ablate]:
     starts = seeds_of(cfg, trained, count_comparisons(variants))
     folder = Path(cfg.output_dir) if cfg.output_dir else default_folder(cfg, removals[0], trained)
     cells = grid.cells_of(removals, starts, folder, fit_words(Ablate))
-    return planned(cfg, folder, variants, list(starts), cells, timed=cfg.mode in TRAINING)
+    timed = partial(seconds_of, variants) if cfg.mode in TRAINING else None
+    return planned(cfg, folder, variants, list(starts), cells, timed)
+
+
+def seconds_of(variants: Sequence[SizedVariant]) -> dict[str, float]:
+    """Return about how long a run of each variant takes."""
+    say("timing a few steps of each variant on noise …")
+    return {
+        variant.name: duration.seconds_of(variant.variant.settings, variant.macs or variant.params, threads=1)
+        for variant in variants
+    }
 
 
 def trained_runs(cfg: Ablate) -> list[Path]:
@@ -77,24 +89,6 @@ def default_folder(cfg: Ablate, full: Removal, trained: Sequence[Path]) -> Path:
     """Return the folder of a study for which none is named."""
     what = {"mode": cfg.mode, "runs": sorted(str(path) for path in trained)}
     return grid.study_folder("ablate", (cfg.study or {}).get("name") or "remove", full.settings, what)
-
-
-def plan_json(study: PlannedStudy[Ablate]) -> dict[str, Any]:
-    """Return the plan with the keys of the answer, without results."""
-    table = [
-        {
-            "variant": variant.name,
-            "removed": list(variant.removed),
-            "n_seeds": len(study.seeds),
-            "params": variant.params,
-            "params_removed": variant.params_removed,
-            "macs": variant.macs,
-            "receptive_field": variant.receptive_field,
-            "replumbed": list(variant.replumbed),
-        }
-        for variant in study.variants
-    ]
-    return {"study_dir": str(study.folder), "rows": [], "table": table, "complete": False}
 
 
 def write_answer(study: PlannedStudy[Ablate], answered: AnsweredStudy) -> dict[str, Any]:

@@ -1,0 +1,75 @@
+"""The figures of a study of transfer: learning curves, and how well each depth of a network transfers."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from cnntrain.runtime.drawing import DASHES, SERIES, empty_figure
+from cnntrain.stats.paired_tests import seed_interval
+from cnntrain.studies.results import Results
+from cnntrain.studies.transfer.regimes import Regime
+
+if TYPE_CHECKING:  # matplotlib takes half a second to import
+    from matplotlib.figure import Figure
+
+
+def learning_curves(regimes: Sequence[Regime], results: Results, label: str) -> "Figure":
+    """Draw the test score of each regime against the training images of a class, on a logarithmic axis."""
+    figure = empty_figure(5.2, 3.2)
+    axes = figure.subplots()
+    equal = [regime for regime in regimes if regime.budget == "steps" and regime.size is not None]
+    for number, name in enumerate(dict.fromkeys(regime.regime for regime in equal)):
+        places = sorted((regime for regime in equal if regime.regime == name), key=lambda regime: regime.size or 0)
+        draw_band(axes, [regime.size or 0 for regime in places], places, results, number, name)
+    sizes = sorted({regime.size or 0 for regime in equal})
+    axes.set_xscale("log")
+    axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+    axes.minorticks_off()
+    axes.set_xlabel("training images a class")
+    axes.set_ylabel(f"test {label}, %")
+    axes.grid(visible=True)
+    axes.legend()
+    return figure
+
+
+def depth_figure(regimes: Sequence[Regime], results: Results, label: str) -> "Figure":
+    """Draw the test score against the last stage that is taken and frozen, beside the other regimes.
+
+    In the manner of figure 2 of Yosinski et al. (2014). With several numbers of images, the largest is drawn.
+    """
+    largest = max((regime.size or 0 for regime in regimes), default=0) or None
+    equal = [regime for regime in regimes if regime.budget == "steps" and regime.size == largest]
+    depths = sorted((regime for regime in equal if regime.regime.startswith("upto=")), key=lambda one: len(one.frozen))
+    figure = empty_figure(max(5.2, 1.2 + 0.35 * len(depths)), 3.4)
+    axes = figure.subplots()
+    places = list(range(len(depths)))
+    draw_band(axes, places, depths, results, 0, "taken and frozen up to here, the rest new")
+    others = [regime for regime in equal if regime not in depths]
+    for number, regime in enumerate(others, start=1):
+        draw_band(axes, [-0.5, len(depths) - 0.5], [regime, regime], results, number, regime.regime)
+    axes.set_xticks(places, [regime.regime.removeprefix("upto=") for regime in depths], rotation=45, ha="right")
+    axes.set_xlim(-0.5, len(depths) - 0.5)
+    axes.set_ylabel(f"test {label}, %")
+    axes.grid(visible=True, axis="y")
+    axes.legend()
+    return figure
+
+
+def draw_band(
+    axes: Any, places: Sequence[float], regimes: Sequence[Regime], results: Results, number: int, name: str
+) -> None:
+    """Draw one line through the means over seeds, with a band of their t intervals, where there are cells."""
+    points = [(place, scores_of(regime, results)) for place, regime in zip(places, regimes, strict=True)]
+    points = [(place, scores) for place, scores in points if scores]
+    at, means = [place for place, _ in points], [100 * sum(scores) / len(scores) for _, scores in points]
+    colour = SERIES[number % len(SERIES)]
+    marker = "o" if len({regime.name for regime in regimes}) > 1 else None
+    axes.plot(at, means, color=colour, linestyle=DASHES[number % len(DASHES)], marker=marker, label=name)
+    bands = [(place, seed_interval(scores)) for place, scores in points if len(scores) > 1]
+    if bands:
+        lows, highs = ([100 * ends[side] for _, ends in bands] for side in (1, 2))
+        axes.fill_between([place for place, _ in bands], lows, highs, color=colour, alpha=0.15, linewidth=0)
+
+
+def scores_of(regime: Regime, results: Results) -> list[float]:
+    """Return the test scores of a regime's finished cells."""
+    return [result.scores.test_score for (name, _), result in results.items() if name == regime.name]

@@ -1,0 +1,162 @@
+"""Studies of transfer: what each regime takes, freezes and learns, sizes and budgets, and what is refused."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from cnntrain.runs.load import load_run
+from cnntrain.studies import duration
+from cnntrain.studies.transfer.regimes import Regime, reference_of
+from cnntrain.training import checkpoints
+
+Call = Callable[..., dict[str, Any]]
+Refused = Callable[..., str]
+HERE = ("output_dir=study", "jobs=1")
+
+
+@pytest.fixture
+def source(cnntrain: Call, folder: Path, tiny: tuple[str, ...]) -> str:
+    """A trained LeNet-5."""
+    cnntrain("fit", *tiny, "trainer.epochs=1", "seed=9", "output_dir=source")
+    return "run=source"
+
+
+def smaller(tiny: Sequence[str]) -> list[str]:
+    """Return the words of a tiny training without its network: a run brings that."""
+    return [word for word in tiny if not word.startswith("model")]
+
+
+def weights(run: str) -> dict[str, torch.Tensor]:
+    """Return the last weights of a run."""
+    state = checkpoints.load(checkpoints.path_of(Path(run), "last"))["model"]
+    assert isinstance(state, dict)
+    return state
+
+
+def test_each_regime_takes_freezes_and_trains_what_it_says(
+    cnntrain: Call, folder: Path, tiny: tuple[str, ...], source: str
+) -> None:
+    regimes = "regimes=[scratch,extract,finetune,layerwise=0.5,upto=conv2]"
+    found = cnntrain("transfer", *smaller(tiny), source, regimes, "budgets=[steps]", "seeds=2", *HERE)
+    assert found["complete"] and {row["seed"] for row in found["rows"]} == {0, 1}
+    assert [row["regime"] for row in found["table"]] == [
+        "scratch",
+        "extract",
+        "finetune",
+        "layerwise=0.5",
+        "upto=conv2",
+    ]
+    given = weights("source")
+    for seed in (0, 1):
+        cells = {
+            name: weights(f"study/cells/{name}/{seed}") for name in ("scratch", "extract", "finetune", "upto_conv2")
+        }
+        same = {
+            name: {key.partition(".")[0] for key in given if torch.equal(given[key], cell[key])}
+            for name, cell in cells.items()
+        }
+        assert not same["scratch"] and not same["finetune"]
+        assert same["extract"] == {key.partition(".")[0] for key in given} - {"fc5"}
+        assert same["upto_conv2"] == {"conv1", "conv2"}
+    settings = json.loads((folder / "study/cells/layerwise_0.5/0/config.json").read_text())
+    assert settings["optimizer"]["layer_decay"] == 0.5 and settings["model"]["head"] == "new"
+    first, *others = found["table"]
+    assert first["delta_mean"] is None
+    scores = {(row["variant"], row["seed"]): row["top1"] for row in found["rows"]}
+    for row in others:
+        deltas = [scores[row["variant"], seed] - scores["scratch", seed] for seed in (0, 1)]
+        assert row["delta_mean"] == pytest.approx(np.mean(deltas)) and row["p"] is not None
+    for name in ("results.json", "report.md", "report.html", "rows.csv", "table.csv", "study.json"):
+        assert (folder / "study" / name).is_file(), name
+
+
+def test_a_cell_is_the_run_that_its_command_makes(
+    cnntrain: Call, folder: Path, tiny: tuple[str, ...], source: str
+) -> None:
+    """The recorded line makes the same weights alone."""
+    cnntrain("transfer", *smaller(tiny), source, "regimes=[scratch,upto=conv1]", "budgets=[steps]", "seeds=1", *HERE)
+    line = json.loads((folder / "study/cells/upto_conv1/0/run.json").read_text())["argv"]
+    assert line[:2] == ["cnntrain", "fit"]
+    cnntrain("fit", *line[2:-1], "output_dir=alone")
+    one, other = weights("study/cells/upto_conv1/0"), weights("alone")
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_equal_seconds_give_frozen_regimes_more_epochs_and_are_kept(
+    cnntrain: Call, folder: Path, tiny: tuple[str, ...], source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = iter([[3.0, 1.0], [3.0, 2.9]])
+    monkeypatch.setattr(duration, "in_turns", lambda *_: next(measured))
+    words = [*smaller(tiny), "trainer.epochs=1", source, "regimes=[finetune,extract]", *HERE]
+    found = cnntrain("transfer", *words, "seeds=1")
+    longer = [row for row in found["table"] if row["variant"] == "extract_longer"]
+    assert [(row["epochs"], row["budget"]) for row in longer] == [(3, "seconds")]
+    assert len(json.loads((folder / "study/budget.json").read_text())) == 2
+    again = cnntrain("transfer", *words, "seeds=2")
+    assert {row["epochs"] for row in again["rows"] if row["variant"] == "extract_longer"} == {3}
+    assert "Equal seconds" in (folder / "study/report.md").read_text()
+
+
+def test_sizes_are_images_a_class_and_each_has_its_reference(
+    cnntrain: Call, folder: Path, tiny: tuple[str, ...], source: str
+) -> None:
+    words = [*smaller(tiny), "trainer.batch_size=8", source, "regimes=[extract,scratch]", "budgets=[steps]"]
+    found = cnntrain("transfer", *words, "sizes=[1,2]", "seeds=2", *HERE)
+    images = {row["variant"]: row["n_train"] for row in found["table"]}
+    classes = len(load_run(folder / "source", "last")[1].classes)
+    assert images == {f"{name}_{size}": size * classes for name in ("extract", "scratch") for size in (1, 2)}
+    references = {row["variant"]: row["delta_mean"] is None for row in found["table"]}
+    assert [name for name, is_reference in references.items() if is_reference] == ["scratch_1", "scratch_2"]
+    assert (folder / "study/figures/sizes.png").is_file()
+
+
+def test_up_to_each_stage_is_a_regime_for_every_stage_with_weights_but_the_classifier(
+    cnntrain: Call, folder: Path, tiny: tuple[str, ...], source: str
+) -> None:
+    words = [*smaller(tiny), source, "regimes=[scratch,upto=*]", "budgets=[steps]", "plan=true", "seeds=1", *HERE]
+    found = cnntrain("transfer", *words)
+    net = load_run(folder / "source", "last")[0]
+    learnt = [name for name, stage in net.named_children() if [*stage.parameters()]]
+    assert [row["regime"] for row in found["table"]] == ["scratch", *(f"upto={name}" for name in learnt[:-1])]
+    assert not (folder / "study").exists()
+
+
+def test_the_reference_is_scratch_or_the_first() -> None:
+    regimes = [Regime(f"{name}_{size}", {}, regime=name, size=size) for size in (1, 2) for name in ("extract", "tune")]
+    assert [reference_of(regime, regimes).name for regime in regimes] == ["extract_1"] * 2 + ["extract_2"] * 2
+    regimes.append(Regime("scratch_2", {}, size=2))
+    assert reference_of(regimes[-2], regimes).name == "scratch_2"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["regimes=[scratch,extrac]"], "'extract'"),
+        (["regimes=[scratch]"], "at least two"),
+        (["regimes=[scratch,extract,extract]"], "twice"),
+        (["regimes=[scratch,upto=conv9]"], "unknown stage 'conv9'"),
+        (["regimes=[scratch,upto]"], "upto=conv3"),
+        (["regimes=[scratch,upto=pool1]"], "no stage with weights"),
+        (["regimes=[scratch,layerwise=2]"], "out of range"),
+        (["regimes=[scratch,finetune=2]"], "takes no value"),
+        (["model=mlp"], "leave out model="),
+        (["sizes=[100000]"], "there are"),
+        (["sizes=[1]", "trainer.batch_size=64"], "fewer than a batch"),
+        (["trainer.freeze=backbone"], "trainer.freeze"),
+        (["dataset.image_size=40"], "fc3"),
+        (["run=nowhere"], "run=nowhere"),
+    ],
+)
+def test_what_cannot_be_transferred_is_refused_with_the_reason(
+    refused: Refused, tiny: tuple[str, ...], source: str, words: list[str], message: str
+) -> None:
+    assert message in refused("transfer", *smaller(tiny), source, *words, *HERE)
+
+
+def test_without_trained_weights_there_is_nothing_to_transfer(refused: Refused, tiny: tuple[str, ...]) -> None:
+    assert "run=<folder>" in refused("transfer", *tiny, *HERE)
