@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from made import create_model
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
@@ -228,6 +229,27 @@ def test_methods_of_maps_name_another_where_there_are_none(name: str) -> None:
     net = stages(fc1=nn.Sequential(nn.Flatten(), nn.Linear(432, 5)), fc2=nn.Linear(5, 4))
     with pytest.raises(InputError, match="what=saliency"):
         maps_of(name, net, images())
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "mobilenet_v2"])  # a ReLU that is used twice; ReLU6 in place
+def test_torchvisions_networks_are_explained_like_our_own(arch: str) -> None:
+    net, x = create_model("torchvision", (3, 64, 64), 4, arch=arch).eval(), images(2, 64)
+    subject, targets = subject_of(net, 64), targets_of(2)
+    cells, bias, _ = class_cells(subject, x, targets)
+    logits = targets.of(net(x)).detach()
+    assert torch.allclose(cells.mean(dim=(1, 2)) + bias, logits, rtol=1e-3, atol=1e-6 * float(logits.abs().max()))
+    for name in ("gradcam", "guided"):
+        maps = maps_of(name, net, x).values
+        assert maps.isfinite().all() and maps.any()
+
+
+def test_networks_of_one_stage_and_other_units_name_what_works() -> None:
+    pytest.importorskip("timm")
+    net, x = create_model("timm", (3, 32, 32), 4, arch="test_vit2").eval(), images(1, 32)
+    for name, said in (("cam", "what=saliency"), ("gradcam", "what=saliency"), ("guided", "GELU.*what=saliency")):
+        with pytest.raises(InputError, match=said):
+            maps_of(name, net, x)
+    assert maps_of("saliency", net, x).values.any() and maps_of("occlusion", net, x).values.any()
 
 
 # --- a square that decides

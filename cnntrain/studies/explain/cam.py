@@ -46,7 +46,7 @@ def class_cells(subject: Subject, images: Tensor, targets: Targets) -> tuple[Ten
         bias = targets.of(head(torch.zeros_like(features)))
         weights = slopes.mean(dim=(2, 3), keepdim=True)
         cells = (slopes * features).sum(dim=1) * slopes[0, 0].numel()
-        size = logits.abs().max().clamp(min=1)
+        size = torch.maximum(logits.abs(), cells.abs().flatten(1).mean(dim=1)).max()
         uneven = (slopes - weights).abs().max() > EXACT * slopes.abs().max()
         if uneven or (cells.flatten(1).mean(dim=1) + bias - logits).abs().max() > EXACT * size:
             raise InputError(

@@ -98,11 +98,17 @@ RECTIFIERS: dict[Callable[..., Any], Callable[..., Rectifier | None]] = {
 PASSED = """
 AccumulateGrad Rectified Convolution MkldnnConvolution CudnnConvolution ConvolutionOverride Im2Col Addmm Mm Bmm
 Baddbmm T Transpose Permute Add Sub Rsub Neg Mul Div Pow Sqrt Rsqrt Mean Sum NativeBatchNorm CudnnBatchNorm
-NativeGroupNorm NativeDropout MaxPool2DWithIndices AvgPool2D AvgPool3D AdaptiveAvgPool2D AdaptiveMaxPool2D
-MaxUnpool2D Amax View UnsafeView Reshape ReshapeAlias Unsqueeze Squeeze Expand Slice Select Split SplitWithSizes
-Unbind Cat Stack Clone Copy CopySlices AsStrided Alias Gather Index ConstantPadNd ReflectionPad2D ReplicationPad2D
-ToCopy UpsampleBilinear2D UpsampleNearest2D Softmax LogSoftmax
+NativeGroupNorm NativeLayerNorm NativeDropout MaxPool2DWithIndices AvgPool2D AvgPool3D AdaptiveAvgPool2D
+AdaptiveMaxPool2D MaxUnpool2D Amax View UnsafeView Reshape ReshapeAlias Unsqueeze Squeeze Expand Slice Select Split
+SplitWithSizes Unbind Cat Stack Clone Copy CopySlices AsStrided Alias Gather Index ConstantPadNd ReflectionPad2D
+ReplicationPad2D ToCopy UpsampleBilinear2D UpsampleNearest2D Softmax LogSoftmax
 """
+
+# What other units are called by those who build networks.
+UNITS = {
+    **{"Gelu": "GELU", "Silu": "SiLU", "LeakyRelu": "leaky ReLU", "PreluKernel": "PReLU", "Elu": "ELU", "Tanh": "tanh"},
+    **{"Sigmoid": "sigmoid", "Hardswish": "hardswish", "Hardsigmoid": "hardsigmoid", "Softplus": "softplus"},
+}
 
 
 @contextlib.contextmanager
@@ -117,25 +123,19 @@ def relu_rule(rule: ReluRule) -> Iterator[None]:
 
 def refuse_other_units(output: Tensor, rule: ReluRule) -> None:
     """Raise `InputError` where the way back from `output` passes anything but ReLUs and what no rule concerns."""
-    waiting, seen, passed = [output.grad_fn], set[Any](), set(PASSED.split())
+    waiting, seen, names = [output.grad_fn], set[Any](), set[str]()
     while waiting:
         node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        name = node.name().rpartition("::")[2].split("Backward")[0]
-        if name not in passed:
-            raise InputError(
-                f"what={rule} changes the way back through ReLUs, and this network has {words_of(name)}: no rule is "
-                "defined for it; take what=saliency or what=integrated"
-            )
-        waiting += [following for following, _ in node.next_functions]
-
-
-def words_of(name: str) -> str:
-    """Return what a step of the way back is called by those who build networks."""
-    known = {"Gelu": "GELU", "Silu": "SiLU", "LeakyRelu": "leaky ReLU", "PreluKernel": "PReLU", "Elu": "ELU"}
-    return known.get(name, name.lower())
+        if node is not None and node not in seen:
+            seen.add(node)
+            names.add(node.name().rpartition("::")[2].split("Backward")[0])
+            waiting += [following for following, _ in node.next_functions]
+    if others := names - set(PASSED.split()):
+        name = min(others, key=lambda other: (other not in UNITS, other))
+        raise InputError(
+            f"what={rule} changes the way back through ReLUs, and this network has {UNITS.get(name, name.lower())}: no "
+            "rule is defined for it; take what=saliency or what=integrated"
+        )
 
 
 def image_gradients(
