@@ -7,11 +7,14 @@ scikit-learn does the fitting. Its warnings of fits that did not converge are co
 
 import warnings
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import torch
 from scipy import linalg
+from sklearn import config_context
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
@@ -126,13 +129,16 @@ def dual_svm(
     squared slacks), which libsvm finds ten times as fast as LinearSVC where dimensions are many.
     """
     softened = gram + np.eye(len(labels)) / (2 * c)
-    classes = range(labels.max() + 1) if labels.max() > 1 else (1,)
-    weights, bias = [], []
-    for k in classes:
+
+    def machine_of(k: int) -> tuple[np.ndarray, float]:
         machine = SVC(kernel="precomputed", C=HARD, tol=tol, max_iter=ITERATIONS * len(labels))
-        machine.fit(softened, np.where(labels == k, 1, -1))
-        weights.append(machine.dual_coef_[0] @ values[machine.support_])
-        bias.append(float(machine.intercept_[0]))
+        with config_context(assume_finite=True):  # a check of all products for each class takes as long as the fit
+            machine.fit(softened, np.where(labels == k, 1, -1))
+        return machine.dual_coef_[0] @ values[machine.support_], float(machine.intercept_[0])
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # libsvm lets go of the interpreter
+        machines = list(pool.map(machine_of, range(labels.max() + 1) if labels.max() > 1 else (1,)))
+    weights, bias = zip(*machines, strict=True)
     return np.stack(weights, axis=1), np.array(bias)
 
 
