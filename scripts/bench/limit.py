@@ -1,4 +1,11 @@
-"""The limits: the same step on one batch that lies ready, by the learner, by the loop and by a few bare lines."""
+"""The limits: the same step on one batch that lies ready, by a few bare lines, by the learner and by the loop."""
+
+import itertools
+import json
+import subprocess
+import sys
+from dataclasses import asdict
+from statistics import median
 
 import torch
 from torch import nn
@@ -7,7 +14,7 @@ from torch.nn import functional as F
 from cnntrain.data.augment.augmentations import Plan
 from cnntrain.data.loading.batch import Batch
 from cnntrain.data.loading.loader import plan_epoch
-from cnntrain.runtime.devices import autocast, choose_device, choose_precision, prepare
+from cnntrain.runtime.devices import Precision, autocast, choose_device, choose_precision, prepare
 from cnntrain.tasks.classification import Classification
 from cnntrain.training.loop import TrainProgress, train
 from cnntrain.training.optimizers import sgd
@@ -84,21 +91,44 @@ def loop(task: Task, clock: Clock) -> None:
             clock.begin()
 
 
-def bare(task: Task, clock: Clock) -> None:
-    """Take the step that nothing can be left out of: forward, backward, optimizer, in the same precision."""
+def bare(task: Task, clock: Clock, precision: Precision = "fp32", channels_last: bool = False) -> None:
+    """Take the step that nothing can be left out of: forward, backward, torch's fused SGD."""
     prepare(deterministic=False)
     device = choose_device("auto")
-    precision = choose_precision("auto", device)
-    net = network(task).to(device).to(memory_format=torch.channels_last).train()
-    optimizer, (x, y, _) = sgd(net, lr=task.lr), Fixed(task, device).ready
+    chosen = choose_precision(precision, device)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    net = network(task).to(device).to(memory_format=layout).train()
+    optimizer = torch.optim.SGD(
+        net.parameters(), lr=task.lr, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=True
+    )
+    x, y, _ = Fixed(task, device).ready
+    x = x.contiguous(memory_format=layout)
     clock.note(parameters=parameters(net))
     for _ in range(1 + task.epochs):
         clock.begin()
         for _ in range(task.steps):
-            with autocast(precision, device):
+            with autocast(chosen, device):
                 logits = net(x)
             F.cross_entropy(logits.float(), y).backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         wait(device)
         clock.end(task.steps * task.batch_size)
+
+
+def fastest(task: Task, clock: Clock) -> None:
+    """Take the bare step in both layouts and in each precision that the device computes in, each in a fresh process;
+    report the fastest.
+    """
+    precisions = ["fp32", "bf16"][: 1 + (choose_precision("auto", choose_device("auto")) == "bf16")]
+    runs = {}
+    for precision, channels_last in itertools.product(precisions, (False, True)):
+        name = f"bare step, {precision}{', channels_last' if channels_last else ''}"
+        asked = json.dumps({"contender": name, "task": asdict(task)})
+        words = [sys.executable, "-m", "scripts.bench.worker", asked]
+        done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True)
+        runs[name] = json.loads(done.stdout.splitlines()[-1])
+    name = min(runs, key=lambda one: median(epoch["seconds"] for epoch in runs[one]["epochs"][1:]))
+    for epoch in runs[name]["epochs"]:
+        clock.add(epoch["seconds"], epoch["samples"])
+    clock.note(parameters=runs[name]["parameters"], fastest=name)

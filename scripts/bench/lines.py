@@ -50,18 +50,20 @@ LINES = {
         lenet("none"),
         {
             "limit": 0.9,
+            "own step": None,
             **PLAIN,
             **dict.fromkeys(("Lightning", "Lightning, best effort", "timm", "timm, best effort")),
             **dict.fromkeys(("Keras on torch", "Keras on JAX", "Keras on JAX, best effort")),
         },
     ),
-    "lenet5_crop": Line("LeNet-5, MNIST, crop", lenet("crop"), {"limit": 0.9, **PLAIN}),
-    "lenet5_affine": Line("LeNet-5, MNIST, affine", lenet("affine"), {"limit": 0.9, **PLAIN}),
+    "lenet5_crop": Line("LeNet-5, MNIST, crop", lenet("crop"), {"limit": 0.9, "own step": None, **PLAIN}),
+    "lenet5_affine": Line("LeNet-5, MNIST, affine", lenet("affine"), {"limit": 0.9, "own step": None, **PLAIN}),
     "resnet20": Line(
         "ResNet-20, CIFAR-10, crop and flip",
         RESNET,
         {
             "limit": 0.95,
+            "own step": None,
             **{"plain PyTorch": 2.1, "plain PyTorch, 2 workers": 2.1, "plain PyTorch, best effort": None},
             **{"Lightning": 2.1, "Lightning, best effort": None},
             **dict.fromkeys(
@@ -95,6 +97,7 @@ LINES = {
         Task("resnet18", "tiny-imagenet-20", augmentation="crop_flip", images=3200, batch_size=64, epochs=2, lr=0.05),
         {
             "limit": None,
+            "own step": None,
             "plain PyTorch": 1.25,
             "plain PyTorch, 2 workers": 1.25,
             "timm": None,
@@ -118,12 +121,12 @@ LINES = {
     "evaluation": Line("evaluation, ResNet-20", EVALUATED, {"forward": 0.9}, "evaluation"),
     "evaluation_tta": Line("evaluation, six views", EVALUATED, {"forward, six views": 0.9}, "evaluation, six views"),
     "loop": Line("the loop without data, ResNet-20", STEPS, {"bare step": 0.97}, "loop without data"),
-    "deterministic": Line("deterministic=true, ResNet-20", STEPS, {"limit": None}, "limit, deterministic"),
+    "deterministic": Line("deterministic=true, ResNet-20", STEPS, {"own step": None}, "own step, deterministic"),
     "small_maps": Line(
         "convolutions over small maps as products, ResNet-18 at 64 pixels",
         Task("resnet18", "tiny-imagenet-20", images=1280, batch_size=64, epochs=2, lr=0.05),
-        {"limit, torch's kernels": None},
-        "limit",
+        {"own step, torch's kernels": None},
+        "own step",
     ),
     "start": Line("a fit of two steps, whole process", Task(), {"import torch": 0.83}, "a tiny fit", "first"),
     "help": Line("cnntrain --help", Task(), subject="help", most=60.0, unit="ms"),

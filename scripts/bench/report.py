@@ -65,7 +65,7 @@ def rows(name: str, line: Line, result: Mapping[str, Any] | None) -> list[dict[s
             | {
                 "ratio": spread(ratios),
                 "target": verdict(ratios, target),
-                "cold": spread(ratio(runs, line.subject, rival, "cold")),
+                "cold": "" if "fastest" in runs[0][rival] else spread(ratio(runs, line.subject, rival, "cold")),
                 "first epoch, extra s": f"{extra[0]:.1f}; {extra[1]:.1f}",
                 "samples/s": "; ".join(
                     f"{n / s:,.0f}" if n > 10 * s else f"{n / s:.2g}" for n, s in zip(samples, speed, strict=True)

@@ -1,16 +1,16 @@
-"""What only a machine with a GPU can show, in one command of at most eight minutes: tests, times of a step, a record.
+"""What only a machine with a GPU can show, in one command of at most eight minutes, useful after four.
 
     python -m scripts.gpu --data-root data --reference airbench94_muon.py
+    python -m scripts.gpu --smoke                    # tiny work on a CPU: shows that every check runs
 
-It needs torch, torchvision, numpy, scipy, scikit-learn, filelock, PyYAML, tqdm, matplotlib and pytest; Hydra only for
-those tests of `tests/gpu` that go through the command line, which are skipped without. In `--data-root` lies CIFAR-10
-as cifar10/train/<class>/* and cifar10/test/<class>/*, and `--reference` is the unmodified airbench94_muon.py
-(github.com/KellerJordan/cifar10-airbench), which is run on the same pixels. Without them their rows say "not measured",
-as do rows for which no time is left. The table and the numbers are left in `--output` as gpu.md and gpu.json.
+Checks come in the order of their worth, each in a process of its own that is ended when its time is over; every row is
+written to `--output` (gpu.md, gpu.json) as soon as it is found. In `--data-root` lie CIFAR-10 as
+cifar10/train/<class>/* and cifar10/test/<class>/*, and tiny-imagenet-20 likewise; `--reference` is the unmodified
+airbench94_muon.py (github.com/KellerJordan/cifar10-airbench), which compiles for minutes and comes last. What has no
+data or no time left is "not measured".
 
-A step's time is that of 50 steps after 10, waited for at both ends. Runs of the recipe are timed from the first weights
-to the last step, with the whitening and the recording, without reading the images; the original's by its own main(),
-after its own warm-up, with its evaluations.
+A step's time is that of 50 steps after 10, waited for at both ends. Trainings go through `cnntrain fit`; their seconds
+are those of its epochs.
 """
 
 import argparse
@@ -19,73 +19,106 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
 from cnntrain.runtime.devices import hardware, prepare
-from cnntrain.runtime.errors import CnntrainError
 from cnntrain.runtime.tables import render
-from scripts.gpu.record import record
-from scripts.gpu.steps import Check, Row, crops, determinism, steps, tests, waiting
+from scripts.gpu import runs
+from scripts.gpu.rows import Check, Given, Row, row
+from scripts.gpu.steps import crops, determinism, steps, waiting
 
+SMALL = [("resnet20", 512), ("lenet5", 512)]
 # In the order of their worth, with the most seconds that each may take.
 CHECKS: dict[str, tuple[float, Check]] = {
-    "tests": (180, tests),
-    "host waits": (20, waiting),
-    "recipe": (130, record),
-    "steps": (
-        60,
-        steps([(name, size) for name in ("resnet20", "lenet5") for size in (128, 512, 2048)], ["eager", "graph"]),
-    ),
-    "recipe's steps": (60, steps([("airbench", 2000)], ["eager", "graph", "compile", "compile+graph"])),
-    "compiled steps": (60, steps([("resnet20", 512), ("lenet5", 512)], ["compile", "compile+graph"])),
-    "crops": (15, crops),
-    "determinism": (20, determinism),
+    "waits": (30, waiting),
+    "steps": (60, steps([(name, size) for name, _ in SMALL for size in (128, 512, 2048)], ["plain", "captured"])),
+    "recipe": (90, runs.recipe),
+    "fit": (45, runs.fit_beside_step),
+    "tests": (120, runs.tests),
+    "compiled": (120, steps([*SMALL, ("resnet20", 2048)], ["compiled", "compiled and captured"])),
+    "peers": (90, runs.peers),
+    "packs": (60, runs.packs),
+    "determinism": (30, determinism),
+    "two processes": (40, runs.two_processes),
+    "crops": (20, crops),
+    "reference": (300, runs.reference),
 }
 
 
 def main() -> None:
-    """Take every check for which time is left; print and keep the table."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it once, before its first product
+    """Take every check for which time is left, or the one that `--only` names, in this process."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-root", default="data", help="where cifar10/train and cifar10/test lie")
+    parser.add_argument("--data-root", default="data", help="where cifar10 and tiny-imagenet-20 lie")
     parser.add_argument("--reference", default="", help="path of airbench94_muon.py, unmodified")
-    parser.add_argument("--output", default="gpu", help="folder for gpu.json and gpu.md")
+    parser.add_argument("--smoke", action="store_true", help="tiny work on a CPU, which is no measurement")
+    parser.add_argument("--output", type=Path, default=Path("gpu"), help="folder for gpu.json and gpu.md")
     parser.add_argument("--minutes", type=float, default=8.0, help="the time in which no further check begins")
+    parser.add_argument("--only", choices=CHECKS, help=argparse.SUPPRESS)
     parser.add_argument("checks", nargs="*", metavar="CHECK", help=f"only these: {', '.join(CHECKS)}")
     args = parser.parse_args()
-    if not torch.cuda.is_available():
-        print("python -m scripts.gpu needs a GPU, and torch sees none here", file=sys.stderr)
-        raise SystemExit(2)
+    given = Given(args.data_root, args.reference, args.smoke)
+    if not (args.smoke or torch.cuda.is_available()):
+        parser.error("torch sees no GPU here; --smoke shows on a CPU that the checks run")
+    if unknown := set(args.checks) - set(CHECKS):
+        parser.error(f"no such check: {', '.join(unknown)}; choose from {', '.join(CHECKS)}")
+    if args.only:
+        answer(CHECKS[args.only][1], given)
+        return
+    ends, found = time.monotonic() + 60 * args.minutes, list[Row]()
+    for name, (most, _) in CHECKS.items():
+        if not args.checks or name in args.checks:
+            before, began = len(found), time.monotonic()
+            for one in ask(name, given, min(most, ends - began)):
+                found.append(one)
+                keep(found, args.output, smoke=args.smoke)
+            print(f"{name}: {len(found) - before} rows, {time.monotonic() - began:.0f} s", flush=True)
+    print(render(found))
+
+
+def answer(check: Check, given: Given) -> None:
+    """Print the rows of a check on standard output as they come, one JSON object a line."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it once, before its first product
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a command prints is no row
     torch.set_float32_matmul_precision("high")
     prepare(deterministic=False)
-    ends, found = time.monotonic() + 60 * args.minutes, list[Row]()
-    for name, (most, check) in CHECKS.items():
-        if args.checks and name not in args.checks:
-            continue
-        left, began = min(most, ends - time.monotonic()), time.monotonic()
-        rows: list[Row] = []
-        try:
-            if left > 5:
-                rows = check(args, left)
-        except (CnntrainError, OSError, RuntimeError, subprocess.SubprocessError) as error:
-            print(f"{name}: {type(error).__name__}: {str(error).splitlines()[0]}", file=sys.stderr)
-        found += rows or [{"what": name, "value": None, "unit": "", "note": "not measured"}]
-        print(f"{name}: {time.monotonic() - began:.0f} s", flush=True)
-    keep(found, Path(args.output))
+    for one in check(given):
+        print(json.dumps(one), file=out, flush=True)
 
 
-def keep(found: list[Row], folder: Path) -> None:
-    """Print the rows and leave them as a table and as numbers."""
-    gpu = {"gpu": torch.cuda.get_device_name(), "torch": torch.__version__, **hardware()}
+def ask(name: str, given: Given, left: float) -> Iterator[Row]:
+    """Yield the rows of a check in a process of its own, and at last what became of it if that was not all."""
+    if left < 5:
+        yield row(name, None, "", "not measured: no time was left")
+        return
+    words = [sys.executable, "-m", "scripts.gpu", "--only", name, f"--data-root={given.data_root}"]
+    words += [f"--reference={given.reference}", *["--smoke"] * given.smoke]
+    ends = time.monotonic() + left
+    with subprocess.Popen(words, cwd=runs.ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        os.set_blocking(process.stdout.fileno(), False)
+        while (ended := process.poll()) is None and time.monotonic() < ends:
+            yield from map(json.loads, process.stdout)
+            time.sleep(0.1)
+        process.kill()
+        yield from map(json.loads, process.stdout)
+    if ended is None:
+        yield row(name, None, "", f"ended after {left:.0f} s")
+    elif ended:
+        yield row(name, None, "", f"failed with exit code {ended}")
+
+
+def keep(found: list[Row], folder: Path, *, smoke: bool) -> None:
+    """Leave the rows as a table and as numbers."""
+    card = "smoke run on a CPU, no measurement" if smoke else torch.cuda.get_device_name()
+    machine = {"gpu": card, "torch": torch.__version__, "date": time.strftime("%Y-%m-%d"), **hardware()}
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "gpu.json").write_text(json.dumps({"machine": gpu, "rows": found}, indent=1, default=str))
-    shown = [r | {"value": "not measured" if r["value"] is None else f"{r['value']:,.3f}"} for r in found]
-    print(f"{gpu['gpu']}, torch {gpu['torch']}\n\n{render(shown)}")
-    lines = [f"{gpu['gpu']}, torch {gpu['torch']}.", "", "| what | value | unit | note |", "|---|---|---|---|"]
-    lines += [f"| {r['what']} | {r['value']} | {r['unit']} | {r['note']} |" for r in shown]
-    (folder / "gpu.md").write_text("\n".join(lines) + "\n")
+    (folder / "gpu.json").write_text(json.dumps({"machine": machine, "rows": found}, indent=1))
+    table = render(found, "markdown")
+    (folder / "gpu.md").write_text(f"{card}, torch {torch.__version__}, {machine['date']}.\n\n{table}\n")
 
 
 if __name__ == "__main__":
