@@ -280,6 +280,19 @@ def test_a_stage_goes_on_normalising_by_its_batches_until_it_rests() -> None:
     assert [not torch.equal(a, b) for a, b in itertools.pairwise(seen)] == [True] * 3 + [False] * 4
 
 
+@pytest.mark.parametrize("mode", ["evaluation", "training"])
+def test_the_statistics_of_a_frozen_stage_move_in_training_mode_only(mode: Any) -> None:
+    """Its weights stay in both, and so do the weights and statistics of one that computes as in evaluation."""
+    net = network()
+    student, data = train_step(net, steps=6, freeze="conv1", frozen_mode=mode), loader()
+    before = {key: value.clone() for key, value in net[0].state_dict().items()}
+    for step in range(6):
+        student.update(data, step)
+    moved = {key for key, value in net[0].state_dict().items() if not torch.equal(value, before[key])}
+    statistics = {key for key, _ in net[0].named_buffers()}
+    assert statistics and moved == (statistics if mode == "training" else set())
+
+
 def test_a_stage_that_was_frozen_learns_again_from_its_share_of_the_steps_on() -> None:
     """Its weights and statistics stay until then and move afterwards; what never learnt before does not begin to."""
     net = network()

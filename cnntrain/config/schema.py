@@ -9,6 +9,7 @@ from cnntrain.runtime.drawing import Medium
 from cnntrain.runtime.errors import InputError
 from cnntrain.runtime.ranges import Count, Decay, Fraction, Natural, NonNegative, Positive, Several
 from cnntrain.tasks.classification import Hinge
+from cnntrain.training.schedule_events import FrozenMode
 
 Options = dict[str, Any]  # of a group, checked against the function that its name chooses
 SplitName = Literal["train", "val", "test"]
@@ -29,6 +30,7 @@ class Trainer:
     clip: NonNegative
     ema: Decay
     freeze: str | list[str] | dict[str, Fraction | list[Fraction]] | None
+    frozen_mode: FrozenMode
     resize: dict[Count, Fraction]
     validate_every: Count
     patience: Natural

@@ -69,7 +69,7 @@ def check_fit(cfg: Fit, *, begun: bool = False) -> CheckedFit:
     refuse_sizes(cfg.trainer.resize, auxiliary or outline, info)
     build_rates(cfg.schedule, build_optimizer(cfg.optimizer, outline).defaults["lr"], 1, 1)
     refuse_long_warmup(cfg)
-    for step, freeze in freeze_schedule(outline.train(), cfg.trainer.freeze, 1):
+    for step, freeze in freeze_schedule(outline.train(), cfg.trainer.freeze, 1, cfg.trainer.frozen_mode):
         if step == 0:
             freeze()
     if cfg.trainer.batch_size == distributed.WORLD:

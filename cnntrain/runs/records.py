@@ -30,6 +30,7 @@ TRAINER: Options = {
     "hinge": None,
     "compile": False,
     "freeze": None,
+    "frozen_mode": "evaluation",
     "resize": {},
     "profile": False,
     "gradients": False,

@@ -147,6 +147,7 @@ def build(checked: CheckedFit, dataset: Dataset) -> TrainingSetup:
         accumulate=trainer.accumulate,
         clip=trainer.clip,
         freeze=trainer.freeze,
+        frozen_mode=trainer.frozen_mode,
         resize=trainer.resize,
         graph=trainer.graph if device.type == "cuda" and distributed.WORLD == 1 else False,
         compile=trainer.compile,

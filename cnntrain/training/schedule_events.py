@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from math import ceil
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +14,13 @@ from cnntrain.runtime.errors import InputError
 
 # Names of stages to freeze, each with the share of the steps from which on it is frozen, or [from, until].
 Freeze = str | Sequence[str] | Mapping[str, float | Sequence[float]] | None
+# What a frozen stage does: compute as in evaluation, its statistics fixed; or as in training, batch norm with the
+# statistics of the batch and following them, dropout on.
+FrozenMode = Literal["evaluation", "training"]
 Event = tuple[int, Callable[[], None]]  # a step, and what to do before it
 
 
-def freeze_schedule(net: nn.Sequential, freeze: Freeze, total: int) -> list[Event]:
+def freeze_schedule(net: nn.Sequential, freeze: Freeze, total: int, mode: FrozenMode = "evaluation") -> list[Event]:
     """Return before which of `total` steps each stage is frozen, and before which it learns again.
 
     What nothing trained lies before needs no gradient either, so that freezing the first stages makes steps cheaper
@@ -30,7 +34,7 @@ def freeze_schedule(net: nn.Sequential, freeze: Freeze, total: int) -> list[Even
     events = list[Event]()
     for name, (begin, end) in frozen.items():
         learning = [p for p in stages[name].parameters() if p.requires_grad]
-        events.append((ceil(begin * total), partial(freeze_stage, stages[name])))
+        events.append((ceil(begin * total), partial(freeze_stage, stages[name], mode)))
         if end < 1:
             events.append((ceil(end * total), partial(thaw_stage, stages[name], learning)))
     return events
@@ -70,9 +74,9 @@ def refuse_nothing_to_learn(stages: Mapping[str, nn.Module], frozen: Mapping[str
             raise InputError(f"trainer.freeze leaves no stage that learns {when}")
 
 
-def freeze_stage(stage: nn.Module) -> None:
-    """Freeze a stage: its weights stay, and its statistics too since it computes as in evaluation."""
-    stage.requires_grad_(False).eval()
+def freeze_stage(stage: nn.Module, mode: FrozenMode = "evaluation") -> None:
+    """Freeze the weights of a stage, and its statistics too where it computes as in evaluation."""
+    stage.requires_grad_(False).train(mode == "training")
 
 
 def thaw_stage(stage: nn.Module, parameters: Sequence[nn.Parameter]) -> None:

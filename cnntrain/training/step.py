@@ -33,7 +33,7 @@ class TrainStep:
         self.trained, self.task, self.settings = trained, task, settings
         self.program = StepProgram(trained, rates, task, settings)
         events = [
-            *freeze_schedule(trained.net, settings.freeze, len(rates)),
+            *freeze_schedule(trained.net, settings.freeze, len(rates), settings.frozen_mode),
             *resize_schedule(self.program.scale, settings.resize, len(rates)),
         ]
         self.events = sorted(events, key=itemgetter(0))

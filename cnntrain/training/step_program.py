@@ -21,7 +21,7 @@ from cnntrain.training.foreach import converted_layers, converted_together, coun
 from cnntrain.training.gradient_average import GradientAverage
 from cnntrain.training.gradient_norms import GradientNorms
 from cnntrain.training.optimizers import add_l1, bound_norms
-from cnntrain.training.schedule_events import Freeze, Scale
+from cnntrain.training.schedule_events import Freeze, FrozenMode, Scale
 from cnntrain.training.sums import Sums, flattened, unflattened
 from cnntrain.training.train_state import TrainState
 
@@ -35,6 +35,7 @@ class StepSettings:
     accumulate: int = 1  # batches a step
     clip: float = 0.0  # the largest norm of the gradient, 0 for any
     freeze: Freeze = None  # which stages are frozen from which fraction of the steps on
+    frozen_mode: FrozenMode = "evaluation"  # how they compute then
     resize: Mapping[int, float] = field(default_factory=dict)  # pixels a side of images until which fraction
     graph: Graph = False  # whether a GPU captures the steps and replays them
     compile: Compile = False  # whether the operators of the forward pass, the loss and their gradients are merged
