@@ -194,6 +194,7 @@ def test_a_stopped_picture_goes_on_to_the_same_bits(
         (["style_stages=[conv3]"], "conv"),
         (["content_stages=[fc3]"], "fc3"),
         (["run=latest"], "run="),
+        (["model=vgg99"], "vgg"),
         (["dataset=mnist", "keep_colours=true"], "keep_colours"),
         (["size=0"], "size"),
     ],
@@ -215,6 +216,7 @@ def test_what_memory_does_not_hold_is_refused(
     pictures: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(study, "available", lambda: 10_000)
+    monkeypatch.setattr(study, "read_picture", lambda *args: pytest.fail("pixels were read"))
     assert main(["style", "content=photo.png", "style=painting.png", *NETWORK, "size=64"]) == 2
     assert "size=64" in capfd.readouterr().err
 

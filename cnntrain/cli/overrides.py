@@ -247,6 +247,8 @@ def _override(word: str, settings: Sequence[str], line: CommandLine, sweep: bool
         for name in several if isinstance(several, list) else [several]:
             if name not in options(folders, group):
                 raise unknown(group, str(name), options(folders, group))
+    if group and isinstance(several, str) and several not in options(folders, group):  # Hydra skips an optional group
+        raise unknown(group, several, options(folders, group))
     if isinstance(several, list | dict) and parsed.is_delete():
         raise InputError(f"{word!r} removes a key, not an entry of a list or mapping: {key}")
     if parsed.is_sweep_override() and not sweep:

@@ -14,14 +14,22 @@ from cnntrain.runtime import disk
 LUMA = (0.299, 0.587, 0.114)  # of red, green and blue: ITU-R BT.601
 
 
+def size_at(path: Path, size: int) -> tuple[int, int]:
+    """Return the height and width of a file's image when its longer side is `size` long, from its header alone.
+
+    Raises `InputError` for a file that is no image.
+    """
+    height, width = upright_size(path)
+    scale = size / max(height, width)
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
 def read_picture(path: Path, size: int, channels: int) -> Tensor:
     """Return a file's pixels as float32 [1, C, H, W] in 0..255, its longer side `size` long.
 
     Raises `InputError` for a file that cannot be read.
     """
-    height, width = upright_size(path)
-    scale = size / max(height, width)
-    pixels = decode(path, (max(1, round(height * scale)), max(1, round(width * scale))), channels, resize=True)
+    pixels = decode(path, size_at(path, size), channels, resize=True)
     return torch.from_numpy(pixels).permute(2, 0, 1)[None].float()
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cnntrain.data.loading.normalise import denormalised, normalised
-from cnntrain.nn.geometry import describe
+from cnntrain.nn.geometry import describe, on_meta
 from cnntrain.runtime import disk
 from cnntrain.runtime.devices import choose_device
 from cnntrain.runtime.disk import expanded
@@ -19,7 +19,7 @@ from cnntrain.runtime.seeding import generator
 from cnntrain.studies.style.losses import WEIGHTS, LossPart, StyleTargets, Weighting, losses, targets
 from cnntrain.studies.style.network import Features, find_features
 from cnntrain.studies.style.options import Style
-from cnntrain.studies.style.pictures import grey_pair, read_picture, with_colours
+from cnntrain.studies.style.pictures import grey_pair, read_picture, size_at, with_colours
 from cnntrain.training.checkpoints import State
 
 HISTORY = 100  # steps that L-BFGS remembers, as torch and the authors' program do
@@ -60,12 +60,12 @@ def paint(cfg: Style, begun: State | None = None) -> Iterator[Painting]:
     channels, sizes = features.info.shape[0], [*cfg.coarse, cfg.size]
     if cfg.keep_colours and channels != 3:
         raise InputError("keep_colours=true: this network takes grey images, which have no colours to keep")
+    refuse_large(cfg, features)
     features.net.to(device)
     pixels: Tensor | None = None
     first, steps = (begun["place"], begun["steps"] - begun["step"]) if begun else (0, 0)
     for place, size in enumerate(sizes[first:], first):
         content, style = (read_picture(expanded(path), size, channels) for path in (cfg.content, cfg.style))
-        refuse_large(size, features, content, style)
         bright = grey_pair(content, style) if cfg.keep_colours else (content, style)
         start = first_picture(cfg, *bright) if pixels is None else resized(pixels, content)
         seen, wanted, begin = (normalised(each, features.info).to(device) for each in (*bright, start))
@@ -140,13 +140,15 @@ def resized(pixels: Tensor, like: Tensor) -> Tensor:
     return F.interpolate(pixels, like.shape[2:], mode="bilinear", antialias=True)
 
 
-def refuse_large(size: int, features: Features, *pictures: Tensor) -> None:
+def refuse_large(cfg: Style, features: Features) -> None:
     """Raise `InputError` where the features of a picture, their gradients and the optimizer's memory have no room."""
-    largest = max(pictures, key=torch.Tensor.numel)
-    stages, _ = describe(features.net, tuple(largest.shape[1:]))
-    need = 4 * (2 * sum(stage.activations for stage in stages) + 2 * HISTORY * largest.numel())
+    size = max(cfg.size, *cfg.coarse, 0)
+    shapes = [(features.info.shape[0], *size_at(expanded(path), size)) for path in (cfg.content, cfg.style)]
+    channels, height, width = max(shapes, key=math.prod)
+    stages, _ = describe(on_meta(features.net), (channels, height, width))
+    need = 4 * (2 * sum(stage.activations for stage in stages) + 2 * HISTORY * channels * height * width)
     if need > (free := available()):
         raise InputError(
-            f"size={size}: pictures of {largest.shape[2]}×{largest.shape[3]} need about {disk.size(need)} of memory, "
-            f"and {disk.size(free)} are free; take a smaller size"
+            f"size={size}: pictures of {height}×{width} need about {disk.size(need)} of memory, and {disk.size(free)} "
+            "are free; take a smaller size"
         )
