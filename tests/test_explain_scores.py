@@ -288,6 +288,9 @@ def test_a_sentence_says_whether_maps_change_when_the_weights_do() -> None:
     ]
     assert "do: no (" in sanity_sentence(rows, "image") and "do: yes (" in sanity_sentence(rows, "network")
     assert "sanity=true" in sanity_sentence(rows, "another")
+    signs = np.sign(drawn(8, 12, 12, seed=3))
+    turned = sanity_sentence([compared("signed", "conv1", signs * first, noisy, signed=True)], "signed")
+    assert "in size no (" in turned and "in sign yes (" in turned
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ their values, with and without sign, and by their structural similarity (Wang, B
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage, stats
@@ -28,20 +29,26 @@ CHANGED = 0.5  # a method's maps change where their rank correlation is lower, o
 WINDOW = 7  # pixels a side of structural similarity
 
 
+class MeanCorrelation(NamedTuple):
+    """A rank correlation's mean over images, and its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
 @dataclass(frozen=True)
 class SanityRow:
     """How much the maps of a method are alike before and after the weights change, from `stage` to the last.
 
-    Means over `n` images: the rank correlation of the values without sign, its 95 % interval, that with sign, and the
-    structural similarity.
+    `sizes` compares the values without their signs, `signs` with them (None for methods without signs); `ssim` is the
+    mean structural similarity, and `n` the number of images.
     """
 
     method: str
     stage: str
-    rank_correlation: float
-    low: float
-    high: float
-    signed_rank_correlation: float
+    sizes: MeanCorrelation
+    signs: MeanCorrelation | None
     ssim: float
     n: int
 
@@ -81,11 +88,15 @@ def other_networks(subject: Subject, seed: int, random_labels: str | None) -> It
 def compared(name: str, stage: str, before: np.ndarray, after: np.ndarray, *, signed: bool) -> SanityRow:
     """Return how much maps [N, H, W] are alike."""
     pairs = list(zip(before, after, strict=True))
-    plain = np.array([rank_correlation(np.abs(first), np.abs(second)) for first, second in pairs])
-    alike, low, high = mean_band(plain)
-    with_sign = float(np.mean([rank_correlation(first, second) for first, second in pairs]))
+    sizes = [rank_correlation(np.abs(first), np.abs(second)) for first, second in pairs]
+    signs = [rank_correlation(first, second) for first, second in pairs]
     similar = float(np.mean([structural_similarity(first, second, signed=signed) for first, second in pairs]))
-    return SanityRow(name, stage, alike, low, high, with_sign, similar, len(pairs))
+    return SanityRow(name, stage, mean_of(sizes), mean_of(signs) if signed else None, similar, len(pairs))
+
+
+def mean_of(correlations: Sequence[float]) -> MeanCorrelation:
+    """Return the mean over images, and its interval."""
+    return MeanCorrelation(*mean_band(np.array(correlations)))
 
 
 def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
@@ -120,13 +131,30 @@ def sanity_sentence(rows: Sequence[SanityRow], method: str) -> str:
     if not own:
         return "Changes when the weights do: not tested (sanity=true)."
     last = own[-1]
-    answer = "yes" if last.high < CHANGED else "no" if last.low >= CHANGED else "undecided"
-    return (
-        f"Changes when the weights do: {answer} (rank correlation {last.rank_correlation:.2f}, "
-        f"{last.low:.2f} … {last.high:.2f}, with the maps of random weights; n = {last.n})."
-    )
+    said = changed_words(last.sizes)
+    if last.signs is not None:
+        said = f"in size {said}; in sign {changed_words(last.signs)}"
+    return f"Changes when the weights do: {said} with the maps of random weights; n = {last.n}."
+
+
+def changed_words(alike: MeanCorrelation) -> str:
+    """Say whether maps change that are so much alike those of random weights."""
+    answer = "yes" if alike.high < CHANGED else "no" if alike.low >= CHANGED else "undecided"
+    return f"{answer} (rank correlation {alike.mean:.2f}, {alike.low:.2f} … {alike.high:.2f})"
 
 
 def sanity_rows(rows: Sequence[SanityRow]) -> list[Row]:
     """Return the rows of the table, which are those of `--json`."""
-    return [asdict(row) for row in rows]
+    return [
+        {
+            "method": row.method,
+            "stage": row.stage,
+            **dict(zip(("rank_correlation", "low", "high"), row.sizes, strict=True)),
+            "signed_rank_correlation": row.signs and row.signs.mean,
+            "signed_low": row.signs and row.signs.low,
+            "signed_high": row.signs and row.signs.high,
+            "ssim": row.ssim,
+            "n": row.n,
+        }
+        for row in rows
+    ]

@@ -21,8 +21,8 @@ SCORED = (
     "themselves, at three shares of the union. Intervals are 95 % over images."
 )
 CHANGES = (
-    "The rank correlation of each map with that of a network whose weights are random from a stage to the last. Where "
-    f"it is still {CHANGED} or more when all weights are random, a method shows the image and not the network."
+    "The rank correlation of each map, without its signs, with that of a network whose weights are random from a stage "
+    f"to the last. Where it is still {CHANGED} or more when all are random, a method shows the image, not the network."
 )
 
 
@@ -58,9 +58,13 @@ def sanity_figure(rows: Sequence[SanityRow]) -> "MatplotlibFigure":
     for place, method in enumerate(dict.fromkeys(row.method for row in rows)):
         own = [row for row in rows if row.method == method]
         style = {"color": SERIES[place % len(SERIES)], "linestyle": DASHES[place % len(DASHES)]}
-        axes.plot([row.stage for row in own], [row.rank_correlation for row in own], label=method, marker="o", **style)
+        axes.plot([row.stage for row in own], [row.sizes.mean for row in own], label=method, marker="o", **style)
         axes.fill_between(
-            [row.stage for row in own], [row.low for row in own], [row.high for row in own], alpha=0.12, **style
+            [row.stage for row in own],
+            [row.sizes.low for row in own],
+            [row.sizes.high for row in own],
+            alpha=0.12,
+            **style,
         )
     axes.axhline(CHANGED, color="black", linewidth=0.5, linestyle=":")
     axes.set_ylim(-0.3, 1.02)
