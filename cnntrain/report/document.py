@@ -3,6 +3,7 @@
 `report.text` writes it for a terminal and as Markdown, `report.html` as one page, `report.files` into a folder.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -121,11 +122,14 @@ class Picture:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Pictures side by side; those of few pixels are enlarged without blur, `narrow` ones stand closer."""
+    """Pictures side by side; those of few pixels are enlarged without blur, `narrow` ones stand closer, `wide` ones
+    are large.
+    """
 
     pictures: Sequence[Picture]
     few_pixels: bool = False
     narrow: bool = False
+    wide: bool = False
 
 
 @dataclass(frozen=True)
@@ -143,7 +147,36 @@ class Details:
     blocks: "Sequence[Block]"
 
 
-Block = Paragraph | Bullets | Facts | Table | Matrix | Figure | Panels | Gallery | Code | Details
+@dataclass(frozen=True)
+class PageView:
+    """One of several views; `group` gathers the links to views, and `label` is the text of the link."""
+
+    group: str
+    label: str
+    title: str
+    blocks: "Sequence[Block]"
+
+    @property
+    def anchor(self) -> str:
+        """The address of the view on a page."""
+        return re.sub(r"\W+", "-", f"view-{self.group}-{self.label}")
+
+
+@dataclass(frozen=True)
+class PageViews:
+    """Views to click through: a page shows one at a time, the first to begin with; elsewhere all follow each other."""
+
+    views: Sequence[PageView]
+
+    def groups(self) -> dict[str, list[PageView]]:
+        """Return the views by their groups."""
+        return {
+            group: [view for view in self.views if view.group == group]
+            for group in dict.fromkeys(view.group for view in self.views)
+        }
+
+
+Block = Paragraph | Bullets | Facts | Table | Matrix | Figure | Panels | Gallery | Code | Details | PageViews
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from cnntrain.report.document import (
     Figure,
     Gallery,
     Matrix,
+    PageViews,
     Panels,
     Paragraph,
     Table,
@@ -67,6 +68,10 @@ def block_text(block: Block, style: Format, width: int | None) -> str:
             return f"```\n{text}\n```" if markdown else text
         case Details(summary, blocks):
             return "\n\n".join([f"### {summary}" if markdown else summary, *block_texts(blocks, style, width)])
+        case PageViews(views):
+            written = {view.title: block_texts(view.blocks, style, width) for view in views}
+            parts = [[f"### {title}" if markdown else title, *texts] for title, texts in written.items() if texts]
+            return "\n\n".join(text for part in parts for text in part)
 
 
 def marked(text: Text, style: Format) -> str:

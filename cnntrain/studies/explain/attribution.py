@@ -77,7 +77,7 @@ def image_picture(
         Tile(target_words(question.images, i, targets, question.subject.info), values, scale),
         Tile("over the image", values, scale, image, question.options.strength),
     ]
-    return TiledPicture(f"{name}_{i + 1:03}", f"{name}: {question.images.names[i]}", tiles)
+    return TiledPicture(f"{name}_{i + 1:03}", f"{name}: {question.images.names[i]}", tiles, about=i)
 
 
 def image_words(images: ImageSet, i: int, info: DatasetInfo) -> str:

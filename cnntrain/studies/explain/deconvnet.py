@@ -20,11 +20,11 @@ from cnntrain.nn.measures import Spans
 from cnntrain.nn.stages import walk
 from cnntrain.runtime.progress import counting
 from cnntrain.studies.explain.explanation import Explanation
-from cnntrain.studies.explain.patches import PATCHES, USUAL_UNITS, patch_rows, patch_tile, remarks, unit_words
+from cnntrain.studies.explain.patches import PATCHES, USUAL_UNITS, patch_rows, patch_tile, remarks, unit_picture
 from cnntrain.studies.explain.question import Question, Subject
 from cnntrain.studies.explain.relu_rules import image_gradients
 from cnntrain.studies.explain.search import SearchedImages, searched_images, units_to_show
-from cnntrain.studies.explain.tiles import ColourScale, Tile, TiledPicture, sheet_of_values
+from cnntrain.studies.explain.tiles import ColourScale, Tile, sheet_of_values
 from cnntrain.studies.explain.units import Exciting, most_exciting, receptive_patch
 
 NORMALISATIONS = (nn.LocalResponseNorm, LocalResponseNorm, LocalContrastNorm)  # values compared with their neighbours
@@ -40,18 +40,13 @@ def deconvnet(question: Question) -> Explanation:
     exciting = most_exciting(subject.net, images.batches("patches"), chosen.units, PATCHES)
     spans = stage_spans(subject.net, subject.info.shape)
     projected = unit_projections(subject, images, exciting, spans)
+    tiles: dict[str, dict[int, list[Tile]]] = {stage: {} for stage in exciting}
+    for stage, found in exciting.items():
+        for i, (unit, values) in enumerate(zip(found.units.tolist(), projected[stage], strict=True)):
+            tiles[stage][unit] = [patch_tile(images, found, i, spans.get(stage)), projection_tile(values)]
     pictures = [
-        TiledPicture(
-            f"deconvnet_{stage}",
-            f"{stage}: patches that excite a unit most, and what it answers to in them",
-            [
-                tile
-                for i, values in enumerate(projected[stage])
-                for tile in unit_tiles(images, found, i, spans.get(stage), values)
-            ],
-            columns=4,
-        )
-        for stage, found in exciting.items()
+        unit_picture("deconvnet", stage, "patches that excite a unit most, and what it answers to in them", units)
+        for stage, units in tiles.items()
     ]
     largest = [float(np.abs(values).max()) for units in projected.values() for values in units]
     rows = [
@@ -62,7 +57,8 @@ def deconvnet(question: Question) -> Explanation:
         "Beside the patches of a unit stands its activation there, projected back to the pixels: what is zero plays no "
         "part. Each unit has a scale of its own, which ends at the largest value of its projections."
     )
-    return Explanation(pictures, rows, [*remarks(images, chosen), how])
+    alone = {stage: {unit: pair[1:] for unit, pair in units.items()} for stage, units in tiles.items()}
+    return Explanation(pictures, rows, [*remarks(images, chosen), how], alone)
 
 
 def unit_projections(
@@ -81,13 +77,10 @@ def unit_projections(
     return projected
 
 
-def unit_tiles(images: SearchedImages, found: Exciting, i: int, spans: Spans | None, values: np.ndarray) -> list[Tile]:
-    """Return a unit's patches and, beside them, its projections [k, h, w, C]."""
+def projection_tile(values: np.ndarray) -> Tile:
+    """Return the projections [k, h, w, C] of a unit in rows."""
     largest = float(np.abs(values).max())
-    return [
-        Tile(unit_words(found, i), patch_tile(images, found, i, spans)),
-        Tile(f"projected: up to {largest:.2g}", sheet_of_values(values / (largest or 1)), SCALE),
-    ]
+    return Tile(f"projected: up to {largest:.2g}", sheet_of_values(values / (largest or 1)), SCALE)
 
 
 def project(

@@ -21,7 +21,7 @@ from cnntrain.runtime.tables import Row, counted
 from cnntrain.studies.explain.explanation import Explanation
 from cnntrain.studies.explain.question import Question
 from cnntrain.studies.explain.search import MOST_STAGES, searched_images
-from cnntrain.studies.explain.tiles import Tile, TiledPicture, scale_of, sheet_of_values
+from cnntrain.studies.explain.tiles import ColourScale, Tile, TiledPicture, scale_of, sheet_of_values
 from cnntrain.studies.explain.units import chosen_units, ranges
 from cnntrain.training.pictures import mosaic
 
@@ -71,9 +71,11 @@ def filters(question: Question) -> Explanation:
         "at all positions. Zero is white for one channel and grey for three; every layer has its own scale."
     )
     more = [f"{counted(left, 'stage')} with filters left out: stages=[…] names others."] if left else []
-    return Explanation(
-        [layer_picture(layer, subject.info.shape) for layer in found], filter_rows(found, silent), [remark, *more]
-    )
+    units: dict[str, dict[int, list[Tile]]] = {}
+    for layer in found:
+        for unit, tile in unit_tiles(layer).items():
+            units.setdefault(layer.stage, {}).setdefault(unit, []).append(tile)
+    return Explanation([layer_picture(layer) for layer in found], filter_rows(found, silent), [remark, *more], units)
 
 
 def weighted_layers(net: nn.Module) -> dict[str, nn.Module]:
@@ -168,21 +170,39 @@ def filter_rows(found: Sequence[LayerFilters], silent: Mapping[str, Sequence[int
     return rows
 
 
-def layer_picture(layer: LayerFilters, in_shape: Shape) -> TiledPicture:
+def layer_scale(layer: LayerFilters) -> ColourScale:
+    """Return the scale of all of a layer's filters, to the largest weight."""
+    return scale_of(layer.values, "weight", signed=True, limit=float(np.abs(layer.values).max()) or None)
+
+
+def layer_picture(layer: LayerFilters) -> TiledPicture:
     """Return the picture of a layer's filters, all on one scale."""
-    scale = scale_of(layer.values, "weight", signed=True, limit=float(np.abs(layer.values).max()) or None)
-    values = layer.values
-    if values.ndim == 2:
-        tile = values
-    elif layer.kind == "kernels by input map":
-        tile = mosaic(values.reshape(-1, *values.shape[2:]), columns=values.shape[1], between=np.nan)
-    else:
+    values, shown = layer.values, f"{len(layer.units)} of {counted(layer.count, 'unit')}"
+    if layer.kind == "kernels in the image":
         tile = sheet_of_values(values.transpose(0, 2, 3, 1))
-    shown = f"{len(layer.units)} of {counted(layer.count, 'unit')}"
-    rows = {
-        "weights": f"{shown}, a row each",
-        "kernels by input map": f"{shown}, a row each;\na column for each of {values.shape[1]} input maps",
-    }.get(layer.kind, shown)
+    elif layer.kind == "weights":
+        tile, shown = values, f"{shown}, a row each"
+    else:
+        tile = mosaic(values.reshape(-1, *values.shape[2:]), columns=values.shape[1], between=np.nan)
+        shown = f"{shown}, a row each;\na column for each of {values.shape[1]} input maps"
     return TiledPicture(
-        f"filters_{layer.path.replace('.', '_')}", f"{layer.path}: {layer.kind}", [Tile(rows, tile, scale)], side=3.4
+        f"filters_{layer.path.replace('.', '_')}",
+        f"{layer.path}: {layer.kind}",
+        [Tile(shown, tile, layer_scale(layer))],
+        side=3.4,
+        about=layer.stage,
     )
+
+
+def unit_tiles(layer: LayerFilters) -> dict[int, Tile]:
+    """Return by its number the filter of each unit of a layer, on the layer's scale."""
+    scale, tiles = layer_scale(layer), dict[int, Tile]()
+    for unit, values in zip(layer.units.tolist(), layer.values, strict=True):
+        if layer.kind == "kernels in the image":
+            tile = sheet_of_values(values.transpose(1, 2, 0)[None])
+        else:
+            tile = mosaic(
+                values if values.ndim == 3 else values[:, None, None], between=np.nan, gap=int(values.ndim == 3)
+            )
+        tiles[unit] = Tile(f"{layer.path}: {layer.kind}", tile, scale)
+    return tiles

@@ -12,7 +12,7 @@ from cnntrain.studies.explain.attribution import image_words
 from cnntrain.studies.explain.explanation import Explanation
 from cnntrain.studies.explain.question import Question
 from cnntrain.studies.explain.search import units_to_show
-from cnntrain.studies.explain.tiles import Tile, TiledPicture, scale_of
+from cnntrain.studies.explain.tiles import ColourScale, Tile, TiledPicture, scale_of
 from cnntrain.studies.explain.units import last_of
 from cnntrain.training.pictures import mosaic
 
@@ -30,7 +30,8 @@ def maps(question: Question) -> Explanation:
                 if stage in chosen.units:
                     totals[stage].add(features)
                     shown[stage].append(features[:, chosen.units[stage]].float().cpu().numpy())
-    pictures = [stage_picture(question, stage, np.concatenate(parts)) for stage, parts in shown.items()]
+    values = {stage: np.concatenate(parts) for stage, parts in shown.items()}
+    pictures = [stage_picture(question, stage, maps) for stage, maps in values.items()]
     rows = stage_rows(totals, {stage: shape[0] for stage, shape in chosen.shapes.items()})
     return Explanation(
         [images_picture(question), *pictures],
@@ -40,6 +41,7 @@ def maps(question: Question) -> Explanation:
             "The table counts all units of a stage at all positions of these images.",
             *filter(None, [chosen.left_out]),
         ],
+        {stage: unit_tiles(stage, chosen.units[stage], maps) for stage, maps in values.items()},
     )
 
 
@@ -84,11 +86,24 @@ def images_picture(question: Question) -> TiledPicture:
 
 def stage_picture(question: Question, stage: str, values: np.ndarray) -> TiledPicture:
     """Return the picture of a stage's maps [N, units, …] of some images."""
-    signed = bool((values < 0).any())
-    scale = scale_of(values, f"activation of {stage}", signed=signed)
-    cells = values if values.ndim == 4 else values[..., None, None]
-    gap = 1 if cells.shape[2] > 1 else 0
-    tiles = [
-        Tile(name, mosaic(cells[i], gap=gap, between=np.nan), scale) for i, name in enumerate(question.images.names)
-    ]
-    return TiledPicture(f"maps_{stage}", f"{stage}: {len(values[0])} units on each image", tiles, columns=4)
+    scale = stage_scale(stage, values)
+    tiles = [Tile(name, cells(maps), scale) for name, maps in zip(question.images.names, values, strict=True)]
+    title = f"{stage}: {len(values[0])} units on each image"
+    return TiledPicture(f"maps_{stage}", title, tiles, columns=4, about=stage)
+
+
+def unit_tiles(stage: str, units: np.ndarray, values: np.ndarray) -> dict[int, list[Tile]]:
+    """Return by its number the maps of each unit of a stage [N, units, …] on all images."""
+    scale = stage_scale(stage, values)
+    return {unit: [Tile("on each image", cells(values[:, i]), scale)] for i, unit in enumerate(units.tolist())}
+
+
+def stage_scale(stage: str, values: np.ndarray) -> ColourScale:
+    """Return the scale of all maps of a stage."""
+    return scale_of(values, f"activation of {stage}", signed=bool((values < 0).any()))
+
+
+def cells(values: np.ndarray) -> np.ndarray:
+    """Return maps [N, h, w] in rows, or numbers [N] as cells without gaps."""
+    maps = values if values.ndim == 3 else values[:, None, None]
+    return mosaic(maps, gap=int(maps.shape[1] > 1), between=np.nan)

@@ -36,10 +36,10 @@ from cnntrain.runtime.seeding import generator
 from cnntrain.runtime.tables import Row
 from cnntrain.studies.explain.explanation import Explanation
 from cnntrain.studies.explain.options import MaximiseOptions
-from cnntrain.studies.explain.patches import BEYOND, receptive_field
+from cnntrain.studies.explain.patches import BEYOND, receptive_field, unit_picture
 from cnntrain.studies.explain.question import Question, Subject
 from cnntrain.studies.explain.search import SearchedImages, searched_images, units_to_show
-from cnntrain.studies.explain.tiles import Tile, TiledPicture
+from cnntrain.studies.explain.tiles import Tile
 from cnntrain.studies.explain.units import Exciting, Pooled, most_exciting, receptive_patch
 from cnntrain.training.pictures import mosaic
 
@@ -60,17 +60,16 @@ def maximise(question: Question) -> Explanation:
     chosen, images = units_to_show(question, USUAL_UNITS), searched_images(question)
     best = most_exciting(subject.net, images.batches("best real images"), chosen.units, 1, options.of)
     spans = stage_spans(subject.net, subject.info.shape) if options.of == "unit" else {}
-    pictures, rows = list[TiledPicture](), list[Row]()
+    tiles, rows = dict[str, dict[int, list[Tile]]](), list[Row]()
     with counting(sum(map(len, chosen.units.values())) * steps_of(options), "maximise", "step") as progress:
         for stage, real in best.items():
             made = made_images(question, stage, real, progress)
             reached = shown_activations(subject, stage, made, real.units, options.of)
-            tiles = list[Tile]()
+            tiles[stage] = {}
             for i, unit in enumerate(real.units.tolist()):
                 title = f"{unit_name(subject, stage, unit)}: {reached[i].max():.3g}, real {real.values[i, 0]:.3g}"
-                tiles.append(
-                    Tile(title, side_by_side(images, real, i, made[i], chosen.shapes[stage], spans.get(stage)))
-                )
+                shown = side_by_side(images, real, i, made[i], chosen.shapes[stage], spans.get(stage))
+                tiles[stage][unit] = [Tile(title, shown)]
                 rows.append(
                     {
                         "stage": stage,
@@ -83,8 +82,8 @@ def maximise(question: Question) -> Explanation:
                         "n": len(images),
                     }
                 )
-            pictures.append(TiledPicture(f"maximise_{stage}", f"{stage}: what excites a unit most", tiles, columns=4))
-    return Explanation(pictures, rows, [*remarks(options, images), *filter(None, [chosen.left_out])])
+    pictures = [unit_picture("maximise", stage, "what excites a unit most", units) for stage, units in tiles.items()]
+    return Explanation(pictures, rows, [*remarks(options, images), *filter(None, [chosen.left_out])], tiles)
 
 
 def steps_of(options: MaximiseOptions) -> int:

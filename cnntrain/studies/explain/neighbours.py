@@ -186,7 +186,7 @@ def query_picture(
         row = mosaic(np.stack([framed(*each) for each in zip(cells, frames, strict=True)]), columns=len(cells))
         tiles.append(Tile(f"{ranking.descriptor}, {ranking.metric}{said}", row))
     name = question.images.names[i]
-    return TiledPicture(f"neighbours_{i + 1:03}", f"{name}, and its nearest", tiles, columns=2, side=3.6)
+    return TiledPicture(f"neighbours_{i + 1:03}", f"{name}, and its nearest", tiles, columns=2, side=3.6, about=i)
 
 
 def framed(image: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:

@@ -6,7 +6,7 @@ layers (`nn.geometry`).
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -30,19 +30,15 @@ def patches(question: Question) -> Explanation:
     chosen, images = units_to_show(question, USUAL_UNITS), searched_images(question)
     exciting = most_exciting(question.subject.net, images.batches("patches"), chosen.units, PATCHES)
     spans = stage_spans(question.subject.net, question.subject.info.shape)
-    pictures = [
-        TiledPicture(
-            f"patches_{stage}",
-            f"{stage}: the {PATCHES} patches that excite a unit most",
-            [
-                Tile(unit_words(found, i), patch_tile(images, found, i, spans.get(stage)))
-                for i in range(len(found.units))
-            ],
-            columns=4,
-        )
+    tiles = {
+        stage: {unit: [patch_tile(images, found, i, spans.get(stage))] for i, unit in enumerate(found.units.tolist())}
         for stage, found in exciting.items()
+    }
+    pictures = [
+        unit_picture("patches", stage, f"the {PATCHES} patches that excite a unit most", units)
+        for stage, units in tiles.items()
     ]
-    return Explanation(pictures, patch_rows(question, chosen, images, exciting, spans), remarks(images, chosen))
+    return Explanation(pictures, patch_rows(question, chosen, images, exciting, spans), remarks(images, chosen), tiles)
 
 
 def unit_patches(images: SearchedImages, found: Exciting, i: int, spans: Spans | None) -> list[np.ndarray]:
@@ -53,9 +49,15 @@ def unit_patches(images: SearchedImages, found: Exciting, i: int, spans: Spans |
     ]
 
 
-def patch_tile(images: SearchedImages, found: Exciting, i: int, spans: Spans | None) -> np.ndarray:
-    """Return the patches of a unit in rows, uint8 [H, W, C]."""
-    return mosaic(np.stack(unit_patches(images, found, i, spans)), between=BEYOND)
+def patch_tile(images: SearchedImages, found: Exciting, i: int, spans: Spans | None) -> Tile:
+    """Return the patches of a unit in rows."""
+    return Tile(unit_words(found, i), mosaic(np.stack(unit_patches(images, found, i, spans)), between=BEYOND))
+
+
+def unit_picture(method: str, stage: str, title: str, units: Mapping[int, Sequence[Tile]]) -> TiledPicture:
+    """Return the picture of a stage's units, the tiles of each after those of the one before."""
+    tiles = [tile for each in units.values() for tile in each]
+    return TiledPicture(f"{method}_{stage}", f"{stage}: {title}", tiles, columns=4)
 
 
 def unit_words(found: Exciting, i: int) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from cnntrain.config.compose import command_line
-from cnntrain.report.document import Block, Document, Figure, Paragraph, Section, Table
+from cnntrain.report.document import Block, Bullets, Document, Figure, Mark, Paragraph, Section, Table
 from cnntrain.report.files import FIGURES, filed_figure, write_report
 from cnntrain.runs.folder import RESULTS, provenance
 from cnntrain.runtime import disk
@@ -17,11 +17,13 @@ from cnntrain.runtime.devices import hardware
 from cnntrain.runtime.drawing import Medium, styled
 from cnntrain.runtime.errors import InputError
 from cnntrain.runtime.jsonfile import write_json
-from cnntrain.runtime.tables import render
+from cnntrain.runtime.tables import counted, render
 from cnntrain.studies.explain.explanation import Explanation
+from cnntrain.studies.explain.explorer import explorer
+from cnntrain.studies.explain.registry import ATTRIBUTIONS
 from cnntrain.studies.explain.sanity import sanity_rows
 from cnntrain.studies.explain.scores import score_rows
-from cnntrain.studies.explain.study import ExplainStudy
+from cnntrain.studies.explain.study import ExplainStudy, explores
 from cnntrain.studies.explain.tiles import draw
 from cnntrain.studies.explain.worth import CHANGES, SCORED, sanity_figure, score_figures, score_table
 from cnntrain.training.pictures import figure_pixels
@@ -63,11 +65,12 @@ def write_picture(study: ExplainStudy, output: Path, medium: Medium) -> dict[str
 def write_study(study: ExplainStudy, folder: Path) -> dict[str, Any]:
     """Write all pictures, tables and the page into a folder, and return what `--json` prints."""
     options, files, sections = study.question.options, list[str](), list[Section]()
+    drawn = options.figures and not explores(options)  # the page to click through holds them all
     board = open_board(folder / "tensorboard", enabled=options.tensorboard and bool(options.figures))
     with contextlib.closing(board), styled(options.figures or "page"):
         for name, answer in study.answers.items():
             figures = list[Figure]()
-            for picture in answer.pictures if options.figures else []:
+            for picture in answer.pictures if drawn else []:
                 figures.append(filed(draw(picture), picture.name, picture.title, folder, board))
                 files.append(str(folder / FIGURES / f"{picture.name}.png"))
             if answer.rows:
@@ -116,8 +119,14 @@ def section(name: str, answer: Explanation, figures: list[Figure]) -> Section:
 def document(study: ExplainStudy, sections: list[Section]) -> Document:
     """Return the page."""
     subject, images = study.question.subject, study.question.images
-    claim = f"{', '.join(study.answers)} of {subject.folder} on {len(images)} images"
-    return Document("What decides", claim, [Paragraph(HOW, quiet=True)], sections)
+    claim = f"{', '.join(study.answers)} of {subject.folder} on {counted(len(images), 'image')}"
+    title = "What decides" if all(name in ATTRIBUTIONS for name in study.answers) else "What the network sees"
+    if explores(study.question.options) and study.question.options.figures:
+        sections = [Section("Images, stages, units", [explorer(study.question, study.answers)]), *sections]
+    if study.refused:
+        reasons = [(Mark(name, "strong"), f": {reason}") for name, reason in study.refused.items()]
+        sections = [*sections, Section("What this network does not allow", [Bullets(reasons)])]
+    return Document(title, claim, [Paragraph(HOW, quiet=True)], sections)
 
 
 def summary(study: ExplainStudy, folder: Path | None, pictures: list[str]) -> dict[str, Any]:

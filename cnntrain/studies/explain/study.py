@@ -1,6 +1,6 @@
 """A study of explanations: methods asked about one network and the same images, one after the other."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from cnntrain.runtime.errors import InputError, unknown
@@ -10,14 +10,22 @@ from cnntrain.studies.explain.question import Question, find_image_set, find_sub
 from cnntrain.studies.explain.registry import ATTRIBUTIONS, METHODS
 from cnntrain.studies.explain.sanity import SanityRow, check_sanity, sanity_sentence
 from cnntrain.studies.explain.scores import MapScore, measure_scores
+from cnntrain.studies.explain.search import units_to_show
+
+ALL = "all"  # of `what=`: every method that the network allows, on a page to click through
+UNITS = 8  # of each stage, where all methods show the same ones
 
 
 @dataclass(frozen=True, eq=False)
 class ExplainStudy:
-    """What each method answers about a network and the images of a question, and what its maps are worth."""
+    """What each method answers about a network and the images of a question, and what its maps are worth.
+
+    `refused` are the methods of `what=all` that the network does not allow, with the reason.
+    """
 
     question: Question
     answers: dict[str, Explanation]
+    refused: Mapping[str, str] = field(default_factory=dict)
     scores: Sequence[MapScore] = field(default_factory=list)
     sanity: Sequence[SanityRow] = field(default_factory=list)
 
@@ -30,9 +38,11 @@ def chosen_methods(what: Sequence[str] | str) -> list[str]:
     names = [what] if isinstance(what, str) else list(dict.fromkeys(what))
     if not names:
         raise InputError(f"what=[] names no method; choose from {', '.join(METHODS)}")
+    if names == [ALL]:
+        return list(METHODS)
     for name in names:
         if name not in METHODS:
-            raise unknown("what", name, METHODS)
+            raise unknown("what", name, (*METHODS, ALL))
     return names
 
 
@@ -47,10 +57,33 @@ def explain(options: Explain) -> ExplainStudy:
         raise InputError(f"what={names[0]} has no maps to be scored; take one of {', '.join(ATTRIBUTIONS)}")
     subject = find_subject(options)
     question = Question(subject, find_image_set(subject, options), options)
-    answers = {name: METHODS[name](question) for name in names}
+    about_units = alike(question) if explores(options) else question
+    about_images = replace(question, options=replace(options, stages=None)) if explores(options) else question
+    answers, refused = dict[str, Explanation](), dict[str, str]()
+    for name in names:
+        try:
+            answers[name] = METHODS[name](about_images if name in ATTRIBUTIONS else about_units)
+        except InputError as error:
+            if not explores(options):
+                raise
+            refused[name] = str(error)
+    mapping = {name: attribution for name, attribution in mapping.items() if name in answers}
     sanity = check_sanity(question, mapping) if options.sanity else []
     for name in mapping:
         remarks = [*answers[name].remarks, sanity_sentence(sanity, name)]
         answers[name] = replace(answers[name], remarks=remarks)
     scores = measure_scores(subject, options, mapping) if options.scores else []
-    return ExplainStudy(question, answers, scores, sanity)
+    return ExplainStudy(question, answers, refused, scores, sanity)
+
+
+def explores(options: Explain) -> bool:
+    """Say whether all methods are asked for."""
+    return options.what in (ALL, [ALL])
+
+
+def alike(question: Question) -> Question:
+    """Return a question of which all methods show the same units of the same stages."""
+    chosen = units_to_show(question, UNITS)
+    classes = chosen.units[question.subject.stages[-1]].tolist() if question.options.classes else None
+    units = classes or question.options.units or UNITS
+    return replace(question, options=replace(question.options, stages=list(chosen.units), units=units, classes=None))

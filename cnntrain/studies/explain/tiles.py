@@ -64,6 +64,7 @@ class TiledPicture:
     """A picture of an explanation: tiles in rows of `columns`; `name` is its file's, `title` is written above.
 
     The tiles that have a scale share one: the colour bar is drawn once. `side` is the width of a tile in inches.
+    `about` is the number of the image or the name of the stage that the picture is about, if it is about one.
     """
 
     name: str
@@ -71,6 +72,7 @@ class TiledPicture:
     tiles: Sequence[Tile] = field(default_factory=list)
     columns: int = 3
     side: float = 1.9
+    about: int | str | None = None
 
 
 def sheet_of_values(cells: np.ndarray, columns: int | None = None) -> np.ndarray:
@@ -118,20 +120,32 @@ def colours(scale: ColourScale) -> Any:
 
 def draw_tile(axes: "Axes", tile: Tile) -> None:
     """Draw one tile; pixels are not blurred."""
-    if tile.behind is not None:
-        axes.imshow(grey_or_colour(tile.behind), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    axes.imshow(tile_pixels(tile), interpolation="nearest")
+
+
+def tile_pixels(tile: Tile) -> np.ndarray:
+    """Return a tile in colours, uint8 [H, W, 4]; what is not a number is transparent."""
     if tile.scale is None:
-        axes.imshow(grey_or_colour(tile.values), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-    elif tile.values.ndim == 3:
-        shown = np.clip(0.5 + tile.values / (2 * tile.scale.limit), 0, 1)
-        axes.imshow(grey_or_colour(shown), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    else:
-        pixels = colours(tile.scale).to_rgba(tile.values)
-        if tile.behind is not None:
-            pixels[..., 3] = tile.strength * np.clip(np.abs(tile.values) / tile.scale.limit, 0, 1)
-        axes.imshow(pixels, interpolation="nearest")
+        return opaque(tile.values / 255)
+    if tile.values.ndim == 3:
+        return opaque(np.clip(0.5 + tile.values / (2 * tile.scale.limit), 0, 1))
+    painted = colours(tile.scale).to_rgba(tile.values)
+    if tile.behind is not None:
+        share = tile.strength * np.clip(np.abs(tile.values) / tile.scale.limit, 0, 1)[..., None]
+        return opaque(share * painted[..., :3] + (1 - share) * tile.behind / 255)
+    return np.asarray((255 * painted).round(), dtype=np.uint8)
 
 
-def grey_or_colour(pixels: np.ndarray) -> np.ndarray:
-    """Return pixels [H, W, C] as matplotlib draws them: one channel as [H, W]."""
-    return pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
+def opaque(shares: np.ndarray) -> np.ndarray:
+    """Return pixels in 0…1, [H, W, 1 or 3], as uint8 [H, W, 4]."""
+    pixels = np.full((*shares.shape[:2], 4), 255, dtype=np.uint8)
+    pixels[..., :3] = (255 * shares).round()
+    return pixels
+
+
+def scale_words(scale: ColourScale, values: np.ndarray) -> str:
+    """Say in a line what the colours of some values mean."""
+    if values.ndim == 3:
+        return f"{scale.label}: grey is 0, black {-scale.limit:.3g}, full {scale.limit:.3g}"
+    ends = f"blue {-scale.limit:.3g}, white 0, red" if scale.signed else "black 0, bright"
+    return f"{scale.label}: {ends} {scale.limit:.3g}"
