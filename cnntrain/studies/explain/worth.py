@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from cnntrain.report.forest import forest
 from cnntrain.runtime.drawing import DASHES, SERIES, empty_figure
 from cnntrain.runtime.tables import Row
-from cnntrain.studies.explain.sanity import CHANGED, SanityRow
+from cnntrain.studies.explain.sanity import CHANGED, LABELS, SanityRow
 from cnntrain.studies.explain.scores import LESS_IS_BETTER, MapScore
 
 if TYPE_CHECKING:  # matplotlib takes half a second to import
@@ -51,23 +51,19 @@ def score_figures(scores: Sequence[MapScore]) -> "dict[str, MatplotlibFigure]":
 
 
 def sanity_figure(rows: Sequence[SanityRow]) -> "MatplotlibFigure":
-    """Draw the rank correlation of each method's maps as more stages are random."""
+    """Draw the rank correlation of each method's maps, without their signs, as more stages are random."""
     figure = empty_figure(6.0, 3.2)
     axes = figure.subplots()
     axes.grid(visible=True, axis="y")
     for place, method in enumerate(dict.fromkeys(row.method for row in rows)):
-        own = [row for row in rows if row.method == method]
-        style = {"color": SERIES[place % len(SERIES)], "linestyle": DASHES[place % len(DASHES)]}
-        axes.plot([row.stage for row in own], [row.sizes.mean for row in own], label=method, marker="o", **style)
-        axes.fill_between(
-            [row.stage for row in own],
-            [row.sizes.low for row in own],
-            [row.sizes.high for row in own],
-            alpha=0.12,
-            **style,
-        )
+        cascade = [row for row in rows if row.method == method and row.stage != LABELS]
+        stages, colour = [row.stage for row in cascade], SERIES[place % len(SERIES)]
+        lows, highs = [row.sizes.low for row in cascade], [row.sizes.high for row in cascade]
+        axes.fill_between(stages, lows, highs, color=colour, alpha=0.1, linewidth=0)
+        means = [row.sizes.mean for row in cascade]
+        axes.plot(stages, means, label=method, marker="o", color=colour, linestyle=DASHES[place % len(DASHES)])
     axes.axhline(CHANGED, color="black", linewidth=0.5, linestyle=":")
-    axes.set_ylim(-0.3, 1.02)
+    axes.set_ylim(-0.4, 1.02)
     axes.set_xlabel("random from the last stage to this one")
     axes.set_ylabel("rank correlation")
     axes.tick_params(axis="x", rotation=45)
