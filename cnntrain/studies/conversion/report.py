@@ -11,6 +11,7 @@ from cnntrain.report.files import filed_figure, write_report
 from cnntrain.report.svg import as_svg
 from cnntrain.runtime.drawing import empty_figure, styled
 from cnntrain.runtime.errors import as_text
+from cnntrain.runtime.tables import percent
 from cnntrain.studies.conversion.heatmaps import Heatmap
 from cnntrain.studies.conversion.study import Exactness, rows
 
@@ -81,7 +82,7 @@ def cells_figure(
         axes.imshow(maps[number], cmap="magma", vmin=0, vmax=1, alpha=0.75, extent=extent, interpolation="nearest")
         axes.set_xlim(0, width)
         axes.set_ylim(height, 0)
-        axes.set_title(f"{classes[number]}: {maps[number].max():.0%}")
+        axes.set_title(f"{classes[number]}: {percent(maps[number].max(), 0)}")
     for axes in panels:
         axes.axis("off")
     return figure
@@ -90,7 +91,7 @@ def cells_figure(
 def document(name: str, found: Sequence[Exactness], drawings: Sequence["Drawing"]) -> Document:
     """Return the page of a conversion."""
     first = found[0]
-    exact = "equals" if first.max_difference < 1e-3 else f"agrees in {first.agreement:.1%} of the cells with"
+    exact = "equals" if first.max_difference < 1e-3 else f"agrees in {percent(first.agreement, 1)} of the cells with"
     saved = (
         f"takes {first.saved:.1f} times fewer multiplications" if first.saved >= 1.05 else "saves no multiplications"
     )

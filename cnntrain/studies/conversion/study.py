@@ -109,9 +109,14 @@ def rows(found: Sequence[Exactness]) -> list[dict[str, object]]:
             "median difference, σ of logits": round(one.median_difference, 4),
             "largest, σ": round(one.max_difference, 4),
             "same class": percent(one.agreement, 1),
-            "map, MMAC": round(one.macs / 1e6, 2),
-            "windows, MMAC": round(one.macs_windows / 1e6, 2),
+            "map, MMAC": millions(one.macs),
+            "windows, MMAC": millions(one.macs_windows),
             "windows / map": round(one.saved, 1),
         }
         for one in found
     ]
+
+
+def millions(count: int) -> float:
+    """Return a number in millions: to hundredths below a hundred of them, whole above."""
+    return round(count / 1e6, 2) if count < 1e8 else round(count / 1e6)
