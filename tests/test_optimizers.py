@@ -217,9 +217,9 @@ def test_fused_optimizers_equal_torchs_plain_ones_in_channels_last(name: str) ->
     nets[1].load_state_dict(nets[0].state_dict())
     nets[0].to(memory_format=torch.channels_last)
     ours = OPTIMIZERS[name](nets[0], lr=0.05, weight_decay=0.01)
-    plain = {"sgd": SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name]
-    extra = {"momentum": 0.9, "nesterov": True} if name == "sgd" else {}
-    reference = plain(parameter_groups(nets[1], 0.01), lr=0.05, foreach=False, fused=False, **extra)
+    named = {"sgd": SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "adadelta": torch.optim.Adadelta}
+    extra = {"momentum": 0.9, "nesterov": True} if name == "sgd" else {"rho": 0.95} if name == "adadelta" else {}
+    reference = named[name](parameter_groups(nets[1], 0.01), lr=0.05, foreach=False, **extra)
     for _ in range(5):
         x = torch.randn(6, 3, 8, 8)
         for net, optimizer, images in zip(

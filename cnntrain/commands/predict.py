@@ -28,11 +28,12 @@ from cnntrain.runs.predictions import (
     warning_of_unlike,
     write_table,
 )
+from cnntrain.runs.sentences import classified_sentences, find_sentences
 from cnntrain.runtime import disk
 from cnntrain.runtime.devices import choose_device, prepare
 from cnntrain.runtime.errors import IncompleteError, InputError, as_text
 from cnntrain.runtime.progress import say, track
-from cnntrain.runtime.tables import counted
+from cnntrain.runtime.tables import counted, render
 from cnntrain.studies.conversion.heatmaps import heatmap
 from cnntrain.studies.conversion.report import places_document
 
@@ -46,6 +47,12 @@ def run(composed: DictConfig) -> dict[str, Any]:
     device = choose_device(cfg.device)
     folder = find_run(cfg.run)
     net, info, settings = load_run(folder, cfg.weights)
+    if bool(info.words) != bool(cfg.sentences):
+        reads, key = ("sentences", "sentences=<file>") if info.words else ("images", "images=<value>")
+        raise InputError(f"run={cfg.run} reads {reads}: give {key}")
+    if cfg.sentences:
+        return predict_sentences(cfg, folder, net.to(device), info, settings)
+    assert cfg.images is not None
     paths, others = find_images(cfg.images)
     target = Path(cfg.output_dir) if cfg.output_dir else new_folder("predict", folder.parent.name)
     refuse_unwritable(target)
@@ -114,9 +121,31 @@ def answer_words(line: TableRow) -> str:
     return largest_classes(line) if "mask" in line else f"{line['class']}  {float(line['probability']):.3f}"
 
 
+def predict_sentences(
+    cfg: schema.Predict, folder: Path, net: nn.Sequential, info: DatasetInfo, settings: schema.Options
+) -> dict[str, Any]:
+    """Classify sentences; return what `--json` prints."""
+    assert cfg.sentences is not None
+    found = find_sentences(cfg.sentences, settings)
+    table = Path(cfg.output_dir or new_folder("predict", folder.parent.name)) / "predictions.csv"
+    refuse_unwritable(table.parent)
+    if table.exists():
+        raise InputError(f"{table} exists already; name another output_dir")
+    rows = list(classified_sentences(net, found, info, settings, cfg))
+    disk.write(table, render(rows, "csv") + "\n")
+    for row in rows[:10]:
+        print(f"{row['class']}  {float(row['probability']):.3f}  {row['sentence']}")
+    print(f"{len(rows):,} sentence{'s' if len(rows) > 1 else ''} classified: {table}")
+    return {"run_dir": str(folder), "output": str(table), "n": len(rows)}
+
+
 def read_predict(composed: DictConfig) -> schema.Predict:
     """Return the configuration, checked."""
     cfg = read_config(schema.Predict, composed)
+    if not (cfg.images or cfg.sentences):
+        raise InputError("images=<value> is missing (for a network that reads sentences: sentences=<file>)")
+    if cfg.images and cfg.sentences:
+        raise InputError("images= and sentences= are of different networks: give one of them")
     if cfg.heatmap and not cfg.scales:
         raise InputError("scales=[] leaves no size to look at; name some in sizes of the network: scales=[1,2]")
     return cfg

@@ -1,6 +1,7 @@
 """From the checked options of a group to its object: the only place where a name becomes a thing."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from cnntrain.data.datasets.divide import divide
 from cnntrain.data.datasets.registry import SelectedDataset, image_counts, select
 from cnntrain.data.datasets.splits import Member
 from cnntrain.data.storage.images import Dataset, DatasetInfo
-from cnntrain.models import DENSE, MODELS
+from cnntrain.models import DENSE, MODELS, TEXT
 from cnntrain.nn.added import ADDABLE
 from cnntrain.nn.attention import SpatialAttention
 from cnntrain.nn.auxiliary import AuxiliaryClassifiers
@@ -31,6 +32,11 @@ from cnntrain.training.lr_schedules import learning_rates
 from cnntrain.training.optimizers import split_by_stage, stage_factors
 from cnntrain.transforms.transform import Transform
 
+# Datasets that lie nowhere unless it is said where.
+WHERE = {
+    "folder": "the folder that holds the class folders, or train, val and test",
+    "sentences": "a file of labelled sentences, or a folder of such files",
+}
 # What a dataset's options mean where they do not say it.
 SELECTION: Options = {"cache": "auto", "folds": None, "fold": None, "groups": None}
 
@@ -68,7 +74,7 @@ def bind_several(group: ConfigGroup, options: Options) -> dict[str, Callable[...
 
 def build_model(options: Options, info: DatasetInfo, *, seed: int = 0, device: str = "cpu") -> nn.Sequential:
     """Build the network for the dataset's images and classes, with initial weights of `seed`."""
-    build = build_options(options, seed, device)
+    build = replace(build_options(options, seed, device), words=info.words)
     refuse_other_task(str(options["name"]), info)
     function = bind(GROUPS["model"], options)
     net: nn.Sequential = function(info.shape, len(info.classes), build=build)
@@ -92,6 +98,11 @@ def build_model(options: Options, info: DatasetInfo, *, seed: int = 0, device: s
 
 def refuse_other_task(name: str, info: DatasetInfo) -> None:
     """Raise `InputError` for a network that answers once an image where every pixel is asked for, or the reverse."""
+    if name in MODELS and (name in TEXT) != bool(info.words):
+        reads, given, others = ("words", "images", "dataset=sentences or dataset=grammar")
+        if info.words:
+            reads, given, others = "images", "sentences", " or ".join(f"model={other}" for other in TEXT)
+        raise InputError(f"model={name} reads {reads}, and {info.name} has {given}: take {others}")
     if name in DENSE and info.targets == "classes":
         raise InputError(
             f"model={name} gives a class for every pixel, and {info.name} has one for every image: take a model "
@@ -168,8 +179,8 @@ def dataset_root(options: Options, data_root: str) -> Path:
 
     Raises `InputError` for an image folder that is not named.
     """
-    if options.get("name") == "folder" and not options.get("root"):
-        raise InputError("dataset.root is missing: the folder that holds the class folders, or train, val and test")
+    if options.get("name") in WHERE and not options.get("root"):
+        raise InputError(f"dataset.root is missing: {WHERE[options['name']]}")
     return expanded(options.get("root") or data_root)
 
 
@@ -187,7 +198,7 @@ def dataset_info(options: Options, data_root: str) -> DatasetInfo:
 def fit_images(options: Options, info: DatasetInfo) -> Options:
     """Return a dataset's options with image size and channels set to those of `info`, where the dataset has them."""
     _, known = dataset_options(options)
-    wanted = {"image_size": info.shape[1], "channels": info.shape[0]}
+    wanted = {"image_size": info.shape[1], "channels": info.shape[0]} if not info.words else {}
     return options | {key: value for key, value in wanted.items() if key in known}
 
 
@@ -248,7 +259,15 @@ def build_augmentations(options: Options) -> dict[str, Augmentation]:
 
 
 def build_transforms(options: Options, info: DatasetInfo) -> list[Transform]:
-    """Return the families of transformations of the configuration for the dataset's images; a null one is left out."""
+    """Return the families of transformations of the configuration for the dataset's images; a null one is left out.
+
+    Raises `InputError` for sentences.
+    """
+    if info.words:
+        raise InputError(
+            f"warp= changes the pixels of images, and {info.name} has words: a word has no neighbour to be moved or "
+            "turned into; what=ngrams of explain shows which words decide"
+        )
     return [make(info.shape) for make in bind_several(GROUPS["warp"], options).values()]
 
 

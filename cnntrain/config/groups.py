@@ -15,11 +15,11 @@ from cnntrain.training.lr_schedules import SCHEDULES
 from cnntrain.training.optimizers import OPTIMIZERS, stage_factors
 from cnntrain.transforms.families import TRANSFORMS
 
-# What every model takes; the seed and the device are the command's.
+# What every model takes; the seed and the device are the command's, the words those of the dataset.
 BUILD_HINTS = {
     name: hint
     for name, hint in get_type_hints(BuildOptions, include_extras=True).items()
-    if name not in ("seed", "device")
+    if name not in ("seed", "device", "words")
 } | {"append": dict[str, Options]}
 Functions = Mapping[str, Callable[..., Any]]
 

@@ -235,7 +235,8 @@ class Predict(Shared):
     """`cnntrain predict`."""
 
     run: str
-    images: list[str] | str
+    images: list[str] | str | None
+    sentences: str | None
     invert: bool | None
     weights: Literal["best", "last"]
     precision: Precision

@@ -25,6 +25,7 @@ from cnntrain.models.perceptron import mlp, softmax
 from cnntrain.models.resnet import resnet_basic, resnet_bottleneck
 from cnntrain.models.resnet_cifar import preact_resnet, resnet_cifar
 from cnntrain.models.segnet import segnet, segnet_basic
+from cnntrain.models.text_cnn import text_cnn
 from cnntrain.models.unet import unet
 from cnntrain.models.vgg import vgg
 from cnntrain.models.wide_resnet import wide_resnet
@@ -40,6 +41,11 @@ DENSE: dict[str, Callable[..., nn.Sequential]] = {
     "segnet_basic": segnet_basic,
     "unet": unet,
     "dilated": dilated,
+}
+
+# Those that read sentences.
+TEXT: dict[str, Callable[..., nn.Sequential]] = {
+    "text_cnn": text_cnn,
 }
 
 # Functions of (in_shape, num_classes, build) and of their own options, which have defaults.
@@ -71,6 +77,7 @@ MODELS: dict[str, Callable[..., nn.Sequential]] = {
     "torchvision": torchvision,
     "timm": timm,
     **DENSE,
+    **TEXT,
 }
 
 # The auxiliary classifiers that a network is trained with, as functions of (net, in_shape, num_classes, build); their

@@ -185,7 +185,7 @@ def everything(leaf: nn.Module, shape: Shape) -> Windows:
     return Window(None, 0, shape[1] - 1), Window(None, 0, shape[2] - 1)
 
 
-def adaptive(leaf: nn.AdaptiveAvgPool2d, shape: Shape) -> Windows:
+def adaptive(leaf: nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d, shape: Shape) -> Windows:
     """Return the windows of an adaptive pooling whose windows are all alike."""
     sides, outs = shape[1:], pair(leaf.output_size)
     if any(side % out for side, out in zip(sides, outs, strict=True)):
@@ -225,7 +225,7 @@ TORCH_WINDOWS: dict[type[nn.Module], Callable[[Any, Shape], Windows]] = {
     ),
     nn.ConvTranspose2d: transposed,
     nn.ZeroPad2d: lambda leaf, shape: sliding(1, 1, (leaf.padding[2], leaf.padding[0])),
-    nn.AdaptiveAvgPool2d: adaptive,
+    **dict.fromkeys((nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d), adaptive),
     nn.Flatten: everything,
 }
 TORCH_COSTS: dict[type[nn.Module], Callable[[Any, Shape, Shape], Cost]] = {

@@ -59,6 +59,7 @@ class BuildOptions:
     antialias: blur wherever a stage strides (see `antialias.py`).
     attention: weight positions where maps are averaged globally (see `attention.py`).
     probe: the stage behind which a linear classifier ends the network, and how its maps are reduced (see `probe.py`).
+    words: those whose numbers a network for sentences reads; none for images.
     device: where the network is; "meta" builds shapes without memory.
     """
 
@@ -70,6 +71,7 @@ class BuildOptions:
     antialias: bool = False
     attention: bool = False
     probe: dict[str, Reduction] = field(default_factory=dict)
+    words: tuple[str, ...] = ()
     device: str = "cpu"
 
 

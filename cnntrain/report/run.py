@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from cnntrain.config import schema
@@ -15,6 +16,7 @@ from cnntrain.config.build import build_rates
 from cnntrain.config.compose import compose, plain_config, usual_choices
 from cnntrain.data.datasets.fingerprint import checksums
 from cnntrain.data.storage.images import DatasetInfo, Split
+from cnntrain.data.storage.words import as_numbers, written
 from cnntrain.nn.geometry import count_parameters, describe
 from cnntrain.report import maps, svg
 from cnntrain.report.document import (
@@ -282,6 +284,8 @@ def mistake_blocks(measured: Evaluation, split: Split, info: DatasetInfo) -> lis
     places = pictures.worst_mistakes(measured.probabilities, measured.labels)
     if not places:
         return [Paragraph("None: every image is recognised.")]
+    if info.words:
+        return [Table(sentence_mistakes(measured, evaluated(measured, split, places), places, info))]
     shown = []
     for place, image in zip(places, evaluated(measured, split, places), strict=True):
         p = measured.probabilities[place]
@@ -295,6 +299,23 @@ def mistake_blocks(measured: Evaluation, split: Split, info: DatasetInfo) -> lis
     return [
         Paragraph("The wrong predictions with the highest probability, each over the true class.", quiet=True),
         Gallery(shown, few_pixels=max(info.shape[1:]) < FEW_PIXELS),
+    ]
+
+
+def sentence_mistakes(
+    measured: Evaluation, pixels: np.ndarray, places: Sequence[int], info: DatasetInfo
+) -> list[JsonRow]:
+    """Return the most confident wrong predictions of sentences, uint8 [N, length, 1, 3], as lines of a table."""
+    sentences = [written(numbers, info.words) for numbers in as_numbers(torch.from_numpy(pixels))]
+    shares = measured.probabilities[places]
+    return [
+        {
+            "sentence": text,
+            "predicted": info.classes[int(p.argmax())],
+            "probability": float(p.max()),
+            "true": info.classes[int(measured.labels[place])],
+        }
+        for text, p, place in zip(sentences, shares, places, strict=True)
     ]
 
 

@@ -57,6 +57,7 @@ def check_fit(cfg: Fit, *, begun: bool = False) -> CheckedFit:
     refuse_soft_targets(cfg.trainer, augmentations)
     dataset = select_dataset(cfg.dataset, cfg.data_root)
     info = dataset.info
+    refuse_pixels_of_words(cfg, info)
     model = pretrained.without_weights(cfg.model) if begun else cfg.model
     if cfg.model.get("head") and not (begun or cfg.init_from or model.get("weights")):
         raise InputError(
@@ -94,6 +95,15 @@ def refuse_unmapped(cfg: Fit, info: DatasetInfo, augmentations: Mapping[str, Aug
         raise InputError(f"trainer.hinge={cfg.trainer.hinge} is a loss of classes of images; take null")
     if cfg.trainer.resize:
         raise InputError(f"trainer.resize makes images smaller, but not the label maps of {info.name}")
+
+
+def refuse_pixels_of_words(cfg: Fit, info: DatasetInfo) -> None:
+    """Raise `InputError` where pixels would be changed and the images are sentences."""
+    if info.words and cfg.augmentation:
+        raise InputError(
+            f"augmentation.{next(iter(cfg.augmentation))} changes pixels, and {info.name} has words: take "
+            "augmentation=none"
+        )
 
 
 def refuse_long_warmup(cfg: Fit) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cnntrain.config import pretrained, schema
-from cnntrain.config.build import dataset_info, dataset_root, divide_dataset, fit_images, load_dataset, select_dataset
+from cnntrain.config.build import dataset_root, divide_dataset, fit_images, load_dataset, select_dataset
 from cnntrain.data.datasets.fingerprint import fingerprint
 from cnntrain.data.datasets.folder import lone_split
 from cnntrain.data.datasets.registry import SelectedDataset
@@ -56,7 +56,7 @@ class ImageRequest:
 
     def selected(self) -> SelectedDataset:
         """Return the dataset, its classes in the network's order; there may be more of them now."""
-        return select_dataset(self.options | {"classes": list(self.info.classes)}, self.data_root)
+        return select_dataset(self.options | {"classes": list(self.info.classes)}, self.data_root).knowing(self.info)
 
     def noted(self) -> list[Member] | None:
         """Return which file the run had in which split; None where its images are not files, or were not noted."""
@@ -159,7 +159,7 @@ def other_images(request: ImageRequest, *, alike: bool) -> RunImages:
         request = replace(request, options=request.options | {"root": str(place)})
         if asked and split != lone:
             raise InputError(f"split={split}: {root} holds {lone} images only")
-    refuse_unlike(dataset_info(request.options, request.data_root), request.info)
+    refuse_unlike(select_dataset(request.options, request.data_root).knowing(request.info).info, request.info)
     undivided, files = request.selected().read(), request.noted()
     if alike and files is not None and not changes(undivided, files):
         say(f"{root} holds the run's own images: its {split} images are measured")

@@ -31,6 +31,7 @@ def read_info(record: Mapping[str, Any]) -> DatasetInfo:
         tuple(data["mean"]),
         tuple(data["std"]),
         data.get("targets", "classes"),
+        tuple(data.get("words", ())),
     )
 
 

@@ -47,6 +47,8 @@ class RunLog:
     def add_batch(self, step: int) -> None:
         """Show the images of the batch of a step as the network sees them."""
         built = self.built
+        if built.dataset.info.words:
+            return
         epoch, turn = divmod(step, built.per_epoch)
         built.loader.seek(epoch, turn * built.cfg.trainer.accumulate)
         self.board.pictures(step, lambda: {"batch": batch_picture(built.loader.batch().images, built.dataset.info)})

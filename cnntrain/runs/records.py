@@ -92,6 +92,7 @@ class DataRecord(TypedDict):
     images: ImageCounts
     fingerprint: str
     targets: NotRequired[Literal["classes", "maps"]]
+    words: NotRequired[list[str]]
     folders: NotRequired[dict[str, str]]
     skipped: NotRequired[list[str]]
 

@@ -165,6 +165,7 @@ def describe_data(dataset: Dataset) -> dict[str, Any]:
         "mean": info.mean,
         "std": info.std,
         "targets": info.targets,
+        **({"words": info.words} if info.words else {}),
         "images": counts,
         "fingerprint": fingerprint(dataset),
         "folders": {part: files.root.resolve() for part, files in parts_of(dataset.undivided or dataset)},

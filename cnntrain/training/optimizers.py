@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from cnntrain.nn.stages import matching_stages
 from cnntrain.runtime.errors import InputError
 from cnntrain.runtime.ranges import Count, Decay, NonNegative, Positive, PositiveFraction
-from cnntrain.training.torch_workarounds import SGD, Adam, AdamW
+from cnntrain.training.torch_workarounds import SGD, Adam, AdamW, Uncompiled
 
 Groups = list[dict[str, Any]]
 NO_FACTORS: dict[str, float] = {}
@@ -158,6 +158,51 @@ def adamw(
     return AdamW(groups, lr=lr, betas=(beta1, beta2), fused=True)
 
 
+def adadelta(
+    net: nn.Module,
+    *,
+    lr: Positive = 1.0,
+    rho: Decay = 0.95,
+    eps: Positive = 1e-6,
+    weight_decay: NonNegative = 0.0,
+    decay_all: bool = False,
+    bias_factor: Positive = 1.0,
+    l1: NonNegative = 0.0,
+    max_norm: NonNegative = 0.0,
+) -> Optimizer:
+    """Adadelta (Zeiler 2012, algorithm 1); its weight decay is added to the gradient."""
+    bounds = {"l1": l1, "max_norm": max_norm}
+    groups = parameter_groups(net, weight_decay, decay_all=decay_all, bias_factor=bias_factor, **bounds)
+    return Adadelta(groups, lr=lr, rho=rho, eps=eps)
+
+
+class Adadelta(Uncompiled, torch.optim.Adadelta):
+    """Torch's Adadelta in a step that changes nothing where the tensor `found_inf` of the optimizer is not zero."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """Take a step; `closure` is not used."""
+        for group in self.param_groups:
+            for p in (p for p in group["params"] if p.grad is not None):
+                state = self.state[p]
+                if not state:
+                    state["square_avg"], state["acc_delta"] = torch.zeros_like(p), torch.zeros_like(p)
+                self.change(p, state["square_avg"], state["acc_delta"], group)
+
+    def change(self, p: Tensor, squares: Tensor, steps: Tensor, group: dict[str, Any]) -> None:
+        """Change a parameter and its averages of squared gradients and squared steps."""
+        rho, eps, gradient = group["rho"], group["eps"], p.grad
+        assert gradient is not None
+        if group["weight_decay"]:
+            gradient = gradient.add(p, alpha=group["weight_decay"])
+        mean_square = torch.addcmul(squares * rho, gradient, gradient, value=1 - rho)
+        step = (steps + eps).sqrt_().div_((mean_square + eps).sqrt_()).mul_(gradient)
+        mean_step = torch.addcmul(steps * rho, step, step, value=1 - rho)
+        skip = getattr(self, "found_inf", torch.zeros((), device=p.device)) > 0
+        for old, new in ((p, p - step * group["lr"]), (squares, mean_square), (steps, mean_step)):
+            torch.where(skip, old, new, out=old)
+
+
 def muon(
     net: nn.Module,
     *,
@@ -271,4 +316,10 @@ def orthogonalised(x: Tensor, iterations: int) -> Tensor:
     return product @ x
 
 
-OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"sgd": sgd, "adam": adam, "adamw": adamw, "muon": muon}
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
+    "sgd": sgd,
+    "adam": adam,
+    "adamw": adamw,
+    "adadelta": adadelta,
+    "muon": muon,
+}

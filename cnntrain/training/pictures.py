@@ -114,7 +114,7 @@ def filter_pictures(net: nn.Sequential, info: DatasetInfo) -> dict[str, Tensor]:
 def evaluation_pictures(split: Split, logits: Tensor, labels: Tensor, info: DatasetInfo) -> dict[str, Tensor]:
     """Show what a network says of a split: the confusion matrix, and its mistakes if there are any."""
     confusion = confusion_matrix(logits.argmax(dim=1), labels, len(info.classes))
-    mistakes = mistakes_picture(split, logits, labels, info)
+    mistakes = None if info.words else mistakes_picture(split, logits, labels, info)
     return {"confusion": confusion_picture(confusion, info.classes)} | (
         {} if mistakes is None else {"mistakes": mistakes}
     )

@@ -12,7 +12,17 @@ from cnntrain.data.datasets.folds import HeldOut, held_out
 from cnntrain.data.datasets.groups import groups_of
 from cnntrain.data.datasets.splits import Member, carve, divided, strata, subset
 from cnntrain.data.storage.cache import Cache, in_memory, in_pack
-from cnntrain.data.storage.images import Dataset, OnProgress, Split, files_of, splits_of, statistics
+from cnntrain.data.storage.images import (
+    Dataset,
+    DatasetInfo,
+    OnProgress,
+    Pixels,
+    Split,
+    files_of,
+    splits_of,
+    statistics,
+)
+from cnntrain.data.storage.words import FIRST, UNKNOWN, as_numbers, as_pixels
 from cnntrain.runtime.errors import InputError
 from cnntrain.runtime.errors import listed as listed_words
 from cnntrain.runtime.ranges import NonNegative, Positive
@@ -85,13 +95,32 @@ def divide(
         train = in_memory(train, on_progress) if only in (None, "train") else train
         val = in_memory(val, on_progress) if val and only in (None, "val") else val
         test = in_memory(test, on_progress) if test and only in (None, "test") else test
-    if not any(info.mean) and (only is None or listed is None):  # of a folder: known by its pixels alone
+    if dataset.words_of_training:
+        info, val, test = words_of_training(info, pool, val, test)
+    unknown = not (any(info.mean) or info.words)  # of a folder: known by its pixels alone
+    if unknown and (only is None or listed is None):
         mean, std = statistics((train if train_size is None else pool).source)
         info = replace(info, mean=mean, std=std)
     in_files = undivided if files_of(undivided.train.source) is not None else None
     return replace(
         undivided, info=info, train=train, val=val, test=test, remarks=remarks, undivided=in_files, sealed=sealed
     )
+
+
+def words_of_training(
+    info: DatasetInfo, train: Split, val: Split | None, test: Split | None
+) -> tuple[DatasetInfo, Split | None, Split | None]:
+    """Return what is known of sentences, and those of validation and test, without words that no training one has."""
+    numbers = as_numbers(train.source.read(np.arange(len(train))))
+    seen = np.bincount(numbers.ravel(), minlength=FIRST + len(info.words)) > 0
+    seen[:FIRST] = True
+    words = tuple(word if known else "" for word, known in zip(info.words, seen[FIRST:], strict=True))
+
+    def masked(split: Split) -> Split:
+        numbers = as_numbers(split.source.read(np.arange(len(split))))
+        return split.read_from(Pixels(as_pixels(np.where(seen[numbers], numbers, UNKNOWN))))
+
+    return replace(info, words=words), val and masked(val), test and masked(test)
 
 
 def names_of(split: Split | None, groups: int | str | None, root: Path) -> np.ndarray | None:

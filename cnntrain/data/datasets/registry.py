@@ -12,8 +12,10 @@ from cnntrain.data.datasets.divide import TEST_SIZE, divide
 from cnntrain.data.datasets.downloads import DOWNLOADS, Download
 from cnntrain.data.datasets.folder import ImageFolder
 from cnntrain.data.datasets.folds import HeldOut
+from cnntrain.data.datasets.grammar import Grammar
 from cnntrain.data.datasets.imagenet import FOLDERS, ImageNet, located
 from cnntrain.data.datasets.segmentation import MaskedFolder, camvid
+from cnntrain.data.datasets.sentences import Sentences
 from cnntrain.data.datasets.shapes import Shapes
 from cnntrain.data.datasets.splits import counts_of, keep_classes, keep_info, wanted_classes
 from cnntrain.data.storage.cache import centred
@@ -30,7 +32,7 @@ SIZES = {  # training and test images of datasets whose number never changes
     "imagewoof": (9_025, 3_929),
     "tiny_imagenet": (100_000, 10_000),
 }
-ALIKE = ("digits", "synthetic", "shapes", *DOWNLOADS)  # hold the same images wherever they lie
+ALIKE = ("digits", "synthetic", "shapes", "grammar", *DOWNLOADS)  # hold the same images wherever they lie
 
 
 class DatasetReader(Protocol):
@@ -60,6 +62,8 @@ DATASETS: dict[str, Callable[..., DatasetReader]] = {
     "shapes": Shapes,
     "segmentation_folder": MaskedFolder,
     "camvid": camvid,
+    "sentences": Sentences,
+    "grammar": Grammar,
 }
 
 
@@ -69,6 +73,12 @@ class SelectedDataset:
 
     reader: DatasetReader
     classes: Sequence[str] | int | None
+
+    def knowing(self, info: DatasetInfo) -> "SelectedDataset":
+        """Return the dataset as a network reads it that was trained on `info`: sentences by the words that it knows."""
+        if not (info.words and isinstance(self.reader, Sentences)):
+            return self
+        return replace(self, reader=self.reader.knowing(info.words, info.shape[1]))
 
     @cached_property
     def info(self) -> DatasetInfo:

@@ -233,7 +233,8 @@ class DatasetInfo:
     """What is known of a dataset before its pixels are read.
 
     `shape` is (channels, height, width); `mean` and `std` are those of the training pixels in 0..1, one a channel.
-    `targets` says what has a class: the image, or every pixel of it (`IGNORED` where it has none).
+    `targets` says what has a class: the image, or every pixel of it (`IGNORED` where it has none). `words` are those
+    that the numbers of sentences stand for (`words.py`), empty for one that no training sentence has; none for images.
     """
 
     name: str
@@ -242,6 +243,7 @@ class DatasetInfo:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     targets: TargetKind = "classes"
+    words: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -249,7 +251,8 @@ class Dataset:
     """The splits of a dataset; `skipped` names the bad files that were left out, `remarks` are lines for a person.
 
     `undivided` is the dataset before it was divided, where its images are files; `sealed` are training images that
-    belong to no split, because a fold of them is held out from several runs.
+    belong to no split, because a fold of them is held out from several runs. With `words_of_training`, words that no
+    training sentence has become unknown when the dataset is divided.
     """
 
     info: DatasetInfo
@@ -260,6 +263,7 @@ class Dataset:
     remarks: tuple[str, ...] = ()
     undivided: "Dataset | None" = None
     sealed: Split | None = None
+    words_of_training: bool = False
 
 
 def splits_of(dataset: Dataset) -> tuple[Split, Split | None, Split | None]:

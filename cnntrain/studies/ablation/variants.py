@@ -100,7 +100,10 @@ def groups_of(remove: Sequence[Any]) -> list[tuple[str, ...]]:
 
 def without(full: Removal, stages: tuple[str, ...], mode: str) -> Removal:
     """Return the variant that removes these stages, or in the modes that only change weights, names them."""
-    check_stages(full, stages, last=mode in ("reinit", "rerandomize"))
+    inner = [stage for stage in stages if "." in stage]  # building says whether there is such a stage
+    if inner and mode not in TRAINING:
+        raise InputError(f"{inner[0]} is a stage within a stage, which mode={mode} does not change; take mode=retrain")
+    check_stages(full, [stage.partition(".")[0] for stage in stages], last=mode in ("reinit", "rerandomize"))
     name = PREFIX[mode] + "_".join(stages)
     if mode in ("reinit", "rerandomize"):
         return Removal(name, full.settings, stages=stages)

@@ -12,6 +12,7 @@ from cnntrain.studies.explain.integrated import INTEGRATED
 from cnntrain.studies.explain.maps import maps
 from cnntrain.studies.explain.maximise import maximise
 from cnntrain.studies.explain.neighbours import neighbours
+from cnntrain.studies.explain.ngrams import ngrams
 from cnntrain.studies.explain.occlusion import OCCLUSION
 from cnntrain.studies.explain.patches import patches
 
@@ -35,6 +36,8 @@ LEARNED: dict[str, Method] = {
     "neighbours": neighbours,
 }
 
-METHODS: dict[str, Method] = LEARNED | {
-    name: explain_images(name, attribution) for name, attribution in ATTRIBUTIONS.items()
-}
+OF_SENTENCES: dict[str, Method] = {"ngrams": ngrams}  # the others are of images
+
+METHODS: dict[str, Method] = (
+    LEARNED | {name: explain_images(name, attribution) for name, attribution in ATTRIBUTIONS.items()} | OF_SENTENCES
+)

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, replace
 from cnntrain.runtime.errors import InputError, unknown
 from cnntrain.studies.explain.explanation import Explanation
 from cnntrain.studies.explain.options import Explain
-from cnntrain.studies.explain.question import Question, find_image_set, find_subject
-from cnntrain.studies.explain.registry import ATTRIBUTIONS, METHODS
+from cnntrain.studies.explain.question import Question, Subject, find_image_set, find_subject
+from cnntrain.studies.explain.registry import ATTRIBUTIONS, METHODS, OF_SENTENCES
 from cnntrain.studies.explain.sanity import SanityRow, check_sanity, sanity_sentence
 from cnntrain.studies.explain.scores import MapScore, measure_scores
 from cnntrain.studies.explain.search import units_to_show
@@ -46,6 +46,17 @@ def chosen_methods(what: Sequence[str] | str) -> list[str]:
     return names
 
 
+def refuse_unfit(subject: Subject, names: Sequence[str]) -> None:
+    """Raise `InputError` for a method of images and a network that reads sentences, or the reverse."""
+    for name in names:
+        if subject.info.words and name not in OF_SENTENCES:
+            raise InputError(
+                f"what={name} is of images, and {subject.folder} reads words: take what={' or '.join(OF_SENTENCES)}"
+            )
+        if name in OF_SENTENCES and not subject.info.words:
+            raise InputError(f"what={name} is of networks that read sentences, and {subject.folder} reads images")
+
+
 def explain(options: Explain) -> ExplainStudy:
     """Ask the methods that `what=` names, and measure what their maps are worth as far as that is asked for.
 
@@ -56,6 +67,7 @@ def explain(options: Explain) -> ExplainStudy:
     if (options.scores or options.sanity) and not mapping:
         raise InputError(f"what={names[0]} has no maps to be scored; take one of {', '.join(ATTRIBUTIONS)}")
     subject = find_subject(options)
+    refuse_unfit(subject, names)
     question = Question(subject, find_image_set(subject, options), options)
     about_units = alike(question) if explores(options) else question
     about_images = replace(question, options=replace(options, stages=None)) if explores(options) else question
