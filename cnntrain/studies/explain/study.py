@@ -46,15 +46,14 @@ def chosen_methods(what: Sequence[str] | str) -> list[str]:
     return names
 
 
-def refuse_unfit(subject: Subject, names: Sequence[str]) -> None:
+def refuse_unfit(subject: Subject, name: str) -> None:
     """Raise `InputError` for a method of images and a network that reads sentences, or the reverse."""
-    for name in names:
-        if subject.info.words and name not in OF_SENTENCES:
-            raise InputError(
-                f"what={name} is of images, and {subject.folder} reads words: take what={' or '.join(OF_SENTENCES)}"
-            )
-        if name in OF_SENTENCES and not subject.info.words:
-            raise InputError(f"what={name} is of networks that read sentences, and {subject.folder} reads images")
+    if subject.info.words and name not in OF_SENTENCES:
+        raise InputError(
+            f"what={name} is of images, and {subject.folder} reads words: take what={' or '.join(OF_SENTENCES)}"
+        )
+    if name in OF_SENTENCES and not subject.info.words:
+        raise InputError(f"what={name} is of networks that read sentences, and {subject.folder} reads images")
 
 
 def explain(options: Explain) -> ExplainStudy:
@@ -67,13 +66,13 @@ def explain(options: Explain) -> ExplainStudy:
     if (options.scores or options.sanity) and not mapping:
         raise InputError(f"what={names[0]} has no maps to be scored; take one of {', '.join(ATTRIBUTIONS)}")
     subject = find_subject(options)
-    refuse_unfit(subject, names)
     question = Question(subject, find_image_set(subject, options), options)
     about_units = alike(question) if explores(options) else question
     about_images = replace(question, options=replace(options, stages=None)) if explores(options) else question
     answers, refused = dict[str, Explanation](), dict[str, str]()
     for name in names:
         try:
+            refuse_unfit(subject, name)
             answers[name] = METHODS[name](about_images if name in ATTRIBUTIONS else about_units)
         except InputError as error:
             if not explores(options):
