@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from cnntrain.runtime.errors import InputError
 from cnntrain.stats.intervals import wilson
 from cnntrain.stats.paired_tests import discordant_pairs, image_interval
 from cnntrain.studies.networks import INPUT
-from cnntrain.studies.probe.features import stage_columns, tapped
+from cnntrain.studies.probe.features import TappedNetwork, stage_columns, tapped
 from cnntrain.studies.probe.linear import choose_c, fit, points_of_features, points_of_gram, shares_of_pivots
 from cnntrain.studies.probe.probes import LinearProbe, ProbeSettings, Scaling, fit_network, predictions
 from cnntrain.studies.probe.rows import ProbeCurve, control_of, corrected, stage_row, steps
@@ -121,7 +121,10 @@ def images(n: int, seed: int = 0, classes: int = 3) -> Split:
 INFO = DatasetInfo("made", ("a", "b", "c"), (1, 12, 12), (0.25,), (0.2,))
 
 
-def tap(net: nn.Sequential, pool: Any = "none", stages: list[str] | None = None) -> Any:
+STAGES = (INPUT, "conv1", "pool1", "fc2")
+
+
+def tap(net: nn.Sequential, pool: Any = "none", stages: Sequence[str] = STAGES) -> TappedNetwork:
     return tapped(net, INFO, stages, pool, precision="fp32", device=torch.device("cpu"), batch_size=7)
 
 
@@ -367,11 +370,12 @@ def test_a_probe_of_another_dataset_is_a_run_on_it(cnntrain: Call, run: str, fol
         (["folds=30"], "train_images"),
         (["fold_images=20", "folds=3"], "fold_images"),
         (["memory=0.0001"], "train_images="),
+        (["memory=0.002", "train_images=30", "fold_images=30", "folds=2"], "pool=avg"),
         (["classifier=tree"], "classifier"),
         (["pool=median"], "pool"),
         (["output_dir=run"], "output_dir=run"),
         (["model=lenet5", "dataset=digits"], "run="),
-        (["model.probe={conv1: none}"], "model"),
+        (["model=lenet5", "dataset=digits", "init=random", "run=null", "save=true"], "save=false"),
     ],
 )
 def test_what_cannot_be_is_refused_in_a_line(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from cnntrain.data.loading.loader import eval_batches
 from cnntrain.data.storage.images import DatasetInfo, Split
 from cnntrain.nn.probe import vector_of
+from cnntrain.nn.shapes import Shape
 from cnntrain.nn.stages import Reduction, stage_shapes, walk
 from cnntrain.runtime.devices import autocast
 from cnntrain.runtime.errors import InputError, listed
@@ -64,19 +65,31 @@ class TappedNetwork:
 def tapped(
     net: nn.Sequential,
     info: DatasetInfo,
-    stages: Sequence[str] | None,
+    stages: Sequence[str],
     pool: Reduction,
     *,
     precision: Literal["fp32", "bf16"],
     device: torch.device,
     batch_size: int,
 ) -> TappedNetwork:
-    """Return a network as its stages are tapped; None for all of them, the image itself first."""
-    shapes = {INPUT: info.shape, **stage_shapes(net, info.shape)}
-    chosen = {name: shape for name, shape in shapes.items() if stages is None or name in stages}
-    taps = {name: vector_of(pool, shape) for name, shape in chosen.items()}
-    dimensions = {name: taps[name](torch.empty(1, *shape, device="meta")).shape[1] for name, shape in chosen.items()}
+    """Return a network as some of its stages are tapped."""
+    taps = {name: vector_of(pool, shape) for name, shape in tapped_shapes(net, info, stages).items()}
+    dimensions = dimensions_of(net, info, stages, pool)
     return TappedNetwork(net.to(device).eval(), info, taps, dimensions, precision, device, batch_size)
+
+
+def tapped_shapes(net: nn.Sequential, info: DatasetInfo, stages: Sequence[str]) -> dict[str, Shape]:
+    """Return the shape that leaves each of some stages, in the network's order."""
+    shapes = {INPUT: info.shape, **stage_shapes(net, info.shape)}
+    return {name: shape for name, shape in shapes.items() if name in stages}
+
+
+def dimensions_of(net: nn.Sequential, info: DatasetInfo, stages: Sequence[str], pool: Reduction) -> dict[str, int]:
+    """Return how many features leave each of some stages."""
+    return {
+        name: vector_of(pool, shape)(torch.empty(1, *shape, device="meta")).shape[1]
+        for name, shape in tapped_shapes(net, info, stages).items()
+    }
 
 
 def passes(dimensions: Mapping[str, int], most: int) -> Iterator[list[str]]:

@@ -56,8 +56,7 @@ def draw_depth(axes: "Axes", rows: Sequence[StageRow], chance: float) -> None:
             axes.axhline(100 * row.top1, color=SERIES[3], linestyle=DASHES[3], linewidth=2 * thin(), label="pixels")
             axes.axhspan(100 * row.top1_low, 100 * row.top1_high, color=SERIES[3], alpha=0.2, linewidth=0)
     axes.axhline(100 * chance, color=GREY, linewidth=thin(), label="chance")
-    axes.set_xticks(range(len(stages)), stages)
-    if sum(map(len, stages)) > FLAT:
-        axes.tick_params(axis="x", labelrotation=60)
+    turned: Any = {"rotation": 60, "ha": "right", "rotation_mode": "anchor"} if sum(map(len, stages)) > FLAT else {}
+    axes.set_xticks(range(len(stages)), stages, **turned)
     axes.set_ylim(0, 102)
     axes.grid(visible=True, axis="y")

@@ -128,7 +128,8 @@ def dual_svm(
     With inner products plus 1 / 2C on the diagonal they are those that allow no error (Cortes and Vapnik 1995, with
     squared slacks), which libsvm finds ten times as fast as LinearSVC where dimensions are many.
     """
-    softened = gram + np.eye(len(labels)) / (2 * c)
+    softened = gram.copy()
+    np.fill_diagonal(softened, gram.diagonal() + 1 / (2 * c))
 
     def machine_of(k: int) -> tuple[np.ndarray, float]:
         machine = SVC(kernel="precomputed", C=HARD, tol=tol, max_iter=ITERATIONS * len(labels))

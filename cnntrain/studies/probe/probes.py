@@ -1,7 +1,7 @@
 """The linear probes of one network: fitted stage by stage, then asked about other images in one pass."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -21,7 +21,7 @@ from cnntrain.studies.probe.linear import (
 )
 
 Control = Literal["none", "random", "permuted"]
-ARRAYS = 4  # of the size of the Gram matrix that a stage of many dimensions needs: itself, points, libsvm's, a copy
+ARRAYS = 4  # of the Gram matrix's size that a stage needs at most: itself, its factor twice, the points
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,10 @@ class LinearProbe:
     converged: bool
     weights: np.ndarray
     bias: np.ndarray
+
+    def without_weights(self) -> "LinearProbe":
+        """Return the probe without its weights, which may be large."""
+        return replace(self, weights=self.weights[:0])
 
 
 @dataclass(frozen=True, eq=False)

@@ -32,7 +32,7 @@ from cnntrain.studies.networks import (
     seed_groups,
     stages_of,
 )
-from cnntrain.studies.probe.features import TappedNetwork, tapped
+from cnntrain.studies.probe.features import TappedNetwork, dimensions_of, tapped
 from cnntrain.studies.probe.options import Probe
 from cnntrain.studies.probe.probes import ARRAYS, LinearProbe, ProbeSettings, fit_network, predictions
 
@@ -119,6 +119,7 @@ def probe(cfg: Probe) -> ProbeStudy:
     memory = memory_at_hand(cfg)
     settings = probe_settings(cfg, len(images.train.split), memory)
     probed = [*probed_networks(cfg, networks, groups)]
+    require_weights(cfg, networks, probed, len(images.info.classes), memory)
     fits = sum(len(each.stages) * (1 + is_permuted(cfg, each)) for each in probed)
     with counting(fits * len(settings.classifiers), "probe", "fit") as done:
         answers = [answer for each in probed for answer in answers_of(cfg, each, images, settings, done)]
@@ -171,7 +172,8 @@ def answers_of(
     probes = fit_network(network, images.train.split, own, images.train.workers, done)
     labels = images.test.split.labels.numpy()
     for each, classes in zip(probes, predictions(network, probes, images.test.split, images.test.workers), strict=True):
-        yield ProbeAnswer(probed.run, probed.group, probed.seed, probed.trained, each, classes == labels)
+        kept = each if cfg.save and probed.trained and not each.permuted else each.without_weights()
+        yield ProbeAnswer(probed.run, probed.group, probed.seed, probed.trained, kept, classes == labels)
 
 
 # Images and memory.
@@ -236,6 +238,23 @@ def probe_settings(cfg: Probe, n: int, memory: float) -> ProbeSettings:
         cfg.seed,
         int(memory / 2 / 4),
     )
+
+
+def require_weights(
+    cfg: Probe, networks: Sequence[NamedNetwork], probed: Sequence[ProbedNetwork], classes: int, memory: float
+) -> None:
+    """Raise `InputError` where the weights of a network's probes, or of all to be saved, take more than the memory."""
+    each = (2 if cfg.classifier == "both" else 1) * classes * 8
+    sizes = [
+        each * sum(dimensions_of(network.net, network.info, own.stages, cfg.pool).values())
+        for network, own in zip(networks, probed, strict=False)
+    ]
+    need = sum(sizes) if cfg.save else 2 * max(sizes)  # of true and of permuted labels
+    if need > memory:
+        raise InputError(
+            f"the weights of the probes take {disk.size(need)}, and there are {disk.size(memory)}: take pool=avg, or "
+            "fewer stages with stages="
+        )
 
 
 def study_folder(cfg: Probe) -> Path:
