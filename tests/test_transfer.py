@@ -1,6 +1,7 @@
 """Studies of transfer: what each regime takes, freezes and learns, sizes and budgets, and what is refused."""
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cuts import agree, cut
 
 from cnntrain.runs.load import load_run
 from cnntrain.studies import duration
@@ -85,6 +87,30 @@ def test_a_cell_is_the_run_that_its_command_makes(
     cnntrain("fit", *line[2:-1], "output_dir=alone")
     one, other = weights("study/cells/upto_conv1/0"), weights("alone")
     assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+NORMED = "model.append={extra: {conv: {out: 8}, after: conv2}}"  # a convolution with batch norm
+STARTS = {
+    "extract": ("model.head=new", "trainer.freeze=backbone"),
+    "finetune": ("model.head=new",),
+    "layerwise": ("model.head=new", "optimizer.layer_decay=0.5", "optimizer=adamw"),
+    "upto": ("model.head=pool2", "trainer.freeze=[conv1,pool1,conv2,extra]"),
+    "first the classifier": ("model.head=new", "trainer.freeze={backbone: [0, 0.5]}", "trainer.ema=0.9"),
+}
+
+
+@pytest.mark.parametrize("regime", list(STARTS))
+def test_each_regime_resumes_with_the_same_bits(
+    cnntrain: Call, folder: Path, tiny: tuple[str, ...], regime: str
+) -> None:
+    words = [*tiny, NORMED, "trainer.epochs=1"]
+    cnntrain("fit", *words, "output_dir=source")
+    words += [*STARTS[regime], "init_from=source"]
+    steps = cnntrain("fit", *words, "output_dir=whole")["steps"]
+    cut(*words, "output_dir=cut", nth=steps // 2)
+    shutil.rmtree("source")  # a run that has begun holds its weights
+    assert cnntrain("fit", *words, "output_dir=cut")["resumed_from"] == steps // 2
+    agree(folder / "whole", folder / "cut")
 
 
 def test_equal_seconds_give_frozen_regimes_more_epochs_and_are_kept(
