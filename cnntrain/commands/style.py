@@ -88,19 +88,20 @@ def follow(cfg: Style, output: Path, kept: Path, begun: State | None) -> Paintin
 
     Raises `StoppedError` when a signal ended the work; the same command goes on.
     """
-    painting, began, saved = None, time.perf_counter(), time.perf_counter()
-    at_first = begun["steps"] if begun else 0
+    painting, began, saved = None, 0.0, time.perf_counter()
     total = cfg.steps * (1 + len(cfg.coarse))
     with Signals() as signals:
         for painting in paint(cfg, begun):
             stopped = signals.stop()
+            if not began:
+                began, at_first = time.perf_counter(), painting.steps
             if not stopped and time.perf_counter() - saved < SAVE_SECONDS:
                 continue
             write_picture(painting.pixels, output)
             checkpoints.save(kept, painting.state | {"settings": settings(cfg)})
-            seconds = (time.perf_counter() - began) / max(1, painting.steps - at_first)
-            say(f"{progress(painting)}  {clock((total - painting.steps) * seconds)} left")
-            saved = time.perf_counter()
+            saved, done = time.perf_counter(), painting.steps - at_first
+            left = f"  {clock((total - painting.steps) * (saved - began) / done)} left" if done else ""
+            say(f"{progress(painting)}{left}")
             if stopped:
                 break
     assert painting is not None

@@ -98,7 +98,8 @@ def descend(
     The state at the beginning comes first. It ends before `steps` where nothing changes any more. Raises
     `CnntrainError` where the loss is no number any more.
     """
-    picture = state["picture"].detach().clone().contiguous().requires_grad_(True)
+    device = next(iter((*wanted.content.values(), *wanted.style.values()))).device
+    picture = state["picture"].detach().to(device, copy=True).contiguous().requires_grad_(True)
     # Its own thresholds stand for losses of another size: it is told how many steps to take.
     optimizer = torch.optim.LBFGS(
         [picture], history_size=HISTORY, tolerance_grad=0, tolerance_change=0, line_search_fn="strong_wolfe"
