@@ -18,6 +18,7 @@ CIFAR = DatasetInfo("cifar10", tuple("0123456789"), (3, 32, 32), (0.5,) * 3, (0.
 GREY = DatasetInfo("mnist", tuple("0123456789"), (1, 28, 28), (0.1,), (0.3,))
 # Networks without anything that strides, or whose striding layers are their own.
 WITHOUT = {"softmax", "mlp", "locally_connected", "lenet5_1998", "torchvision", "timm"}
+WITHOUT |= {"colour_histogram", "filter_bank", "gabor", "kmeans"}
 DEEPER = {"preact_resnet1001", "resnet152", "resnet101", "resnet110", "lm_resnet110"}  # the same blocks, more of them
 
 

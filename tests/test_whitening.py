@@ -11,8 +11,9 @@ from made import create_model
 from torch import nn
 from torch.nn import functional as F
 
+from cnntrain.nn.calibration import IMAGES, calibrate
 from cnntrain.nn.initialisers import dirac
-from cnntrain.nn.whitening import Whitening, calibrate
+from cnntrain.nn.whitening import Whitening
 
 Call = Callable[..., dict[str, Any]]
 SMALL = (
@@ -31,7 +32,7 @@ def blobs(count: int = 600) -> torch.Tensor:
 
 def test_whitened_patches_are_uncorrelated_and_come_with_both_signs() -> None:
     x, layer = blobs(), Whitening(3, 2)
-    layer.calibrate(x)
+    layer.calibrate([x])
     maps = F.conv2d(x, layer.weight).transpose(0, 1).flatten(1)  # in the order of its variances
     covariance = maps[:12] @ maps[:12].T / maps.shape[1]
     expected = torch.linalg.eigvalsh(patch_covariance(x))
@@ -55,7 +56,7 @@ def test_calibration_reads_what_reaches_the_layer_and_asks_for_images_only_then(
     net.add_module("fc", nn.Linear(1, 1))  # cannot take what arrives: nothing beyond the last such layer runs
     calibrate(net, blobs)
     alone = Whitening(3, 2)
-    alone.calibrate(F.avg_pool2d(blobs(), 2))
+    alone.calibrate(F.avg_pool2d(blobs(), 2).split(IMAGES))
     assert torch.equal(net.whiten[0].weight, alone.weight) and net.training  # type: ignore[index, union-attr]
     calibrate(create_model("airbench", (3, 32, 32), 10, remove=["whiten"]), lambda: pytest.fail("asked for images"))
 

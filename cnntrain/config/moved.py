@@ -52,6 +52,7 @@ NAMES = {  # those that have another module or another name than the rest of the
     "models.foreign": {"drawn": "config.old_models.drawn", "finished": "config.old_models.finished"},
     "models.heads": {"Heads": "nn.auxiliary.AuxiliaryClassifiers"},
     "models.stages": {"Build": "nn.stages.BuildOptions", "Add": "nn.composite.Add", "Concat": "nn.composite.Concat"},
+    "models.whitening": {"calibrate": "nn.calibration.calibrate"},
     "optim": {name: f"training.lr_schedules.{name}" for name in ("SCHEDULES", "learning_rates")},
 }
 NAMES["models.blocks"] |= {name: f"nn.initialisers.{name}" for name in ("he_normal", "he_normal_inputs", "dirac")}

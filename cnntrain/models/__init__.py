@@ -8,13 +8,17 @@ from torch import nn
 from cnntrain.models.airbench import airbench
 from cnntrain.models.alexnet import alexnet
 from cnntrain.models.all_cnn import all_cnn
+from cnntrain.models.bow import bow
 from cnntrain.models.caltech import caltech_convnet
+from cnntrain.models.colour_histogram import colour_histogram
 from cnntrain.models.convnet import convnet
 from cnntrain.models.dilated import dilated
 from cnntrain.models.external import Preprocessing, timm, timm_images, torchvision, torchvision_images
 from cnntrain.models.fcn import fcn
+from cnntrain.models.filter_bank import filter_bank, gabor
 from cnntrain.models.googlenet import googlenet, googlenet_heads
 from cnntrain.models.hog import hog
+from cnntrain.models.kmeans import kmeans
 from cnntrain.models.lenet import lenet5, lenet5_1998
 from cnntrain.models.lm_resnet import lm_resnet
 from cnntrain.models.locally_connected import locally_connected
@@ -73,7 +77,12 @@ MODELS: dict[str, Callable[..., nn.Sequential]] = {
     **{f"lm_resnet{depth}": partial(lm_resnet, depth) for depth in (20, 32, 44, 56, 110)},
     **{f"wrn_{depth}_{factor}": partial(wide_resnet, depth, factor) for depth, factor in ((28, 10), (16, 8), (40, 4))},
     "airbench": airbench,
+    "colour_histogram": colour_histogram,
+    "filter_bank": filter_bank,
+    "gabor": gabor,
     "hog": hog,
+    "bow": bow,
+    "kmeans": kmeans,
     "torchvision": torchvision,
     "timm": timm,
     **DENSE,

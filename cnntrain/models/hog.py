@@ -10,16 +10,13 @@ in units of their deviations. The paper's detector reads pixels around its windo
 the gradient across them is zero. Pixels at the right and at the bottom that fill no block are left out.
 """
 
-import math
-from functools import partial
-
 from torch import nn
 
-from cnntrain.nn.blocks import check_window, linear, spatial
-from cnntrain.nn.composite import chain
-from cnntrain.nn.filters import ClippedNorm, FixedFilters, Orientations, Votes, cells, differences
+from cnntrain.nn.blocks import linear
+from cnntrain.nn.descriptors import cell_sums, clipped_norm, oriented_gradients
+from cnntrain.nn.filters import Votes
 from cnntrain.nn.shapes import Shape
-from cnntrain.nn.stages import BuildOptions, Maker, assemble, widenable
+from cnntrain.nn.stages import BuildOptions, assemble
 from cnntrain.runtime.ranges import Count
 
 
@@ -40,34 +37,10 @@ def hog(
         {
             "gradients": oriented_gradients(bins, signed=signed, votes=votes),
             "blocks": cell_sums(block, cell, stride=cell, gaussian=gaussian, votes=votes),
-            "normalise": lambda shape: ClippedNorm(),
+            "normalise": clipped_norm(),
             "fc": linear(num_classes),
         },
         in_shape,
         out_shape=(num_classes,),
         build=build,
     )
-
-
-@widenable
-def oriented_gradients(bins: int, *, signed: bool, votes: Votes) -> Maker:
-    """Maps of gradient length, one an orientation."""
-
-    def make(shape: Shape) -> nn.Module:
-        check_window(2, 0, spatial(shape))  # a border is mirrored
-        return chain(
-            differences=FixedFilters(differences, 2, 3, padding=1), votes=Orientations(bins, signed=signed, votes=votes)
-        )
-
-    return make
-
-
-def cell_sums(side: int, cell: int, *, stride: int, gaussian: bool, votes: Votes) -> Maker:
-    """Sums over the side² cells of windows, of every map that arrives."""
-
-    def make(shape: Shape) -> nn.Module:
-        check_window(side * cell, 0, spatial(shape))
-        draw = partial(cells, side, cell, side * cell / 2 if gaussian else math.inf, votes=votes)
-        return FixedFilters(draw, side**2, side * cell, stride=stride)
-
-    return make

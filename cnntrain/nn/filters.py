@@ -6,8 +6,9 @@ precision of a training: which response is the largest must not depend on it.
 """
 
 import contextlib
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -23,6 +24,7 @@ Kernels = Callable[[], Tensor]  # [kernels, side, side]
 
 CLIP = 0.2  # largest share of a descriptor's norm that one number may have (Lowe 2004; Dalal and Triggs 2005)
 EPSILON = 1e-5  # added to norms, so that an empty window stays zero
+DEVIATION = 0.56  # of a Gabor filter's Gaussian, in wavelengths
 SMALLEST = 1e-12  # under a root: its slope at zero is infinite
 
 
@@ -106,6 +108,46 @@ def strongest(horizontal: Tensor, vertical: Tensor) -> tuple[Tensor, Tensor]:
     return horizontal.gather(1, channel), vertical.gather(1, channel)
 
 
+class BothSigns(Pointwise):
+    """The positive part of every map, then the negative part of every map, as lengths."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x, -x], dim=1).relu()
+
+
+class Magnitude(Pointwise):
+    """√(a² + b²) of consecutive maps a and b: how strong a wave is, whatever its phase."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        even, odd = x[:, ::2], x[:, 1::2]
+        return (even.square() + odd.square()).clamp(min=SMALLEST).sqrt()
+
+
+class Root(Pointwise):
+    """The square root of shares: a product of two such roots is Hellinger's similarity of the histograms."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.clamp(min=SMALLEST).sqrt()
+
+
+class Grey(Pointwise):
+    """The mean of the channels."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(1, keepdim=True)
+
+
+class Contrast(Pointwise):
+    """(x - mean) / √(variance + 0.0025) over the channels of each position (Coates et al. 2011, section 3.1.1).
+
+    The constant is their ten squared grey values, for pixels with a standard deviation of 63.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        centred = x.float() - x.float().mean(1, keepdim=True)
+        return centred * (centred.square().mean(1, keepdim=True) + 10 / 63**2).rsqrt()
+
+
 class ClippedNorm(Pointwise):
     """Channels of length one at each position, clipped at 0.2 and brought to length one again: "L2-Hys"."""
 
@@ -126,6 +168,54 @@ def differences() -> Tensor:
     right = torch.zeros(3, 3)
     right[1] = torch.tensor([-1.0, 0.0, 1.0])
     return torch.stack([right, right.T])
+
+
+def patches(side: int) -> Tensor:
+    """One kernel for each position of a window: the responses are the window itself."""
+    return torch.eye(side**2).view(side**2, side, side)
+
+
+BANKS: dict[str, list[list[list[float]]]] = {  # by name: kernels of 3×3
+    "blur": [[[1 / 9] * 3] * 3],
+    "binomial": [[[1 / 16, 2 / 16, 1 / 16], [2 / 16, 4 / 16, 2 / 16], [1 / 16, 2 / 16, 1 / 16]]],
+    "edges": [[[-1, 0, 1], [-1, 0, 1], [-1, 0, 1]], [[-1, -1, -1], [0, 0, 0], [1, 1, 1]]],
+    "sobel": [[[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]], [[-1, -2, -1], [0, 0, 0], [1, 2, 1]]],
+    "corners": [[[1, 0, -1], [0, 0, 0], [-1, 0, 1]]],  # the mixed derivative: no straight edge along an axis has one
+}
+
+
+def bank(names: Sequence[str]) -> Tensor:
+    """The kernels of `BANKS` with these names."""
+    return torch.tensor([kernel for name in names for kernel in BANKS[name]])
+
+
+def gabor_waves(scales: int, orientations: int) -> Tensor:
+    """Waves under Gaussians, cosine and sine of each in turn, by scale and then by orientation.
+
+    Wavelengths are 3 · √2^scale pixels; the Gaussian's deviation of 0.56 wavelengths is a bandwidth of one octave
+    (Daugman 1985). Cosines have their mean taken off, so that a constant image gives nothing; all are divided by the
+    Gaussian's sum, so that each answers its own wave with half of the wave's amplitude.
+    """
+    radius = gabor_radius(scales)
+    y, x = torch.meshgrid(*2 * [torch.arange(-radius, radius + 1, dtype=torch.float64)], indexing="ij")
+    kernels = []
+    for scale, turn in itertools.product(range(scales), range(orientations)):
+        length, angle = wavelength(scale), math.pi * turn / orientations
+        bell = torch.exp(-0.5 * (x.square() + y.square()) / (DEVIATION * length) ** 2)
+        phase = (x * math.cos(angle) + y * math.sin(angle)) * (2 * math.pi / length)
+        even, odd = phase.cos() * bell, phase.sin() * bell
+        kernels += [even / bell.sum() - bell * (even.sum() / bell.sum() ** 2), odd / bell.sum()]
+    return torch.stack(kernels).float()
+
+
+def gabor_radius(scales: int) -> int:
+    """Return how far the longest waves reach: two deviations."""
+    return math.ceil(2 * DEVIATION * wavelength(scales - 1))
+
+
+def wavelength(scale: int) -> float:
+    """Return the pixels of a wave."""
+    return 3 * math.sqrt(2) ** scale
 
 
 def cells(side: int, cell: int, deviation: float, *, votes: Votes = "linear") -> Tensor:

@@ -1,6 +1,6 @@
-"""Layers whose weights are made from images before training begins, and the pass over a network that makes them."""
+"""A convolution whose filters make what they read uncorrelated."""
 
-from collections.abc import Callable
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -10,9 +10,8 @@ from cnntrain.nn.blocks import check_window, spatial
 from cnntrain.nn.composite import chain
 from cnntrain.nn.layers import ACTIVATIONS, Activation
 from cnntrain.nn.shapes import Shape
-from cnntrain.nn.stages import Maker, walk
+from cnntrain.nn.stages import Maker
 
-CHUNK = 500  # images whose patches are in memory at once
 FLOOR = 5e-4  # added to every variance, so that directions without any are not blown up
 
 
@@ -29,12 +28,12 @@ class Whitening(nn.Conv2d):
         self.weight.requires_grad_(False)
 
     @torch.no_grad()
-    def calibrate(self, x: Tensor) -> None:
+    def calibrate(self, batches: Iterable[Tensor]) -> None:
         """Make the filters from what reaches the layer, [N, C, H, W]; the mean counts as zero."""
         size = self.weight[0].numel()
-        covariance, patches = torch.zeros(size, size, dtype=torch.float64, device=x.device), 0
-        for images in x.float().split(CHUNK):
-            flat = F.unfold(images, self.kernel_size).transpose(0, 1).flatten(1)  # [C·kernel², patches]
+        covariance, patches = torch.zeros(size, size, dtype=torch.float64, device=self.weight.device), 0
+        for images in batches:
+            flat = F.unfold(images.float(), self.kernel_size).transpose(0, 1).flatten(1)  # [C·kernel², patches]
             covariance += (flat @ flat.T).double()
             patches += flat.shape[1]
         variances, directions = torch.linalg.eigh(covariance.cpu() / patches)
@@ -50,33 +49,3 @@ def whitening(kernel: int, *, bias: bool = True, activation: Activation = "relu"
         return chain(conv=Whitening(shape[0], kernel, bias), act=ACTIVATIONS[activation]())
 
     return make
-
-
-def calibrate(net: nn.Sequential, images: Callable[[], Tensor]) -> None:
-    """Have every layer with a method `calibrate` set its weights from what reaches it, in their order.
-
-    `images` gives normalised images, [N, C, H, W]; it is asked only where there is such a layer.
-    """
-    waiting = [name for name, stage in net.named_children() if any(map(calibrates, stage.modules()))]
-    if not waiting:
-        return
-
-    def hook(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        layer.calibrate(inputs[0])  # type: ignore[operator]
-
-    handles = [layer.register_forward_pre_hook(hook) for layer in net.modules() if calibrates(layer)]
-    was_training = net.training
-    try:
-        with torch.no_grad():
-            device = next(net.parameters()).device
-            for _ in walk(net.eval(), images().to(device), upto=waiting[-1]):
-                pass
-    finally:
-        net.train(was_training)
-        for handle in handles:
-            handle.remove()
-
-
-def calibrates(layer: nn.Module) -> bool:
-    """Say whether a layer makes its weights from images."""
-    return hasattr(layer, "calibrate")

@@ -19,7 +19,7 @@ from cnntrain.data.augment.augmentations import Augmentation
 from cnntrain.data.datasets.splits import Member, class_weights, pixel_weights
 from cnntrain.data.loading.loader import Loader, ResidentLoader, StreamedLoader, eval_batches
 from cnntrain.data.storage.images import Dataset, Pixels, Split, spread, stored
-from cnntrain.nn.whitening import calibrate
+from cnntrain.nn.calibration import calibrate
 from cnntrain.runs.check import CheckedFit
 from cnntrain.runs.images import divide_noted, warn_of_seen
 from cnntrain.runs.load import start_from
