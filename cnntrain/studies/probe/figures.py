@@ -29,7 +29,7 @@ def depth_figure(tables: ProbeTables, chance: float) -> "Figure":
             axes.set_title(f"{network}, {kind}")
         line[0].set_ylabel("accuracy, %")
     handles, labels = panels[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels) if len(kinds) > 1 else 3)
     return figure
 
 

@@ -20,6 +20,7 @@ from cnntrain.studies.probe.rows import ProbeTables, StageRow, StepRow
 from cnntrain.studies.probe.study import ProbeStudy
 
 ROWS = "rows.csv"
+LEAST_P = 1e-99  # that is written
 WORDS = {"svm": "linear support vector machines", "softmax": "softmax regressions"}
 NOTES = {
     "C": "the penalty is 1/C; chosen at each stage by folds of the training images",
@@ -114,7 +115,7 @@ def stage_lines(rows: Sequence[StageRow], steps: Sequence[StepRow]) -> list[dict
 
 def p_text(row: StepRow | None) -> str:
     """Write the corrected p of a difference, if there is one."""
-    return "" if row is None else f"{row.p_holm:.2g}"
+    return "" if row is None else f"{row.p_holm:.2g}" if row.p_holm > LEAST_P else f"< {LEAST_P:g}"
 
 
 def depth_words(rows: Sequence[StageRow], steps: Sequence[StepRow]) -> list[str]:
@@ -126,10 +127,11 @@ def depth_words(rows: Sequence[StageRow], steps: Sequence[StepRow]) -> list[str]
     if whole is not None:
         way = "grows" if whole.delta > 0 else "falls"
         sure = "significantly" if whole.significant else "not significantly"
+        equal = "= " if whole.p_holm > LEAST_P else ""
         by, ends = points(abs(whole.delta))[1:], f"{points(whole.delta_low)} … {points(whole.delta_high)}"
         words.append(
             f"From {named(first.stage)} to {named(last.stage)} accuracy {way} {sure}, by {by} points ({ends}; "
-            f"p = {whole.p_holm:.2g}): from {percent(first.top1, 1)} to {percent(last.top1, 1)}; it is highest at "
+            f"p {equal}{p_text(whole)}): from {percent(first.top1, 1)} to {percent(last.top1, 1)}; it is highest at "
             f"{named(best.stage)}, {percent(best.top1, 1)}."
         )
     else:
