@@ -42,12 +42,13 @@ def depth_figure(regimes: Sequence[Regime], results: Results, label: str) -> "Fi
     figure = empty_figure(max(5.2, 1.2 + 0.35 * len(depths)), 3.4)
     axes = figure.subplots()
     places = list(range(len(depths)))
-    draw_band(axes, places, depths, results, 0, "taken and frozen up to here, the rest new")
+    draw_band(axes, places, depths, results, 0, "up to")
     others = [regime for regime in equal if regime not in depths]
     for number, regime in enumerate(others, start=1):
         draw_band(axes, [-0.5, len(depths) - 0.5], [regime, regime], results, number, regime.regime)
     axes.set_xticks(places, [regime.regime.removeprefix("upto=") for regime in depths], rotation=45, ha="right")
     axes.set_xlim(-0.5, len(depths) - 0.5)
+    axes.set_xlabel("last stage that is taken")
     axes.set_ylabel(f"test {label}, %")
     axes.grid(visible=True, axis="y")
     axes.legend()
