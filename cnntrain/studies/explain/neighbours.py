@@ -26,7 +26,6 @@ from cnntrain.studies.explain.explanation import Explanation
 from cnntrain.studies.explain.question import Question
 from cnntrain.studies.explain.search import SearchedImages, searched_images, units_to_show
 from cnntrain.studies.explain.tiles import Tile, TiledPicture
-from cnntrain.studies.explain.units import last_of
 from cnntrain.training.pictures import mosaic
 
 Metric = Literal["euclidean", "cosine"]
@@ -110,7 +109,7 @@ def all_descriptors(
         with torch.inference_mode(), counting(len(pixels), stage, "image") as progress:
             for start in range(0, len(pixels), images.batch_size):
                 batch = question.subject.inputs(pixels[start : start + images.batch_size])
-                *_, (_, features) = walk(question.subject.net, batch, last_of(question.subject.net, [stage]))
+                *_, (_, features) = walk(question.subject.net, batch, stage)
                 parts.append(features.flatten(1).float().cpu())
                 progress(len(batch))
         yield stage, torch.cat(parts)

@@ -59,14 +59,14 @@ class ChosenUnits:
     left_out: str
 
 
-def units_to_show(question: Question, usual: int, stages: Sequence[str] | None = None) -> ChosenUnits:
-    """Return the stages and units to look at: those asked for, else `usual` units of some of the `stages`, or of all.
+def units_to_show(question: Question, usual: int) -> ChosenUnits:
+    """Return the stages and units to look at: those asked for, else `usual` units of some stages.
 
     Classes are units of the last stage. Raises `StageError` and `InputError` naming the nearest for what there is not.
     """
     shapes = stage_shapes(question.subject.net, question.subject.info.shape)
     classes = class_units(question)
-    possible = [list(shapes)[-1]] if classes else list(shapes) if stages is None else list(stages)
+    possible = list(shapes)[-1:] if classes else list(shapes)
     names = question.chosen_stages([possible[i] for i in spread(len(possible), MOST_STAGES)])
     counts = {name: shapes[name][0] for name in shapes if name in names}
     units = chosen_units(classes or question.options.units, counts, usual)
@@ -93,7 +93,7 @@ def left_out(possible: Sequence[str], counts: dict[str, int], units: dict[str, n
     parts = []
     if len(units) < len(possible):
         parts.append(f"{len(units)} of {counted(len(possible), 'stage')} (stages=[…] names others)")
-    fewest = max(len(numbers) for numbers in units.values())
+    most = max(len(numbers) for numbers in units.values())
     if any(len(units[name]) < counts[name] for name in units):
-        parts.append(f"at most {counted(fewest, 'unit')} of each (units=16 shows more, units=[0,5] names some)")
+        parts.append(f"at most {counted(most, 'unit')} of each (units=16 shows more, units=[0,5] names some)")
     return f"Shown: {'; '.join(parts)}." if parts else ""
