@@ -129,7 +129,7 @@ def test_f27_what_training_would_stumble_over_is_refused() -> None:
 
 # --- load
 
-IN_FOLDERS = ("folder", "segmentation_folder", "camvid")  # known by a look at them alone
+IN_FOLDERS = ("folder", "segmentation_folder", "camvid", "boxes")  # known by a look at them alone
 OF_WORDS = ("sentences", "grammar")  # which have no size in pixels
 
 

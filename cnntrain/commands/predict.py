@@ -20,8 +20,10 @@ from cnntrain.runs.load import load_run
 from cnntrain.runs.predictions import (
     TableRow,
     classified,
+    detected,
     files_as_trained,
     find_images,
+    found_boxes,
     largest_classes,
     segmented,
     table_size,
@@ -63,17 +65,18 @@ def run(composed: DictConfig) -> dict[str, Any]:
     files = files_as_trained(paths, info, settings, invert=cfg.invert)
     invert = files.invert
     maps = info.targets == "maps"
-    if cfg.heatmap and maps:
-        raise InputError("heatmap=true is of networks that give one answer an image; this one gives a map already")
+    if cfg.heatmap and info.targets != "classes":
+        raise InputError(f"heatmap=true is of networks that give one answer an image; this one gives {info.targets}")
     if cfg.heatmap:
         fully_convolutional(net, info.shape)  # what has no form for maps is said before anything is read
     unreadable = dict[str, str]()
     net = net.to(device)
-    parts = (
-        segmented(net, files, info, cfg, unreadable, target / "masks")
-        if maps
-        else classified(net, files, info, cfg, unreadable)
-    )
+    if info.targets == "classes":
+        parts = classified(net, files, info, cfg, unreadable)
+    elif maps:
+        parts = segmented(net, files, info, cfg, unreadable, target / "masks")
+    else:
+        parts = detected(net, files, info, cfg, unreadable, target)
     first = next(parts, None)
     if first is None:
         raise InputError(f"none of the {len(unreadable)} files can be read: {next(iter(unreadable.values()))}")
@@ -94,10 +97,12 @@ def run(composed: DictConfig) -> dict[str, Any]:
         say(f"warning: {warning}{'' if cfg.report else '; report=true shows what the network sees'}")
     for line, _ in shown[:10]:
         print(f"{line['file']}  {answer_words(line)}")
-    done = "segmented" if maps else "classified"
+    done = {"classes": "classified", "maps": "segmented", "boxes": "searched"}[info.targets]
     print(f"{counted(len(moments), 'image')} {done}, {len(unreadable):,} unreadable: {table}")
     if maps:
         print(f"masks  {target / 'masks'}")
+    elif info.targets == "boxes":
+        print(f"boxes  {target / 'boxes.json'}, drawn in {target / 'pictures'}")
     if cfg.report:
         print(f"report {page}")
     result = {
@@ -109,6 +114,7 @@ def run(composed: DictConfig) -> dict[str, Any]:
         "warning": warning,
         "report": str(page) if cfg.report else None,
         **({"masks": str(target / "masks")} if maps else {}),
+        **({"boxes": str(target / "boxes.json")} if info.targets == "boxes" else {}),
         "heatmaps": heatmaps,
     }
     if unreadable:
@@ -117,7 +123,9 @@ def run(composed: DictConfig) -> dict[str, Any]:
 
 
 def answer_words(line: TableRow) -> str:
-    """Return what a line of the table says of its image: the class with its probability, or the largest classes."""
+    """Return what a line of the table says of its image: the class with its probability, the largest classes, boxes."""
+    if "picture" in line:
+        return found_boxes(line)
     return largest_classes(line) if "mask" in line else f"{line['class']}  {float(line['probability']):.3f}"
 
 

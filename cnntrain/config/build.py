@@ -18,7 +18,7 @@ from cnntrain.data.datasets.divide import divide
 from cnntrain.data.datasets.registry import SelectedDataset, image_counts, select
 from cnntrain.data.datasets.splits import Member
 from cnntrain.data.storage.images import Dataset, DatasetInfo
-from cnntrain.models import DENSE, MODELS, TEXT
+from cnntrain.models import DENSE, GRIDS, MODELS, TEXT
 from cnntrain.nn.added import ADDABLE
 from cnntrain.nn.attention import SpatialAttention
 from cnntrain.nn.auxiliary import AuxiliaryClassifiers
@@ -97,21 +97,21 @@ def build_model(options: Options, info: DatasetInfo, *, seed: int = 0, device: s
 
 
 def refuse_other_task(name: str, info: DatasetInfo) -> None:
-    """Raise `InputError` for a network that answers once an image where every pixel is asked for, or the reverse."""
-    if name in MODELS and (name in TEXT) != bool(info.words):
+    """Raise `InputError` for a network that answers another question than the dataset has answers to."""
+    if name not in MODELS:  # a plugin's: its answers are looked at alone
+        return
+    if (name in TEXT) != bool(info.words):
         reads, given, others = ("words", "images", "dataset=sentences or dataset=grammar")
         if info.words:
             reads, given, others = "images", "sentences", " or ".join(f"model={other}" for other in TEXT)
         raise InputError(f"model={name} reads {reads}, and {info.name} has {given}: take {others}")
-    if name in DENSE and info.targets == "classes":
+    gives = "maps" if name in DENSE else "boxes" if name in GRIDS else "classes"
+    words = {"classes": "a class for every image", "maps": "a class for every pixel", "boxes": "boxes"}
+    fitting = {"classes": "lenet5, resnet20, …", "maps": ", ".join(DENSE), "boxes": ", ".join(GRIDS)}
+    if gives != info.targets:
         raise InputError(
-            f"model={name} gives a class for every pixel, and {info.name} has one for every image: take a model "
-            "such as lenet5 or resnet20, or a dataset with label maps such as shapes"
-        )
-    if name in MODELS and name not in DENSE and info.targets == "maps":
-        raise InputError(
-            f"model={name} gives one class an image, and {info.name} asks for one for every pixel: take one of "
-            f"{', '.join(DENSE)}"
+            f"model={name} gives {words[gives]}, and {info.name} has {words[info.targets]}: take one of "
+            f"{fitting[info.targets]}, or a dataset that has {words[gives]}"
         )
 
 

@@ -33,6 +33,7 @@ from cnntrain.models.text_cnn import text_cnn
 from cnntrain.models.unet import unet
 from cnntrain.models.vgg import vgg
 from cnntrain.models.wide_resnet import wide_resnet
+from cnntrain.models.yolo import yolo_tiny, yolo_v1
 from cnntrain.models.zfnet import zfnet
 from cnntrain.nn.auxiliary import AuxiliaryClassifiers
 
@@ -46,6 +47,9 @@ DENSE: dict[str, Callable[..., nn.Sequential]] = {
     "unet": unet,
     "dilated": dilated,
 }
+
+# Those that give a grid of boxes.
+GRIDS: dict[str, Callable[..., nn.Sequential]] = {"yolo_v1": yolo_v1, "yolo_tiny": yolo_tiny}
 
 # Those that read sentences.
 TEXT: dict[str, Callable[..., nn.Sequential]] = {
@@ -87,6 +91,7 @@ MODELS: dict[str, Callable[..., nn.Sequential]] = {
     "timm": timm,
     **DENSE,
     **TEXT,
+    **GRIDS,
 }
 
 # The auxiliary classifiers that a network is trained with, as functions of (net, in_shape, num_classes, build); their

@@ -227,9 +227,10 @@ TORCH_WINDOWS: dict[type[nn.Module], Callable[[Any, Shape], Windows]] = {
     nn.ZeroPad2d: lambda leaf, shape: sliding(1, 1, (leaf.padding[2], leaf.padding[0])),
     **dict.fromkeys((nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d), adaptive),
     nn.Flatten: everything,
+    nn.Unflatten: lambda leaf, shape: POINTWISE,
 }
 TORCH_COSTS: dict[type[nn.Module], Callable[[Any, Shape, Shape], Cost]] = {
-    **dict.fromkeys((nn.Identity, nn.Flatten), lambda leaf, shape, out: Cost()),
+    **dict.fromkeys((nn.Identity, nn.Flatten, nn.Unflatten), lambda leaf, shape, out: Cost()),
     **dict.fromkeys(
         (nn.Conv2d, nn.Linear),
         lambda leaf, shape, out: units_cost(out, leaf.weight[0].numel(), leaf.bias is not None),

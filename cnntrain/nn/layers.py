@@ -6,6 +6,7 @@ A layer says what its positions read, what its weights cost, and how it is built
 `Reads`, `Costs`, `Strides`).
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Literal
@@ -371,7 +372,7 @@ class PadShortcut(nn.Module):
         return [BlurPool2d(self.stride), PadShortcut(1, self.extra)]
 
 
-Activation = Literal["relu", "gelu", "tanh", "scaled_tanh", "sigmoid", "leaky_relu", "none"]
+Activation = Literal["relu", "gelu", "tanh", "scaled_tanh", "sigmoid", "leaky_relu", "leaky_relu_0.1", "none"]
 
 ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
@@ -380,5 +381,6 @@ ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {
     "scaled_tanh": ScaledTanh,
     "sigmoid": nn.Sigmoid,
     "leaky_relu": nn.LeakyReLU,
+    "leaky_relu_0.1": functools.partial(nn.LeakyReLU, 0.1),
     "none": nn.Identity,
 }

@@ -4,12 +4,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from cnntrain.data.storage.images import DatasetInfo
 from cnntrain.data.storage.masks import read_mask
 from cnntrain.report.document import Block, Document, Gallery, Mark, Paragraph, Picture
 from cnntrain.report.maps import class_colours
-from cnntrain.runs.predictions import largest_classes
+from cnntrain.runs.predictions import found_boxes, largest_classes
 from cnntrain.training.maps import as_rgb, painted, side_by_side
 from cnntrain.training.pictures import as_png
 
@@ -34,6 +35,8 @@ def predictions_document(
     pictures = [
         masked_picture(line, pixels, info)
         if "mask" in line
+        else Picture(as_png(np.asarray(Image.open(line["picture"]))), line["file"], found_boxes(line), (line["file"],))
+        if "picture" in line
         else Picture(as_png(pixels), line["file"], line["class"], (f"{float(line['probability']):.3f}", line["file"]))
         for line, pixels in shown
     ]

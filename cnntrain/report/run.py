@@ -18,7 +18,7 @@ from cnntrain.data.datasets.fingerprint import checksums
 from cnntrain.data.storage.images import DatasetInfo, Split
 from cnntrain.data.storage.words import as_numbers, written
 from cnntrain.nn.geometry import count_parameters, describe
-from cnntrain.report import maps, svg
+from cnntrain.report import boxes, maps, svg
 from cnntrain.report.document import (
     Block,
     Bullets,
@@ -97,6 +97,11 @@ def run_document(
 def answer_sections(net: nn.Module, measured: Evaluation, split: Split, info: DatasetInfo) -> list[Section]:
     """Return what the network answers, class by class, and where it errs."""
     results = measured.results
+    if info.targets == "boxes":
+        return [
+            Section("Classes", boxes.class_blocks(results)),
+            Section("Worst images", boxes.worst_blocks(measured, split, info)),
+        ]
     confusion = Section("Confusion", confusion_blocks(results["confusion"], info.classes))
     if info.targets == "maps":
         names = [name_of(measured, place) for place in range(results["n"])]
@@ -115,14 +120,20 @@ def answer_sections(net: nn.Module, measured: Evaluation, split: Split, info: Da
 
 def title(settings: Mapping[str, Any], info: DatasetInfo) -> str:
     """Return what the page is about: a network and its images, of a folder by that folder's name."""
-    root = settings["dataset"].get("root") if info.name in ("folder", "segmentation_folder") else None
+    root = settings["dataset"].get("root") if info.name in ("folder", "segmentation_folder", "boxes") else None
     return f"{network(settings['model'])} on {(root and Path(root).name) or info.name}"
 
 
 def facts(net: nn.Module, results: Mapping[str, Any], record: Mapping[str, Any]) -> JsonRow:
     """Return the few numbers beside the accuracy."""
     images = record["data"]["images"]
-    shares = {"top5": "top-5", "pixel_accuracy": "pixel accuracy", "mean_accuracy": "mean accuracy"}
+    shares = {
+        "map50_11": "VOC 2007, 11 points",
+        "map": "COCO",
+        "top5": "top-5",
+        "pixel_accuracy": "pixel accuracy",
+        "mean_accuracy": "mean accuracy",
+    }
     few = len(results["per_class"]) < TOP5_FROM
     named = {
         word: percent(results[key]) for key, word in shares.items() if key in results and not (few and key == "top5")
@@ -187,7 +198,7 @@ def curves(records: Sequence[JsonRow], settings: Mapping[str, Any], headline: He
         (headline.key, "share", headline.label.capitalize()),
     ]
     for key, scale, caption in scales:
-        lines = {"training": epoch_means(trained, key)}
+        lines = {} if key == headline.key and not headline.of_steps else {"training": epoch_means(trained, key)}
         if validated:
             lines["validation"] = [(row["epoch"], row[key]) for row in validated if row[key] is not None]
         alternative = f"{caption} over the epochs: {' and '.join(lines)}"

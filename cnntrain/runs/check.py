@@ -80,21 +80,22 @@ def check_fit(cfg: Fit, *, begun: bool = False) -> CheckedFit:
 
 
 def refuse_unmapped(cfg: Fit, info: DatasetInfo, augmentations: Mapping[str, Augmentation]) -> None:
-    """Raise `InputError` for what is not defined where it is pixels that have a class."""
+    """Raise `InputError` for what is defined where images have one class each, and nowhere else."""
     if info.targets == "classes":
         return
+    what = "a class for every pixel" if info.targets == "maps" else "boxes"
     for name, augmentation in augmentations.items():
         if augmentation.mixes:
-            raise InputError(f"augmentation.{name} blends classes of images, and {info.name} has one for every pixel")
-    if cfg.dataset["balance"] == "sampling":
-        raise InputError(
-            f"dataset.balance=sampling draws images by their class, and {info.name} has one for every pixel; "
-            "take dataset.balance=weights"
-        )
+            raise InputError(f"augmentation.{name} blends classes of images, and {info.name} has {what}")
+    if cfg.dataset["balance"] == "sampling" or (cfg.dataset["balance"] == "weights" and info.targets == "boxes"):
+        hint = "weights or none" if info.targets == "maps" else "none"
+        raise InputError(f"dataset.balance={cfg.dataset['balance']} is not for {what} as {info.name} has; take {hint}")
     if cfg.trainer.hinge:
         raise InputError(f"trainer.hinge={cfg.trainer.hinge} is a loss of classes of images; take null")
+    if cfg.trainer.label_smoothing and info.targets == "boxes":
+        raise InputError("trainer.label_smoothing is of cross-entropy, which boxes do not have; take 0")
     if cfg.trainer.resize:
-        raise InputError(f"trainer.resize makes images smaller, but not the label maps of {info.name}")
+        raise InputError(f"trainer.resize makes images smaller, but not what {info.name} has of them, {what}")
 
 
 def refuse_pixels_of_words(cfg: Fit, info: DatasetInfo) -> None:

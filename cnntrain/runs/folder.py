@@ -143,7 +143,10 @@ def is_record(value: object) -> bool:
         return False
     counts = [value.get(key) for key in ("step", "epoch")]
     headline = task_of(value).headline
-    needed = {"train": (headline.key, "lr"), "val": ("n", headline.key, headline.low, headline.high, "best")}
+    needed = {
+        "train": (headline.key, "lr")[not headline.of_steps :],
+        "val": ("n", headline.key, headline.low, headline.high, "best"),
+    }
     numbers = [value.get(key) for key in needed.get(value["kind"], ("unknown",))]
     numbers += [value.get(key, 0.0) for key in ("seconds", "samples_per_second")]
     return (

@@ -8,6 +8,7 @@ from cnntrain.runs.folder import METRICS, append_metrics, keep_metrics
 from cnntrain.runs.setup import TrainingSetup
 from cnntrain.runtime import disk
 from cnntrain.runtime.progress import say
+from cnntrain.training.boxes import box_pictures
 from cnntrain.training.loop import Record
 from cnntrain.training.maps import map_pictures
 from cnntrain.training.pictures import batch_picture, evaluation_pictures, filter_pictures
@@ -62,7 +63,9 @@ class RunLog:
         """Show what the last network says of the validation images, and the settings with the final numbers."""
         built, val, key = self.built, self.built.dataset.val, self.built.train_step.task.headline.key
         info = built.dataset.info
-        if val and info.targets == "maps":
+        if val and info.targets == "boxes":
+            self.board.pictures(step, lambda: box_pictures(built.train_step.evaluated, val, info))
+        elif val and info.targets == "maps":
             self.board.pictures(step, lambda: map_pictures(built.train_step.evaluated, val, info))
         elif val:
             self.board.pictures(step, lambda: evaluation_pictures(val, *built.outputs(val), info))

@@ -77,7 +77,8 @@ def shown(records: Iterable[Record], built: TrainingSetup, start: int) -> Iterat
                     bar.write(line, file=sys.stderr)
                 speed = f"{(step - start) * images / seconds:,.0f} images/s"
                 epoch, owed = f"epoch {record['epoch']}/{trainer.epochs}", "seconds" in record
-                line = f"{epoch}  loss {record['loss']:.4f}  {headline.label} {headline.text(record[headline.key], 1)}"
+                score = f"  {headline.label} {headline.text(record[headline.key], 1)}" if headline.of_steps else ""
+                line = f"{epoch}  loss {record['loss']:.4f}{score}"
                 bar.set_description_str(epoch, refresh=False)
                 bar.set_postfix_str(f"loss {record['loss']:.3f}, {speed}", refresh=False)
                 bar.update(step - bar.n)
@@ -108,7 +109,7 @@ def report(result: dict[str, Any]) -> None:
             print(line)
         for line in task.warnings(result):
             say(f"warning: {line}")
-    elif train:
+    elif train and headline.of_steps:
         value = headline.text(train[headline.key])
         print(f"{f'training {headline.label}':<16}  {value} in the last epoch (no validation images)")
     if result["skipped"]:

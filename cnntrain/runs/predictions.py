@@ -9,20 +9,26 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from cnntrain.config import schema
 from cnntrain.data.datasets.listing import IMAGE, image_files, is_seen, kind, left_out
 from cnntrain.data.loading.loader import eval_batches
+from cnntrain.data.storage.decode import upright_size
 from cnntrain.data.storage.images import Centre, DatasetInfo, Files, Pixels, Split, decode_all
 from cnntrain.data.storage.masks import write_mask
 from cnntrain.runtime.devices import choose_precision
 from cnntrain.runtime.disk import expanded
 from cnntrain.runtime.errors import InputError, as_text
+from cnntrain.runtime.jsonfile import write_json
 from cnntrain.runtime.progress import counting
 from cnntrain.runtime.tables import percent
+from cnntrain.tasks import task_for
 from cnntrain.tasks.classification import answer_columns
+from cnntrain.tasks.detection import Detection
 from cnntrain.tasks.segmentation import palette
+from cnntrain.training.boxes import LIKELY, drawn
 from cnntrain.training.evaluate import outputs
 
 HELD = 256  # images that are in memory at once, or a batch
@@ -88,7 +94,8 @@ def files_as_trained(
     kept = settings["dataset"].get("stored_size")
     size = (kept, kept) if kept else info.shape[1:]
     inverted = settings["dataset"].get("invert", False) if invert is None else invert
-    return Files(Path(), list(map(str, paths)), size, info.shape[0], resize=True, invert=inverted)
+    stretch = info.targets == "boxes"
+    return Files(Path(), list(map(str, paths)), size, info.shape[0], resize=True, stretch=stretch, invert=inverted)
 
 
 def classified(
@@ -124,6 +131,44 @@ def segmented(
             of_class = {f"share of {name}": f"{share:.6f}" for name, share in zip(info.classes, shares, strict=True)}
             rows.append({"file": as_text(path), "mask": as_text(mask), **of_class})
         yield rows, seen
+
+
+def detected(
+    net: nn.Module, files: Files, info: DatasetInfo, cfg: schema.Predict, unreadable: dict[str, str], folder: Path
+) -> Iterator[tuple[list[TableRow], Tensor]]:
+    """Do the same with boxes: `boxes.json` in `folder` has those of a score of 0.2 and more, and a picture shows them.
+
+    Boxes are in pixels of the file.
+    """
+    task = task_for(info)
+    assert isinstance(task, Detection)
+    everything = list[dict[str, object]]()
+    folder.mkdir(parents=True, exist_ok=True)
+    for paths, seen, answer in answered(net, files, info, cfg, unreadable):
+        rows = []
+        for path, image, found in zip(paths, seen.numpy(), task.detections(answer).numpy(), strict=True):
+            likely = found[(found[:, 0] >= 0) & (found[:, 1] >= LIKELY)]
+            shown = folder / "pictures" / f"{path.stem}.png"
+            shown.parent.mkdir(exist_ok=True)
+            Image.fromarray(drawn(image, likely, np.zeros((0, 6)), info.classes)).save(shown)
+            height, width = upright_size(path)
+            scale = [width / info.shape[2], height / info.shape[1]] * 2
+            boxes = [
+                {"class": info.classes[int(label)], "score": float(score), "box": [*map(float, np.array(box) * scale)]}
+                for label, score, *box in likely
+            ]
+            everything.append({"file": as_text(path), "width": width, "height": height, "boxes": boxes})
+            counts = Counter(info.classes[int(label)] for label in likely[:, 0])
+            of_class = {f"{name} boxes": str(counts[name]) for name in info.classes}
+            rows.append({"file": as_text(path), "picture": as_text(shown), **of_class})
+        yield rows, seen
+    write_json(folder / "boxes.json", everything)
+
+
+def found_boxes(row: Mapping[str, str]) -> str:
+    """Return how many boxes of each class an image has, from its line of the table."""
+    counts = {key.removesuffix(" boxes"): int(value) for key, value in row.items() if key.endswith(" boxes")}
+    return ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "nothing"
 
 
 def largest_classes(row: Mapping[str, str], most: int = 3) -> str:

@@ -91,7 +91,7 @@ class DataRecord(TypedDict):
     std: list[Positive]
     images: ImageCounts
     fingerprint: str
-    targets: NotRequired[Literal["classes", "maps"]]
+    targets: NotRequired[Literal["classes", "maps", "boxes"]]
     words: NotRequired[list[str]]
     folders: NotRequired[dict[str, str]]
     skipped: NotRequired[list[str]]
@@ -336,6 +336,7 @@ def evaluation(folder: Path) -> dict[str, Any]:
     path = folder / RESULTS
     scores = read_record(path, EvaluationRecord)
     require(path, scores, task_of(scores).eval_numbers)
-    if {len(scores["confusion"]), *map(len, scores["confusion"])} != {len(scores["per_class"])}:
+    confusion = scores.get("confusion")
+    if confusion is not None and {len(confusion), *map(len, confusion)} != {len(scores["per_class"])}:
         raise InputError(f"{path}: confusion should have a row and a column for each class")
     return scores

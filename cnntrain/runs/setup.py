@@ -31,6 +31,7 @@ from cnntrain.runtime.memory import spent
 from cnntrain.runtime.signals import Signals
 from cnntrain.tasks import task_for
 from cnntrain.tasks.classification import Classification
+from cnntrain.tasks.detection import Detection
 from cnntrain.tasks.task import Task
 from cnntrain.training.evaluate import Outputs, answers, outputs
 from cnntrain.training.loop import Record, Stop, TrainProgress, train
@@ -173,6 +174,8 @@ def prepare_weights(net: nn.Sequential, cfg: Fit, dataset: Dataset) -> dict[str,
 def build_task(cfg: Fit, dataset: Dataset, device: torch.device) -> Task:
     """Return what the network is to learn, with the loss that the configuration asks for."""
     train, weights, task = dataset.train, None, task_for(dataset.info)
+    if isinstance(task, Detection):
+        return task
     if cfg.dataset["balance"] == "weights":
         number, of_images = len(dataset.info.classes), isinstance(task, Classification)
         weights = (class_weights(train.labels, number) if of_images else pixel_weights(train, number)).to(device)

@@ -6,14 +6,17 @@ from typing import Any
 from cnntrain.data.storage.images import DatasetInfo
 from cnntrain.runtime.errors import unknown
 from cnntrain.tasks.classification import Classification
+from cnntrain.tasks.detection import Detection
 from cnntrain.tasks.segmentation import Segmentation
 from cnntrain.tasks.task import Task
 
-TASKS: dict[str, type[Task]] = {task.name: task for task in (Classification, Segmentation)}
+TASKS: dict[str, type[Task]] = {task.name: task for task in (Classification, Segmentation, Detection)}
 
 
-def task_for(info: DatasetInfo) -> Classification | Segmentation:
+def task_for(info: DatasetInfo) -> Classification | Segmentation | Detection:
     """Return the task that a dataset's targets ask for, with its plain loss."""
+    if info.targets == "boxes":
+        return Detection(info.classes, info.shape[1:])
     if info.targets == "maps":
         return Segmentation(info.classes, info.shape[1:])
     return Classification(info.classes)

@@ -33,6 +33,7 @@ class Headline:
     key: str  # in records, results and tables of numbers
     label: str  # in sentences, headings and axes
     higher_is_better: bool = True
+    of_steps: bool = True  # whether training steps know it too; else their records have null
 
     @property
     def low(self) -> str:

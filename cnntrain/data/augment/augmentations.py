@@ -18,6 +18,7 @@ from cnntrain.data.augment.ops import (
     adjust_contrast,
     adjust_hue,
     adjust_saturation,
+    around_warped,
     inverse_affine,
     resample,
     resample_map,
@@ -48,13 +49,15 @@ class Augmentation(NamedTuple):
     (top, left, height, width) in pixels of the stored image as `place` leaves it, and scaled to the network's size.
     `pixels` changes float32 [B, C, H, W] in 0..255, `batch` the normalised images and their targets, int64 [B] or
     float32 [B, classes]; both keep channels_last. Where `pixels` moves what an image shows, `maps` moves a label map,
-    uint8 [B, H, W], in the same way, to the nearest pixel; what comes from outside has no class.
+    uint8 [B, H, W], in the same way, to the nearest pixel; what comes from outside has no class. `boxes` moves boxes
+    [B, M, 4] (left, top, right, bottom, in pixels) as `place` or `pixels` moves an image of some height and width.
     """
 
     draw: Callable[[np.random.Generator, Plan], Tensor]
     place: Callable[[Tensor, Tensor, int, int, Tensor], tuple[Tensor, Tensor]] | None = None
     pixels: Callable[[Tensor, Tensor], Tensor] | None = None
     maps: Callable[[Tensor, Tensor], Tensor] | None = None
+    boxes: Callable[[Tensor, Tensor, int, int], Tensor] | None = None
     batch: Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]] | None = None
     outside: bool = False  # whether positions may fall outside the image, where pixels are black
     mixes: bool = False  # whether images of a batch meet: then one process has to hold all of it
@@ -67,7 +70,7 @@ def flip(p: Fraction = 0.5) -> Augmentation:
     def draw(rng: np.random.Generator, plan: Plan) -> Tensor:
         return torch.from_numpy(rng.random(plan.index.shape) < p)
 
-    return Augmentation(draw, place=mirror_columns)
+    return Augmentation(draw, place=mirror_columns, boxes=mirror_boxes)
 
 
 def alternating_flip() -> Augmentation:
@@ -77,12 +80,18 @@ def alternating_flip() -> Augmentation:
         first = generator(plan.seed, "alternating_flip").random(plan.size) < 0.5  # of the run, not of an epoch
         return torch.from_numpy(first[plan.index] ^ (plan.epoch % 2 == 1))
 
-    return Augmentation(draw, place=mirror_columns)
+    return Augmentation(draw, place=mirror_columns, boxes=mirror_boxes)
 
 
 def mirror_columns(rows: Tensor, cols: Tensor, height: int, width: int, flipped: Tensor) -> tuple[Tensor, Tensor]:
     """Count the columns from the right where an image is `flipped` [B]."""
     return rows, torch.where(flipped.unsqueeze(1), width - 1 - cols, cols)
+
+
+def mirror_boxes(boxes: Tensor, flipped: Tensor, height: int, width: int) -> Tensor:
+    """Mirror boxes [B, M, 4] where an image is `flipped` [B]."""
+    left, top, right, bottom = boxes.unbind(2)
+    return torch.where(flipped[:, None, None], torch.stack((width - right, top, width - left, bottom), 2), boxes)
 
 
 def crop(padding: Natural = 4, border: CropBorder = "reflect") -> Augmentation:
@@ -112,7 +121,10 @@ def crop(padding: Natural = 4, border: CropBorder = "reflect") -> Augmentation:
             )
         return move(rows, drawn[:, 0], height), move(cols, drawn[:, 1], width)
 
-    return Augmentation(draw, place=place, outside=border == "zero" and padding > 0)
+    def boxes(boxes: Tensor, drawn: Tensor, height: int, width: int) -> Tensor:
+        return boxes - drawn.flip(1).repeat(1, 2).unsqueeze(1)
+
+    return Augmentation(draw, place=place, boxes=boxes, outside=border == "zero" and padding > 0)
 
 
 def resized_crop(
@@ -182,7 +194,11 @@ def affine(
     def maps(labels: Tensor, drawn: Tensor) -> Tensor:
         return resample_map(labels, in_pixels(drawn, labels))
 
-    return Augmentation(draw, pixels=pixels, maps=maps)
+    def boxes(boxes: Tensor, drawn: Tensor, height: int, width: int) -> Tensor:
+        inverse = torch.cat((drawn[:, :, :2], drawn[:, :, 2:] * min(height, width)), 2)
+        return around_warped(boxes, inverse, height, width)
+
+    return Augmentation(draw, pixels=pixels, maps=maps, boxes=boxes)
 
 
 def colour(

@@ -51,6 +51,17 @@ def resample_map(labels: Tensor, inverse: Tensor) -> Tensor:
     return (255 - resample(turned, inverse, "nearest").squeeze(1)).to(torch.uint8)
 
 
+def around_warped(boxes: Tensor, inverse: Tensor, height: int, width: int) -> Tensor:
+    """Return the boxes [B, M, 4] around those of images that were warped as `resample` warps them, by their corners."""
+    centre = boxes.new_tensor((width / 2, height / 2))
+    corners = torch.stack((boxes[..., [0, 1]], boxes[..., [2, 1]], boxes[..., [0, 3]], boxes[..., [2, 3]]), 2) - centre
+    (a, b, x0), (c, d, y0) = (row.unbind(1) for row in inverse.to(boxes.dtype).unbind(1))
+    x, y = corners[..., 0] - x0[:, None, None], corners[..., 1] - y0[:, None, None]
+    a, b, c, d = (value[:, None, None] for value in (a, b, c, d))
+    moved = torch.stack(((d * x - b * y) / (a * d - b * c), (a * y - c * x) / (a * d - b * c)), 3) + centre
+    return torch.cat((moved.amin(2), moved.amax(2)), 2)
+
+
 def grey(x: Tensor) -> Tensor:
     """Return the luma [B, 1, H, W] of RGB images (ITU-R BT.601), or grey images as they are."""
     if x.shape[1] == 1:

@@ -7,6 +7,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from cnntrain.data.datasets.boxes import BoxFolder
 from cnntrain.data.datasets.builtin import Digits, Synthetic
 from cnntrain.data.datasets.divide import TEST_SIZE, divide
 from cnntrain.data.datasets.downloads import DOWNLOADS, Download
@@ -64,6 +65,7 @@ DATASETS: dict[str, Callable[..., DatasetReader]] = {
     "camvid": camvid,
     "sentences": Sentences,
     "grammar": Grammar,
+    "boxes": BoxFolder,
 }
 
 

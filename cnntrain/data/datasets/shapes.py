@@ -7,10 +7,12 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 
+from cnntrain.data.augment.boxes import padded
 from cnntrain.data.storage.images import Dataset, DatasetInfo, Pixels, Split
 from cnntrain.runtime.ranges import Count
 from cnntrain.runtime.seeding import generator
 
+SEEN = 0.3  # of a shape: of one that others cover further there is no box
 CLASSES = ("background", "disc", "square", "triangle")
 
 
@@ -19,7 +21,7 @@ class Drawing(NamedTuple):
 
     image: np.ndarray  # uint8 [H, W, C]
     labels: np.ndarray  # uint8 [H, W]: a number of `CLASSES` for every pixel
-    boxes: np.ndarray  # float32 [shapes, 5]: class, left, top, right and bottom of each whole shape, in pixels
+    boxes: np.ndarray  # float32 [shapes, 6]: of each that is seen, number of its kind, left, top, right, bottom, and 0
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,13 @@ class Shapes:
     shapes: Count = 3
     train_images: Count = 512
     test_images: Count = 128
+    targets: Literal["maps", "boxes"] = "maps"
 
     def info(self) -> DatasetInfo:
         """Return the classes; mean and standard deviation are 0 and 1 until `divide` measures them."""
         shape = (self.channels, self.image_size, self.image_size)
-        return DatasetInfo("shapes", CLASSES, shape, (0.0,) * self.channels, (1.0,) * self.channels, "maps")
+        classes = CLASSES if self.targets == "maps" else CLASSES[1:]
+        return DatasetInfo("shapes", classes, shape, (0.0,) * self.channels, (1.0,) * self.channels, self.targets)
 
     def read(self) -> Dataset:
         """Return the training and the test images, each drawn from a generator of its own."""
@@ -44,9 +48,12 @@ class Shapes:
         return Dataset(self.info(), train, None, test)
 
     def draw(self, number: int, part: str) -> Split:
-        """Draw `number` images, each with its label map as its last channel."""
+        """Draw `number` images, each with its label map as its last channel, or with its boxes."""
         rng = generator(0, "shapes", part)
         drawings = [drawing(rng, self.image_size, self.channels, self.shapes) for _ in range(number)]
+        if self.targets == "boxes":
+            images = np.stack([each.image for each in drawings])
+            return Split(Pixels(torch.from_numpy(images)), padded([each.boxes for each in drawings]))
         images = np.stack([np.concatenate((each.image, each.labels[..., None]), axis=2) for each in drawings])
         return Split(Pixels(torch.from_numpy(images)), torch.zeros(number, 0, dtype=torch.int64))
 
@@ -55,7 +62,8 @@ def drawing(rng: np.random.Generator, size: int, channels: int, most: int) -> Dr
     """Draw an image of `size` pixels a side with one shape to `most`, whose grey values differ from what they cover."""
     rows, cols = np.mgrid[:size, :size] + 0.5
     image = np.broadcast_to(rng.uniform(60, 200, channels), (size, size, channels)).copy()
-    labels, boxes = np.zeros((size, size), dtype=np.uint8), []
+    labels, number = np.zeros((size, size), dtype=np.uint8), np.zeros((size, size), dtype=np.int64)
+    boxes, whole = list[tuple[float, ...]](), list[int]()
     for _ in range(rng.integers(1, most, endpoint=True)):
         kind, radius = int(rng.integers(1, len(CLASSES))), rng.uniform(size / 9, size / 4)
         centre, turn = rng.uniform(radius / 2, size - radius / 2, 2), rng.uniform(0, 2 * np.pi)
@@ -63,11 +71,13 @@ def drawing(rng: np.random.Generator, size: int, channels: int, most: int) -> Dr
         shade = rng.uniform(0, 255, channels)
         under = image[inside].mean(axis=0)
         shade = np.where(np.abs(shade - under).max() < 60, 255 * (under < 128), shade)
-        image[inside], labels[inside] = shade, kind
+        image[inside], labels[inside], number[inside] = shade, kind, len(boxes) + 1
+        whole.append(int(inside.sum()))
         down, across = (np.flatnonzero(inside.any(axis=axis)) for axis in (1, 0))
-        boxes.append((kind, across[0], down[0], across[-1] + 1, down[-1] + 1))
+        boxes.append((kind - 1, across[0], down[0], across[-1] + 1, down[-1] + 1, 0))
     noisy = image + rng.normal(0, 12, image.shape)
-    return Drawing(noisy.round().clip(0, 255).astype(np.uint8), labels, np.array(boxes, dtype=np.float32))
+    seen = np.bincount(number.ravel(), minlength=len(boxes) + 1)[1:] >= SEEN * np.array(whole)
+    return Drawing(noisy.round().clip(0, 255).astype(np.uint8), labels, np.array(boxes, dtype=np.float32)[seen])
 
 
 def covered(kind: str, down: np.ndarray, across: np.ndarray, turn: float) -> np.ndarray:

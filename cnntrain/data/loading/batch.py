@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from cnntrain.data.augment.augmentations import Augmentation
+from cnntrain.data.augment.boxes import clipped, windowed
 from cnntrain.data.augment.resize import nearest, resized_at_once, resized_one_by_one, runs_of
 from cnntrain.data.loading.normalise import Normalise
 from cnntrain.data.storage.images import IGNORED, DatasetInfo, central, has_map
@@ -101,6 +102,17 @@ def wholes(index: Tensor, size: tuple[int, int]) -> Tensor:
     return torch.stack([torch.full_like(index, value) for value in (0, 0, *size)], 1)
 
 
+def middle(labels: Tensor, stored: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """Return for each image [B] the window [B, 4] of its middle that is looked at."""
+    (top, bottom), (left, right) = central(stored, size)
+    return labels.new_tensor((top, left, bottom - top, right - left)).expand(len(labels), 4)
+
+
+def centred_boxes(labels: Tensor, stored: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """Return boxes, float32 [B, M, 6], of stored images where their middle at `size` shows them."""
+    return clipped(labels, windowed(labels[..., 1:5], middle(labels, stored, size), size), size)
+
+
 class Collate:
     """Stored pixels to a normalised, augmented batch; parts act in the order of their mapping.
 
@@ -116,6 +128,7 @@ class Collate:
         self.pixels = [(name, part.pixels) for name, part in parts.items() if part.pixels]
         self.maps = [(name, part.maps) for name, part in parts.items() if part.maps]
         self.window = next((name for name, part in parts.items() if part.window), None)
+        self.moves = parts if info.targets == "boxes" else None
         self.mixers = [(name, part.batch) for name, part in parts.items() if part.batch]
 
     def __call__(self, store: Store, index: Tensor, labels: Tensor, drawn: Mapping[str, Tensor]) -> Batch:
@@ -124,6 +137,8 @@ class Collate:
             pixels, labels = pixels[..., :-1], pixels[..., -1]
             for name, move in self.maps:
                 labels = move(labels, drawn[name])
+        elif self.moves is not None:
+            labels = self.moved(self.moves, store, labels, drawn)
         if self.pixels:
             values = pixels.float().permute(0, 3, 1, 2)
             for name, change in self.pixels:
@@ -133,6 +148,20 @@ class Collate:
         for name, mix in self.mixers:
             x, target = mix(x, target, drawn[name], self.classes)
         return Batch(x.contiguous(memory_format=torch.channels_last), target, labels)
+
+    def moved(
+        self, parts: Mapping[str, Augmentation], store: Store, labels: Tensor, drawn: Mapping[str, Tensor]
+    ) -> Tensor:
+        """Return boxes, float32 [B, M, 6], where the images of a batch show what they are around."""
+        boxes, stored = labels[..., 1:5], (store.height, store.width)
+        for name, part in parts.items():
+            if part.place and part.boxes:
+                boxes = part.boxes(boxes, drawn[name], *stored)
+        boxes = windowed(boxes, drawn[self.window] if self.window else middle(labels, stored, self.size), self.size)
+        for name, part in parts.items():
+            if part.pixels and part.boxes:
+                boxes = part.boxes(boxes, drawn[name], *self.size)
+        return clipped(labels, boxes, self.size)
 
     def gathered(self, store: Store, index: Tensor, drawn: Mapping[str, Tensor]) -> Tensor:
         """Return the pixels of the images at `index` [B] that a batch shows: uint8 [B, *size, C]."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from cnntrain.data.augment.augmentations import Augmentation, Plan
-from cnntrain.data.loading.batch import Batch, Collate, Store
+from cnntrain.data.loading.batch import Batch, Collate, Store, centred_boxes
 from cnntrain.data.loading.normalise import Normalise
 from cnntrain.data.loading.prefetch import Slots
 from cnntrain.data.loading.workers import end_workers, read_batches, torch_loader
@@ -222,6 +222,8 @@ def eval_batches(
         look(images)
         if has_map(images.shape[3]):
             images, labels = images[..., :-1], images[..., -1]
+        elif info.targets == "boxes":
+            labels = centred_boxes(labels, stored(split.source).shape[:2], info.shape[1:])
         yield normalise(images.to(device, non_blocking=True)), labels.to(device, non_blocking=True)
 
 

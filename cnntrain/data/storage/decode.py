@@ -101,7 +101,9 @@ def upright_size(path: Path) -> tuple[int, int]:
     return (width, height) if turn in (5, 6, 7, 8) else (height, width)
 
 
-def decode(path: Path, size: tuple[int, int], channels: int, *, resize: bool, invert: bool = False) -> np.ndarray:
+def decode(
+    path: Path, size: tuple[int, int], channels: int, *, resize: bool, stretch: bool = False, invert: bool = False
+) -> np.ndarray:
     """Return one image file as uint8 [H, W, C], upright by its EXIF orientation, what is transparent on white.
 
     Bilinear with antialiasing; what then stands out of `size` is cropped evenly; `invert` takes each value from 255.
@@ -115,7 +117,7 @@ def decode(path: Path, size: tuple[int, int], channels: int, *, resize: bool, in
             raise InputError(
                 f"{as_text(path)} is {actual}, other images {wanted}; give dataset.image_size to resize all"
             )
-        pixels = cover(pixels, size)
+        pixels = stretched(pixels, size) if stretch else cover(pixels, size)
     return 255 - pixels if invert else pixels
 
 
@@ -217,10 +219,7 @@ def cover(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     Sizes are rounded and pixels computed as by Resize and CenterCrop of torchvision.transforms.v2 on tensors.
     """
     covered, (top, left) = covering_size((image.shape[0], image.shape[1]), size)
-    covering = torch.empty(*covered, image.shape[2], dtype=torch.uint8)
-    pixels, out = (values.permute(2, 0, 1)[None] for values in (torch.from_numpy(image), covering))
-    scaled(pixels, covered, False, None, None, out=out)
-    return covering.numpy()[top : top + size[0], left : left + size[1]]
+    return stretched(image, covered)[top : top + size[0], left : left + size[1]]
 
 
 def covering_size(have: tuple[int, int], size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -228,6 +227,14 @@ def covering_size(have: tuple[int, int], size: tuple[int, int]) -> tuple[tuple[i
     (tall, wide), (height, width) = have, size
     covered = (height, wide * height // tall) if wide * height >= tall * width else (tall * width // wide, width)
     return covered, (round((covered[0] - height) / 2), round((covered[1] - width) / 2))
+
+
+def stretched(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Scale `image` [H, W, C] to `size`, bilinear with antialiasing."""
+    whole = torch.empty(*size, image.shape[2], dtype=torch.uint8)
+    pixels, out = (values.permute(2, 0, 1)[None] for values in (torch.from_numpy(image), whole))
+    scaled(pixels, size, False, None, None, out=out)
+    return whole.numpy()
 
 
 def bad_file(path: Path, error: Exception) -> InputError:

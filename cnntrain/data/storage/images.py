@@ -21,7 +21,7 @@ from cnntrain.runtime.progress import counting
 
 OnProgress = Callable[[int, int], None]  # called with the images done and the images in all
 
-TargetKind = Literal["classes", "maps"]
+TargetKind = Literal["classes", "maps", "boxes"]
 IGNORED = 255  # in a label map: a pixel without a class
 
 CHUNK = 64  # images a task of the thread pool decodes
@@ -76,7 +76,8 @@ class Files:
     """Image files that are decoded when they are read; picklable, and a subset shares the list of paths.
 
     `paths` are relative to `root` and `index` says which of them are meant. `size` is (height, width). With `resize`
-    an image is scaled until it covers `size` and cropped at its centre; without, one of another size is an InputError.
+    an image is scaled until it covers `size` and cropped at its centre, or scaled to it with `stretch`; without, one of
+    another size is an InputError.
     `invert` takes every value from 255.
     """
 
@@ -88,11 +89,12 @@ class Files:
         channels: int,
         *,
         resize: bool,
+        stretch: bool = False,
         invert: bool = False,
         index: np.ndarray | None = None,
     ) -> None:
         self.root, self.paths, self.size, self.channels = root, paths, size, channels
-        self.resize, self.invert = resize, invert
+        self.resize, self.stretch, self.invert = resize, stretch, invert
         self.index = np.arange(len(paths)) if index is None else index
 
     @property
@@ -112,7 +114,7 @@ class Files:
 
     def made(self) -> list[object]:
         """Return what decides, beside the files and the shape, which pixels are made of them."""
-        return [self.resize, self.invert]
+        return [self.resize, self.invert, *(["stretch"] if self.stretch else [])]
 
     def read(self, index: Sequence[int] | np.ndarray) -> Tensor:
         images = torch.empty(len(index), *self.shape, dtype=torch.uint8)
@@ -128,7 +130,8 @@ class Files:
 
     def decode(self, position: int) -> np.ndarray:
         """Return the image at `position`, uint8 [H, W, C]; a bad file is an InputError that names it."""
-        return decode(self.path(position), self.size, self.channels, resize=self.resize, invert=self.invert)
+        how = {"resize": self.resize, "stretch": self.stretch, "invert": self.invert}
+        return decode(self.path(position), self.size, self.channels, **how)
 
 
 class Centre:
@@ -206,9 +209,9 @@ def nearest_positions(length: int, side: int) -> Tensor:
 class Split:
     """Images and what is known of each of them beside its pixels.
 
-    `labels` [N, …] are its targets: class numbers, int64 [N]; nothing, int64 [N, 0], where they are label maps, which
-    lie with the pixels. `groups`, int64 [N], tells which images belong together, as the frames of a sequence do; None
-    where each stands for itself.
+    `labels` [N, …] are its targets: class numbers, int64 [N]; boxes, float32 [N, M, 6] (see `augment/boxes.py`), in
+    pixels of the stored images; nothing, int64 [N, 0], where they are label maps, which lie with the pixels. `groups`,
+    int64 [N], tells which images belong together, as the frames of a sequence do; None where each stands for itself.
     """
 
     source: Source
@@ -233,8 +236,9 @@ class DatasetInfo:
     """What is known of a dataset before its pixels are read.
 
     `shape` is (channels, height, width); `mean` and `std` are those of the training pixels in 0..1, one a channel.
-    `targets` says what has a class: the image, or every pixel of it (`IGNORED` where it has none). `words` are those
-    that the numbers of sentences stand for (`words.py`), empty for one that no training sentence has; none for images.
+    `targets` says what has a class: the image, every pixel of it (`IGNORED` where it has none), or boxes in it. `words`
+    are those that the numbers of sentences stand for (`words.py`), empty for one that no training sentence has; none for
+    images.
     """
 
     name: str

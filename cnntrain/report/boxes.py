@@ -1,0 +1,53 @@
+"""What a detection network answers, on a page: the classes, and the images in which it misses most."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cnntrain.data.storage.images import DatasetInfo, Split
+from cnntrain.report.document import Block, Gallery, Paragraph, Picture, Share, Table
+from cnntrain.runs.evaluation import Evaluation
+from cnntrain.runtime.tables import counted
+from cnntrain.stats.detection import per_image_hits, ranked
+from cnntrain.training.boxes import LIKELY, drawn
+from cnntrain.training.pictures import as_png
+
+WORST = 24  # images shown
+
+
+def class_blocks(results: Mapping[str, Any]) -> list[Block]:
+    """Return the table of the classes, the worst first, and how many objects the grid cannot give."""
+    explained = "AP is the average precision at an IoU of 0.5 (VOC, all points), with its 95 % interval over images."
+    if results["lost"]:
+        explained += f" The grid cannot give {results['lost']:,} of the {counted(results['objects'], 'object')}."
+    rows = sorted(results["per_class"], key=lambda row: (row["ap50"] is None, row["ap50"]))
+    return [Paragraph(explained, quiet=True), Table([class_row(row) for row in rows])]
+
+
+def class_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a class as a line of the table; one without objects has no numbers."""
+    known = row["ap50"] is not None
+    return {
+        "class": row["class"],
+        "objects": row["n"],
+        "AP": Share(row["ap50"]) if known else None,
+        "interval": f"{100 * row['ap50_low']:.1f} … {100 * row['ap50_high']:.1f}" if known else None,
+    }
+
+
+def worst_blocks(measured: Evaluation, split: Split, info: DatasetInfo) -> list[Block]:
+    """Return the images in which most objects are missed by likely boxes."""
+    found, objects = measured.kept["detections"].copy(), measured.kept["objects"]
+    found[found[..., 1] < LIKELY] = -1
+    hits = per_image_hits([ranked(found, objects, k, 0.5) for k in range(len(info.classes))], len(objects))
+    missed = (objects[..., 0] >= 0).sum(axis=1) - hits
+    places = np.argsort(-missed, kind="stable")[:WORST].tolist()
+    images, pictures = split.source.read(places).numpy(), []
+    for place, image in zip(places, images, strict=True):
+        name = f"image {place}" if measured.files is None else str(measured.files[place])
+        shown = drawn(image, found[place], objects[place], info.classes)
+        pictures.append(Picture(as_png(shown), name, f"{missed[place]} missed", (Path(name).name,)))
+    explained = f"True boxes are white, boxes of a score of {LIKELY} or more coloured. Most missed objects come first."
+    return [Paragraph(explained, quiet=True), Gallery(pictures)]
