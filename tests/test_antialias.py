@@ -9,7 +9,7 @@ from torch import nn
 
 from cnntrain.config.build import build_model
 from cnntrain.data.storage.images import DatasetInfo
-from cnntrain.models import DENSE, MODELS, TEXT
+from cnntrain.models import DENSE, GRIDS, MODELS, TEXT
 from cnntrain.nn.antialias import antialiased
 from cnntrain.nn.composite import chain
 from cnntrain.nn.layers import BlurPool2d, StochasticPool2d
@@ -22,7 +22,7 @@ WITHOUT |= {"colour_histogram", "filter_bank", "gabor", "kmeans"}
 DEEPER = {"preact_resnet1001", "resnet152", "resnet101", "resnet110", "lm_resnet110"}  # the same blocks, more of them
 
 
-@pytest.mark.parametrize("name", sorted(MODELS.keys() - DENSE.keys() - TEXT.keys() - WITHOUT - DEEPER))
+@pytest.mark.parametrize("name", sorted(MODELS.keys() - DENSE.keys() - GRIDS.keys() - TEXT.keys() - WITHOUT - DEEPER))
 def test_every_network_keeps_its_parameters_shapes_and_strides(name: str) -> None:
     from cnntrain.nn.geometry import geometry
 

@@ -44,7 +44,7 @@ SMALLER: dict[str, tuple[str, ...]] = {
     "crossval": ("jobs=1", "figures=false"),
 }
 # Images that would have to be downloaded are drawn instead, once the words have been checked as they stand.
-AT_HAND = ("digits", "synthetic", "grammar", "folder", "discs")
+AT_HAND = ("digits", "synthetic", "grammar", "folder", "discs", "shapes")
 DRAWN = (
     *("dataset=synthetic", "dataset.train_images=64", "dataset.test_images=16", "dataset.image_size=32"),
     "trainer.batch_size=16",

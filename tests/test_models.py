@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from cnntrain.models import DENSE, MODELS, TEXT
+from cnntrain.models import DENSE, GRIDS, MODELS, TEXT
 from cnntrain.nn.calibration import calibrates
 from cnntrain.nn.geometry import StageGeometry, geometry
 from cnntrain.nn.shapes import Shape
@@ -24,7 +24,7 @@ GRAY, CIFAR, TINY, IMAGENET = (1, 28, 28), (3, 32, 32), (3, 64, 64), (3, 224, 22
 DIGITS = ("softmax", "mlp", "lenet5", "lenet5_1998", "convnet", "locally_connected", "maxout")
 LARGE = ("alexnet", "zfnet", "vgg", "googlenet", "mobilenet", "resnet18", "resnet34", "resnet50", "resnet101")
 OWN = [  # tests/test_external.py and tests/test_segmentation.py have the others
-    name for name in MODELS if name not in ("torchvision", "timm", *DENSE, *TEXT)
+    name for name in MODELS if name not in ("torchvision", "timm", *DENSE, *GRIDS, *TEXT)
 ]
 DEEPER = {"preact_resnet1001", "resnet101", "resnet152", "resnet110", "lm_resnet110"}  # the same blocks, more of them
 EACH = [pytest.param(name, marks=pytest.mark.slow if name in DEEPER else ()) for name in OWN]

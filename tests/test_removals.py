@@ -9,12 +9,12 @@ import pytest
 from made import create_model
 from torch import nn
 
-from cnntrain.models import DENSE, MODELS, TEXT
+from cnntrain.models import DENSE, GRIDS, MODELS, TEXT
 from cnntrain.nn.shapes import Shape
 from cnntrain.nn.stages import StageError
 
 REFUSALS = json.loads((Path(__file__).parent / "golden" / "refusals.json").read_text())
-OWN = [name for name in MODELS if name not in ("torchvision", "timm", *DENSE, *TEXT)]
+OWN = [name for name in MODELS if name not in ("torchvision", "timm", *DENSE, *GRIDS, *TEXT)]
 GRAY = ("softmax", "mlp", "lenet5", "lenet5_1998", "convnet", "locally_connected", "maxout")
 LONG = 60  # stages
 Trains = Callable[..., bool]

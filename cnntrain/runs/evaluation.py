@@ -246,7 +246,8 @@ def read_evaluation(target: Path) -> Evaluation:
     files = arrays.pop("files", None)
     of_classes = {key: arrays[key].shape[1] for key in ("probabilities", "confusion") if key in arrays}
     rows = {len(array) for array in (*arrays.values(), sums, files) if array is not None}
-    if rows != {n} or set(of_classes.values()) != {classes} or "labels" not in arrays:
+    needed = {"labels", task_of(results).decisive}
+    if rows != {n} or not set(of_classes.values()) <= {classes} or not needed <= arrays.keys():
         raise InputError(f"{path} does not belong to {target / RESULTS}")
     return Evaluation(target, results, arrays, arrays["labels"], sums, files)
 

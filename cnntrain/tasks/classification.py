@@ -102,6 +102,7 @@ class Classification:
     val_numbers: ClassVar[type] = ValNumbers
     eval_numbers: ClassVar[type] = EvalNumbers
     cell_numbers: ClassVar[type] = CellNumbers
+    decisive: ClassVar[str] = "probabilities"
     train_keys: ClassVar[tuple[str, ...]] = tuple(get_type_hints(TrainNumbers))
     val_keys: ClassVar[tuple[str, ...]] = tuple(get_type_hints(ValNumbers))
 

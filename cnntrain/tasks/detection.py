@@ -94,6 +94,7 @@ class Detection:
     val_numbers: ClassVar[type] = BoxValNumbers
     eval_numbers: ClassVar[type] = BoxEvalNumbers
     cell_numbers: ClassVar[type] = BoxCellNumbers
+    decisive: ClassVar[str] = "detections"
     train_keys: ClassVar[tuple[str, ...]] = tuple(get_type_hints(BoxTrainNumbers))
     val_keys: ClassVar[tuple[str, ...]] = tuple(get_type_hints(BoxValNumbers))
 

@@ -100,6 +100,7 @@ class Segmentation:
     val_numbers: ClassVar[type] = PixelValNumbers
     eval_numbers: ClassVar[type] = PixelEvalNumbers
     cell_numbers: ClassVar[type] = PixelCellNumbers
+    decisive: ClassVar[str] = "confusion"
     train_keys: ClassVar[tuple[str, ...]] = tuple(get_type_hints(PixelTrainNumbers))
     val_keys: ClassVar[tuple[str, ...]] = tuple(get_type_hints(PixelValNumbers))
 

@@ -73,6 +73,7 @@ class Task(Protocol):
     val_numbers: ClassVar[type]  # of a validation
     eval_numbers: ClassVar[type]  # of an evaluation
     cell_numbers: ClassVar[type]  # of a study's cell
+    decisive: ClassVar[str]  # what evaluations keep, by name, that decides between two networks
     train_keys: ClassVar[tuple[str, ...]]  # what a run's results keep of the last record of a training
     val_keys: ClassVar[tuple[str, ...]]  # and of a validation
 
