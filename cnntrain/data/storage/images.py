@@ -237,8 +237,8 @@ class DatasetInfo:
 
     `shape` is (channels, height, width); `mean` and `std` are those of the training pixels in 0..1, one a channel.
     `targets` says what has a class: the image, every pixel of it (`IGNORED` where it has none), or boxes in it. `words`
-    are those that the numbers of sentences stand for (`words.py`), empty for one that no training sentence has; none for
-    images.
+    are those that the numbers of sentences stand for (`words.py`), empty for one that no training sentence has; images
+    have none.
     """
 
     name: str
