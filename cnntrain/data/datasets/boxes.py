@@ -18,7 +18,7 @@ from cnntrain.data.storage.images import Dataset, DatasetInfo, Files, Split
 from cnntrain.runtime.errors import InputError, as_text, listed, nearest
 from cnntrain.runtime.ranges import Count
 
-Format = Literal["auto", "voc", "yolo", "coco"]
+BoxFormat = Literal["auto", "voc", "yolo", "coco"]
 BEYOND = 1.0  # pixels that a box may reach over the border: some programs count from 1
 
 
@@ -54,7 +54,7 @@ class BoxFolder:
     """
 
     root: Path
-    format: Format = "auto"
+    format: BoxFormat = "auto"
     class_names: Sequence[str] | None = None
     image_size: Count = 448
     channels: Literal[1, 3] = 3
@@ -155,7 +155,7 @@ class BoxFolder:
         return parts
 
 
-def found_format(root: Path) -> Format:
+def found_format(root: Path) -> BoxFormat:
     """Return the format in which the boxes of a folder lie."""
     if (root / "Annotations").is_dir():
         return "voc"
