@@ -264,3 +264,12 @@ def test_what_has_no_receptive_field_is_refused() -> None:
     assert (even.receptive_field, even.stride) == ((2, 1), (2, 1))
     with pytest.raises(ValueError, match="different strides"):
         geometry(nn.Sequential(Concat(a=nn.MaxPool2d(2), b=nn.Identity())), shape)
+
+
+def test_what_torch_counts_needs_no_network_on_the_meta_device_and_leaves_it_as_it_is() -> None:
+    real, meta = (create_model("lenet5", (1, 28, 28), 10, device=device).train() for device in ("cpu", "meta"))
+    before = [parameter.clone() for parameter in real.parameters()]
+    counted = outline(real, (1, 28, 28))
+    assert counted == outline(meta, (1, 28, 28)) and sum(row.macs for row in counted) > 0
+    assert real.training and not any(module._forward_hooks for module in real.modules())
+    assert all(torch.equal(a, b) for a, b in zip(before, real.parameters(), strict=True))
