@@ -1,8 +1,7 @@
 """How long a training will take: a few steps on noise, before any image is read."""
 
-import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -13,10 +12,12 @@ from cnntrain.config.schema import Fit, Options
 from cnntrain.data.storage.images import Dataset, DatasetInfo, Pixels, Split
 from cnntrain.runs.check import check_fit
 from cnntrain.runs.setup import build
+from cnntrain.runtime.devices import choose_device
 from cnntrain.studies.variants import info_of
 
 LARGE = 5e9  # multiplications of a step beyond which a smaller batch is timed
 STEPS = 3
+ROUNDS, ENOUGH = 60, 3.0  # at most so many steps of each in turns, and seconds after which fewer do
 
 
 def seconds_of(settings: Options, multiplications: int, threads: int) -> float:
@@ -49,14 +50,21 @@ def seconds_of(settings: Options, multiplications: int, threads: int) -> float:
 def in_turns(settings: Sequence[Options], multiplications: int) -> list[float]:
     """Return how many seconds an image takes in a training step of each configuration, with one thread.
 
-    They take their steps in turns, so that whatever else the machine does slows all alike; the shortest counts.
+    They take their steps in turns, so that whatever else the machine does slows all alike; the shortest counts. On a
+    processor its own time counts, without what it waits for other programs.
     """
     configurations, before = [read_config(Fit, each) for each in settings], torch.get_num_threads()
     batch = max(2, min(configurations[0].trainer.batch_size, int(LARGE / (3 * multiplications))))
     torch.set_num_threads(1)
     try:
-        steps = [timed_steps(cfg, info_of(each), batch) for cfg, each in zip(configurations, settings, strict=True)]
-        rounds = [[next(step) for step in steps] for _ in range(2 * STEPS)]
+        clock = time.process_time if choose_device(configurations[0].device).type == "cpu" else time.perf_counter
+        steps = [
+            timed_steps(cfg, info_of(each), batch, ROUNDS, clock)
+            for cfg, each in zip(configurations, settings, strict=True)
+        ]
+        rounds = [[next(step) for step in steps] for _ in range(STEPS)]
+        while len(rounds) < ROUNDS and sum(map(sum, rounds)) < ENOUGH:
+            rounds.append([next(step) for step in steps])
     finally:
         torch.set_num_threads(before)
     return [min(times) / batch for times in zip(*rounds[1:], strict=True)]
@@ -64,11 +72,13 @@ def in_turns(settings: Sequence[Options], multiplications: int) -> list[float]:
 
 def step_seconds(cfg: Fit, info: DatasetInfo, batch: int) -> float:
     """Return how long a step on so many images of noise takes, the shortest of a few."""
-    return min(list(itertools.islice(timed_steps(cfg, info, batch), STEPS))[1:])
+    return min(list(timed_steps(cfg, info, batch, STEPS))[1:])
 
 
-def timed_steps(cfg: Fit, info: DatasetInfo, batch: int) -> Iterator[float]:
-    """Take steps on so many images of noise, up to twice `STEPS`, and yield how long each took."""
+def timed_steps(
+    cfg: Fit, info: DatasetInfo, batch: int, steps: int, clock: Callable[[], float] = time.perf_counter
+) -> Iterator[float]:
+    """Take so many steps on a batch of noise each, and yield how long each took by a clock."""
     images = torch.randint(256, (2 * batch, info.shape[1], info.shape[2], info.shape[0]), dtype=torch.uint8)
     if info.targets == "maps":
         images = torch.cat((images, images[..., :1] % len(info.classes)), dim=3)
@@ -76,12 +86,12 @@ def timed_steps(cfg: Fit, info: DatasetInfo, batch: int) -> Iterator[float]:
     small = replace(
         cfg,
         init_from=None,
-        trainer=replace(cfg.trainer, epochs=STEPS, batch_size=batch, accumulate=1),
+        trainer=replace(cfg.trainer, epochs=steps, batch_size=batch, accumulate=1),
         dataset=cfg.dataset | {"workers": 0, "balance": "none"},
     )
     built = build(check_fit(small, begun=True), noise)  # no weights are read
-    for step in range(2 * STEPS):
-        began = time.perf_counter()
+    for step in range(steps):
+        began = clock()
         built.train_step.update(built.loader, step)
         float(built.train_step.program.sums.loss)  # waits for the device
-        yield time.perf_counter() - began
+        yield clock() - began

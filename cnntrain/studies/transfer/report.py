@@ -8,7 +8,7 @@ from cnntrain.report.files import filed_figure, write_report
 from cnntrain.report.forest import forest
 from cnntrain.runtime.drawing import styled
 from cnntrain.runtime.progress import clock
-from cnntrain.runtime.tables import Row, percent
+from cnntrain.runtime.tables import Row, counted, percent
 from cnntrain.stats.paired_tests import PairedTest, conclude
 from cnntrain.studies.answer import Answer, VariantRow
 from cnntrain.studies.answer_report import (
@@ -40,7 +40,7 @@ def plan_rows(planned: PlannedTransfer) -> list[Row]:
         row: dict[str, Any] = {
             "variant": regime.name,
             "weights": "new" if regime.regime == "scratch" else taken(regime),
-            "frozen": f"{len(regime.frozen)} stages" if regime.frozen else "none",
+            "frozen": counted(len(regime.frozen), "stage") if regime.frozen else "none",
             "parameters": sized.params,
             "images": regime.n_train,
             "epochs": regime.epochs,
