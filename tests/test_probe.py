@@ -376,6 +376,7 @@ def test_a_probe_of_another_dataset_is_a_run_on_it(cnntrain: Call, run: str, fol
         (["output_dir=run"], "output_dir=run"),
         (["model=lenet5", "dataset=digits"], "run="),
         (["model=lenet5", "dataset=digits", "init=random", "run=null", "save=true"], "save=false"),
+        (["model=unet", "dataset=shapes", "init=random", "run=null"], "pixel"),
     ],
 )
 def test_what_cannot_be_is_refused_in_a_line(

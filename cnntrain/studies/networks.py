@@ -37,8 +37,17 @@ class NamedNetwork:
 def find_networks(cfg: schema.Observed) -> list[NamedNetwork]:
     """Return the networks that are meant, in evaluation mode.
 
-    Raises `InputError` unless exactly one of run, runs and model says which.
+    Raises `InputError` unless exactly one of run, runs and model says which, and each gives one class an image.
     """
+    networks = named_networks(cfg)
+    for network in networks:
+        if network.info.targets != "classes":
+            raise InputError(f"{network.name} gives a class for every pixel: take a network that gives one an image")
+    return networks
+
+
+def named_networks(cfg: schema.Observed) -> list[NamedNetwork]:
+    """Return the networks that run, runs or model name."""
     if sum(given is not None for given in (cfg.run, cfg.runs, cfg.model)) != 1:
         raise InputError("name what to measure: run=<folder>, runs=[<folder>,…], or model=<name> with init=random")
     if cfg.model is not None:

@@ -125,13 +125,11 @@ def depth_words(rows: Sequence[StageRow], steps: Sequence[StepRow]) -> list[str]
     words = list[str]()
     whole = next((row for row in steps if row.versus == "first"), None)
     if whole is not None:
-        way = "grows" if whole.delta > 0 else "falls"
-        sure = "significantly" if whole.significant else "not significantly"
-        equal = "= " if whole.p_holm > LEAST_P else ""
-        by, ends = points(abs(whole.delta))[1:], f"{points(whole.delta_low)} … {points(whole.delta_high)}"
+        way = "does not change significantly" if not whole.significant else "grows" if whole.delta > 0 else "falls"
+        ends, equal = f"{points(whole.delta_low)} … {points(whole.delta_high)}", "= " if whole.p_holm > LEAST_P else ""
         words.append(
-            f"From {named(first.stage)} to {named(last.stage)} accuracy {way} {sure}, by {by} points ({ends}; "
-            f"p {equal}{p_text(whole)}): from {percent(first.top1, 1)} to {percent(last.top1, 1)}; it is highest at "
+            f"From {named(first.stage)} to {named(last.stage)} accuracy {way}: {points(whole.delta)} points ({ends}; "
+            f"p {equal}{p_text(whole)}), from {percent(first.top1, 1)} to {percent(last.top1, 1)}; it is highest at "
             f"{named(best.stage)}, {percent(best.top1, 1)}."
         )
     else:
