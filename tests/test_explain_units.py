@@ -18,7 +18,7 @@ from cnntrain.nn.layers import LocalResponseNorm
 from cnntrain.nn.stages import walk
 from cnntrain.runtime.errors import InputError
 from cnntrain.studies.explain.attention import attention_maps
-from cnntrain.studies.explain.deconvnet import normalisation_passed_over, project
+from cnntrain.studies.explain.deconvnet import likeness, normalisation_passed_over, project
 from cnntrain.studies.explain.filters import constant_units, image_kernels, layer_filters, weighted_layers
 from cnntrain.studies.explain.maps import StageTotals
 from cnntrain.studies.explain.question import Subject, Targets
@@ -218,6 +218,15 @@ def test_a_projection_has_no_pixels_beyond_its_patch_and_tanh_is_refused() -> No
     bent = stages(conv1=nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh()))
     with pytest.raises(InputError, match="tanh"):
         project(subject_of(bent), "conv1", pixels, 0, position, position)
+
+
+def test_projections_are_alike_where_they_are_multiples_of_each_other() -> None:
+    one = np.random.default_rng(4).normal(size=(1, 5, 5, 3))
+    other = np.random.default_rng(5).normal(size=(1, 5, 5, 3))
+    assert likeness(np.concatenate([one, 3 * one, 0 * one])) == pytest.approx(1)
+    cosine = (one * other).sum() / np.linalg.norm(one) / np.linalg.norm(other)
+    assert likeness(np.concatenate([one, other])) == pytest.approx(cosine)
+    assert likeness(np.concatenate([one, 0 * one])) is None
 
 
 def test_units_are_chosen_evenly_or_by_number_and_others_are_named() -> None:

@@ -5,6 +5,9 @@ kept, all others are zero. On the way down a max pooling gives each value to the
 switch), a ReLU passes what is positive of what arrives, a convolution is its filters transposed, and normalisation over
 neighbours is passed over. Batch norm in evaluation is a factor for each map, and is passed as such; the authors had
 none. Where poolings overlap, what arrives at one position is added.
+
+Only switches and positions bring the image into a projection: without max pooling it is the same for all images
+(Springenberg, Dosovitskiy, Brox and Riedmiller, "Striving for Simplicity", ICLR workshop 2015), which is measured.
 """
 
 import contextlib
@@ -48,14 +51,16 @@ def deconvnet(question: Question) -> Explanation:
         unit_picture("deconvnet", stage, "patches that excite a unit most, and what it answers to in them", units)
         for stage, units in tiles.items()
     ]
-    largest = [float(np.abs(values).max()) for units in projected.values() for values in units]
+    every = [values for units in projected.values() for values in units]
     rows = [
-        {**row, "largest projected": size}
-        for row, size in zip(patch_rows(question, chosen, images, exciting, spans), largest, strict=True)
+        {**row, "largest projected": float(np.abs(values).max()), "projections alike": likeness(values)}
+        for row, values in zip(patch_rows(question, chosen, images, exciting, spans), every, strict=True)
     ]
     how = (
         "Beside the patches of a unit stands its activation there, projected back to the pixels: what is zero plays no "
-        "part. Each unit has a scale of its own, which ends at the largest value of its projections."
+        "part. Each unit has a scale of its own, which ends at the largest value of its projections. Where these are "
+        "alike (the mean cosine between two of them is near 1), they show the unit's filters and little of the images: "
+        "so it is in first stages, and wherever no max pooling hands its switches down."
     )
     alone = {stage: {unit: pair[1:] for unit, pair in units.items()} for stage, units in tiles.items()}
     return Explanation(pictures, rows, [*remarks(images, chosen), how], alone)
@@ -75,6 +80,15 @@ def unit_projections(
                 projected[stage].append(np.stack(cut))
                 progress(1)
     return projected
+
+
+def likeness(values: np.ndarray) -> float | None:
+    """Return the mean cosine between two projections of a unit [k, h, w, C]; None where fewer than two are not zero."""
+    flat = values.reshape(len(values), -1)
+    sizes = np.linalg.norm(flat, axis=1)
+    directions = flat[sizes > 0] / sizes[sizes > 0, None]
+    k = len(directions)
+    return float((np.square(directions.sum(axis=0)).sum() - k) / (k * (k - 1))) if k > 1 else None
 
 
 def projection_tile(values: np.ndarray) -> Tile:

@@ -35,8 +35,7 @@ def patches(question: Question) -> Explanation:
         for stage, found in exciting.items()
     }
     pictures = [
-        unit_picture("patches", stage, f"the {PATCHES} patches that excite a unit most", units)
-        for stage, units in tiles.items()
+        unit_picture("patches", stage, "the patches that excite a unit most", units) for stage, units in tiles.items()
     ]
     return Explanation(pictures, patch_rows(question, chosen, images, exciting, spans), remarks(images, chosen), tiles)
 
