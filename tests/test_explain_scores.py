@@ -302,6 +302,8 @@ def test_a_sentence_says_whether_maps_change_when_the_weights_do() -> None:
         (["what=gradcam", "scores=true", "dataset.boxes=some.csv"], "test_"),
         (["what=gradcam", "scores=true", "dataset.boxes=boxes.csv", "images=squares/test"], "images="),
         (["what=gradcam", "sanity=true", "random_labels=nothing"], "nothing"),
+        (["what=gradcam", "random_labels=run"], "sanity=true"),
+        (["what=gradcam", "dataset.boxes=boxes.csv"], "scores=localisation"),
     ],
 )
 def test_scores_that_cannot_be_are_refused_in_a_line(

@@ -5,6 +5,7 @@ randomisation, and networks trained on permuted labels. Maps of the same class a
 their values, with and without sign, and by their structural similarity (Wang, Bovik, Sheikh and Simoncelli 2004).
 """
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -53,11 +54,27 @@ class SanityRow:
     n: int
 
 
-def check_sanity(question: Question, attributions: Mapping[str, Attribution]) -> list[SanityRow]:
-    """Compare the maps of each method with those after more and more stages are random."""
+def find_permuted(subject: Subject, run: str | None) -> Subject | None:
+    """Return the network of a run that was trained on permuted labels, if one is named.
+
+    Raises `InputError` where it does not answer the same question.
+    """
+    if run is None:
+        return None
+    net, info, settings = load_run(find_run(run, "random_labels"), "last")
+    if (info.shape, info.classes) != (subject.info.shape, subject.info.classes):
+        raise InputError(f"random_labels={run} is a network of other images or classes")
+    return replace(subject, net=net.to(subject.device), settings=settings)
+
+
+def check_sanity(
+    question: Question, attributions: Mapping[str, Attribution], permuted: Subject | None
+) -> list[SanityRow]:
+    """Compare the maps of each method with those after more and more stages are random, and of permuted labels."""
     before = {name: maps_of(question, name, attribution) for name, attribution in attributions.items()}
     rows = list[SanityRow]()
-    for stage, subject in other_networks(question.subject, question.options.seed, question.options.random_labels):
+    others = random_networks(question.subject, question.options.seed)
+    for stage, subject in itertools.chain(others, [(LABELS, permuted)] if permuted else []):
         other = replace(question, subject=subject)
         for name, attribution in attributions.items():
             after = maps_of(other, name, attribution)
@@ -70,19 +87,14 @@ def maps_of(question: Question, name: str, attribution: Attribution) -> np.ndarr
     return attribute(attribution, question, name).values.numpy()
 
 
-def other_networks(subject: Subject, seed: int, random_labels: str | None) -> Iterator[tuple[str, Subject]]:
-    """Yield networks whose stages are random from one to the last, and the stage; and one of permuted labels."""
+def random_networks(subject: Subject, seed: int) -> Iterator[tuple[str, Subject]]:
+    """Yield networks whose stages are random from one to the last, and the name of the one."""
     net = subject.net
     learned = [name for name, stage in net.named_children() if any(p.requires_grad for p in stage.parameters())]
     fresh = rebuild(subject.settings, subject.info, seed=int(generator(seed, "rerandomize").integers(2**31)))
     for place in reversed(spread(len(learned), MOST_STAGES)):
         changed = with_stages_of(net, fresh.to(subject.device), learned[place:])
         yield learned[place], replace(subject, net=changed.eval())
-    if random_labels is not None:
-        other, info, settings = load_run(find_run(random_labels, "random_labels"), "last")
-        if (info.shape, info.classes) != (subject.info.shape, subject.info.classes):
-            raise InputError(f"random_labels={random_labels} is a network of other images or classes")
-        yield LABELS, replace(subject, net=other.to(subject.device), settings=settings)
 
 
 def compared(name: str, stage: str, before: np.ndarray, after: np.ndarray, *, signed: bool) -> SanityRow:

@@ -71,12 +71,34 @@ class ImageScores:
         return self.score not in AREAS
 
 
-def measure_scores(subject: Subject, options: Explain, attributions: Mapping[str, Attribution]) -> list[MapScore]:
-    """Score the maps of methods, and of those that look at no network, on the same images."""
+@dataclass(frozen=True, eq=False)
+class ScoredSplits:
+    """The images that are scored, and the training images on which thresholds are chosen, where there are boxes."""
+
+    measured: ScoredImages
+    trained: ScoredImages | None
+
+
+def find_scored(subject: Subject, options: Explain) -> ScoredSplits | None:
+    """Return the images for the scores that are asked for, if any are.
+
+    Raises `InputError` for boxes without a score that needs them, and the other way round.
+    """
+    if options.dataset.boxes is not None and options.scores in (False, "insertion"):
+        raise InputError("dataset.boxes= serves scores=localisation or scores=true")
     if options.scores == "localisation" and options.dataset.boxes is None:
         raise InputError("scores=localisation needs boxes: name their list or folder with dataset.boxes=")
+    if not options.scores:
+        return None
     measured = scored_images(subject, options, options.split)
-    trained = None if measured.boxes is None else scored_images(subject, options, "train")
+    return ScoredSplits(measured, None if measured.boxes is None else scored_images(subject, options, "train"))
+
+
+def measure_scores(
+    subject: Subject, options: Explain, attributions: Mapping[str, Attribution], splits: ScoredSplits
+) -> list[MapScore]:
+    """Score the maps of methods, and of those that look at no network, on the same images."""
+    measured, trained = splits.measured, splits.trained
     mappers: dict[str, Mapper] = {
         **{name: mapper_of(name, attribution) for name, attribution in attributions.items()},
         **{name: reference_mapper(name) for name in REFERENCES},
@@ -88,7 +110,7 @@ def measure_scores(subject: Subject, options: Explain, attributions: Mapping[str
         if options.scores != "localisation" and name != WHOLE:  # which has no order
             inserted, deleted = areas(question, question.targets("probability"), maps, name)
             scores += [ImageScores(name, "insertion", inserted), ImageScores(name, "deletion", deleted)]
-        if options.scores != "insertion" and measured.boxes is not None and trained is not None:
+        if measured.boxes is not None and trained is not None:
             scores += localised(name, mapper, question, maps, measured.boxes, trained)
     return summed_up(scores)
 

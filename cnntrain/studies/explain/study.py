@@ -8,8 +8,8 @@ from cnntrain.studies.explain.explanation import Explanation
 from cnntrain.studies.explain.options import Explain
 from cnntrain.studies.explain.question import Question, Subject, find_image_set, find_subject
 from cnntrain.studies.explain.registry import ATTRIBUTIONS, METHODS, OF_SENTENCES
-from cnntrain.studies.explain.sanity import SanityRow, check_sanity, sanity_sentence
-from cnntrain.studies.explain.scores import MapScore, measure_scores
+from cnntrain.studies.explain.sanity import SanityRow, check_sanity, find_permuted, sanity_sentence
+from cnntrain.studies.explain.scores import MapScore, find_scored, measure_scores
 from cnntrain.studies.explain.search import units_to_show
 
 ALL = "all"  # of `what=`: every method that the network allows, on a page to click through
@@ -65,7 +65,10 @@ def explain(options: Explain) -> ExplainStudy:
     mapping = {name: ATTRIBUTIONS[name] for name in names if name in ATTRIBUTIONS}
     if (options.scores or options.sanity) and not mapping:
         raise InputError(f"what={names[0]} has no maps to be scored; take one of {', '.join(ATTRIBUTIONS)}")
+    if options.random_labels is not None and not options.sanity:
+        raise InputError("random_labels= is compared with sanity=true")
     subject = find_subject(options)
+    permuted, splits = find_permuted(subject, options.random_labels), find_scored(subject, options)
     question = Question(subject, find_image_set(subject, options), options)
     about_units = alike(question) if explores(options) else question
     about_images = replace(question, options=replace(options, stages=None)) if explores(options) else question
@@ -79,11 +82,11 @@ def explain(options: Explain) -> ExplainStudy:
                 raise
             refused[name] = str(error)
     mapping = {name: attribution for name, attribution in mapping.items() if name in answers}
-    sanity = check_sanity(question, mapping) if options.sanity else []
+    sanity = check_sanity(about_images, mapping, permuted) if options.sanity else []
     for name in mapping:
         remarks = [*answers[name].remarks, sanity_sentence(sanity, name)]
         answers[name] = replace(answers[name], remarks=remarks)
-    scores = measure_scores(subject, options, mapping) if options.scores else []
+    scores = measure_scores(subject, about_images.options, mapping, splits) if splits else []
     return ExplainStudy(question, answers, refused, scores, sanity)
 
 
