@@ -82,7 +82,7 @@ def load_run(run: str | Path = "latest", weights: Literal["best", "last"] = "bes
     if weights not in ("best", "last"):
         raise unknown("weights", str(weights), ("best", "last"))
     folder = find_run(str(run))
-    return Run(folder, *load.load_run(folder, weights))
+    return Run(folder, *load.load_run(folder, weights, any_task=True))
 
 
 def describe(net: nn.Sequential, shape: tuple[int, int, int]) -> list[StageGeometry]:

@@ -25,7 +25,7 @@ def run(composed: DictConfig) -> dict[str, Any]:
     if cfg.format == "onnx":
         require_onnx()
     prepare(deterministic=False)
-    net, info, settings = load_run(folder, cfg.weights)
+    net, info, settings = load_run(folder, cfg.weights, any_task=True)
     target = Path(cfg.output) if cfg.output else folder / "export" / f"{settings['model']['name']}.{cfg.format}"
     if target.suffix != f".{cfg.format}" or target.is_dir():
         raise InputError(f"output={target} should be the name of a file that ends in .{cfg.format}")

@@ -48,7 +48,7 @@ def run(composed: DictConfig) -> dict[str, Any]:
     prepare(deterministic=False)
     device = choose_device(cfg.device)
     folder = find_run(cfg.run)
-    net, info, settings = load_run(folder, cfg.weights)
+    net, info, settings = load_run(folder, cfg.weights, any_task=True)
     if bool(info.words) != bool(cfg.sentences):
         reads, key = ("sentences", "sentences=<file>") if info.words else ("images", "images=<value>")
         raise InputError(f"run={cfg.run} reads {reads}: give {key}")

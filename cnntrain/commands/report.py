@@ -33,7 +33,7 @@ def run(composed: DictConfig) -> dict[str, Any]:
     if (other := target.with_suffix(".md")).exists():
         raise InputError(f"{target} would replace the page of another report, to which {other} belongs; name output=")
     refuse_unwritable(target.parent, word="output=" if cfg.output else "")
-    net, info, settings = load_run(folder, cfg.weights)
+    net, info, settings = load_run(folder, cfg.weights, any_task=True)
     record = records.record(folder)
     measured = ensure_evaluation(folder, cfg, checksums=True)
     data_root = cfg.data_root or settings["data_root"]

@@ -117,7 +117,9 @@ def evaluate(
     refuse_unwritable(output or folder / "eval", word=typed)
     prepare(deterministic=False)
     device = choose_device(cfg.device)
-    net, info, settings = load_run(folder, cfg.weights)
+    net, info, settings = load_run(folder, cfg.weights, any_task=True)
+    if tta != "none" and info.targets != "classes":
+        raise InputError(f"tta={tta} averages one answer an image, and this network gives {info.targets}; take none")
     data_root = cfg.data_root or settings["data_root"]
     images = run_images(folder, settings, info, data_root, cfg.split, other=dataset)
     target = output or evaluation_folder(folder, images.name, cfg.weights, tta, images.other)

@@ -35,14 +35,20 @@ def read_info(record: Mapping[str, Any]) -> DatasetInfo:
     )
 
 
-def load_run(folder: Path, weights: str) -> tuple[nn.Sequential, DatasetInfo, dict[str, Any]]:
+def load_run(
+    folder: Path, weights: str, *, any_task: bool = False
+) -> tuple[nn.Sequential, DatasetInfo, dict[str, Any]]:
     """Return a run's network with its best or last weights (the moving average's where one is kept), dataset
     information and configuration.
 
-    Raises `CheckpointError` when the weights are missing, damaged or those of another network.
+    Raises `CheckpointError` when the weights are missing, damaged or those of another network, and unless it may be of
+    `any_task`, `InputError` for a network that does not give one class an image.
     """
     settings, record = records.settings(folder), records.record(folder)
     info = read_info(record)
+    if info.targets != "classes" and not any_task:
+        what = {"maps": "a class for every pixel", "boxes": "boxes"}[info.targets]
+        raise InputError(f"{folder} gives {what}, and this is of networks that give one class an image")
     net = rebuild(settings, info, seed=settings["seed"])
     path = checkpoints.path_of(folder, weights)
     state = checkpoints.load(path)

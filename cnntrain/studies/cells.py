@@ -232,7 +232,7 @@ def measure(cell: Cell, dataset: Dataset) -> dict[str, Any]:
 
     Returns score and number of images of both; the evaluation of the test images is written into its folder.
     """
-    net, info, _ = load_run(cell.folder, "last")
+    net, info, _ = load_run(cell.folder, "last", any_task=True)
     cfg = read_config(Fit, cell.settings)
     device = choose_device(cfg.device)
     net = net.to(device).to(memory_format=torch.channels_last)

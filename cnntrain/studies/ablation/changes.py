@@ -18,7 +18,7 @@ from cnntrain.training import checkpoints
 def write_changed(cell: Cell, mode: str, stages: Sequence[str]) -> None:
     """Write a trained network without some stages, or with other weights in them, as a run of its own."""
     assert cell.start is not None
-    net, info, settings = load_run(cell.start, "last")
+    net, info, settings = load_run(cell.start, "last", any_task=True)
     if mode == "lesion":
         weights = {key: value for key, value in net.state_dict().items() if key.partition(".")[0] not in stages}
     else:
