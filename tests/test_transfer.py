@@ -152,6 +152,18 @@ def test_up_to_each_stage_is_a_regime_for_every_stage_with_weights_but_the_class
     assert not (folder / "study").exists()
 
 
+def test_more_than_the_classifier_may_be_new(cnntrain: Call, folder: Path, tiny: tuple[str, ...], source: str) -> None:
+    words = [*smaller(tiny), source, "regimes=[scratch,finetune]", "model.head=fc3", "budgets=[steps]", "seeds=1"]
+    cnntrain("transfer", *words, "trainer.epochs=1", *HERE)
+    heads = {
+        name: json.loads((folder / f"study/cells/{name}/0/config.json").read_text())["model"]["head"]
+        for name in ("scratch", "finetune")
+    }
+    assert heads == {"scratch": None, "finetune": "fc3"}
+    kept = json.loads((folder / "study/cells/finetune/0/run.json").read_text())["init_from"]["kept"]
+    assert kept == ["conv1", "conv2"]
+
+
 def test_the_reference_is_scratch_or_the_first() -> None:
     regimes = [Regime(f"{name}_{size}", {}, regime=name, size=size) for size in (1, 2) for name in ("extract", "tune")]
     assert [reference_of(regime, regimes).name for regime in regimes] == ["extract_1"] * 2 + ["extract_2"] * 2

@@ -121,8 +121,9 @@ def named(text: str | Options, source: TrainedSource, stages: dict[str, nn.Modul
             raise InputError("regimes: upto needs a stage, the last one that is taken: upto=conv3, or upto=* for each")
         yield from (up_to(stage, source, stages) for stage in stages_meant(value, stages))
     elif kind == SCRATCH:
-        pretrained = source.settings["model"]["name"] in PRETRAINED
-        yield made(source, SCRATCH, ["++model.weights=null"] if pretrained else [])
+        weights = ["++model.weights=null"] if source.settings["model"]["name"] in PRETRAINED else []
+        head = ["++model.head=null"] if source.settings["model"]["head"] else []
+        yield made(source, SCRATCH, [*weights, *head])
     elif kind == "extract":
         regime = made(source, kind, [new_head(source), "++trainer.freeze=backbone"])
         yield replace(regime, frozen=tuple(backbone(stages)))
