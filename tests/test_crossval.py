@@ -222,6 +222,7 @@ def test_images_that_change_between_folds_are_noticed(
         (["study=each_stage"], "ablate"),
         (["optimizer.lr=-1,0.1"], "lr_-1"),
         (["seeds=[1,1]"], "seeds"),
+        (["dataset=shapes", "model=unet", "model.depth=2"], "fit -m"),
     ],
 )
 def test_what_cannot_be_cross_validated_is_refused(refused: Callable[..., str], words: list[str], key: str) -> None:

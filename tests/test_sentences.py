@@ -249,6 +249,7 @@ def test_a_network_of_sentences_is_measured_reported_explained_and_asked(
     words_of = {len(row["n-gram 1"].rpartition(" (")[0].split()) for row in explained["rows"]["ngrams"]}
     assert words_of == {3, 4, 5}
     cnntrain("report", "run=run", "output=page.html")
+    assert cnntrain("export", "run=run", "format=safetensors", "output=net.safetensors")["max_difference"] == 0
     shutil.copytree("run", "twin")
     assert cnntrain("compare", "runs=[run,twin]")["runs"][1]["n"] == 60
     for line, key in (
@@ -264,9 +265,11 @@ def test_a_network_of_sentences_is_measured_reported_explained_and_asked(
 def test_other_sentences_are_read_with_the_words_of_the_run(cnntrain: Call, folder: Path) -> None:
     (folder / "a.txt").write_text("".join(f"{n % 2} {'good' if n % 2 else 'bad'} w{n % 5}\n" for n in range(40)))
     (folder / "b.txt").write_text("1 something good\n0 a bad thing\n")
+    (folder / "vectors.txt").write_text("good 1 1 1 1 1 1 1 1 1 1 1 1\n")
     words = [*SMALL[:3], "dataset=sentences", "dataset.root=a.txt", *SMALL[6:]]
     words = [word for word in words if "batch" not in word] + ["trainer.batch_size=4", "model.windows=[1,2]"]
-    cnntrain("fit", *words, "output_dir=run")
+    cnntrain("fit", *words, "model.vectors=vectors.txt", "output_dir=run")
+    (folder / "vectors.txt").unlink()  # the run has its own
     assert cnntrain("eval", "run=run")["top1"] == 1
     found = cnntrain("eval", "run=run", "dataset.root=b.txt")
     assert found["n"] == 2 and found["top1"] == 1

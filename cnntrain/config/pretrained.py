@@ -9,7 +9,7 @@ from cnntrain.config.schema import Describe, Fit, Options
 from cnntrain.config.validate import signature, validated_options
 from cnntrain.data.datasets.registry import DATASETS
 from cnntrain.data.storage.images import DatasetInfo
-from cnntrain.models import PRETRAINED
+from cnntrain.models import PRETRAINED, TEXT
 from cnntrain.models.external import Preprocessing
 
 N = TypeVar("N", bound=Fit | Describe)
@@ -52,7 +52,8 @@ def with_image_size(options: Options, model: Options) -> Options:
 
 def without_weights(options: Options) -> Options:
     """Return a run's model options without the weights that its training started from: it has its own."""
-    return {key: value for key, value in options.items() if key != "weights" or options["name"] not in PRETRAINED}
+    named = {**dict.fromkeys(PRETRAINED, "weights"), **dict.fromkeys(TEXT, "vectors")}
+    return {key: value for key, value in options.items() if key != named.get(options["name"])}
 
 
 def is_typed(key: str) -> bool:

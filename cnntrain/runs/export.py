@@ -14,6 +14,7 @@ from cnntrain.config import pretrained
 from cnntrain.config.build import build_model
 from cnntrain.data.loading.normalise import Normalise
 from cnntrain.data.storage.images import DatasetInfo
+from cnntrain.data.storage.words import FIRST
 from cnntrain.runs import records
 from cnntrain.runtime.errors import InputError
 from cnntrain.runtime.jsonfile import as_plain
@@ -44,6 +45,9 @@ def describe_file(folder: Path, info: DatasetInfo, settings: dict[str, Any], wei
         "cnntrain": record["cnntrain"],
         "commit": record["commit"],
     }
+    if info.words:
+        numbers = f"the bytes of each word's number, the lowest first; {FIRST} is the first word"
+        facts |= {"words": info.words, "input": f"float32 [batch, 3, length, 1], {numbers}"}
     return {key: json.dumps(as_plain(value), ensure_ascii=False) for key, value in facts.items()}
 
 
@@ -79,6 +83,7 @@ def read_safetensors(path: Path) -> LogitsFunction:
         (channels, height, width),
         tuple(metadata["mean"]),
         tuple(metadata["std"]),
+        words=tuple(metadata.get("words", ())),
     )
     net = build_model(pretrained.without_weights(metadata["model"]), info)
     net.load_state_dict(weights)

@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 
 from cnntrain.config.build import read_dataset
 from cnntrain.config.compose import command_line
-from cnntrain.config.schema import Study
+from cnntrain.config.schema import Fit, Study
 from cnntrain.data.datasets.splits import changes
 from cnntrain.runs import records
 from cnntrain.runs.folder import RESULTS, create_folder, provenance
@@ -146,18 +146,31 @@ def make_cells(study: PlannedStudy[C], settings: Mapping[str, Any], command: str
     `settings` and the `command` go into the study's record. Raises `InputError` where cells are finished and
     `resume=never`.
     """
-    cfg, left = study.cfg, study.left
-    if cfg.resume == "never" and len(left) < len(study.cells):
-        raise InputError(f"{study.folder} already holds cells of this study; leave out resume=never to resume it")
-    create_folder(study.folder)
-    write_json(study.folder / STUDY, {"settings": settings, **provenance(command_line(command))})
-    if not left:
+    begin_study(study.cfg, study.folder, study.cells, study.left, settings, command)
+    if not study.left:
         warn_of_changed_images(study.cells[0])
         return []
-    jobs = min(study.jobs, len(left))
-    expected = [study.seconds[cell.variant.name] if study.seconds else 0.0 for cell in left]
-    progress = CellProgress(left, expected, study.jobs, study.headline)
-    pool.make_all(left, jobs, progress.hear, plugins=cfg.plugins, deterministic=cfg.deterministic)
+    seconds = [study.seconds[cell.variant.name] if study.seconds else 0.0 for cell in study.left]
+    return make_left(study.cfg, study.left, seconds, study.jobs, study.headline)
+
+
+def begin_study(
+    cfg: Fit, folder: Path, cells: Sequence[Cell], left: Sequence[Cell], settings: Mapping[str, Any], command: str
+) -> None:
+    """Make the folder of a study, with its record.
+
+    Raises `InputError` where cells are finished and `resume=never`.
+    """
+    if cfg.resume == "never" and len(left) < len(cells):
+        raise InputError(f"{folder} already holds cells of this study; leave out resume=never to resume it")
+    create_folder(folder)
+    write_json(folder / STUDY, {"settings": settings, **provenance(command_line(command))})
+
+
+def make_left(cfg: Fit, left: Sequence[Cell], seconds: Sequence[float], jobs: int, headline: Headline) -> list[str]:
+    """Make cells that each take about so many seconds, `jobs` at a time, and return the names of those that failed."""
+    progress = CellProgress(left, seconds, jobs, headline)
+    pool.make_all(left, min(jobs, len(left)), progress.hear, plugins=cfg.plugins, deterministic=cfg.deterministic)
     return progress.failed
 
 

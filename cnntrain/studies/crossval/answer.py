@@ -216,10 +216,10 @@ def pooled_words(row: PooledRow) -> str:
     """Say what a variant's pooled accuracy is."""
     if row.score is None or row.score_low is None or row.score_high is None:
         return f"{row.variant}: cells are missing."
-    each = "each predicted once" if row.seeds == 1 else f"each predicted {row.seeds} times"
+    times = "once" if row.seeds == 1 else f"{row.seeds} times"
     return (
         f"{row.variant}: {100 * row.score:.1f} % ({100 * row.score_low:.1f} … {100 * row.score_high:.1f}) of {row.n:,} "
-        f"images, {each}, by networks that have not seen it."
+        f"images, each predicted {times} by a network that has not seen it."
     )
 
 

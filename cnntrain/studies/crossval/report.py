@@ -21,7 +21,7 @@ from cnntrain.report.files import filed_figure
 from cnntrain.report.forest import forest
 from cnntrain.runtime.drawing import styled
 from cnntrain.stats.paired_tests import LEVEL, points
-from cnntrain.studies.crossval.answer import PooledAnswer, PooledRow, claim, pooled_words, sentences
+from cnntrain.studies.crossval.answer import PooledAnswer, PooledRow, claim, sentences
 from cnntrain.studies.crossval.study import OuterChoice, PlannedFolds
 from cnntrain.studies.variants import training_facts
 
@@ -110,8 +110,8 @@ def choice_lines(choices: Sequence[OuterChoice]) -> list[dict[str, object]]:
 
 def answer_document(study: PlannedFolds, answer: PooledAnswer, choices: Sequence[OuterChoice]) -> Document:
     """Return the document of a cross-validation; its figure is written into the study's folder."""
-    said = [*map(pooled_words, answer.table), *sentences(answer)]
-    answered: list[Block] = [Bullets([words for words in said if words != claim(answer)]), *drawn(study, answer)]
+    said = [words for words in sentences(answer) if words != claim(answer)]
+    answered: list[Block] = [*([Bullets(said)] if said else []), *drawn(study, answer)]
     sections = [Section("Answer", [*answered, *answer_tables(answer)])]
     if choices:
         sections.append(Section("What was chosen", [Table(choice_lines(choices))]))

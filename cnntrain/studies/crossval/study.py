@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 
 from cnntrain.config.build import build_model, divide_dataset, read_dataset
-from cnntrain.config.compose import command_line
 from cnntrain.config.schema import Crossval
 from cnntrain.nn.geometry import count_parameters, describe
 from cnntrain.runs import records
-from cnntrain.runs.folder import RECORD, RESULTS, create_folder, provenance
+from cnntrain.runs.folder import RECORD, RESULTS
 from cnntrain.runtime.errors import InputError
 from cnntrain.runtime.jsonfile import write_json
 from cnntrain.runtime.progress import say
@@ -22,13 +21,12 @@ from cnntrain.studies import pool as processes
 from cnntrain.studies.cells import Cell, Variant, finished_scores
 from cnntrain.studies.crossval.answer import Choice, PooledAnswer, chosen, pool
 from cnntrain.studies.crossval.variants import FoldVariant, in_fold, variants_of
-from cnntrain.studies.progress import CellProgress
 from cnntrain.studies.results import CellResult, read_results
+from cnntrain.studies.study import begin_study, make_left
 from cnntrain.studies.variants import fit_words, info_of
 from cnntrain.tasks import task_for
 from cnntrain.tasks.task import Headline
 
-STUDY = "study.json"
 CHOSEN = "chosen"  # the row of a nested search: whatever the inner folds chose
 
 
@@ -137,17 +135,9 @@ def make_cells(study: PlannedFolds, cells: Sequence[Cell], settings: Mapping[str
     Raises `InputError` where cells are finished and `resume=never`.
     """
     left = [cell for cell in cells if not finished_scores(cell.folder)]
-    if study.cfg.resume == "never" and len(left) < len(cells):
-        raise InputError(f"{study.folder} already holds cells of this study; leave out resume=never to resume it")
-    create_folder(study.folder)
-    write_json(study.folder / STUDY, {"settings": settings, **provenance(command_line("crossval"))})
-    if not left:
-        return []
-    expected = [(study.seconds or {}).get(variant_of(cell).of, 0.0) for cell in left]
-    progress = CellProgress(left, expected, study.jobs, study.headline)
-    jobs = min(study.jobs, len(left))
-    processes.make_all(left, jobs, progress.hear, plugins=study.cfg.plugins, deterministic=study.cfg.deterministic)
-    return progress.failed
+    begin_study(study.cfg, study.folder, cells, left, settings, "crossval")
+    seconds = [(study.seconds or {}).get(variant_of(cell).of, 0.0) for cell in left]
+    return make_left(study.cfg, left, seconds, study.jobs, study.headline) if left else []
 
 
 def variant_of(cell: Cell) -> FoldVariant:

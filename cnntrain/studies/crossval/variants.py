@@ -11,7 +11,7 @@ from cnntrain.config.sweeps import drawn_value, listed_values
 from cnntrain.runtime.errors import InputError
 from cnntrain.runtime.seeding import generator
 from cnntrain.studies.cells import Variant
-from cnntrain.studies.variants import compose_training, fit_words, listed_words, require_trainable
+from cnntrain.studies.variants import compose_training, fit_words, info_of, listed_words, require_trainable
 
 ALONE, FULL = "network", "full"  # what a variant is called where it is the only one, or the first of a study's file
 
@@ -44,6 +44,11 @@ def variants_of(cfg: Crossval) -> list[Variant]:
     variants = [Variant(name, settings_of(words, changes), tuple(changes)) for name, changes in named.items()]
     for variant in variants:
         require_trainable(variant)
+        if (info := info_of(variant.settings)).targets != "classes":
+            raise InputError(
+                f"crossval pools right and wrong answers, one an image, and {info.name} has others: sweep over its "
+                "folds, fit -m dataset.folds=5 dataset.fold=0,1,2,3,4"
+            )
     return variants
 
 

@@ -112,14 +112,15 @@ def map_rows(question: Question, won: Winners, weights: Tensor, numbers: np.ndar
 
 
 def best(won: Winners, unit: int, numbers: np.ndarray, words: tuple[str, ...]) -> list[str]:
-    """Return the different n-grams that excite a map most, with what it answers."""
+    """Return the different n-grams that excite a map most, with what it answers; empty where there are fewer."""
     texts: dict[str, float] = {}
     for place in torch.argsort(won.values[:, unit], descending=True, stable=True).tolist():
         start = int(won.places[place, unit])
         texts.setdefault(written(numbers[place, start : start + won.width], words, PAD), float(won.values[place, unit]))
         if len(texts) == BEST:
             break
-    return [f"{text} ({value:.2f})" for text, value in texts.items()]
+    found = [f"{text} ({value:.2f})" for text, value in texts.items()]
+    return found + [""] * (BEST - len(found))
 
 
 def sentence_words(
