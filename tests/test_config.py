@@ -139,7 +139,8 @@ def test_f28_an_unknown_key_in_a_yaml_file_is_found_as_well(
 
 def test_a_missing_run_is_asked_for(refused: Refused) -> None:
     assert all(word in refused("eval") for word in ("run=<value>", "run=latest"))
-    assert all(word in refused("predict") for word in ("run=<value>", "images=<value>", "run=latest"))
+    assert all(word in refused("predict") for word in ("run=<value>", "run=latest"))
+    assert all(word in refused("predict", "run=x") for word in ("images=<value>", "sentences=<file>"))
     assert "'images'" in refused("predict", "run=x", "image=x")
     assert "nowhere" in refused("eval", "run=nowhere")
     assert "cnntrain fit" in refused("eval", "run=latest")
