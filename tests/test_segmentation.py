@@ -26,6 +26,7 @@ from cnntrain.data.storage.masks import read_mask
 from cnntrain.models import DENSE
 from cnntrain.nn.composite import Level
 from cnntrain.nn.geometry import geometry
+from cnntrain.runs.predictions import names_apart
 from cnntrain.stats import segmentation
 from cnntrain.tasks.segmentation import Segmentation
 
@@ -380,6 +381,12 @@ def test_runs_are_compared_reported_and_used(cnntrain: Call, folder: Path, two_r
     rows = list(csv.DictReader(Path(predicted["output"]).read_text().splitlines()))
     shares = [float(value) for key, value in rows[0].items() if key.startswith("share of ")]
     assert sum(shares) == pytest.approx(1, abs=1e-5)
+
+
+def test_files_of_one_name_are_told_apart_by_their_folders() -> None:
+    assert names_apart([Path("a/1.png"), Path("b/2.png")]) == {Path("a/1.png"): "1", Path("b/2.png"): "2"}
+    same = [Path("x/a/1.png"), Path("x/b/1.png"), Path("x/b/1.jpg")]
+    assert list(names_apart(same).values()) == ["a_1_png", "b_1_png", "b_1_jpg"]
 
 
 def test_skips_are_ablated_as_layers_are(cnntrain: Call, folder: Path) -> None:

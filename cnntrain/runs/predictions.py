@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -109,23 +110,28 @@ def classified(
         yield [table_row(*pair, info.classes) for pair in zip(paths, logits.softmax(dim=1), strict=True)], seen
 
 
+def names_apart(paths: Sequence[Path]) -> dict[Path, str]:
+    """Return a name for what is made of each file: its own without suffix, or where two have one, its path's parts."""
+    if len({path.stem for path in paths}) == len(paths):
+        return {path: path.stem for path in paths}
+    common = Path(os.path.commonpath([path.absolute().parent for path in paths]))
+    return {path: "_".join(path.absolute().relative_to(common).parts).replace(".", "_") for path in paths}
+
+
 def segmented(
     net: nn.Module, files: Files, info: DatasetInfo, cfg: schema.Predict, unreadable: dict[str, str], folder: Path
 ) -> Iterator[tuple[list[TableRow], Tensor]]:
     """Do the same with masks: a PNG for each image in `folder`, whose palette has a colour for each class.
 
-    A mask is about the middle of the image at the network's size, as the network sees it. Raises `InputError` where two
-    files would give one mask.
+    A mask is about the middle of the image at the network's size, as the network sees it.
     """
-    names = [f"{path.stem}.png" for path in map(files.path, range(len(files)))]
-    if twice := sorted(name for name, count in Counter(names).items() if count > 1):
-        raise InputError(f"two images would both have the mask {twice[0]}; predict the folders one after the other")
+    names = names_apart([files.path(position) for position in range(len(files))])
     folder.mkdir(parents=True, exist_ok=True)
     colours = palette(len(info.classes))
     for paths, seen, logits in answered(net, files, info, cfg, unreadable):
         rows = []
         for path, labels in zip(paths, logits.argmax(dim=1).to(torch.uint8).numpy(), strict=True):
-            mask = folder / f"{path.stem}.png"
+            mask = folder / f"{names[path]}.png"
             write_mask(labels, mask, colours)
             shares = np.bincount(labels.ravel(), minlength=len(info.classes)) / labels.size
             of_class = {f"share of {name}": f"{share:.6f}" for name, share in zip(info.classes, shares, strict=True)}
@@ -142,13 +148,13 @@ def detected(
     """
     task = task_for(info)
     assert isinstance(task, Detection)
-    everything = list[dict[str, object]]()
+    everything, names = list[dict[str, object]](), names_apart([files.path(place) for place in range(len(files))])
     folder.mkdir(parents=True, exist_ok=True)
     for paths, seen, answer in answered(net, files, info, cfg, unreadable):
         rows = []
         for path, image, found in zip(paths, seen.numpy(), task.detections(answer).numpy(), strict=True):
             likely = found[(found[:, 0] >= 0) & (found[:, 1] >= LIKELY)]
-            shown = folder / "pictures" / f"{path.stem}.png"
+            shown = folder / "pictures" / f"{names[path]}.png"
             shown.parent.mkdir(exist_ok=True)
             Image.fromarray(drawn(image, likely, np.zeros((0, 6)), info.classes)).save(shown)
             height, width = upright_size(path)
