@@ -115,10 +115,10 @@ def test_images_stand_at_their_points_or_aside() -> None:
 
 def test_neighbours_are_counted_and_shown(cnntrain: Call, refused: Call, tiny: tuple[str, ...]) -> None:
     cnntrain("fit", *tiny, "trainer.epochs=1", "output_dir=run")
-    words = ["explain", "run=run", "what=neighbours", "images=1", "tensorboard=false", "stages=[conv1,fc5]"]
+    words = ["explain", "run=run", "what=neighbours", "images=1", "tensorboard=false", "stages=[fc5]"]
     answered = cnntrain(*words, "search=30", "neighbours=4")
     rows = answered["rows"]["neighbours"]
-    assert [row["descriptor"] for row in rows[::2]] == ["pixels", "shades", "conv1", "fc5"]
+    assert [row["descriptor"] for row in rows[::2]] == ["pixels", "shades", "fc5"]
     assert all(row["low"] <= row["precision at 4"] <= row["high"] and row["n"] == 30 for row in rows)
     assert len(answered["pictures"]) == 3
     assert "search=" in refused(*words, "search=10", "neighbours=10")

@@ -255,18 +255,12 @@ def run(cnntrain: Call, tiny: tuple[str, ...]) -> str:
 
 
 def test_what_was_learned_is_shown_without_a_class(cnntrain: Call, run: str, folder: Path) -> None:
-    found = cnntrain(
-        "explain",
-        run,
-        "what=[filters,maps,patches,deconvnet]",
-        "images=2",
-        "search=20",
-        "stages=[conv2]",
-        "output_dir=out",
-    )
+    words = ["explain", run, "images=2", "search=20", "stages=[conv2]", "units=2", "tensorboard=false"]
+    found = cnntrain(*words, "what=[filters,maps,deconvnet]", "figures=false")
     assert [row["layer"] for row in found["rows"]["filters"]] == ["conv2.conv"]
     assert all(0 <= row["zero"] <= 1 for row in found["rows"]["maps"])
-    assert all(row["n"] == 20 for row in found["rows"]["patches"])
+    assert all(row["n"] == 20 and row["sees"] == "14×14" for row in found["rows"]["deconvnet"])
+    assert cnntrain(*words, "what=patches", "output_dir=out")["pictures"] == ["out/figures/patches_conv2.png"]
     assert (folder / "out/figures/patches_conv2.png").is_file()
 
 
