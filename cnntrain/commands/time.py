@@ -92,6 +92,8 @@ def build_networks(cfg: Time) -> Iterator[Network]:
     """Yield the networks to be timed, each with a batch of noise of the dataset's shape."""
     device = choose_device(cfg.device)
     precision, info = choose_precision(cfg.precision, device), dataset_info(cfg.dataset, cfg.data_root)
+    if info.targets != "classes":
+        raise InputError(f"time is of steps of classifiers, and {info.name} has {info.targets}; take other images")
     images, labels = batch_of_noise(info.shape, len(info.classes), cfg.batch, device)
     named = {name: model_options(name) for name in cfg.models} if cfg.models else {cfg.model["name"]: cfg.model}
     for name, options in named.items():
