@@ -150,7 +150,7 @@ def test_usage_and_completion_know_the_words(out: Out, capfd: pytest.CaptureFixt
     assert after("config list sche") == ["schedule"]
     assert after("config show schedule/o") == ["schedule/onecycle"]
     assert after("config show fi") == ["fit"] and after("config copy fi") == []
-    assert after("config check optimizer=ada") == ["optimizer=adam", "optimizer=adamw"]
+    assert after("config check optimizer=ada") == ["optimizer=adadelta", "optimizer=adam", "optimizer=adamw"]
     assert after("config check optimizer.lr") == ["optimizer.lr="]
     assert after("config copy schedule/step ") == []
 
@@ -172,7 +172,8 @@ def test_recipes_compose_state_their_result_and_leave_the_last_word_to_the_line(
     for line, word in zip(lines[2:5], ("command", "cost", "result"), strict=True):
         assert line.startswith(f"#   {word}") and len(line) > 12
     assert f"experiment={name}" in lines[2]
-    assert out("config", "check", f"experiment={name}")
+    if "root:" not in text and "override /dataset: folder" not in text:  # whose images are a person's own
+        assert out("config", "check", f"experiment={name}")
     words = ("model=mlp", "optimizer=adam", "optimizer.lr=0.5", "trainer.epochs=7")
     composed = yaml.safe_load(out("fit", f"experiment={name}", *words, "--cfg", "job"))
     assert composed["model"]["name"] == "mlp" and composed["optimizer"] == {
@@ -185,6 +186,8 @@ def test_recipes_compose_state_their_result_and_leave_the_last_word_to_the_line(
             "bias_factor": 1.0,
             "l1": 0,
             "max_norm": 0,
+            "layer_decay": 1.0,
+            "factors": {},
         },
         **said,
         "lr": 0.5,

@@ -324,7 +324,7 @@ def test_the_configuration_of_each_dataset_composes_to_its_options(name: str) ->
     options = {key: value for key, value in config.items() if key not in common}
     assert config["name"] == name
     inspect.signature(DATASETS[name]).bind(NOWHERE, **options)
-    if name not in ("folder", "sentences"):
+    if name not in ("folder", "sentences", "segmentation_folder", "camvid", "boxes"):  # which look at the files
         assert describe(name, NOWHERE, options).shape == describe(name, NOWHERE, {}).shape
 
 

@@ -367,12 +367,12 @@ def combined(rank: int, weights: torch.Tensor | None) -> list[object]:
     program = train_step.program
     mine = Sums(program.sums.counts, program.device)
     mine.add(torch.tensor(0.5 + rank), {"right": torch.tensor(3 + rank)})
-    finite = program.combine(mine, torch.tensor(rank == 0), torch.tensor(2.0 + rank), images=10)
+    check = program.combine(mine, torch.tensor(torch.nan if rank else 0.5), torch.tensor(2.0 + rank), images=10)
     gradients = {float(g) for p in net.parameters() if p.grad is not None for g in p.grad.flatten()}
     train_step.seed_dropout(0, 0, 5)
     alone = generator(0, "dropout", 0).integers(2**32, size=5).tolist()
     loss, right = program.sums.tensors.values()
-    return [bool(finite), float(loss), int(right), gradients, train_step.seeds[1] == alone]
+    return [bool(check.isfinite()), float(loss), int(right), gradients, train_step.seeds[1] == alone]
 
 
 def fail_here(rank: int, world: int, port: int, folder: Path) -> None:

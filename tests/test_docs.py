@@ -42,7 +42,7 @@ SMALLER: dict[str, tuple[str, ...]] = {
     "ablate": ("trainer.epochs=1", "jobs=1"),
     "transfer": ("trainer.epochs=1", "jobs=1", "budgets=[steps]", "figures=false"),
     "probe": ("train_images=100", "fold_images=100", "twins=1", "images=50", "figures=false"),
-    "crossval": ("jobs=1", "figures=false"),
+    "crossval": ("trainer.epochs=1", "folds=2", "jobs=1", "figures=false"),
 }
 # Images that would have to be downloaded are drawn instead, once the words have been checked as they stand.
 AT_HAND = ("digits", "synthetic", "grammar", "folder", "discs", "shapes")

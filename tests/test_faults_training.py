@@ -147,7 +147,7 @@ MOMENTS: dict[str, tuple[object, str, list[str], str]] = {
     "the network": (setup, "build_model", [], FIT),
     "the first batch": (setup.ResidentLoader, "batch", [], FIT),
     "a validation": (setup, "answers", [], FIT),
-    "eval": (evaluation, "outputs", ["eval", "run=run"], EVAL),
+    "eval": (evaluation, "answers_of", ["eval", "run=run"], EVAL),
     "predict": (predictions, "outputs", ["predict", "run=run", "images=image.png"], EVAL),
     "export": (export, "load_run", ["export", "run=run", "format=safetensors"], "out of memory; this helps: a machine"),
 }

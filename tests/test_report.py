@@ -215,11 +215,16 @@ def test_a_page_is_named_after_the_network_and_its_images() -> None:
 
 
 @pytest.mark.parametrize("classes", [2, 5, 6])
-def test_five_of_five_classes_are_no_top_five(classes: int, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_five_of_five_classes_are_no_top_five(
+    classes: int, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = DatasetInfo("x", tuple(map(str, range(classes))), (3, 8, 8), (0.5,) * 3, (0.5,) * 3)
+    monkeypatch.setattr("cnntrain.runs.records.record", lambda folder: {})
+    monkeypatch.setattr("cnntrain.commands.eval.read_info", lambda record: info)
     logits = torch.randn(12, classes, generator=torch.Generator().manual_seed(0))
     found = classification(logits, torch.arange(12) % classes, [str(i) for i in range(classes)])
     facts_of = facts(torch.nn.Identity(), found, {"data": {"images": {"train": 1}}})
-    show({"split": "test", "run_dir": "run"} | found, folder)
+    show({"split": "test", "run_dir": "run"} | found, folder, folder)
     assert "top5" in found
     assert ("top-5" in facts_of) == ("top-5" in capsys.readouterr().out) == (classes > 5)
 

@@ -42,8 +42,8 @@ def test_a_headline_writes_its_value_with_its_interval() -> None:
 
 def test_a_record_without_a_task_is_a_classification_and_an_unknown_task_is_refused() -> None:
     assert task_of({"kind": "val"}) is Classification
-    with pytest.raises(InputError, match="'detection'"):
-        task_of({"task": "detection"})
+    with pytest.raises(InputError, match="'pose'"):
+        task_of({"task": "pose"})
 
 
 # --- classification

@@ -14,7 +14,6 @@ from typing import Any, ClassVar, NotRequired, TypedDict, get_type_hints
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.ops import batched_nms
 
 from cnntrain.data.augment.boxes import area
 from cnntrain.runtime import distributed
@@ -201,6 +200,8 @@ class Detection:
 
     def detections(self, answer: Tensor) -> Tensor:
         """Return the likeliest boxes of each image after non-maximum suppression, on the CPU: float32 [B, 100, 6]."""
+        from torchvision.ops import batched_nms  # it takes as long to import as torch
+
         images, channels, side, _ = answer.shape
         number, (height, width) = (channels - len(self.classes)) // 5, self.size
         flat = answer.float().cpu().permute(0, 2, 3, 1)
