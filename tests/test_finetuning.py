@@ -170,5 +170,6 @@ def test_the_weights_of_the_package_are_those_of_timms_network() -> None:
 
 
 def test_a_package_that_brings_no_such_weights_is_named(refused: Refused) -> None:
+    pytest.importorskip("timm")
     line = refused("fit", "model=timm", "model.arch=resnet18", "model.weights=package", "dataset=digits")
     assert "resnet18" in line and "tf_efficientnet_lite0" in line
