@@ -32,7 +32,7 @@ from cnntrain.nn.stages import assemble
 from cnntrain.runs import setup
 from cnntrain.runs.setup import TrainingSetup, until
 from cnntrain.runtime import distributed
-from cnntrain.runtime.distributed import all_or_none, broadcast, shard
+from cnntrain.runtime.distributed import all_or_none, broadcast, gathered, shard
 from cnntrain.runtime.errors import CnntrainError
 from cnntrain.runtime.seeding import generator
 from cnntrain.tasks import task_for
@@ -389,6 +389,7 @@ def fail_here(rank: int, world: int, port: int, folder: Path) -> None:
                 told.append(f"{type(error).__name__}: {error.exit_code}")
         told.append(str(distributed.total(rank + 1, 2**40 + 1)))
         told.append(broadcast(f"of {rank}"))
+        told.append(str(gathered(torch.full((1 + rank, 2), 2**40 + rank)).tolist()))
         told.append(str(combined(rank, None)))
         told.append(str(combined(rank, torch.ones(3))))
     (folder / str(rank)).write_text("\n".join(told))
@@ -399,7 +400,7 @@ def test_processes_agree_on_errors_sums_and_values(folder: Path) -> None:
     with each_at_once(fail_here, [(rank, 2, port, folder) for rank in range(2)]) as processes:
         pass
     assert [process.exitcode for process in processes] == [0, 0]
-    sums = [f"[3.0, {2.0**41 + 2}]", "of 0"]
+    sums = [f"[3.0, {2.0**41 + 2}]", "of 0", str([[2**40] * 2, *[[2**40 + 1] * 2] * 2])]
     steps = ["[False, 2.0, 7, {1.5}, ", "[False, 4.0, 7, {3.0}, "]  # the second: ten images of weights that sum to five
     for rank, codes in enumerate((["EchoError: 1", "CnntrainError: 1"], ["CnntrainError: 1", "EchoError: 1"])):
         assert (folder / str(rank)).read_text().splitlines() == [

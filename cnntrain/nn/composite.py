@@ -1,6 +1,7 @@
 """Modules made of modules: chains, sums and joins of branches."""
 
 import math
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Literal
@@ -18,12 +19,12 @@ def chain(**parts: nn.Module | None) -> nn.Sequential:
     return nn.Sequential(OrderedDict((name, part) for name, part in parts.items() if part is not None))
 
 
-class Branches(nn.Module):
+class Branches(nn.Module, ABC):
     """A module whose parts do not follow one another: it says itself how they make up its shape, spans and cost."""
 
+    @abstractmethod
     def measured(self, measure: Measure, shape: Shape, spans: Spans) -> LayerGeometry:
         """Return the shape that leaves the module, what a position of it sees, and its cost, by those of its parts."""
-        raise NotImplementedError
 
 
 class Add(Branches):

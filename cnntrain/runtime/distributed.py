@@ -151,13 +151,15 @@ def gathered(rows: "Tensor") -> "Tensor":
     if WORLD == 1:
         return rows
     import torch
+    import torch.distributed as dist
 
     lengths = [int(length) for length in total(*(len(rows) if rank == RANK else 0 for rank in range(WORLD)))]
     begin = sum(lengths[:RANK])
     everything = torch.zeros(sum(lengths), *rows.shape[1:], dtype=torch.float64)
     everything[begin : begin + len(rows)] = rows
-    summed = torch.tensor(total(*everything.flatten().tolist()), dtype=torch.float64)
-    return summed.view(everything.shape).to(rows.dtype)
+    with together():
+        dist.all_reduce(everything)
+    return everything.to(rows.dtype)
 
 
 def wait() -> None:

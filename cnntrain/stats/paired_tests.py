@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
 import numpy as np
-from scipy import optimize, special
 
 T = TypeVar("T")
 LEVEL = 0.05
@@ -97,6 +96,8 @@ def mcnemar(pairs: DiscordantPairs) -> float:
 
     The binomial distribution is used at any number of disagreements (McNemar 1947 approximates it by chi-squared).
     """
+    from scipy import special
+
     total = pairs.only_first + pairs.only_second
     fewer = min(pairs.only_first, pairs.only_second)
     return min(1.0, 2 * float(special.bdtr(fewer, total, 0.5)))
@@ -118,6 +119,8 @@ def image_interval(pairs: DiscordantPairs, z: float = 1.959963984540054) -> tupl
     Tango's score interval for paired proportions (1998, equations 6 to 9), which holds for few disagreements too: the
     differences from which what was seen lies less than `z` standard errors away.
     """
+    from scipy import optimize
+
     observed = pairs.delta
 
     def score(delta: float) -> float:
@@ -143,6 +146,8 @@ def seed_interval(differences: Sequence[float]) -> tuple[float, float, float]:
     """
     if len(differences) < 2:
         raise ValueError("an interval over seeds needs at least two")
+    from scipy import special
+
     values, n = np.asarray(differences, dtype=np.float64), len(differences)
     mean = float(values.mean())
     half = float(special.stdtrit(n - 1, 0.975) * values.std(ddof=1) / math.sqrt(n))

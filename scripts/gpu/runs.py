@@ -1,6 +1,7 @@
 """Whole trainings by the command line, and the peers' in processes of their own."""
 
 import contextlib
+import functools
 import io
 import json
 import os
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -23,9 +25,15 @@ PEERS = ("plain PyTorch, best effort", "Lightning, best effort", "timm, best eff
 LONGEST = 20  # trainings of a recipe
 
 
+@functools.cache
+def scratch() -> tempfile.TemporaryDirectory[str]:
+    """Return the folder of this process's runs, which is gone when it ends."""
+    return tempfile.TemporaryDirectory(prefix="cnntrain-gpu-")
+
+
 def fit(given: Given, *words: str) -> tuple[Path, list[dict[str, Any]]]:
     """Train by the command line in this process; return the run and its epochs."""
-    folder = Path(tempfile.mkdtemp(prefix="cnntrain-gpu-")) / "run"
+    folder = Path(tempfile.mkdtemp(dir=scratch().name)) / "run"
     typed = dict(word.partition("=")[::2] for word in words)
     if given.smoke:
         typed |= {"trainer.epochs": "2", "trainer.batch_size": "32", "device": "cpu"}
@@ -69,7 +77,7 @@ def reference(given: Given) -> Iterator[Row]:
     if given.reference:
         task = Task("airbench", "cifar10", given.data_root, images=50000, batch_size=2000, reference=given.reference)
         for seed in range(LONGEST):
-            found = run("airbench94_muon", Task(**(task.__dict__ | {"seed": seed})))
+            found = run("airbench94_muon", replace(task, seed=seed))
             yield row(f"airbench94_muon, seed {seed}", found["warm"], "s", json.dumps(found.get("top1")))
 
 
