@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from cuts import Call, agree, cut, fill, last
+from steps import step_of
 from test_loader import resident
 from test_loop import CPU, INFO, loader, network, stripes, train_step
 from torch import nn
@@ -23,15 +24,19 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from cnntrain.cli.main import main
 from cnntrain.data.augment.augmentations import AUGMENTATIONS
+from cnntrain.data.datasets.grammar import Grammar
 from cnntrain.data.loading.loader import ResidentLoader
+from cnntrain.models.text_cnn import text_cnn
 from cnntrain.nn.blocks import conv, dense, linear
-from cnntrain.nn.stages import assemble
+from cnntrain.nn.stages import BuildOptions, assemble
 from cnntrain.runs import saves
 from cnntrain.runtime.errors import CnntrainError
 from cnntrain.tasks.classification import Classification
 from cnntrain.training import cuda_graph, step_program
 from cnntrain.training.async_checkpoints import AsyncSaver
 from cnntrain.training.cuda_graph import WAITING, WARM_UP, CudaGraph
+from cnntrain.training.optimizers import adadelta
+from cnntrain.training.step import TrainStep
 
 # --- numbers in tables
 
@@ -74,16 +79,38 @@ def lying_on(device: str, owner: Any, names: Iterable[str]) -> None:
         setattr(owner, name, nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new)
 
 
+def steps_on_an_imagined_gpu(
+    monkeypatch: pytest.MonkeyPatch, net: nn.Sequential, loader: ResidentLoader, make: Callable[[], TrainStep]
+) -> TrainStep:
+    """Take two steps with all tensors of a training on a GPU that is not there, but for the backward pass."""
+    gpu = "cuda:0"
+    loader.seek(0, 1)
+    assert loader.index is not None and loader.store.flat is not None
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        lying_on(gpu, loader, ("labels", "at", "index"))
+        lying_on(gpu, loader.store, ("flat", "rows", "cols"))
+        lying_on(gpu, loader.render.normalise, ("scale", "shift"))
+        loader.drawn = {name: torch.empty_like(drawn, device=gpu) for name, drawn in loader.drawn.items()}
+        for module in net.modules():
+            lying_on(gpu, module, [*module._parameters, *module._buffers])
+        student = make()
+        monkeypatch.setattr(
+            *(student.program, "backward"),
+            lambda loss: [setattr(p, "grad", torch.empty_like(p).detach()) for p in student.trained.parameters],
+        )
+        for step in range(2):
+            student.update(loader, step)
+    assert all(group["lr"].is_cuda for group in student.trained.optimizer.param_groups)
+    return student
+
+
 @pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])
 def test_a_step_on_a_gpu_has_all_its_tensors_there_and_looks_at_none(
     optimizer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Tensors without memory say where they lie and what would need a value, in all of a step but the backward pass."""
-    gpu, taken = "cuda:0", []
-    loader = resident(3, "everything")
-    loader.seek(0, 1)
-    assert loader.index is not None and loader.store.flat is not None
+    taken = []
     makers = {"conv1": conv(4, 3, norm=True), "fc2": dense(8, dropout=0.3), "fc3": linear(3)}
     net = assemble(makers, (3, 12, 10), out_shape=(3,))
 
@@ -92,23 +119,28 @@ def test_a_step_on_a_gpu_has_all_its_tensors_there_and_looks_at_none(
 
     for name in ("sgd", "adam", "adamw"):  # which know no tensors without memory
         monkeypatch.setattr(torch, f"_fused_{name}_", fused)
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        lying_on(gpu, loader, ("labels", "at", "index"))
-        lying_on(gpu, loader.store, ("flat", "rows", "cols"))
-        lying_on(gpu, loader.render.normalise, ("scale", "shift"))
-        loader.drawn = {name: torch.empty_like(drawn, device=gpu) for name, drawn in loader.drawn.items()}
-        for module in net.modules():
-            lying_on(gpu, module, [*module._parameters, *module._buffers])
-        student = train_step(net, optimizer=optimizer, ema=0.9, clip=1.0, label_smoothing=0.1, gradients=True)
-        monkeypatch.setattr(
-            *(student.program, "backward"),
-            lambda loss: [setattr(p, "grad", torch.empty_like(p).detach()) for p in student.trained.parameters],
-        )
-        for step in range(2):
-            student.update(loader, step)
+    settings: dict[str, Any] = {
+        "optimizer": optimizer,
+        "ema": 0.9,
+        "clip": 1.0,
+        "label_smoothing": 0.1,
+        "gradients": True,
+    }
+    make = partial(train_step, net, **settings)
+    student = steps_on_an_imagined_gpu(monkeypatch, net, resident(3, "everything"), make)
     groups = sum(not group.get("orthogonal", False) for group in student.trained.optimizer.param_groups)
     assert taken[-1] == ("cuda", (), torch.float32, "cuda") and len(taken) >= 2 * groups
-    assert all(group["lr"].is_cuda for group in student.trained.optimizer.param_groups)
+
+
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
+def test_a_step_on_sentences_has_all_its_tensors_on_the_gpu_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = Grammar(Path(), train_images=40).read()
+    net = text_cnn(dataset.info.shape, 2, BuildOptions(words=dataset.info.words), dim=6, maps=4, tables="both")
+    data = ResidentLoader(dataset.train, dataset.info, batch_size=8, parts={}, seed=0, device=CPU)
+    make = lambda: step_of(net, adadelta(net, max_norm=3.0), [1.0] * 9)  # noqa: E731
+    student = steps_on_an_imagined_gpu(monkeypatch, net, data, make)
+    kept = [tensor for state in student.trained.optimizer.state.values() for tensor in state.values()]
+    assert len(kept) == 2 * len(student.trained.parameters) and all(tensor.is_cuda for tensor in kept)
 
 
 # --- a loader at fixed addresses

@@ -13,6 +13,7 @@ from torch import nn
 from cnntrain.nn.blocks import spatial
 from cnntrain.nn.composite import Concat, chain
 from cnntrain.nn.embedding import WordEmbedding, WordTables
+from cnntrain.nn.layers import GlobalMaxPool
 from cnntrain.nn.shapes import Shape
 from cnntrain.nn.stages import BuildOptions, Maker, StageError, assemble, nested
 from cnntrain.runtime.disk import expanded
@@ -78,7 +79,7 @@ def window(width: int, maps: int) -> Maker:
         dim, length, _ = spatial(shape)
         if length < width:
             raise ValueError(f"windows of {width} words do not fit into {length}")
-        return chain(conv=nn.Conv2d(dim, maps, (width, 1)), act=nn.ReLU(), pool=nn.AdaptiveMaxPool2d((1, 1)))
+        return chain(conv=nn.Conv2d(dim, maps, (width, 1)), act=nn.ReLU(), pool=GlobalMaxPool())
 
     return make
 

@@ -40,6 +40,19 @@ class Absolute(Pointwise):
         return x.abs()
 
 
+class GlobalMaxPool(nn.AdaptiveMaxPool2d):
+    """The maximum of each map, [N, C, 1, 1].
+
+    Positions that share it share its gradient; torch's kernel for that on a GPU does not repeat to the bit.
+    """
+
+    def __init__(self) -> None:
+        super().__init__((1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.amax(dim=(2, 3), keepdim=True)
+
+
 class LocalResponseNorm(Pointwise):
     """x / (k + α · the sum of squares over `size` neighbouring maps)^(3/4) (Krizhevsky et al. 2012, section 3.3).
 

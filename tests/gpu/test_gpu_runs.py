@@ -29,6 +29,20 @@ def test_a_recorded_run_is_the_plain_one(cnntrain: Call, folder: Path, tiny: tup
     agree(folder / "recorded", folder / "plain")
 
 
+def test_a_recorded_run_on_sentences_is_the_plain_one_and_goes_on_to_the_bit(cnntrain: Call, folder: Path) -> None:
+    words = [
+        *("model=text_cnn", "model.dim=16", "model.maps=8", "dataset=grammar", "dataset.train_images=600"),
+        *("dataset.test_images=60", "augmentation=none", "optimizer=adadelta", "optimizer.max_norm=3"),
+        *("schedule=constant", "trainer.batch_size=50", "trainer.tensorboard=false", *WORDS),
+    ]
+    for name, graph in (("recorded", "true"), ("plain", "false")):
+        cnntrain("fit", *words, f"trainer.graph={graph}", f"output_dir={name}")
+    agree(folder / "recorded", folder / "plain")
+    cut(*words, "output_dir=cut", nth=5)
+    cnntrain("fit", *words, "output_dir=cut")
+    agree(folder / "recorded", folder / "cut")
+
+
 def test_a_checkpoint_of_a_gpu_goes_on_on_a_cpu(
     cnntrain: Callable[..., dict[str, Any]], folder: Path, tiny: tuple[str, ...]
 ) -> None:

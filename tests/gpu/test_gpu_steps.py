@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,14 +12,16 @@ from steps import step_of
 from torch import Tensor, nn
 
 from cnntrain.data.augment.augmentations import AUGMENTATIONS, Augmentation
+from cnntrain.data.datasets.grammar import Grammar
 from cnntrain.data.loading.loader import Loader, ResidentLoader, StreamedLoader, eval_batches
 from cnntrain.data.storage.images import DatasetInfo, Pixels, Split
+from cnntrain.models.text_cnn import text_cnn
 from cnntrain.nn.blocks import conv, dense, linear, pooling
-from cnntrain.nn.stages import assemble
+from cnntrain.nn.stages import BuildOptions, assemble
 from cnntrain.runtime.devices import prepare
 from cnntrain.training.cuda_graph import WARM_UP
 from cnntrain.training.evaluate import outputs
-from cnntrain.training.optimizers import OPTIMIZERS
+from cnntrain.training.optimizers import OPTIMIZERS, adadelta
 from cnntrain.training.step import TrainStep
 
 GPU, CPU = torch.device("cuda"), torch.device("cpu")
@@ -175,6 +178,33 @@ def test_networks_are_recorded(model: str) -> None:
     take(student, data, WARM_UP + 1)
     with no_waiting():
         take(student, data, STEPS, WARM_UP + 1)
+    assert student.read(STEPS)["loss"] > 0
+
+
+def sentence_step(precision: str, *, graph: bool) -> tuple[TrainStep, Loader]:
+    """Kim's network with Kim's optimizer, on a batch of more than 3,072 words: torch then adds gradients by sorting."""
+    dataset = Grammar(Path(), train_images=1000).read()
+    net = text_cnn(dataset.info.shape, 2, BuildOptions(words=dataset.info.words), dim=16, maps=8, tables="both")
+    net.to(GPU).to(memory_format=torch.channels_last)
+    data = ResidentLoader(dataset.train, dataset.info, batch_size=200, seed=0, device=GPU, parts={})
+    student = step_of(net, adadelta(net, max_norm=3.0), [1.0] * 99, precision=precision, graph=graph, ema=0.9)
+    return student, data
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_recorded_steps_on_sentences_are_the_plain_ones_to_the_bit(precision: str) -> None:
+    plain, recorded = (take(*sentence_step(precision, graph=graph)) for graph in (False, True))
+    assert recorded.graph is not None and recorded.graph.graph is not None
+    assert equal(plain, recorded) and plain.read(STEPS) == recorded.read(STEPS)
+
+
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
+@pytest.mark.parametrize("graph", [False, True])
+def test_no_step_on_sentences_waits_for_the_device(graph: bool) -> None:
+    student, data = sentence_step("fp32", graph=graph)
+    take(student, data, WARM_UP + 2)
+    with no_waiting():
+        take(student, data, STEPS, WARM_UP + 2)  # over the ends of epochs
     assert student.read(STEPS)["loss"] > 0
 
 
