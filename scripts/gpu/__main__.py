@@ -28,17 +28,18 @@ from cnntrain.runtime.devices import hardware, prepare
 from cnntrain.runtime.tables import render
 from scripts.gpu import runs
 from scripts.gpu.rows import Check, Given, Row, row
-from scripts.gpu.steps import crops, determinism, steps, waiting
+from scripts.gpu.steps import beside_steps, crops, determinism, steps, waiting
 
-SMALL = [("resnet20", 512), ("lenet5", 512)]
+SIZES = [("resnet20", 128), ("lenet5", 128), ("resnet20", 512), ("lenet5", 2048), ("resnet20", 2048), ("lenet5", 512)]
 # In the order of their worth, with the most seconds that each may take.
 CHECKS: dict[str, tuple[float, Check]] = {
     "waits": (30, waiting),
-    "steps": (60, steps([(name, size) for name, _ in SMALL for size in (128, 512, 2048)], ["plain", "captured"])),
-    "recipe": (90, runs.recipe),
+    "steps": (60, steps(SIZES, ["plain", "captured"])),
+    "recipe": (200, runs.recipe),
+    "beside steps": (20, beside_steps),
     "fit": (45, runs.fit_beside_step),
+    "compiled": (150, steps(SIZES, ["compiled and captured"])),
     "tests": (120, runs.tests),
-    "compiled": (120, steps([*SMALL, ("resnet20", 2048)], ["compiled", "compiled and captured"])),
     "peers": (90, runs.peers),
     "packs": (60, runs.packs),
     "determinism": (30, determinism),

@@ -11,15 +11,18 @@ from torch.nn import functional as F
 
 from cnntrain.data.augment.augmentations import AUGMENTATIONS
 from cnntrain.data.augment.resize import resized_at_once
+from cnntrain.data.augment.tta import TTA
 from cnntrain.data.loading.batch import Store
 from cnntrain.data.loading.loader import ResidentLoader
 from cnntrain.data.storage.images import DatasetInfo, Pixels, Split
 from cnntrain.models import MODELS
+from cnntrain.nn.calibration import calibrate
 from cnntrain.nn.shapes import Shape
 from cnntrain.nn.stages import BuildOptions
 from cnntrain.runtime.devices import prepare
 from cnntrain.tasks.classification import Classification
 from cnntrain.training.cuda_graph import waits
+from cnntrain.training.evaluate import outputs
 from cnntrain.training.optimizers import sgd
 from cnntrain.training.step import TrainStep
 from cnntrain.training.step_program import StepSettings
@@ -86,6 +89,19 @@ def waiting(given: Given) -> Iterator[Row]:
                 for number in range(6, 26):
                     train_step.update(loader, number)
         yield row(f"host waits in 20 steps, {'captured' if graph else 'plain'}", len(seen), "times")
+
+
+def beside_steps(given: Given) -> Iterator[Row]:
+    """Time what the clock of airbench94_muon counts beside the steps: whitening, and six views of 10,000 images."""
+    images, batch_size = (100, 50) if given.smoke else (10000, 2000)
+    net = MODELS["airbench"]((3, 32, 32), 10, BuildOptions()).to(given.device).to(memory_format=torch.channels_last)
+    some = torch.randn(images // 2, 3, 32, 32)
+    seconds = seconds_of(lambda _: calibrate(net, lambda: some), given)
+    yield row("airbench: whitening of the first filters", 1000 * seconds, "ms")
+    batches = list(torch.randn(images, 3, 32, 32, device=given.device).split(batch_size))
+    pairs = [(batch.contiguous(memory_format=torch.channels_last), batch[:, 0, 0, 0]) for batch in batches]
+    seconds = seconds_of(lambda _: outputs(net, pairs, precision="bf16", views=TTA["flip_shift"]), given)
+    yield row(f"airbench: six views of {images:,} images", 1000 * seconds, "ms")
 
 
 def determinism(given: Given) -> Iterator[Row]:
