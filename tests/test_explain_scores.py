@@ -16,13 +16,15 @@ from torchvision import ops
 
 from cnntrain.data.storage.images import Centre, Files
 from cnntrain.runtime.errors import InputError
+from cnntrain.stats.paired_tests import sign_flip
 from cnntrain.studies.explain.boxes import read_boxes, seen_boxes
 from cnntrain.studies.explain.insertion import STEPS, areas, pixel_ranks
 from cnntrain.studies.explain.localisation import overlap, overlaps, points_inside, region_box
 from cnntrain.studies.explain.question import ImageSet, Question, Targets
 from cnntrain.studies.explain.references import EDGES, REFERENCES, WHOLE
 from cnntrain.studies.explain.sanity import compared, rank_correlation, sanity_sentence, structural_similarity
-from cnntrain.studies.explain.scores import ImageScores, summed_up
+from cnntrain.studies.explain.scores import ImageScores, all_pairs, summed_up
+from cnntrain.studies.explain.worth import pair_matrix
 
 Call = Callable[..., dict[str, Any]]
 
@@ -172,6 +174,25 @@ def test_methods_are_compared_with_the_edge_map_image_by_image() -> None:
     assert tests["a"].delta_high == pytest.approx(float((worse.values - base).mean()) + half, abs=0.3 * half)
 
 
+def test_each_method_is_compared_with_each_other_on_the_same_images_and_holms_family_is_all_of_them() -> None:
+    rng = np.random.default_rng(1)
+    base = rng.uniform(0.2, 0.6, 40)
+    values = {"a": base, "b": base + 0.1 + rng.normal(0, 0.02, 40), "c": rng.permutation(base)}
+    scores = [ImageScores(name, score, each) for score in ("insertion", "deletion") for name, each in values.items()]
+    pairs = all_pairs(scores)
+    assert list(pairs) == ["insertion", "deletion"]
+    for tests in pairs.values():
+        assert [(test.name, test.reference) for test in tests] == [("b", "a"), ("c", "a"), ("c", "b")]
+    first = pairs["insertion"][0]
+    assert first.delta == pytest.approx(float((values["b"] - values["a"]).mean()))
+    assert first.p == sign_flip(list(values["b"] - values["a"]))
+    assert first.p_holm == pytest.approx(6 * first.p)  # one of the smallest of six
+    assert [pairs[score][0].verdict for score in pairs] == ["better", "worse"]
+    assert pairs["insertion"][1].verdict == "not told apart"
+    (b, c) = pair_matrix("insertion", pairs["insertion"])
+    assert b == {"insertion": "b", "a": f"{first.delta:+.3f} *", "b": None} and str(c["b"]).endswith(" *")
+
+
 @pytest.mark.parametrize("name", REFERENCES)
 def test_maps_that_look_at_no_network(name: str) -> None:
     pixels = np.zeros((2, 20, 30, 3), dtype=np.uint8)
@@ -259,13 +280,15 @@ def test_scores_and_sanity_stand_in_the_results_the_tables_and_the_page(
     assert {row["score"] for row in found["scores"] if row["method"] == WHOLE} == boxes
     for row in found["scores"]:
         assert row["n"] == 6 and row["low"] <= row["value"] <= row["high"]
+    pairs = [{row["method"], row["other"]} for row in found["pairs"] if row["score"] == "insertion"]
+    assert len(pairs) == 10 and all(len(pair) == 2 and pair < methods for pair in pairs)  # of five, WHOLE has no order
     assert {row["method"] for row in found["sanity"]} == {"gradcam", "saliency"}
     stages = [row["stage"] for row in found["sanity"] if row["method"] == "gradcam"]
     assert stages[-1] == "labels" and len(stages) > 2
     labels = [row for row in found["sanity"] if row["stage"] == "labels"]  # the run itself: nothing changes
     assert all(row["rank_correlation"] == pytest.approx(1) and row["ssim"] == pytest.approx(1) for row in labels)
     assert all({"method", "stage", "rank_correlation", "ssim"} <= set(row) for row in found["sanity"])
-    for name in ("scores", "sanity"):
+    for name in ("scores", "pairs", "sanity"):
         assert len((folder / f"out/{name}.csv").read_text().splitlines()) == 1 + len(found[name])
     page = (folder / "out/report.html").read_text()
     assert page.count("Changes when the weights do") == 2 and (folder / "out/figures/sanity.png").is_file()

@@ -58,6 +58,6 @@ def show(study: ExplainStudy) -> None:
         if answer.rows:
             print(f"\n{render(list(answer.rows), width=terminal_width())}")
         print()
-    for rows in (score_table(study.scores), sanity_rows(study.sanity)):
+    for rows in (score_table(study.scores.each) if study.scores else [], sanity_rows(study.sanity)):
         if rows:
             print(f"{render(rows, width=terminal_width())}\n")

@@ -16,7 +16,7 @@ import numpy as np
 T = TypeVar("T")
 LEVEL = 0.05
 EXACT_SEEDS = 12  # up to here every pattern of signs is counted, beyond it many are drawn
-DRAWS, AT_ONCE = 99_999, 9_999
+DRAWS, SIGNS_AT_ONCE = 99_999, 5_000_000
 
 
 class DiscordantPairs(NamedTuple):
@@ -159,19 +159,18 @@ def sign_flip(differences: Sequence[float]) -> float:
 
     It is exact for up to 12 differences. Beyond, the share among 99,999 draws, the observed signs counted with them.
     """
-    values = np.asarray(differences, dtype=np.float64)
-    if len(values) <= EXACT_SEEDS:
-        return float(sign_flips(values[None])[0])
-    rng, as_far = np.random.default_rng(0), 1
-    for start in range(0, DRAWS, AT_ONCE):
-        signs = rng.choice((-1.0, 1.0), size=(min(AT_ONCE, DRAWS - start), len(values)))
-        as_far += int((np.abs(signs @ values) >= reached(values)).sum())
-    return as_far / (DRAWS + 1)
+    return float(sign_flips(np.asarray(differences, dtype=np.float64)[None])[0])
 
 
 def sign_flips(values: np.ndarray) -> np.ndarray:
-    """Return the exact two-sided p [R] of the sign-flip test for each row of differences [R, n]."""
-    return np.asarray((np.abs(sign_patterns(values.shape[1]) @ values.T) >= reached(values)).mean(axis=0))
+    """Return the p [R] of the sign-flip test for each row of differences [R, n]; all rows share the draws of signs."""
+    if values.shape[1] <= EXACT_SEEDS:
+        return np.asarray((np.abs(sign_patterns(values.shape[1]) @ values.T) >= reached(values)).mean(axis=0))
+    rng, as_far, at_once = np.random.default_rng(0), np.ones(len(values)), -(-SIGNS_AT_ONCE // values.shape[1])
+    for start in range(0, DRAWS, at_once):
+        signs = rng.choice((-1.0, 1.0), size=(min(at_once, DRAWS - start), values.shape[1]))
+        as_far += (np.abs(signs @ values.T) >= reached(values)).sum(axis=0)
+    return np.asarray(as_far / (DRAWS + 1))
 
 
 def reached(values: np.ndarray) -> np.ndarray:

@@ -22,10 +22,18 @@ from cnntrain.studies.explain.explanation import Explanation
 from cnntrain.studies.explain.explorer import explorer
 from cnntrain.studies.explain.registry import ATTRIBUTIONS
 from cnntrain.studies.explain.sanity import sanity_rows
-from cnntrain.studies.explain.scores import score_rows
+from cnntrain.studies.explain.scores import pair_rows, score_rows
 from cnntrain.studies.explain.study import ExplainStudy, explores
 from cnntrain.studies.explain.tiles import draw
-from cnntrain.studies.explain.worth import CHANGES, SCORED, sanity_figure, score_figures, score_table
+from cnntrain.studies.explain.worth import (
+    CHANGES,
+    PAIRS,
+    SCORED,
+    pair_matrix,
+    sanity_figure,
+    score_figures,
+    score_table,
+)
 from cnntrain.training.pictures import figure_pixels
 from cnntrain.training.tensorboard import Board, open_board
 
@@ -98,10 +106,14 @@ def worth_sections(study: ExplainStudy, folder: Path, board: Board) -> list[Sect
     """Return what the page says of scores and of random weights, and write their tables."""
     sections, drawn = list[Section](), bool(study.question.options.figures)
     if study.scores:
-        disk.write(folder / "scores.csv", render(score_rows(study.scores), "csv") + "\n")
-        figures = score_figures(study.scores) if drawn else {}
+        each, pairs = study.scores.each, study.scores.pairs
+        disk.write(folder / "scores.csv", render(score_rows(each), "csv") + "\n")
+        disk.write(folder / "pairs.csv", render(pair_rows(pairs), "csv") + "\n")
+        figures = score_figures(each) if drawn else {}
         pictures = [filed(figure, name, name, folder, board) for name, figure in figures.items()]
-        sections.append(Section("scores", [Paragraph(SCORED, quiet=True), Table(score_table(study.scores)), *pictures]))
+        sections.append(Section("scores", [Paragraph(SCORED, quiet=True), Table(score_table(each)), *pictures]))
+        matrices = [Table(pair_matrix(name, tests)) for name, tests in pairs.items()]
+        sections.append(Section("methods against each other", [Paragraph(PAIRS, quiet=True), *matrices]))
     if study.sanity:
         disk.write(folder / "sanity.csv", render(sanity_rows(study.sanity), "csv") + "\n")
         pictures = [filed(sanity_figure(study.sanity), "sanity", CHANGES, folder, board)] if drawn else []
@@ -137,6 +149,7 @@ def summary(study: ExplainStudy, folder: Path | None, pictures: list[str]) -> di
         "what": study.question.options.what,
         "pictures": pictures,
         "rows": {name: list(answer.rows) for name, answer in study.answers.items()},
-        "scores": score_rows(study.scores),
+        "scores": score_rows(study.scores.each) if study.scores else [],
+        "pairs": pair_rows(study.scores.pairs) if study.scores else [],
         "sanity": sanity_rows(study.sanity),
     }

@@ -1,10 +1,12 @@
-"""Whether maps are worth anything: scores over images, with intervals, and paired with what an edge map reaches.
+"""Whether maps are worth anything: scores over images, with intervals, and paired with what other maps reach.
 
 Insertion, deletion, the pointing game and localisation, of each method and of maps that look at no network. Intervals
-are over images, by the jackknife; differences are tested by the signs of paired differences, and corrected by Holm's
-method over all of them.
+are over images, by the jackknife; differences are tested by the signs of paired differences. What is asked first, the
+difference from an edge map, is corrected by Holm's method over all methods and scores; and the differences of each
+method from each other over all pairs and scores.
 """
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -15,7 +17,7 @@ from cnntrain.data.storage.images import spread
 from cnntrain.runtime.errors import InputError
 from cnntrain.runtime.tables import Row
 from cnntrain.stats.jackknife import mean_band
-from cnntrain.stats.paired_tests import PairedTest, holm_correction, is_significant, sign_flip
+from cnntrain.stats.paired_tests import PairedTest, holm_correction, is_significant, sign_flips
 from cnntrain.studies.explain.attribution import Attribution, attribute
 from cnntrain.studies.explain.boxes import read_boxes, seen_boxes
 from cnntrain.studies.explain.insertion import areas
@@ -71,6 +73,14 @@ class ImageScores:
         return self.score not in AREAS
 
 
+@dataclass(frozen=True)
+class MethodScores:
+    """What maps are worth: the scores of each method, and by score the tests of each method against those before it."""
+
+    each: Sequence[MapScore]
+    pairs: Mapping[str, Sequence[PairedTest]]
+
+
 @dataclass(frozen=True, eq=False)
 class ScoredSplits:
     """The images that are scored, and the training images on which thresholds are chosen, where there are boxes."""
@@ -96,7 +106,7 @@ def find_scored(subject: Subject, options: Explain) -> ScoredSplits | None:
 
 def measure_scores(
     subject: Subject, options: Explain, attributions: Mapping[str, Attribution], splits: ScoredSplits
-) -> list[MapScore]:
+) -> MethodScores:
     """Score the maps of methods, and of those that look at no network, on the same images."""
     measured, trained = splits.measured, splits.trained
     mappers: dict[str, Mapper] = {
@@ -112,7 +122,7 @@ def measure_scores(
             scores += [ImageScores(name, "insertion", inserted), ImageScores(name, "deletion", deleted)]
         if measured.boxes is not None and trained is not None:
             scores += localised(name, mapper, question, maps, measured.boxes, trained)
-    return summed_up(scores)
+    return MethodScores(summed_up(scores), all_pairs(scores))
 
 
 def mapper_of(name: str, attribution: Attribution) -> Mapper:
@@ -185,10 +195,9 @@ def localised(
 
 def summed_up(scores: Sequence[ImageScores]) -> list[MapScore]:
     """Return the mean of each score with its interval, and its paired difference to the edge map's."""
-    edges = {score.score: score.values for score in scores if score.method == EDGES}
-    differences = [score.values - edges[score.score] for score in scores]
-    pairs = zip(scores, differences, strict=True)
-    ps = [None if score.method == EDGES else sign_flip(list(difference)) for score, difference in pairs]
+    edges = {score.score: score for score in scores if score.method == EDGES}
+    others = [score for score in scores if score.method != EDGES]
+    tests = iter(tested([(score, edges[score.score]) for score in others]))
     return [
         MapScore(
             score.method,
@@ -196,21 +205,44 @@ def summed_up(scores: Sequence[ImageScores]) -> list[MapScore]:
             *mean_band(score.values, (0, 1) if score.counts else None),
             len(score.values),
             score.threshold,
-            None if p is None else edge_test(score, difference, p, p_holm),
+            None if score.method == EDGES else next(tests),
         )
-        for score, difference, p, p_holm in zip(scores, differences, ps, holm_correction(ps), strict=True)
+        for score in scores
     ]
 
 
-def edge_test(score: ImageScores, difference: np.ndarray, p: float, p_holm: float | None) -> PairedTest:
-    """Return the test of a score against the edge map's, from their differences [N] and its p."""
+def all_pairs(scores: Sequence[ImageScores]) -> dict[str, list[PairedTest]]:
+    """Return by score the test of each method against each one before it."""
+    pairs = [pair for pair in itertools.combinations(scores, 2) if pair[0].score == pair[1].score]
+    tests: dict[str, list[PairedTest]] = {}
+    for (_, second), test in zip(pairs, tested([(second, first) for first, second in pairs]), strict=True):
+        tests.setdefault(second.score, []).append(test)
+    return tests
+
+
+def tested(pairs: Sequence[tuple[ImageScores, ImageScores]]) -> list[PairedTest]:
+    """Test the first of each pair against the second, image by image, corrected over all pairs."""
+    if not pairs:
+        return []
+    differences = np.stack([first.values - second.values for first, second in pairs])
+    ps = sign_flips(differences).tolist()
+    return [
+        difference_test(*pair, difference, p, p_holm)
+        for pair, difference, p, p_holm in zip(pairs, differences, ps, holm_correction(ps), strict=True)
+    ]
+
+
+def difference_test(
+    score: ImageScores, other: ImageScores, difference: np.ndarray, p: float, p_holm: float | None
+) -> PairedTest:
+    """Return the test of a score against another method's, from their differences [N] and its p."""
     delta, low, high = mean_band(difference, (-1, 1) if score.counts else None)
     significant = is_significant(low, high, p_holm)
     better = (delta > 0) != (score.score in LESS_IS_BETTER)
     verdict = "not told apart" if not significant else "better" if better else "worse"
     return PairedTest(
         score.method,
-        EDGES,
+        other.method,
         verdict,
         pairs=len(difference),
         delta=delta,
@@ -220,6 +252,25 @@ def edge_test(score: ImageScores, difference: np.ndarray, p: float, p_holm: floa
         p_holm=p_holm,
         significant=significant,
     )
+
+
+def pair_rows(pairs: Mapping[str, Sequence[PairedTest]]) -> list[Row]:
+    """Return the rows of all pairs, which are those of `--json`."""
+    return [
+        {
+            "score": score,
+            "method": test.name,
+            "other": test.reference,
+            "delta": test.delta,
+            "delta_low": test.delta_low,
+            "delta_high": test.delta_high,
+            "p": test.p,
+            "p_holm": test.p_holm,
+            "verdict": test.verdict,
+        }
+        for score, tests in pairs.items()
+        for test in tests
+    ]
 
 
 def score_rows(scores: Sequence[MapScore]) -> list[Row]:

@@ -9,7 +9,7 @@ from cnntrain.studies.explain.options import Explain
 from cnntrain.studies.explain.question import Question, Subject, find_image_set, find_subject
 from cnntrain.studies.explain.registry import ATTRIBUTIONS, METHODS, OF_SENTENCES
 from cnntrain.studies.explain.sanity import SanityRow, check_sanity, find_permuted, sanity_sentence
-from cnntrain.studies.explain.scores import MapScore, find_scored, measure_scores
+from cnntrain.studies.explain.scores import MethodScores, find_scored, measure_scores
 from cnntrain.studies.explain.search import units_to_show
 
 ALL = "all"  # of `what=`: every method that the network allows, on a page to click through
@@ -26,7 +26,7 @@ class ExplainStudy:
     question: Question
     answers: dict[str, Explanation]
     refused: Mapping[str, str] = field(default_factory=dict)
-    scores: Sequence[MapScore] = field(default_factory=list)
+    scores: MethodScores | None = None
     sanity: Sequence[SanityRow] = field(default_factory=list)
 
 
@@ -86,7 +86,7 @@ def explain(options: Explain) -> ExplainStudy:
     for name in mapping:
         remarks = [*answers[name].remarks, sanity_sentence(sanity, name)]
         answers[name] = replace(answers[name], remarks=remarks)
-    scores = measure_scores(subject, about_images.options, mapping, splits) if splits else []
+    scores = measure_scores(subject, about_images.options, mapping, splits) if splits else None
     return ExplainStudy(question, answers, refused, scores, sanity)
 
 
