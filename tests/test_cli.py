@@ -1,6 +1,7 @@
 """The command line: words in, one line or one JSON object out, and the exit code."""
 
 import argparse
+import gc
 import json
 import math
 import os
@@ -148,6 +149,20 @@ def test_front_door_imports_no_library() -> None:
         "sys.exit(bool({'torch', 'hydra', 'omegaconf', 'yaml', 'numpy'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+def test_the_imports_of_a_command_are_kept_out_of_the_search_for_garbage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "searched_module.py").write_text("import gc\nsearched = gc.isenabled()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "torch")
+    frozen = gc.get_freeze_count()
+    try:
+        assert not job.imported("searched_module").searched
+        assert gc.isenabled() and gc.get_freeze_count() > frozen
+    finally:
+        gc.unfreeze()
 
 
 def test_launching_imports_hydra_but_not_torch() -> None:

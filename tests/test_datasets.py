@@ -328,8 +328,8 @@ def test_the_configuration_of_each_dataset_composes_to_its_options(name: str) ->
         assert describe(name, NOWHERE, options).shape == describe(name, NOWHERE, {}).shape
 
 
-def test_torchvision_and_scikit_learn_wait_until_they_are_needed() -> None:
-    code = "import sys, cnntrain.data.datasets.registry as _; "
-    code += "print([m for m in ('torchvision', 'sklearn') if m in sys.modules])"
+def test_libraries_that_import_slowly_wait_until_they_are_needed() -> None:
+    code = "import sys, cnntrain.commands.fit as _; "
+    code += "print([m for m in ('torchvision', 'sklearn', 'scipy', 'matplotlib', 'triton') if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"

@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from cnntrain.nn.composite import Branches
 from cnntrain.nn.measures import (
@@ -104,6 +103,8 @@ def stage_spans(net: nn.Sequential, in_shape: Shape) -> dict[str, Spans]:
 
 def outline(net: nn.Sequential, in_shape: Shape) -> list[StageGeometry]:
     """Return the rows of a network of any layers: shapes, parameters and what torch counts on the meta device."""
+    from torch.utils.flop_counter import FlopCounterMode  # it imports triton: a tenth of a second
+
     rows: list[StageGeometry] = []
     net = on_meta(net).eval()
     x, written = torch.empty(1, *in_shape, device="meta"), [0]

@@ -128,7 +128,7 @@ LINES = {
         {"own step, torch's kernels": None},
         "own step",
     ),
-    "start": Line("a fit of two steps, whole process", Task(), {"import torch": 0.83}, "a tiny fit", "first"),
+    "start": Line("a fit of two steps, whole process", Task(), {"import torch": 0.86}, "a tiny fit", "first"),
     "help": Line("cnntrain --help", Task(), subject="help", most=60.0, unit="ms"),
     "syncs": Line("host synchronisations a step", STEPS, subject="synchronisations", most=0.0, rounds=1),
     "resume": Line("a cut training differs (check_resume)", Task(), subject="resume", most=0.0, rounds=1),
