@@ -21,6 +21,7 @@ from cnntrain.data.augment.augmentations import (
     colour,
     crop,
     cutout,
+    elastic,
     flip,
     mixup,
     resized_crop,
@@ -37,6 +38,7 @@ EVERY = {
     "crop, black": crop(2, "zero"),
     "resized_crop": resized_crop(),
     "affine": affine(0.1, 20, 0.2, 10),
+    "elastic": elastic(0.05),
     "colour": colour(0.4, 0.4, 0.4, 0.2),
     "cutout": cutout(3),
     "mixup": mixup(1.0),
@@ -128,7 +130,7 @@ def test_draws_differ_between_seeds_epochs_and_names(name: str) -> None:
         assert not torch.equal(drawn, draw(part, "another", Plan(1, 0, 64, index, SHAPE)))
 
 
-@pytest.mark.parametrize("name", ["crop", "crop, black", "affine", "colour", "cutout", "mixup"])
+@pytest.mark.parametrize("name", ["crop", "crop, black", "affine", "elastic", "colour", "cutout", "mixup"])
 def test_every_sample_has_its_own_draw(name: str) -> None:
     drawn = draw(EVERY[name], name, Plan(0, 0, 64, np.arange(64).reshape(8, 8), SHAPE))
     rows = drawn.reshape(64, -1)

@@ -8,7 +8,7 @@ import json
 import re
 import types
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 from cuts import Call, agree, cut, fill, last
-from steps import step_of
+from steps import lying_on, step_of
 from test_loader import resident
 from test_loop import CPU, INFO, loader, network, stripes, train_step
 from torch import nn
@@ -68,15 +68,6 @@ def test_numbers_read_from_tables_on_the_device_are_those_of_the_host(optimizer:
 
 
 # --- an imagined GPU
-
-
-def lying_on(device: str, owner: Any, names: Iterable[str]) -> None:
-    """Put tensors of an object on a device, without their values."""
-    for name in names:
-        if (old := getattr(owner, name)) is None:
-            continue
-        new = torch.empty_strided(old.shape, old.stride(), dtype=old.dtype, device=device)
-        setattr(owner, name, nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new)
 
 
 def steps_on_an_imagined_gpu(

@@ -9,13 +9,15 @@ import torch
 from cuts import Call, agree, cut
 from made import picture
 from PIL import Image
+from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as oracle
 
 from cnntrain.data.datasets.registry import load
+from cnntrain.data.storage.borders import split_weights, weight_levels, with_weights
 from cnntrain.data.storage.images import IGNORED
 from cnntrain.data.storage.masks import covered, read_mask, write_mask
 from cnntrain.runtime.errors import InputError
-from cnntrain.tasks.segmentation import palette
+from cnntrain.tasks.segmentation import Segmentation, palette
 
 WORDS = (
     *("model=unet", "model.width=4", "model.depth=2", "dataset=segmentation_folder", "dataset.root=data"),
@@ -178,3 +180,71 @@ def test_bad_data_is_refused_by_file_and_reason(refused: Callable[..., str], fol
     own = [word for word in WORDS if not (case == "another task" and word.startswith("model"))]
     line = refused("fit", *own, *words)
     assert all(name in line for name in names), line
+
+
+# --- border weights
+
+
+def test_border_weights_are_the_papers_pixel_by_pixel() -> None:
+    """The formula with the distances to every region, found by flooding and measured to every one of its pixels."""
+    labels = np.zeros((24, 30), dtype=np.uint8)
+    labels[3:10, 2:9], labels[3:10, 11:20], labels[14:20, 5:25], labels[12, 27], labels[0, :4] = 1, 1, 2, 1, IGNORED
+    objects = flooded(labels)
+    assert len(objects) == 4
+    rows, cols = np.mgrid[:24, :30]
+    away = [np.sqrt(min_squares(rows, cols, places)) for places in objects]
+    d1, d2, *_ = np.sort(away, axis=0)
+    expected = np.where(labels == 0, np.exp(-((d1 + d2) ** 2) / (2 * 3.0**2)), 0)
+    coded = torch.from_numpy(with_weights(labels, 3, 3.0))
+    classes, weights = split_weights(coded, 3)
+    assert np.array_equal(classes, labels) and expected.max() > 0.6
+    assert np.abs(weights.numpy() - expected).max() <= 0.5 / weight_levels(3) + 1e-6
+
+
+def flooded(labels: np.ndarray) -> list[list[tuple[int, int]]]:
+    left = {(int(y), int(x)) for y, x in np.argwhere((labels > 0) & (labels != IGNORED))}
+    regions = []
+    while left:
+        region, edge = [], [left.pop()]
+        while edge:
+            y, x = edge.pop()
+            region.append((y, x))
+            for other in ((y + 1, x), (y - 1, x), (y, x + 1), (y, x - 1)):
+                if other in left and labels[other] == labels[y, x]:
+                    left.remove(other)
+                    edge.append(other)
+        regions.append(region)
+    return regions
+
+
+def min_squares(rows: np.ndarray, cols: np.ndarray, places: list[tuple[int, int]]) -> np.ndarray:
+    return np.min([(rows - y) ** 2 + (cols - x) ** 2 for y, x in places], axis=0)
+
+
+def test_the_loss_weighs_each_pixel_by_its_class_and_its_border() -> None:
+    labels = np.zeros((12, 12), dtype=np.uint8)
+    labels[2:10, 1:5], labels[2:10, 7:11], labels[0] = 1, 1, IGNORED
+    coded = torch.from_numpy(with_weights(labels, 2, 5.0))[None]
+    answer = torch.randn(1, 2, 12, 12, generator=torch.Generator().manual_seed(0))
+    of_class = torch.tensor([0.5, 2.0])
+    task = Segmentation(("a", "b"), (12, 12), of_class, border_weight=10.0)
+    truth = torch.from_numpy(labels)[None].long()
+    weights = of_class[truth.clamp(max=1)] + 10 * split_weights(coded, 2)[1]
+    weights[truth == IGNORED] = 0
+    losses = F.cross_entropy(answer, truth, ignore_index=IGNORED, reduction="none")
+    assert task.loss(answer, coded).item() == pytest.approx(((losses * weights).sum() / weights.sum()).item())
+    assert task.weight(coded).item() == pytest.approx(weights.sum().item())
+    plain = Segmentation(("a", "b"), (12, 12))
+    assert torch.equal(task.counts(answer, coded)["confusion"], plain.counts(answer, truth.byte())["confusion"])
+
+
+def test_border_weights_are_the_same_from_files_and_memory_and_a_stop_changes_none(
+    cnntrain: Call, folder: Path, refused: Callable[..., str]
+) -> None:
+    masked(folder / "data", 24, size=(20, 18))
+    words = [*WORDS, "dataset.image_size=16", "trainer.border_weight=10", "augmentation.elastic.displacement=0.05"]
+    cnntrain("fit", *words, "output_dir=ram")
+    cut(*words, "dataset.workers=1", "dataset.cache=none", "output_dir=files", nth=2)
+    assert cnntrain("fit", *words, "dataset.workers=1", "dataset.cache=none", "output_dir=files")["resumed_from"] == 2
+    agree(folder / "ram", folder / "files")
+    assert "border_weight" in refused("fit", "model=lenet5", "dataset=digits", "trainer.border_weight=10")

@@ -10,6 +10,8 @@ from cnntrain.data.augment.ops import (
     adjust_contrast,
     adjust_hue,
     adjust_saturation,
+    displaced,
+    displacements,
     inverse_affine,
     resample,
 )
@@ -77,3 +79,19 @@ def test_hue_handles_grey_and_equal_channels() -> None:
         changed = adjust_hue(x, torch.tensor([turn]))
         torch.testing.assert_close(changed / 255, oracle.adjust_hue(x / 255, turn), rtol=0, atol=1e-5)
     torch.testing.assert_close(adjust_hue(x, torch.tensor([1 / 3])), x.roll(1, 1), rtol=0, atol=1e-3)
+
+
+def test_a_displacement_of_whole_pixels_shifts_and_none_changes_nothing() -> None:
+    x = torch.from_numpy(generator(0, "displaced").uniform(0, 255, (2, 3, 9, 13))).float()
+    torch.testing.assert_close(displaced(x, torch.zeros(2, 2, 9, 13)), x, rtol=0, atol=1e-3)
+    by = torch.tensor([2.0, -1.0]).view(1, 2, 1, 1).expand(2, 2, 9, 13)
+    moved = displaced(x, by)
+    torch.testing.assert_close(moved[:, :, 1:, :-2], x[:, :, :-1, 2:], rtol=0, atol=1e-3)
+    torch.testing.assert_close(moved[:, :, 0, :-2], x[:, :, 0, 2:], rtol=0, atol=1e-3)  # mirrored beyond the border
+
+
+def test_a_coarse_grid_lies_on_corners_and_middles_and_is_smooth_between() -> None:
+    coarse = torch.from_numpy(generator(0, "coarse").standard_normal((2, 2, 3, 3))).float()
+    fine = displacements(coarse, 9, 13)
+    torch.testing.assert_close(fine[:, :, ::4, ::6], coarse)
+    assert fine.diff(dim=3).diff(dim=3).abs().max() < coarse.abs().max() / 4

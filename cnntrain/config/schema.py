@@ -27,6 +27,8 @@ class Trainer:
     compile: Compile
     label_smoothing: Fraction
     hinge: Hinge | None
+    border_weight: NonNegative
+    border_sigma: Positive
     clip: NonNegative
     ema: Decay
     freeze: str | list[str] | dict[str, Fraction | list[Fraction]] | None

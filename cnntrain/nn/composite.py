@@ -147,7 +147,6 @@ class Unpool(Branches):
     def __init__(self, kernel_size: int, body: nn.Module) -> None:
         super().__init__()
         self.pool, self.body = nn.MaxPool2d(kernel_size, return_indices=True), body
-        self.unpool = nn.MaxUnpool2d(kernel_size)
 
     def forward(self, x: Tensor) -> Tensor:
         pooled, places = self.pool(x)
@@ -156,9 +155,10 @@ class Unpool(Branches):
             raise ValueError(
                 f"the body turns {tuple(pooled.shape[1:])} into {tuple(inner.shape[1:])}: no places for it"
             )
-        if x.is_meta:  # torch has no shape rule for this layer
-            return torch.empty_like(x)
-        return self.unpool(inner, places, output_size=x.shape[2:])  # type: ignore[no-any-return]
+        # torch's own unpooling is refused among repeatable algorithms, since places might be the same.
+        out = inner.new_zeros(*x.shape[:2], x.shape[2] * x.shape[3])
+        out.scatter_(2, places.flatten(2), inner.flatten(2))
+        return out.view(x.shape)  # type: ignore[no-any-return]
 
     def measured(self, measure: Measure, shape: Shape, spans: Spans) -> LayerGeometry:
         pool = nn.MaxPool2d(self.pool.kernel_size)

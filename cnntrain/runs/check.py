@@ -20,6 +20,7 @@ from cnntrain.config.build import (
 from cnntrain.config.schema import Fit, Options, Trainer
 from cnntrain.data.augment.augmentations import Augmentation
 from cnntrain.data.datasets.registry import SelectedDataset
+from cnntrain.data.storage.borders import MOST_CLASSES
 from cnntrain.data.storage.images import DatasetInfo
 from cnntrain.nn.shapes import ShapesOnly
 from cnntrain.runtime import distributed
@@ -81,6 +82,11 @@ def check_fit(cfg: Fit, *, begun: bool = False) -> CheckedFit:
 
 def refuse_unmapped(cfg: Fit, info: DatasetInfo, augmentations: Mapping[str, Augmentation]) -> None:
     """Raise `InputError` for what is defined where images have one class each, and nowhere else."""
+    if cfg.trainer.border_weight and (info.targets != "maps" or len(info.classes) > MOST_CLASSES):
+        raise InputError(
+            f"trainer.border_weight={cfg.trainer.border_weight:g} is of label maps of at most {MOST_CLASSES} classes, "
+            f"which {info.name} does not have; take 0"
+        )
     if info.targets == "classes":
         return
     what = "a class for every pixel" if info.targets == "maps" else "boxes"

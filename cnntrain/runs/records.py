@@ -28,6 +28,8 @@ BEFORE: Options = {"check_resume": False, "resume": "auto", "plugins": []}
 TRAINER: Options = {
     "graph": "auto",
     "hinge": None,
+    "border_weight": 0.0,
+    "border_sigma": 5.0,
     "compile": False,
     "freeze": None,
     "frozen_mode": "evaluation",

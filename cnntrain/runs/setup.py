@@ -18,6 +18,7 @@ from cnntrain.config.schema import Fit
 from cnntrain.data.augment.augmentations import Augmentation
 from cnntrain.data.datasets.splits import Member, class_weights, pixel_weights
 from cnntrain.data.loading.loader import Loader, ResidentLoader, StreamedLoader, eval_batches
+from cnntrain.data.storage.borders import bordered
 from cnntrain.data.storage.images import Dataset, Pixels, Split, spread, stored
 from cnntrain.nn.calibration import calibrate
 from cnntrain.runs.check import CheckedFit
@@ -180,7 +181,9 @@ def build_task(cfg: Fit, dataset: Dataset, device: torch.device) -> Task:
         number, of_images = len(dataset.info.classes), isinstance(task, Classification)
         weights = (class_weights(train.labels, number) if of_images else pixel_weights(train, number)).to(device)
     task = replace(task, class_weights=weights, label_smoothing=cfg.trainer.label_smoothing)
-    return replace(task, hinge=cfg.trainer.hinge) if isinstance(task, Classification) else task
+    if isinstance(task, Classification):
+        return replace(task, hinge=cfg.trainer.hinge)
+    return replace(task, border_weight=cfg.trainer.border_weight)
 
 
 def some_images(dataset: Dataset) -> torch.Tensor:
@@ -190,19 +193,21 @@ def some_images(dataset: Dataset) -> torch.Tensor:
 
 
 def build_loader(dataset: Dataset, cfg: Fit, augmentations: Mapping[str, Augmentation], device: torch.device) -> Loader:
-    """Keep the images on the device, or have workers read them."""
+    """Keep the images on the device, or have workers read them; label maps bring border weights if asked for."""
+    train, trainer = dataset.train, cfg.trainer
+    if trainer.border_weight:
+        train = train.read_from(bordered(train.source, len(dataset.info.classes), trainer.border_sigma))
     settings = {
-        "batch_size": cfg.trainer.batch_size,
+        "batch_size": trainer.batch_size,
         "parts": augmentations,
         "seed": cfg.seed,
         "device": device,
         "balanced": cfg.dataset["balance"] == "sampling",
     }
     workers = cfg.dataset["workers"]
-    if workers == 0 and isinstance(stored(dataset.train.source), Pixels):
-        return ResidentLoader(dataset.train, dataset.info, **settings)
-    together = cfg.trainer.accumulate
-    return StreamedLoader(dataset.train, dataset.info, workers=workers, together=together, **settings)
+    if workers == 0 and isinstance(stored(train.source), Pixels):
+        return ResidentLoader(train, dataset.info, **settings)
+    return StreamedLoader(train, dataset.info, workers=workers, together=trainer.accumulate, **settings)
 
 
 @contextlib.contextmanager

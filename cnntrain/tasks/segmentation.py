@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cnntrain.data.storage.borders import split_weights
 from cnntrain.data.storage.images import IGNORED
 from cnntrain.runtime import distributed
 from cnntrain.runtime.ranges import Count, Natural
@@ -87,12 +88,17 @@ class PixelCellNumbers(TypedDict):
 
 @dataclass(frozen=True, eq=False)
 class Segmentation:
-    """Cross-entropy over the labelled pixels of images of `size`; `class_weights` [classes] multiply a class's loss."""
+    """Cross-entropy over the labelled pixels of images of `size`; `class_weights` [classes] multiply a class's loss.
+
+    With a `border_weight` the label maps of training hold border weights (`storage/borders.py`), which are added to
+    those of the classes so many times.
+    """
 
     classes: tuple[str, ...]
     size: tuple[int, int]
     class_weights: Tensor | None = None
     label_smoothing: float = 0.0
+    border_weight: float = 0.0
 
     name: ClassVar[str] = "segmentation"
     headline: ClassVar[Headline] = Headline("miou", "mIoU")
@@ -115,7 +121,9 @@ class Segmentation:
         return True
 
     def loss(self, answer: Tensor, target: Tensor) -> Tensor:
-        """Return the mean cross-entropy over labelled pixels; with class weights it is divided by their sum."""
+        """Return the mean cross-entropy over labelled pixels; with weights it is divided by their sum."""
+        if self.border_weight:
+            return self.border_loss(answer, target)
         logits, labels = by_pixel(answer, target)
         total = F.cross_entropy(
             logits,
@@ -127,16 +135,37 @@ class Segmentation:
         )
         return total / self.pixel_weight(labels)
 
+    def border_loss(self, answer: Tensor, target: Tensor) -> Tensor:
+        """Return the mean cross-entropy over labelled pixels, each by its own weight."""
+        logits, coded = by_pixel(answer, target)
+        labels, weights = self.weighted_labels(coded)
+        losses = F.cross_entropy(
+            logits, labels, ignore_index=IGNORED, reduction="none", label_smoothing=self.label_smoothing
+        )
+        return (losses * weights).sum() / weights.sum().clamp(min=1e-6)
+
     def weight(self, target: Tensor) -> Tensor:
         """Return the sum of the weights of a batch's labelled pixels."""
+        if self.border_weight:
+            return self.weighted_labels(target)[1].sum().clamp(min=1e-6)
         return self.pixel_weight(target.flatten().long())
+
+    def weighted_labels(self, coded: Tensor) -> tuple[Tensor, Tensor]:
+        """Return classes, int64 […], and weights of pixels, from label maps that hold border weights."""
+        labels, border = split_weights(coded, len(self.classes))
+        return labels, self.of_class(labels) + self.border_weight * border
+
+    def of_class(self, labels: Tensor) -> Tensor:
+        """Return the weights of the classes of pixels […]; one without a class has none."""
+        if self.class_weights is None:
+            return (labels != IGNORED).float()
+        return F.pad(self.class_weights, (0, IGNORED + 1 - len(self.class_weights)))[labels]
 
     def pixel_weight(self, labels: Tensor) -> Tensor:
         """Return the sum of the weights of labels [P], and never zero: a batch may have no labelled pixel."""
         if self.class_weights is None:
             return (labels != IGNORED).sum().clamp(min=1)
-        weights = F.pad(self.class_weights, (0, IGNORED + 1 - len(self.class_weights)))
-        return weights[labels].sum().clamp(min=1e-6)
+        return self.of_class(labels).sum().clamp(min=1e-6)
 
     @property
     def no_counts(self) -> dict[str, Tensor]:
@@ -145,6 +174,8 @@ class Segmentation:
 
     def counts(self, answer: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Return the confusion matrix of a batch's pixels; rows are the truth."""
+        if self.border_weight:
+            target = self.weighted_labels(target)[0]
         return {"confusion": confusion_of(answer, target).sum(dim=0)}
 
     def score(self, sums: Mapping[str, Tensor], n: int) -> Numbers:

@@ -18,7 +18,11 @@ from cnntrain.data.augment.ops import (
     adjust_contrast,
     adjust_hue,
     adjust_saturation,
+    around_displaced,
     around_warped,
+    displaced,
+    displaced_map,
+    displacements,
     inverse_affine,
     resample,
     resample_map,
@@ -201,6 +205,35 @@ def affine(
     return Augmentation(draw, pixels=pixels, maps=maps, boxes=boxes)
 
 
+def elastic(
+    displacement: Annotated[float, Range(low=0, high=0.1)] = 0.02, grid: Annotated[int, Range(low=2, high=16)] = 3
+) -> Augmentation:
+    """Deform an image smoothly: a displacement for each node of a coarse grid, bicubic between them.
+
+    Each is normal in both directions, with a standard deviation of `displacement` in parts of the shorter side: U-Net's
+    are 10 of 512 pixels on a grid of 3 × 3 (Ronneberger et al. 2015, section 3.1; after Simard et al. 2003). Beyond its
+    border an image is mirrored.
+    """
+
+    def draw(rng: np.random.Generator, plan: Plan) -> Tensor:
+        unit = rng.standard_normal((*plan.index.shape, 2, grid, grid), dtype=np.float32)
+        return torch.from_numpy(unit * np.float32(displacement))
+
+    def in_pixels(drawn: Tensor, height: int, width: int) -> Tensor:
+        return displacements(drawn * min(height, width), height, width)
+
+    def pixels(x: Tensor, drawn: Tensor) -> Tensor:
+        return displaced(x, in_pixels(drawn, *x.shape[2:]))
+
+    def maps(labels: Tensor, drawn: Tensor) -> Tensor:
+        return displaced_map(labels, in_pixels(drawn, *labels.shape[1:]))
+
+    def boxes(boxes: Tensor, drawn: Tensor, height: int, width: int) -> Tensor:
+        return around_displaced(boxes, in_pixels(drawn, height, width))
+
+    return Augmentation(draw, pixels=pixels, maps=maps, boxes=boxes)
+
+
 def colour(
     brightness: NonNegative = 0.0,
     contrast: NonNegative = 0.0,
@@ -288,6 +321,7 @@ AUGMENTATIONS: dict[str, Callable[..., Augmentation]] = {
     "crop": crop,
     "resized_crop": resized_crop,
     "affine": affine,
+    "elastic": elastic,
     "colour": colour,
     "cutout": cutout,
     "mixup": mixup,

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 AffineInterpolation = Literal["bilinear", "nearest"]
+FIXED_POINT_STEPS = 8
 
 
 def inverse_affine(angle: Tensor, shift: Tensor, scale: Tensor, shear: Tensor) -> Tensor:
@@ -51,15 +52,64 @@ def resample_map(labels: Tensor, inverse: Tensor) -> Tensor:
     return (255 - resample(turned, inverse, "nearest").squeeze(1)).to(torch.uint8)
 
 
+def displacements(coarse: Tensor, height: int, width: int) -> Tensor:
+    """Return the displacements of every pixel, [B, 2, height, width], from those of a coarse grid [B, 2, G, G].
+
+    The outer nodes of the grid lie on the outer pixels; what lies between is bicubic.
+    """
+    return F.interpolate(coarse, (height, width), mode="bicubic", align_corners=True)
+
+
+def displaced(x: Tensor, by: Tensor, interpolation: AffineInterpolation = "bilinear") -> Tensor:
+    """Return the images `x` [B, C, H, W], of which every pixel shows what lies `by` [B, 2, H, W] (x, y) pixels away.
+
+    Beyond its border an image is mirrored. The result is channels_last.
+    """
+    height, width = x.shape[2:]
+    across = (torch.arange(width, device=x.device, dtype=x.dtype) * 2 + 1) / width - 1  # as grid_sample counts
+    down = (torch.arange(height, device=x.device, dtype=x.dtype) * 2 + 1) / height - 1
+    grid = torch.stack((across + by[:, 0] * (2 / width), down[:, None] + by[:, 1] * (2 / height)), 3)
+    moved = F.grid_sample(x, grid, mode=interpolation, padding_mode="reflection", align_corners=False)
+    return moved.contiguous(memory_format=torch.channels_last)
+
+
+def displaced_map(labels: Tensor, by: Tensor) -> Tensor:
+    """Return label maps, uint8 [B, H, W], displaced as `displaced` does images, each pixel the nearest one."""
+    return displaced(labels.float().unsqueeze(1), by, "nearest").squeeze(1).to(torch.uint8)
+
+
+def around_displaced(boxes: Tensor, by: Tensor) -> Tensor:
+    """Return the boxes [B, M, 4] around those of images that were `displaced`, by their corners and middles of sides.
+
+    A point of the image comes to where it is displaced from: the fixed point q = p - by(q), which a few steps reach
+    where displacements change by less than one pixel a pixel, as they do where nothing is folded.
+    """
+    left, top, right, bottom = boxes.unbind(2)
+    middle, centre = (left + right) / 2, (top + bottom) / 2
+    x = torch.stack((left, middle, right, left, right, left, middle, right), 2)
+    y = torch.stack((top, top, top, centre, centre, bottom, bottom, bottom), 2)
+    height, width = by.shape[2:]
+    scale_x, scale_y = 2 / width, 2 / height
+    at_x, at_y = x, y
+    for _ in range(FIXED_POINT_STEPS):
+        grid = torch.stack((at_x * scale_x - 1, at_y * scale_y - 1), 3)
+        shift = F.grid_sample(by, grid, mode="bilinear", padding_mode="border", align_corners=False)
+        at_x, at_y = x - shift[:, 0], y - shift[:, 1]
+    return around(at_x, at_y)
+
+
 def around_warped(boxes: Tensor, inverse: Tensor, height: int, width: int) -> Tensor:
     """Return the boxes [B, M, 4] around those of images that were warped as `resample` warps them, by their corners."""
-    centre = boxes.new_tensor((width / 2, height / 2))
-    corners = torch.stack((boxes[..., [0, 1]], boxes[..., [2, 1]], boxes[..., [0, 3]], boxes[..., [2, 3]]), 2) - centre
-    (a, b, x0), (c, d, y0) = (row.unbind(1) for row in inverse.to(boxes.dtype).unbind(1))
-    x, y = corners[..., 0] - x0[:, None, None], corners[..., 1] - y0[:, None, None]
-    a, b, c, d = (value[:, None, None] for value in (a, b, c, d))
-    moved = torch.stack(((d * x - b * y) / (a * d - b * c), (a * y - c * x) / (a * d - b * c)), 3) + centre
-    return torch.cat((moved.amin(2), moved.amax(2)), 2)
+    left, top, right, bottom = boxes.unbind(2)
+    (a, b, x0), (c, d, y0) = (row[:, None, None].unbind(3) for row in inverse.to(boxes.dtype).unbind(1))
+    x = torch.stack((left, right, left, right), 2) - width / 2 - x0
+    y = torch.stack((top, top, bottom, bottom), 2) - height / 2 - y0
+    return around((d * x - b * y) / (a * d - b * c) + width / 2, (a * y - c * x) / (a * d - b * c) + height / 2)
+
+
+def around(x: Tensor, y: Tensor) -> Tensor:
+    """Return the boxes [B, M, 4] around points, whose places `x` and `y` are [B, M, points]."""
+    return torch.stack((x.amin(2), y.amin(2), x.amax(2), y.amax(2)), 2)
 
 
 def grey(x: Tensor) -> Tensor:

@@ -105,7 +105,8 @@ def wholes(index: Tensor, size: tuple[int, int]) -> Tensor:
 def middle(labels: Tensor, stored: tuple[int, int], size: tuple[int, int]) -> Tensor:
     """Return for each image [B] the window [B, 4] of its middle that is looked at."""
     (top, bottom), (left, right) = central(stored, size)
-    return labels.new_tensor((top, left, bottom - top, right - left)).expand(len(labels), 4)
+    ends = (top, left, bottom - top, right - left)
+    return torch.stack([labels.new_full((len(labels),), value) for value in ends], 1)  # filled in on the device
 
 
 def centred_boxes(labels: Tensor, stored: tuple[int, int], size: tuple[int, int]) -> Tensor:
