@@ -457,11 +457,11 @@ def test_runs_are_evaluated_compared_reported_and_used(cnntrain: Call, folder: P
     (test,) = cnntrain("compare", "runs=[run,other]")["over_images"]
     assert test["n"] == 12 and 0 < test["p"] <= 1
     assert Path(cnntrain("report", "run=run")["report"]).is_file()
-    for number in range(2):
+    for number in range(3):
         picture(number, 20, 24).save(folder / f"{number}.png")
     predicted = cnntrain("predict", "run=run", "images='*.png'", "output_dir=answers", "report=true")
     boxes = json.loads((folder / "answers/boxes.json").read_text())
-    assert predicted["n"] == 2 and [Path(each["file"]).name for each in boxes] == ["0.png", "1.png"]
+    assert predicted["n"] == 3 and [Path(each["file"]).name for each in boxes] == ["0.png", "1.png", "2.png"]
 
 
 @pytest.mark.parametrize(

@@ -200,7 +200,8 @@ def answered(
                     unreadable[as_text(some.path(position))], good[position] = str(error), False
             places = np.flatnonzero(good).tolist()
             seen = Centre(Pixels(images), info.shape[1:]).read(places)
-            split = Split(Pixels(seen), torch.zeros(len(seen), dtype=torch.int64))
+            labels = torch.zeros(len(seen), 0, 6) if info.targets == "boxes" else torch.zeros(len(seen))
+            split = Split(Pixels(seen), labels)
             batches = eval_batches(split, info, batch_size=cfg.batch_size, device=device)
             logits = outputs(net, batches, precision=precision).logits
             progress(len(some))

@@ -59,7 +59,7 @@ class Board:
         if self.sink:
             self._attempt(lambda: self._images(step, draw()))
 
-    def close(self, hparams: Mapping[str, Any] | None = None, metrics: Mapping[str, float] | None = None) -> None:
+    def close(self, hparams: Mapping[str, Any] | None = None, metrics: Mapping[str, float | None] | None = None) -> None:
         """Note the configuration (nested) with its final numbers, and close the file."""
         if self.sink and hparams is not None:
             self._attempt(lambda: self._hparams(hparams, metrics or {}))
@@ -115,14 +115,14 @@ class Board:
         for tag, pixels in images.items():
             self._summary(image(tag, pixels, dataformats="CHW"), step)
 
-    def _hparams(self, nested: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
+    def _hparams(self, nested: Mapping[str, Any], metrics: Mapping[str, float | None]) -> None:
         from torch.utils.tensorboard.summary import hparams, scalar
 
         settings = {
             key: value if isinstance(value, bool | int | float | str) else json.dumps(value)
             for key, value in flat(nested).items()
         }
-        named = {f"hparam/{key}": value for key, value in metrics.items()}
+        named = {f"hparam/{key}": value for key, value in metrics.items() if value is not None}
         for summary in (*hparams(settings, named), *(scalar(tag, value) for tag, value in named.items())):
             self._summary(summary, self.step)
 

@@ -83,8 +83,8 @@ def test_a_run_is_trained_recorded_evaluated_reported_and_used(
     assert on_gpu["n"] == on_cpu["n"] == 16 and on_gpu["loss"] == pytest.approx(on_cpu["loss"], rel=1e-2)
     cnntrain("report", "run=plain", "device=cuda")
     (folder / "images").mkdir()
-    for number in range(2):
+    for number in range(3):
         picture(number, 32, 32).save(folder / "images" / f"{number}.png")
-    assert cnntrain("predict", "run=plain", "images=images", "device=cuda", "output_dir=found")["n"] == 2
+    assert cnntrain("predict", "run=plain", "images=images", "device=cuda", "output_dir=found")["n"] == 3
     compared = cnntrain("compare", "runs=[plain,recorded]", "device=cuda", "figures=false", "output_dir=side")
     assert compared["over_images"][0]["delta"] == 0
