@@ -59,7 +59,9 @@ class Board:
         if self.sink:
             self._attempt(lambda: self._images(step, draw()))
 
-    def close(self, hparams: Mapping[str, Any] | None = None, metrics: Mapping[str, float | None] | None = None) -> None:
+    def close(
+        self, hparams: Mapping[str, Any] | None = None, metrics: Mapping[str, float | None] | None = None
+    ) -> None:
         """Note the configuration (nested) with its final numbers, and close the file."""
         if self.sink and hparams is not None:
             self._attempt(lambda: self._hparams(hparams, metrics or {}))
