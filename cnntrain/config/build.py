@@ -24,7 +24,7 @@ from cnntrain.nn.attention import SpatialAttention
 from cnntrain.nn.auxiliary import AuxiliaryClassifiers
 from cnntrain.nn.layers import BlurPool2d
 from cnntrain.nn.probe import ended_by_probe
-from cnntrain.nn.stages import AddedStage, BuildOptions
+from cnntrain.nn.stages import AddedStage, BuildOptions, refuse_shared_stages
 from cnntrain.runtime.disk import expanded
 from cnntrain.runtime.errors import InputError, unknown
 from cnntrain.runtime.ranges import NonNegative
@@ -83,6 +83,7 @@ def build_model(options: Options, info: DatasetInfo, *, seed: int = 0, device: s
             f"model={options['name']} gives a plain {type(net).__name__}, and a network is a chain of named stages: "
             "return assemble(…), or finished(drawn(…), …) of cnntrain.models.external"
         )
+    refuse_shared_stages(net)
     for stage, reduction in build.probe.items():
         net = ended_by_probe(net, stage, reduction, info.shape, len(info.classes), seed=seed, device=device)
     if build.antialias and not any(isinstance(module, BlurPool2d) for module in net.modules()):

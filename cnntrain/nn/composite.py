@@ -70,7 +70,8 @@ class Concat(Branches):
         return torch.cat([getattr(self, name)(x) for name in self.names], dim=1)
 
     def measured(self, measure: Measure, shape: Shape, spans: Spans) -> LayerGeometry:
-        shapes, spans, inside = measure_branches(measure, self.children(), shape, spans)
+        branches = [getattr(self, name) for name in self.names]  # one may stand there twice
+        shapes, spans, inside = measure_branches(measure, branches, shape, spans)
         out = (sum(channels for channels, *_ in shapes), *shapes[0][1:])
         return out, spans, inside + Cost(activations=math.prod(out))
 

@@ -314,6 +314,14 @@ def without(remove: Sequence[str]) -> str:
     return f", without {', '.join(remove)}" if remove else ""
 
 
+def refuse_shared_stages(net: nn.Sequential) -> None:
+    """Raise `StageError` for a module that is two stages: torch lists it once, and it runs twice."""
+    names: dict[nn.Module, str] = {}
+    for name, stage in net.named_modules(remove_duplicate=False):
+        if name and "." not in name and (first := names.setdefault(stage, name)) != name:
+            raise StageError(f"the stages {first!r} and {name!r} are one and the same module: make one for each")
+
+
 def stage_shapes(net: nn.Sequential, in_shape: Shape) -> dict[str, Shape]:
     """Return the shape that leaves each stage in evaluation.
 

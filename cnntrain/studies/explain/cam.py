@@ -40,7 +40,7 @@ def class_cells(subject: Subject, images: Tensor, targets: Targets) -> tuple[Ten
         *_, (_, features) = walk(subject.net, images, stage)
     head = tail(subject.net, stage)
     features.requires_grad_()
-    logits = targets.of(head(features))
+    logits = targets.of(head(features.clone()))  # which it may overwrite
     (slopes,) = torch.autograd.grad(logits.sum(), features)
     with torch.no_grad():
         bias = targets.of(head(torch.zeros_like(features)))

@@ -12,10 +12,13 @@ Only switches and positions bring the image into a projection: without max pooli
 
 import contextlib
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from cnntrain.nn.geometry import stage_spans
 from cnntrain.nn.layers import LocalContrastNorm, LocalResponseNorm
@@ -30,7 +33,7 @@ from cnntrain.studies.explain.search import SearchedImages, searched_images, uni
 from cnntrain.studies.explain.tiles import ColourScale, Tile, sheet_of_values
 from cnntrain.studies.explain.units import Exciting, most_exciting, receptive_patch
 
-NORMALISATIONS = (nn.LocalResponseNorm, LocalResponseNorm, LocalContrastNorm)  # values compared with their neighbours
+NORMALISATIONS = (LocalResponseNorm, LocalContrastNorm)  # values compared with their neighbours
 SCALE = ColourScale("share of the unit's largest value", 1.0, signed=True)
 
 
@@ -121,17 +124,31 @@ def project(
     return projected.permute(0, 2, 3, 1).cpu()
 
 
+def passed_over(x: Tensor, output: Tensor) -> Tensor:
+    """Return the numbers of an output with the slopes of its input."""
+    return output.detach() + (x - x.detach())
+
+
+class TorchNormalisationPassedOver(TorchFunctionMode):
+    """Lets the way back pass over torch's local response normalisation, whether a module or a function asks for it."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        return passed_over(args[0], output) if func is functional.local_response_norm else output
+
+
 @contextlib.contextmanager
 def normalisation_passed_over(net: nn.Module) -> Iterator[None]:
-    """Let the way back pass over layers that compare a value with its neighbours, as if they were not there."""
+    """Let the way back pass over what compares a value with its neighbours, as if it were not there."""
 
-    def passed_over(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
-        return output.detach() + (inputs[0] - inputs[0].detach())  # the numbers of one, the slopes of the other
+    def hook(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+        return passed_over(inputs[0], output)
 
     layers = [module for module in net.modules() if isinstance(module, NORMALISATIONS)]
-    handles = [layer.register_forward_hook(passed_over) for layer in layers]
+    handles = [layer.register_forward_hook(hook) for layer in layers]
     try:
-        yield
+        with TorchNormalisationPassedOver():
+            yield
     finally:
         for handle in handles:
             handle.remove()

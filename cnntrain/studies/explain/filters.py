@@ -5,6 +5,7 @@ layer, and those of a later one as one effective kernel, if nothing before it be
 kernels are shown map by map.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -110,19 +111,36 @@ def layer_filters(
 def linear_in_the_image(net: nn.Sequential, in_shape: Shape, paths: Sequence[str]) -> list[str]:
     """Return those layers whose numbers are a linear function of the image plus a constant.
 
-    It is measured, f(x + y) - f(x) - f(y) + f(0) = 0, so that no layer need be known.
+    It is measured, f(x + y) - f(x) - f(y) + f(0) = 0, so that no layer need be known. What runs more than once gives
+    several numbers, and is none.
     """
     device = next(net.parameters()).device
     draws = generator(0, "linear").standard_normal((2, *in_shape), dtype=np.float32)
     x, y = torch.from_numpy(draws).to(device)
-    with record(net, paths) as found:
-        net(torch.stack([x + y, x, y, torch.zeros_like(x)]))
+    batch = torch.stack([x + y, x, y, torch.zeros_like(x)])
+    with record(net, running_once(net, batch[:1], paths)) as found:
+        net(batch)
     linear = []
     for path, (both, one, other, none) in found.items():
         size = max(float((each - none).abs().max()) for each in (both, one, other))
         if size > 0 and float((both - one - other + none).abs().max()) <= LINEAR * size:
             linear.append(path)
     return linear
+
+
+@torch.no_grad()
+def running_once(net: nn.Module, images: Tensor, paths: Sequence[str]) -> list[str]:
+    """Return those of some modules that run once, and only once."""
+    runs = Counter[str]()
+    handles = [
+        net.get_submodule(path).register_forward_hook(lambda *_, path=path: runs.update([path])) for path in paths
+    ]
+    try:
+        net(images.clone())
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [path for path in paths if runs[path] == 1]
 
 
 def image_kernels(net: nn.Sequential, in_shape: Shape, path: str, units: np.ndarray) -> Tensor:
@@ -132,7 +150,7 @@ def image_kernels(net: nn.Sequential, in_shape: Shape, path: str, units: np.ndar
     """
     x = torch.zeros(1, *in_shape, device=next(net.parameters()).device, requires_grad=True)
     with record(net, [path]) as found:
-        net(x)
+        net(x.clone())  # which it may overwrite
     values = found[path][0]
     middle = values if values.dim() == 1 else values[:, values.shape[1] // 2, values.shape[2] // 2]
     slopes = [torch.autograd.grad(middle[int(unit)], x, retain_graph=True)[0][0] for unit in units]

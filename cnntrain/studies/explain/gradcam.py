@@ -42,8 +42,8 @@ def weighted_cells(subject: Subject, images: Tensor, targets: Targets, stage: st
     with torch.no_grad():
         *_, (_, maps) = walk(subject.net, images, stage)
     maps.requires_grad_()
-    # A copy goes on: what follows may overwrite what it takes.
-    (slopes,) = torch.autograd.grad(targets.of(tail(subject.net, stage)(maps.clone())).sum(), maps)
+    logits = targets.of(tail(subject.net, stage)(maps.clone()))  # which it may overwrite
+    (slopes,) = torch.autograd.grad(logits.sum(), maps)
     return (slopes.mean(dim=(2, 3), keepdim=True) * maps.detach()).sum(dim=1)
 
 

@@ -57,7 +57,7 @@ def occluded(
     subject: Subject, image: Tensor, target: Targets, grey: Tensor, windows: list[tuple[slice, slice]], batch_size: int
 ) -> Tensor:
     """Return the map [H, W] of one image [C, H, W]."""
-    before = target.of(subject.net(image[None]))
+    before = target.of(subject.net(image[None].clone()))  # which it may overwrite
     total, covered = (torch.zeros(image.shape[1:], dtype=torch.float64, device=image.device) for _ in range(2))
     for start in range(0, len(windows), batch_size):
         some = windows[start : start + batch_size]

@@ -52,6 +52,8 @@ class RuledRectifiers(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func in COMPARISONS and self.rule != "gradient" and args[0].requires_grad:
+            raise refusal(self.rule, "units that compare values")
         call = RECTIFIERS.get(func, no_rectifier)(*args, **kwargs)
         if call is None:
             return func(*args, **kwargs)
@@ -94,6 +96,13 @@ RECTIFIERS: dict[Callable[..., Any], Callable[..., Rectifier | None]] = {
     F.hardtanh: hardtanh,
 }
 
+# With these a network may write a ReLU of its own, x · (x > 0), which the way back does not show.
+COMPARISONS = {
+    *(torch.gt, torch.ge, torch.lt, torch.le, torch.greater, torch.less, torch.sign, torch.heaviside),
+    *(Tensor.gt, Tensor.ge, Tensor.lt, Tensor.le, Tensor.greater, Tensor.less, Tensor.sign, Tensor.heaviside),
+    *(Tensor.__gt__, Tensor.__ge__, Tensor.__lt__, Tensor.__le__),
+}
+
 # The steps of torch's way back that are linear, choose positions, or normalise: no rule concerns them.
 PASSED = """
 AccumulateGrad Rectified Convolution MkldnnConvolution CudnnConvolution ConvolutionOverride Im2Col Addmm Mm Bmm
@@ -132,10 +141,15 @@ def refuse_other_units(output: Tensor, rule: ReluRule) -> None:
             waiting += [following for following, _ in node.next_functions]
     if others := names - set(PASSED.split()):
         name = min(others, key=lambda other: (other not in UNITS, other))
-        raise InputError(
-            f"what={rule} changes the way back through ReLUs, and this network has {UNITS.get(name, name.lower())}: no "
-            "rule is defined for it; take what=saliency or what=integrated"
-        )
+        raise refusal(rule, UNITS.get(name, name.lower()))
+
+
+def refusal(rule: ReluRule, units: str) -> InputError:
+    """Return the error for a network with units that a rule is not for."""
+    return InputError(
+        f"what={rule} changes the way back through ReLUs, and this network has {units}: no rule is defined for it; "
+        "take what=saliency or what=integrated"
+    )
 
 
 def image_gradients(
@@ -149,7 +163,7 @@ def image_gradients(
     """
     leaves = images.detach().clone().requires_grad_()
     with torch.enable_grad(), relu_rule(rule):
-        values = explained(net(leaves))
+        values = explained(net(leaves.clone()))  # which it may overwrite
     if rule != "gradient":
         refuse_other_units(values, rule)
     return torch.autograd.grad(values.sum(), leaves)[0]
