@@ -65,10 +65,10 @@ MOVES: dict[str, dict[str, Augmentation]] = {
     "resized_crop": {"resized_crop": AUGMENTATIONS["resized_crop"](scale=(0.3, 1.0))},
     "affine": {"affine": AUGMENTATIONS["affine"](shift=0.1, rotate=30.0, zoom=0.3, shear=10.0)},
     "elastic": {"elastic": AUGMENTATIONS["elastic"](displacement=0.05)},
+    "flip, elastic": {"flip": AUGMENTATIONS["flip"](), "elastic": AUGMENTATIONS["elastic"](displacement=0.03, grid=4)},
     "all": {
         "flip": AUGMENTATIONS["flip"](),
         "resized_crop": AUGMENTATIONS["resized_crop"](scale=(0.5, 1.0)),
-        "elastic": AUGMENTATIONS["elastic"](grid=4),
         "affine": AUGMENTATIONS["affine"](rotate=10.0),
     },
 }
@@ -87,7 +87,7 @@ def test_a_colour_coded_picture_and_its_label_map_move_together(moves: str, size
     away = (pixels[..., None, :] - CODES).abs().amax(-1)  # [B, H, W, codes]
     pure = away.amin(-1) <= 6
     nearest = away.argmin(-1)
-    assert pure.float().mean() > 0.4
+    assert pure.float().mean() > 0.5
     assert torch.equal(nearest[pure] == 3, labels[pure] == IGNORED)
     inside = pure & (nearest < 3)
     assert torch.equal(nearest[inside], labels[inside].long())
