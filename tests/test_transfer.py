@@ -43,30 +43,29 @@ def weights(run: str) -> dict[str, torch.Tensor]:
 def test_each_regime_takes_freezes_and_trains_what_it_says(
     cnntrain: Call, folder: Path, tiny: tuple[str, ...], source: str
 ) -> None:
-    regimes = "regimes=[scratch,extract,finetune,layerwise=0.5,upto=conv2]"
+    regimes = "regimes=[scratch,extract,finetune,layerwise=0.5,upto=conv2,upto=conv2+]"
     found = cnntrain("transfer", *smaller(tiny), source, regimes, "budgets=[steps]", "seeds=2", *HERE)
     assert found["complete"] and {row["seed"] for row in found["rows"]} == {0, 1}
-    assert [row["regime"] for row in found["table"]] == [
-        "scratch",
-        "extract",
-        "finetune",
-        "layerwise=0.5",
-        "upto=conv2",
-    ]
+    expected = ["scratch", "extract", "finetune", "layerwise=0.5", "upto=conv2", "upto=conv2+"]
+    assert [row["regime"] for row in found["table"]] == expected
+    assert not {"removed", "interactions"} & (found.keys() | found["rows"][0].keys() | found["table"][0].keys())
     given = weights("source")
     for seed in (0, 1):
         cells = {
-            name: weights(f"study/cells/{name}/{seed}") for name in ("scratch", "extract", "finetune", "upto_conv2")
+            name: weights(f"study/cells/{name}/{seed}")
+            for name in ("scratch", "extract", "finetune", "upto_conv2", "upto_conv2+")
         }
         same = {
             name: {key.partition(".")[0] for key in given if torch.equal(given[key], cell[key])}
             for name, cell in cells.items()
         }
-        assert not same["scratch"] and not same["finetune"]
+        assert not same["scratch"] and not same["finetune"] and not same["upto_conv2+"]
         assert same["extract"] == {key.partition(".")[0] for key in given} - {"fc5"}
         assert same["upto_conv2"] == {"conv1", "conv2"}
     settings = json.loads((folder / "study/cells/layerwise_0.5/0/config.json").read_text())
     assert settings["optimizer"]["layer_decay"] == 0.5 and settings["model"]["head"] == "new"
+    begun = json.loads((folder / "study/cells/upto_conv2+/0/run.json").read_text())["init_from"]
+    assert begun["kept"] == ["conv1", "conv2"]
     first, *others = found["table"]
     assert first["delta_mean"] is None
     scores = {(row["variant"], row["seed"]): row["top1"] for row in found["rows"]}
@@ -144,11 +143,13 @@ def test_sizes_are_images_a_class_and_each_has_its_reference(
 def test_up_to_each_stage_is_a_regime_for_every_stage_with_weights_but_the_classifier(
     cnntrain: Call, folder: Path, tiny: tuple[str, ...], source: str
 ) -> None:
-    words = [*smaller(tiny), source, "regimes=[scratch,upto=*]", "budgets=[steps]", "plan=true", "seeds=1", *HERE]
+    words = [*smaller(tiny), source, "regimes=[scratch,upto=*,upto=conv2+]", "budgets=[steps]", "plan=true", *HERE]
     found = cnntrain("transfer", *words)
     net = load_run(folder / "source", "last")[0]
     learnt = [name for name, stage in net.named_children() if [*stage.parameters()]]
-    assert [row["regime"] for row in found["table"]] == ["scratch", *(f"upto={name}" for name in learnt[:-1])]
+    upto = [f"upto={name}" for name in learnt[:-1]]
+    assert [row["regime"] for row in found["table"]] == ["scratch", *upto, "upto=conv2+"]
+    assert not {"removed", "interactions", "replumbed"} & (found.keys() | found["table"][0].keys())
     assert not (folder / "study").exists()
 
 

@@ -194,7 +194,7 @@ class StudyRecord(TypedDict):
 
     rows: list[SeedRecord]
     table: list[TestRecord]
-    interactions: list[TestRecord]
+    interactions: NotRequired[list[TestRecord]]
     complete: bool
 
 

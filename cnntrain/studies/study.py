@@ -217,7 +217,7 @@ def earlier_looks(folder: Path) -> list[looks.Look]:
     if not (folder / RESULTS).is_file():
         return []
     results = records.read_record(folder / RESULTS, records.StudyRecord)
-    first, tested = results["table"][0]["variant"], [*results["table"][1:], *results["interactions"]]
+    first, tested = results["table"][0]["variant"], [*results["table"][1:], *results.get("interactions", [])]
     if all(row["p"] is None for row in tested):
         return []
     names = [

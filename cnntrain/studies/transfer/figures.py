@@ -32,22 +32,26 @@ def learning_curves(regimes: Sequence[Regime], results: Results, label: str) -> 
 
 
 def depth_figure(regimes: Sequence[Regime], results: Results, label: str) -> "Figure":
-    """Draw the test score against the last stage that is taken and frozen, beside the other regimes.
+    """Draw the test score against the last stage that is taken, frozen or not, beside the other regimes.
 
     In the manner of figure 2 of Yosinski et al. (2014). With several numbers of images, the largest is drawn.
     """
     largest = max((regime.size or 0 for regime in regimes), default=0) or None
     equal = [regime for regime in regimes if regime.budget == "steps" and regime.size == largest]
-    depths = sorted((regime for regime in equal if regime.regime.startswith("upto=")), key=lambda one: len(one.frozen))
-    figure = empty_figure(max(5.2, 1.2 + 0.35 * len(depths)), 3.4)
+    depths = sorted((regime for regime in equal if regime.taken), key=lambda one: len(one.taken))
+    stages = list(dict.fromkeys(regime.taken[-1] for regime in depths))
+    figure = empty_figure(max(5.2, 1.2 + 0.35 * len(stages)), 3.4)
     axes = figure.subplots()
-    places = list(range(len(depths)))
-    draw_band(axes, places, depths, results, 0, "up to")
-    others = [regime for regime in equal if regime not in depths]
-    for number, regime in enumerate(others, start=1):
-        draw_band(axes, [-0.5, len(depths) - 0.5], [regime, regime], results, number, regime.regime)
-    axes.set_xticks(places, [regime.regime.removeprefix("upto=") for regime in depths], rotation=45, ha="right")
-    axes.set_xlim(-0.5, len(depths) - 0.5)
+    lines = {"up to, frozen": [regime for regime in depths if regime.frozen]}
+    lines["up to, all learn"] = [regime for regime in depths if not regime.frozen]
+    for number, (name, line) in enumerate(lines.items()):
+        if line:
+            draw_band(axes, [stages.index(regime.taken[-1]) for regime in line], line, results, number, name)
+    others = [regime for regime in equal if not regime.taken]
+    for number, regime in enumerate(others, start=len(lines)):
+        draw_band(axes, [-0.5, len(stages) - 0.5], [regime, regime], results, number, regime.regime)
+    axes.set_xticks(range(len(stages)), stages, rotation=45, ha="right")
+    axes.set_xlim(-0.5, len(stages) - 0.5)
     axes.set_xlabel("last stage that is taken")
     axes.set_ylabel(f"test {label}, %")
     axes.grid(visible=True, axis="y")

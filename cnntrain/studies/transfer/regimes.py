@@ -25,6 +25,7 @@ from cnntrain.studies.variants import compose_training, fit_words, info_of, requ
 
 SCRATCH = "scratch"
 KINDS = (SCRATCH, "extract", "finetune", "layerwise", "upto")
+TUNED = "+"  # behind the stage of `upto`: what is taken learns too
 LAYER_DECAY = 0.8  # of `layerwise` where no other is given
 
 
@@ -33,6 +34,7 @@ class Regime(Variant):
     """One way of taking a trained network, with the images that it learns from."""
 
     regime: str = SCRATCH
+    taken: tuple[str, ...] = ()  # of `upto`: the stages before the new ones
     frozen: tuple[str, ...] = ()  # stages, from the first step to the last
     size: int | None = None  # training images of each class; None: all
     budget: str = "steps"  # or seconds: trained for more epochs, which take as long as those where every stage learns
@@ -119,7 +121,8 @@ def named(text: str | Options, source: TrainedSource, stages: dict[str, nn.Modul
     if kind == "upto":
         if not value:
             raise InputError("regimes: upto needs a stage, the last one that is taken: upto=conv3, or upto=* for each")
-        yield from (up_to(stage, source, stages) for stage in stages_meant(value, stages))
+        word = value.removesuffix(TUNED)
+        yield from (up_to(stage, source, stages, learns=word != value) for stage in stages_meant(word, stages))
     elif kind == SCRATCH:
         weights = ["++model.weights=null"] if source.settings["model"]["name"] in PRETRAINED else []
         head = ["++model.head=null"] if source.settings["model"]["head"] else []
@@ -163,16 +166,20 @@ def stages_meant(word: str, stages: dict[str, nn.Module]) -> list[str]:
     return chosen
 
 
-def up_to(stage: str, source: TrainedSource, stages: dict[str, nn.Module]) -> Regime:
-    """Return the regime that takes and freezes the stages up to one, and trains new ones behind it.
+def up_to(stage: str, source: TrainedSource, stages: dict[str, nn.Module], *, learns: bool) -> Regime:
+    """Return the regime that takes the stages up to one, and trains new ones behind it.
 
-    These are the networks "AnB" of Yosinski, Clune, Bengio and Lipson, NIPS 2014.
+    What is taken is frozen, or `learns` too: these are the networks "AnB" and "AnB+" of Yosinski, Clune, Bengio and
+    Lipson, NIPS 2014.
     """
     names = list(stages)
     first_new = names.index(stage) + 1
-    frozen = names[:first_new]
-    words = [f"++model.head={names[first_new]}", f"++trainer.freeze=[{','.join(frozen)}]"]
-    return replace(made(source, f"upto={stage}", words), frozen=tuple(frozen))
+    taken = tuple(names[:first_new])
+    words = [f"++model.head={names[first_new]}"]
+    if learns:
+        return replace(made(source, f"upto={stage}{TUNED}", words), taken=taken)
+    words.append(f"++trainer.freeze=[{','.join(taken)}]")
+    return replace(made(source, f"upto={stage}", words), taken=taken, frozen=taken)
 
 
 def new_head(source: TrainedSource) -> str:

@@ -27,6 +27,7 @@ from cnntrain.studies.transfer.regimes import Regime
 from cnntrain.studies.transfer.study import PlannedTransfer
 
 TITLE = "Transfer"
+OF_REMOVALS = ("removed", "params_removed", "replumbed", "interactions")  # keys of an ablation
 BUDGETS = {
     "steps": "Equal steps: error in %, mean ± standard deviation over seeds",
     "seconds": "Equal seconds: where stages are frozen, more epochs take as long as those where every stage learns",
@@ -147,15 +148,19 @@ def write_answer(planned: PlannedTransfer, answered: AnsweredStudy) -> dict[str,
 
 
 def with_regimes(result: dict[str, Any], regimes: Sequence[Regime]) -> dict[str, Any]:
-    """Return rows and table with the regime, the training images and the epochs of each variant beside its name."""
+    """Return rows and table with the regime, the training images and the epochs of each variant beside its name.
+
+    What says which stages were removed is left out: none are.
+    """
     by_name = {regime.name: regime for regime in regimes}
 
     def line(row: dict[str, Any]) -> dict[str, Any]:
         regime = by_name[row["variant"]]
         about = {"regime": regime.regime, "n_train": regime.n_train, "epochs": regime.epochs, "budget": regime.budget}
-        return {"variant": row["variant"], **about, **row}
+        return {"variant": row["variant"], **about} | {key: row[key] for key in row if key not in OF_REMOVALS}
 
-    return result | {key: [line(row) for row in result[key]] for key in ("rows", "table")}
+    lines = {key: [line(row) for row in result[key]] for key in ("rows", "table")}
+    return {key: value for key, value in (result | lines).items() if key not in OF_REMOVALS}
 
 
 def facts(planned: PlannedTransfer) -> dict[str, str]:
@@ -184,7 +189,7 @@ def draw(planned: PlannedTransfer, answer: Answer, results: Results) -> list[Fig
         if len({regime.size for regime in regimes}) > 1:
             caption = "Learning curves: means over seeds with their 95 % t intervals"
             figures.append(filed_figure(learning_curves(regimes, results, label), study.folder, "sizes", caption))
-        if sum(regime.regime.startswith("upto=") for regime in regimes) > 1:
-            caption = "Stages taken and frozen, up to each: means over seeds with their 95 % t intervals"
+        if sum(bool(regime.taken) for regime in regimes) > 1:
+            caption = "Stages taken up to each: means over seeds with their 95 % t intervals"
             figures.append(filed_figure(depth_figure(regimes, results, label), study.folder, "depths", caption))
     return figures
