@@ -82,6 +82,18 @@ def test_a_window_differs_from_pillows_by_rounding_alone() -> None:
         assert abs(ours - theirs).max() <= 1
 
 
+def test_threads_that_share_the_images_give_the_bits_of_one() -> None:
+    x = torch.from_numpy(generator(0, "images").integers(0, 256, (len(BOXES), 40, 33, 3), dtype=np.uint8))
+    threads, found = torch.get_num_threads(), []
+    try:
+        for number in (1, 3, 16):
+            torch.set_num_threads(number)
+            found.append(on_a_cpu(x, torch.tensor(BOXES), (16, 12)))
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+
+
 @pytest.mark.parametrize("resize", [on_a_cpu, resized_at_once])
 def test_the_whole_image_at_its_own_size_is_itself(resize: Any) -> None:
     x = torch.from_numpy(generator(0, "images").integers(0, 256, (2, 9, 11, 3), dtype=np.uint8))

@@ -195,7 +195,7 @@ def answered(
         for start in range(0, len(files), at_once):
             some = files.take(np.arange(start, min(start + at_once, len(files))))
             images, good = torch.empty(len(some), *some.shape, dtype=torch.uint8), np.ones(len(some), dtype=bool)
-            with closing(decode_all(some, images.numpy(), lambda *_: None)) as bad_files:
+            with closing(decode_all(some, images.numpy().__setitem__, lambda *_: None)) as bad_files:
                 for position, error in bad_files:
                     unreadable[as_text(some.path(position))], good[position] = str(error), False
             places = np.flatnonzero(good).tolist()

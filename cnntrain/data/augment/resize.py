@@ -1,6 +1,7 @@
 """Windows of stored images at the network's size, bilinear with antialiasing, in whole grey values."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
@@ -22,13 +23,22 @@ def resized_one_by_one(
     out = torch.empty(len(index), *size, images.shape[3], dtype=torch.uint8)
     tops, lefts, heights, widths = windows.T.tolist()
     down, across = spans(rows, tops, heights), spans(cols, lefts, widths)
-    for into, place, (top, bottom, upside), (left, right, mirrored) in zip(
-        out, index.tolist(), down, across, strict=True
-    ):
-        window = images[place, top:bottom, left:right].permute(2, 0, 1)[None]
-        if turned := [axis for axis, reverse in ((2, upside), (3, mirrored)) if reverse]:
-            window = window.flip(turned)
-        scaled(window, size, False, None, None, out=into.permute(2, 0, 1)[None])
+    tasks = list(zip(out, index.tolist(), down, across, strict=True))
+
+    def resize_every(first: int, step: int) -> None:
+        for into, place, (top, bottom, upside), (left, right, mirrored) in tasks[first::step]:
+            window = images[place, top:bottom, left:right].permute(2, 0, 1)[None]
+            if turned := [axis for axis, reverse in ((2, upside), (3, mirrored)) if reverse]:
+                window = window.flip(turned)
+            scaled(window, size, False, None, None, out=into.permute(2, 0, 1)[None])
+
+    # torch scales one image in one thread. Threads of our own, which begin here and end here, share the images.
+    threads = min(torch.get_num_threads(), len(tasks))
+    with ThreadPoolExecutor(threads) as pool:
+        others = [pool.submit(resize_every, first, threads) for first in range(1, threads)]
+        resize_every(0, threads)
+        for other in others:
+            other.result()
     return out
 
 

@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from cnntrain.data.augment.resize import scaled
@@ -20,6 +21,7 @@ from cnntrain.runtime.errors import InputError
 from cnntrain.runtime.progress import counting
 
 OnProgress = Callable[[int, int], None]  # called with the images done and the images in all
+Keep = Callable[[int, np.ndarray], object]  # called with an image's position and its pixels, uint8 [H, W, C]
 
 TargetKind = Literal["classes", "maps", "boxes"]
 IGNORED = 255  # in a label map: a pixel without a class
@@ -276,9 +278,9 @@ def splits_of(dataset: Dataset) -> tuple[Split, Split | None, Split | None]:
 
 
 def decode_all(
-    files: Files, images: np.ndarray | None, on_progress: OnProgress | None = None, *, what: str = "decoding"
+    files: Files, keep: Keep | None, on_progress: OnProgress | None = None, *, what: str = "decoding"
 ) -> Generator[tuple[int, InputError], None, None]:
-    """Decode every file with a pool of threads into `images` (None: only to see whether they can be read).
+    """Decode every file with a pool of threads and `keep` it (None: only to see whether they can be read).
 
     Yields the position and the error of each bad file, in the files' order. Progress goes to `on_progress`, or else to
     standard error under the title `what`.
@@ -292,8 +294,8 @@ def decode_all(
             except InputError as error:
                 bad.append((position, error))
             else:
-                if images is not None:
-                    images[position] = image
+                if keep is not None:
+                    keep(position, image)
         return bad
 
     starts = range(0, len(files), CHUNK)
@@ -320,7 +322,7 @@ def resident(source: Source, on_progress: OnProgress | None = None) -> Pixels:
     if not isinstance(source, Files):
         return Pixels(source.read(np.arange(len(source))), files_of(source))
     images = torch.empty(len(source), *source.shape, dtype=torch.uint8)
-    with closing(decode_all(source, images.numpy(), on_progress)) as bad_files:
+    with closing(decode_all(source, images.numpy().__setitem__, on_progress)) as bad_files:
         for _, error in bad_files:
             raise error
     return Pixels(images, source)
@@ -329,6 +331,15 @@ def resident(source: Source, on_progress: OnProgress | None = None) -> Pixels:
 def spread(count: int, most: int | None) -> np.ndarray:
     """Return at most so many places among `count`, evenly spaced."""
     return np.unique(np.linspace(0, count - 1, min(count, most or count)).round().astype(np.int64))
+
+
+def grey_values(image: np.ndarray) -> np.ndarray:
+    """Return how often each value is in each channel of an image, uint8 [H, W, 1 or 3]: int64 [C, 256].
+
+    Pillow counts twice as fast as `torch.bincount`.
+    """
+    pixels = np.ascontiguousarray(image[..., 0] if image.shape[2] == 1 else image)
+    return np.array(Image.fromarray(pixels).histogram(), dtype=np.int64).reshape(-1, 256)
 
 
 def statistics(source: Source, most: int = 2000) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -340,14 +351,15 @@ def statistics(source: Source, most: int = 2000) -> tuple[tuple[float, ...], tup
     if isinstance(stored(source), Files):
         source, chosen = resident(source.take(chosen)), np.arange(len(chosen))
 
-    def counted(start: int) -> Tensor:
-        images = source.read(chosen[start : start + 16])
+    def counted(start: int) -> np.ndarray:
+        images = source.read(chosen[start : start + 16]).numpy()
         channels = images.shape[3] - has_map(images.shape[3])
-        return torch.stack([torch.bincount(images[..., c].reshape(-1), minlength=256) for c in range(channels)])
+        counts: np.ndarray = np.sum([grey_values(image[..., :channels]) for image in images], axis=0)
+        return counts
 
     with ThreadPoolExecutor(THREADS) as pool:
         parts = list(pool.map(counted, range(0, len(chosen), 16)))
-    counts = torch.stack(parts).sum(dim=0).double()  # whole numbers, and so exact in any order
+    counts = torch.from_numpy(np.sum(parts, axis=0)).double()  # whole numbers, and so exact in any order
     share, level = counts / counts.sum(dim=1, keepdim=True), torch.arange(256, dtype=torch.float64)
     mean = share @ level
     deviation = (share * (level - mean[:, None]).square()).sum(dim=1).sqrt()

@@ -1,5 +1,6 @@
 """Image files decoded once into a plain `.npy` file, which every run, seed and process then reads where it lies."""
 
+import errno
 import hashlib
 import json
 import math
@@ -116,14 +117,20 @@ def write(place: Path, files: Files) -> None:
     print(f"packing {len(files):,} images of {files.root} into {place} ({size(need)})", file=sys.stderr, flush=True)
     partial = place.with_suffix(".partial")
     try:
-        images = open_memmap(partial, "w+", dtype=np.uint8, shape=(len(files), *files.shape))
-        with partial.open("r+b") as file:
-            if hasattr(os, "posix_fallocate"):  # a disk that fills up later would end the process by a signal
+        begin = open_memmap(partial, "w+", dtype=np.uint8, shape=(len(files), *files.shape)).offset
+        with partial.open("r+b", buffering=0) as file:
+            if hasattr(os, "posix_fallocate"):  # a full disk is said before the work, not after it
                 os.posix_fallocate(file.fileno(), 0, partial.stat().st_size)
-            with closing(decode_all(files, images, what="packing")) as bad_files:
+
+            def keep(position: int, image: np.ndarray) -> None:
+                # Written, not copied into mapped memory, whose every page would be a fault first.
+                written = os.pwrite(file.fileno(), np.ascontiguousarray(image).data, begin + position * image.nbytes)
+                if written < image.nbytes:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+            with closing(decode_all(files, keep, what="packing")) as bad_files:
                 for _, error in bad_files:
                     raise error
-            images.flush()
             os.fsync(file.fileno())
         partial.replace(place)
     except BaseException:
