@@ -18,7 +18,7 @@ from cnntrain.studies.explain.attribution import AttributionMaps
 from cnntrain.studies.explain.cam import class_cells
 from cnntrain.studies.explain.gradcam import weighted_cells
 from cnntrain.studies.explain.integrated import integrated_gradients
-from cnntrain.studies.explain.localisation import points_inside
+from cnntrain.studies.explain.localisation import Boxes, points_inside
 from cnntrain.studies.explain.occlusion import occluded, patches
 from cnntrain.studies.explain.options import Explain
 from cnntrain.studies.explain.question import Subject, Targets
@@ -304,6 +304,6 @@ def test_a_square_that_decides_is_found_and_by_no_method_where_weights_are_rando
     shares = []
     for net in (deciding_net(), relation_net()):
         values = maps_of(name, net, x, **options).values.detach().numpy()
-        shares.append(np.mean([points_inside(*pair) for pair in zip(values, boxes, strict=True)]))
+        shares.append(np.mean([points_inside(each, Boxes(box)) for each, box in zip(values, boxes, strict=True)]))
     assert shares[0] == 1
     assert shares[1] <= 0.5  # a point that is drawn lies there in 12 %, and nearly there in 15 %

@@ -17,13 +17,21 @@ from torchvision import ops
 from cnntrain.data.storage.images import Centre, Files
 from cnntrain.runtime.errors import InputError
 from cnntrain.stats.paired_tests import sign_flip
-from cnntrain.studies.explain.boxes import read_boxes, seen_boxes
 from cnntrain.studies.explain.insertion import STEPS, areas, pixel_ranks
-from cnntrain.studies.explain.localisation import overlap, overlaps, points_inside, region_box
+from cnntrain.studies.explain.localisation import (
+    Boxes,
+    Mask,
+    box_around,
+    largest_region,
+    overlaps,
+    pixel_precision,
+    points_inside,
+)
 from cnntrain.studies.explain.question import ImageSet, Question, Targets
 from cnntrain.studies.explain.references import EDGES, REFERENCES, WHOLE
 from cnntrain.studies.explain.sanity import compared, rank_correlation, sanity_sentence, structural_similarity
 from cnntrain.studies.explain.scores import ImageScores, all_pairs, summed_up
+from cnntrain.studies.explain.truths import find_masks, namesake, read_boxes, seen_boxes, seen_masks
 from cnntrain.studies.explain.worth import pair_matrix
 
 Call = Callable[..., dict[str, Any]]
@@ -89,10 +97,21 @@ def test_the_pixels_that_decide_raise_insertion_and_lower_deletion() -> None:
 def test_a_point_counts_within_a_box_and_a_little_beside_it() -> None:
     values = np.zeros((100, 100))
     values[40, 60] = 1
-    assert points_inside(values, np.array([[50.0, 30, 70, 50]])) == 1
-    assert points_inside(values, np.array([[0.0, 0, 10, 10], [50, 30, 58, 50]])) == 1  # 2.5 pixels beside it: 3 %
-    assert points_inside(values, np.array([[50.0, 30, 57, 50]])) == 0
-    assert points_inside(np.ones((100, 100)), np.array([[3.0, 3, 53, 53]])) == pytest.approx(0.56**2)
+    assert points_inside(values, Boxes(np.array([[50.0, 30, 70, 50]]))) == 1
+    beside = np.array([[0.0, 0, 10, 10], [50, 30, 58, 50]])  # 2.5 pixels away: 3 %
+    assert points_inside(values, Boxes(beside)) == 1
+    assert points_inside(values, Boxes(np.array([[50.0, 30, 57, 50]]))) == 0
+    assert points_inside(np.ones((100, 100)), Boxes(np.array([[3.0, 3, 53, 53]]))) == pytest.approx(0.56**2)
+
+
+def test_a_mask_that_is_a_box_holds_the_same_points() -> None:
+    edges = np.array([[20.0, 30, 70, 50]])
+    mask = np.zeros((100, 100), dtype=bool)
+    mask[30:50, 20:70] = True
+    for row, column in [(40, 60), (52, 60), (53, 60), (40, 17), (40, 16), (10, 10)]:
+        values = np.zeros((100, 100))
+        values[row, column] = 1
+        assert points_inside(values, Mask(mask)) == points_inside(values, Boxes(edges))
 
 
 def test_the_box_is_around_the_largest_region_only() -> None:
@@ -100,23 +119,47 @@ def test_the_box_is_around_the_largest_region_only() -> None:
     values[1:4, 2:5] = 1
     values[4, 5] = 0.8  # touches it at a corner
     values[7:9, 8:10] = 2
-    assert region_box(values, 0.3).tolist() == [2, 1, 6, 5]
-    assert region_box(values, 0.6).tolist() == [8, 7, 10, 9]
-    assert region_box(values, 0).tolist() == [0, 0, 12, 10]
-    assert region_box(np.full((4, 6), 3.0), 0.9).tolist() == [0, 0, 6, 4]
-    assert region_box(-values - 5, 0.9).tolist() == [0, 0, 12, 10]
+    for some, threshold, edges in [
+        (values, 0.3, [2, 1, 6, 5]),
+        (values, 0.6, [8, 7, 10, 9]),
+        (values, 0, [0, 0, 12, 10]),
+        (np.full((4, 6), 3.0), 0.9, [0, 0, 6, 4]),
+        (-values - 5, 0.9, [0, 0, 12, 10]),
+    ]:
+        assert box_around(largest_region(some, threshold)).tolist() == edges
 
 
 def test_overlaps_are_torchvisions() -> None:
     rng = np.random.default_rng(0)
     corners = rng.uniform(0, 10, (20, 2, 2))
     boxes = np.concatenate([corners.min(axis=1), corners.max(axis=1) + 1], axis=1)
-    for box in boxes[:5]:
-        theirs = ops.box_iou(torch.from_numpy(box[None]), torch.from_numpy(boxes[5:])).max()
-        assert overlap(box, boxes[5:]) == pytest.approx(float(theirs))
-    assert overlap(np.array([0.0, 0, 1, 1]), np.array([[5.0, 5, 6, 6]])) == 0
-    shared = overlaps(np.ones((1, 10, 10)), [np.array([[0.0, 0, 10, 5]])])
+    for box in boxes[:5].astype(int):
+        region = np.zeros((12, 12), dtype=bool)
+        region[box[1] : box[3] + 1, box[0] : box[2] + 1] = True
+        theirs = ops.box_iou(torch.from_numpy(box_around(region)[None]), torch.from_numpy(boxes[5:])).max()
+        assert Boxes(boxes[5:]).overlap(region) == pytest.approx(float(theirs))
+    region = np.zeros((10, 10), dtype=bool)
+    region[0, 0] = True
+    assert Boxes(np.array([[5.0, 5, 6, 6]])).overlap(region) == 0
+    shared = overlaps(np.ones((1, 10, 10)), [Boxes(np.array([[0.0, 0, 10, 5]]))])
     assert np.allclose(shared, 0.5)
+
+
+def test_a_region_is_compared_with_a_mask_pixel_by_pixel() -> None:
+    values, mask = np.zeros((1, 10, 10)), np.zeros((10, 10), dtype=bool)
+    values[0, :6, :6], mask[:4, :8] = 1, True
+    expected = 24 / (36 + 32 - 24)
+    assert np.allclose(overlaps(values, [Mask(mask)])[0, 1:], expected)  # at no threshold the region is the image
+    assert overlaps(values, [Mask(mask)])[0, 0] == pytest.approx(0.32)
+
+
+def test_the_precision_of_pixels_is_scikit_learns() -> None:
+    metrics = pytest.importorskip("sklearn.metrics")
+    values, mask = drawn(9, 9).round(1), drawn(9, 9, seed=1) > 0.5
+    assert len(np.unique(values)) < 81
+    assert pixel_precision(values, mask) == pytest.approx(metrics.average_precision_score(mask.ravel(), values.ravel()))
+    assert pixel_precision(mask.astype(float), mask) == 1
+    assert pixel_precision(np.ones((9, 9)), mask) == pytest.approx(mask.mean())
 
 
 def test_lists_of_boxes_are_read_as_they_are_published(folder: Path) -> None:
@@ -145,12 +188,39 @@ def test_a_box_follows_its_image_through_scaling_and_cropping(
     pixels[20:44, 30:57] = 255
     Image.fromarray(pixels).save(folder / "a.png")
     source = Centre(Files(folder, ["a.png"], kept, 3, resize=True), size)
-    ((box,),) = seen_boxes({"a.png": np.array([[30.0, 20, 57, 44]])}, source, size)
+    (boxes,) = seen_boxes({"a.png": np.array([[30.0, 20, 57, 44]])}, source, size)
+    (box,) = boxes.edges
     rows, columns = np.nonzero(source.read([0])[0, :, :, 0].numpy() > 127)
     seen = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
     assert np.abs(box - np.array(seen)).max() <= 0.75
+    (folder / "masks").mkdir()
+    Image.fromarray(pixels[..., 0]).save(folder / "masks/a.png")
+    (mask,) = seen_masks(find_masks("masks"), source, size)
+    shown = source.read([0])[0, :, :, 0].numpy() / 255
+    assert mask.pixels.shape == size and np.abs(mask.pixels - shown).max() <= 0.75
+    assert np.abs(mask.pixels - shown).mean() < 0.03
     with pytest.raises(InputError, match=r"a\.png"):
         seen_boxes({}, source, size)
+
+
+def test_masks_are_found_by_name_and_folder_and_say_what_belongs_to_the_image(folder: Path) -> None:
+    values = np.zeros((8, 8), dtype=np.uint8)
+    values[2:5, 3:6], values[6, 6] = 7, 255
+    for place in ("images/ant", "images/bee", "masks/ant", "masks/bee"):
+        (folder / place).mkdir(parents=True)
+        Image.fromarray(values if "ant" in place else values // 255 * 255).save(folder / place / "1.png")
+    source = Files(folder / "images", ["ant/1.png", "bee/1.png"], (8, 8), 1, resize=False)
+    ant, bee = seen_masks(find_masks("masks"), source, (8, 8))
+    assert ant.pixels.sum() == 9 and ant.pixels[2:5, 3:6].all()  # a label map: 255 has no class
+    assert bee.pixels.sum() == 1 and bee.pixels[6, 6]  # black and white: 255 is what belongs to it
+    with pytest.raises(InputError, match="may both be of"):
+        namesake(folder / "other/1.png", find_masks("masks")["1"])
+    Image.fromarray(values[:4]).save(folder / "masks/bee/1.png")
+    with pytest.raises(InputError, match="8×4 pixels"):
+        seen_masks(find_masks("masks"), source, (8, 8))
+    Image.fromarray(0 * values).save(folder / "masks/bee/1.png")
+    with pytest.raises(InputError, match="marks nothing"):
+        seen_masks(find_masks("masks"), source, (8, 8))
 
 
 # --- statistics
@@ -238,8 +308,9 @@ def test_structural_similarity_is_scikit_images(*, signed: bool) -> None:
 
 @pytest.fixture
 def boxed_run(cnntrain: Call, folder: Path) -> str:
-    """A run on images whose class is the colour of a square, and the list of their squares."""
+    """A run on images whose class is the colour of a square; the list of their squares, and these as masks."""
     rng, lines = np.random.default_rng(0), list[list[Any]]()
+    (folder / "masks").mkdir()
     for part, count in (("train", 16), ("test", 8)):
         for colour, name in enumerate(("green", "red")):
             (folder / "squares" / part / name).mkdir(parents=True)
@@ -250,6 +321,9 @@ def boxed_run(cnntrain: Call, folder: Path) -> str:
                 file = f"{part}_{name}_{i}.png"
                 Image.fromarray(pixels).save(folder / "squares" / part / name / file)
                 lines.append([file, left, top, left + 9, top + 9])
+                mask = np.zeros((28, 28), dtype=np.uint8)
+                mask[top : top + 10, left : left + 10] = 255
+                Image.fromarray(mask).save(folder / "masks" / file)
     with (folder / "boxes.csv").open("w") as sink:
         csv.writer(sink).writerows(lines)
     cnntrain(
@@ -294,6 +368,20 @@ def test_scores_and_sanity_stand_in_the_results_the_tables_and_the_page(
     assert page.count("Changes when the weights do") == 2 and (folder / "out/figures/sanity.png").is_file()
 
 
+def test_masks_stand_in_place_of_boxes(cnntrain: Call, boxed_run: str) -> None:
+    words = ["explain", boxed_run, "what=gradcam", "images=1", "scores=localisation", "scored=6", "figures=false"]
+    boxes, masks = (
+        {(row["method"], row["score"]): row for row in cnntrain(*words, said)["scores"]}
+        for said in ("dataset.boxes=boxes.csv", "dataset.masks=masks")
+    )
+    scores = {"pointing_game", "gt_known_localisation", "top1_localisation", "pixel_precision"}
+    assert {score for _, score in masks} == scores
+    for method in ("gradcam", *REFERENCES):
+        same = boxes[method, "pointing_game"]["value"]
+        assert masks[method, "pointing_game"]["value"] == pytest.approx(same, abs=0.02)
+    assert masks[WHOLE, "pixel_precision"]["value"] == pytest.approx(100 / 784)
+
+
 def test_a_sentence_says_whether_maps_change_when_the_weights_do() -> None:
     first = np.abs(drawn(8, 12, 12))
     noisy = first + np.abs(drawn(8, 12, 12, seed=2)) / 10
@@ -327,6 +415,10 @@ def test_a_sentence_says_whether_maps_change_when_the_weights_do() -> None:
         (["what=gradcam", "sanity=true", "random_labels=nothing"], "nothing"),
         (["what=gradcam", "random_labels=run"], "sanity=true"),
         (["what=gradcam", "dataset.boxes=boxes.csv"], "scores=localisation"),
+        (["what=gradcam", "scores=true", "dataset.masks=nowhere"], "nowhere"),
+        (["what=gradcam", "scores=true", "dataset.masks=squares/train"], "test_"),
+        (["what=gradcam", "scores=true", "dataset.boxes=boxes.csv", "dataset.masks=squares"], "one of them"),
+        (["what=gradcam", "dataset.masks=squares"], "scores=localisation"),
     ],
 )
 def test_scores_that_cannot_be_are_refused_in_a_line(

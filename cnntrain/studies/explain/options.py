@@ -51,10 +51,11 @@ class MaximiseOptions:
 
 
 @dataclass(frozen=True)
-class BoxOptions:
+class TruthOptions:
     """Where it is written what lies where in the images of the split."""
 
     boxes: str | None
+    masks: str | None
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class Explain(Shared):
     neighbours: Count
     scores: Literal["insertion", "localisation"] | bool
     scored: Count
-    dataset: BoxOptions
+    dataset: TruthOptions
     sanity: bool
     random_labels: str | None
     seed: Natural

@@ -19,12 +19,19 @@ from cnntrain.runtime.tables import Row
 from cnntrain.stats.jackknife import mean_band
 from cnntrain.stats.paired_tests import PairedTest, holm_correction, is_significant, sign_flips
 from cnntrain.studies.explain.attribution import Attribution, attribute
-from cnntrain.studies.explain.boxes import read_boxes, seen_boxes
 from cnntrain.studies.explain.insertion import areas
-from cnntrain.studies.explain.localisation import THRESHOLDS, overlaps, points_inside
+from cnntrain.studies.explain.localisation import (
+    THRESHOLDS,
+    Mask,
+    Truth,
+    overlaps,
+    pixel_precision,
+    points_inside,
+)
 from cnntrain.studies.explain.options import Explain
 from cnntrain.studies.explain.question import ImageSet, Question, Subject, find_image_set, find_split, split_images
 from cnntrain.studies.explain.references import EDGES, REFERENCES, WHOLE
+from cnntrain.studies.explain.truths import find_masks, read_boxes, seen_boxes, seen_masks
 
 Mapper = Callable[[Question], np.ndarray]  # gives the maps [N, H, W] of the images of a question
 HALF = 0.5  # of the union is shared: then a box counts as found
@@ -34,18 +41,18 @@ AREAS, LESS_IS_BETTER = ("insertion", "deletion"), ("deletion",)
 
 @dataclass(frozen=True, eq=False)
 class ScoredImages:
-    """Images and, where they are given, the boxes [B, 4] of each in its own pixels."""
+    """Images and, where it is given, where in each lies what it shows."""
 
     images: ImageSet
-    boxes: Sequence[np.ndarray] | None
+    truths: Sequence[Truth] | None
 
 
 @dataclass(frozen=True)
 class MapScore:
     """One score of one method: the mean over `n` images, and its 95 % interval.
 
-    `threshold` is the share of a map's range from which on it belongs to its box, for scores of boxes. `difference` is
-    paired with the edge map's.
+    `threshold` is the share of a map's range from which on it belongs to its region, for scores of regions.
+    `difference` is paired with the edge map's.
     """
 
     method: str
@@ -83,7 +90,7 @@ class MethodScores:
 
 @dataclass(frozen=True, eq=False)
 class ScoredSplits:
-    """The images that are scored, and the training images on which thresholds are chosen, where there are boxes."""
+    """The images that are scored, and the training images on which thresholds are chosen, where the truth is given."""
 
     measured: ScoredImages
     trained: ScoredImages | None
@@ -92,16 +99,21 @@ class ScoredSplits:
 def find_scored(subject: Subject, options: Explain) -> ScoredSplits | None:
     """Return the images for the scores that are asked for, if any are.
 
-    Raises `InputError` for boxes without a score that needs them, and the other way round.
+    Raises `InputError` for boxes or masks without a score that needs them, and the other way round.
     """
-    if options.dataset.boxes is not None and options.scores in (False, "insertion"):
-        raise InputError("dataset.boxes= serves scores=localisation or scores=true")
-    if options.scores == "localisation" and options.dataset.boxes is None:
-        raise InputError("scores=localisation needs boxes: name their list or folder with dataset.boxes=")
+    given = [key for key in ("boxes", "masks") if getattr(options.dataset, key) is not None]
+    if len(given) > 1:
+        raise InputError("dataset.boxes= and dataset.masks= both say what lies where: name one of them")
+    if given and options.scores in (False, "insertion"):
+        raise InputError(f"dataset.{given[0]}= serves scores=localisation or scores=true")
+    if options.scores == "localisation" and not given:
+        raise InputError(
+            "scores=localisation needs boxes or masks: name their list or folder with dataset.boxes= or dataset.masks="
+        )
     if not options.scores:
         return None
     measured = scored_images(subject, options, options.split)
-    return ScoredSplits(measured, None if measured.boxes is None else scored_images(subject, options, "train"))
+    return ScoredSplits(measured, None if measured.truths is None else scored_images(subject, options, "train"))
 
 
 def measure_scores(
@@ -120,8 +132,8 @@ def measure_scores(
         if options.scores != "localisation" and name != WHOLE:  # which has no order
             inserted, deleted = areas(question, question.targets("probability"), maps, name)
             scores += [ImageScores(name, "insertion", inserted), ImageScores(name, "deletion", deleted)]
-        if measured.boxes is not None and trained is not None:
-            scores += localised(name, mapper, question, maps, measured.boxes, trained)
+        if measured.truths is not None and trained is not None:
+            scores += localised(name, mapper, question, maps, measured.truths, trained)
     return MethodScores(summed_up(scores), all_pairs(scores))
 
 
@@ -138,19 +150,20 @@ def reference_mapper(name: str) -> Mapper:
 def scored_images(subject: Subject, options: Explain, split: SplitName) -> ScoredImages:
     """Return the images that are scored: `scored=` of a split, evenly spaced, or the files that `images=` names.
 
-    Raises `InputError` for boxes of images that are not the run's own, and for images without one.
+    Raises `InputError` for boxes or masks of images that are not the run's own, and for images without one.
     """
+    boxes, masks = options.dataset.boxes, options.dataset.masks
     if not isinstance(options.images, int):
-        if options.dataset.boxes:
-            raise InputError("dataset.boxes= is for images of a split; let images= be a number")
+        if boxes or masks:
+            raise InputError("dataset.boxes= and dataset.masks= are for images of a split; let images= be a number")
         return ScoredImages(find_image_set(subject, options), None)
     found = find_split(subject, replace(options, split=split))
     places = spread(len(found.split), options.scored)
     images = split_images(subject, options, found, places)
-    if options.dataset.boxes is None:
-        return ScoredImages(images, None)
-    size = subject.info.shape[1], subject.info.shape[2]
-    return ScoredImages(images, seen_boxes(read_boxes(options.dataset.boxes), found.split.take(places).source, size))
+    source, size = found.split.take(places).source, (subject.info.shape[1], subject.info.shape[2])
+    if boxes is not None:
+        return ScoredImages(images, seen_boxes(read_boxes(boxes), source, size))
+    return ScoredImages(images, None if masks is None else seen_masks(find_masks(masks), source, size))
 
 
 def localised(
@@ -158,23 +171,23 @@ def localised(
     mapper: Mapper,
     question: Question,
     maps: np.ndarray,
-    boxes: Sequence[np.ndarray],
+    truths: Sequence[Truth],
     trained: ScoredImages,
 ) -> list[ImageScores]:
     """Return the pointing game and the localisation of maps of the true classes.
 
-    The threshold is the one that finds most boxes of training images (`trained`); those of `max_box_acc` are the best
-    for the scored images themselves.
+    The threshold is the one that finds most on training images (`trained`). Of boxes, those of `max_box_acc` are the
+    best for the scored images themselves; of masks, the average precision of pixels needs none.
     """
     images, true_class = question.images, replace(question.options, target="true")
-    assert images.labels is not None and trained.boxes is not None  # images of a split have both
+    assert images.labels is not None and trained.truths is not None  # images of a split have both
     other = np.flatnonzero((question.targets("logit").classes != images.labels).numpy())
     if len(other):
         maps = maps.copy()
         maps[other] = mapper(Question(question.subject, images.take(other), true_class))
-    pointed = np.array([points_inside(values, some) for values, some in zip(maps, boxes, strict=True)])
-    shared = overlaps(maps, boxes)
-    learned = overlaps(mapper(Question(question.subject, trained.images, true_class)), trained.boxes)
+    pointed = np.array([points_inside(values, some) for values, some in zip(maps, truths, strict=True)])
+    shared = overlaps(maps, truths)
+    learned = overlaps(mapper(Question(question.subject, trained.images, true_class)), trained.truths)
     chosen = int((learned >= HALF).mean(axis=0).argmax())
     located = (shared[:, chosen] >= HALF).astype(np.float64)
     right = (images.logits.argmax(dim=1) == images.labels).numpy()
@@ -184,6 +197,10 @@ def localised(
         ImageScores(name, "gt_known_localisation", located, threshold),
         ImageScores(name, "top1_localisation", located * right, threshold),
     ]
+    masks = [truth.pixels for truth in truths if isinstance(truth, Mask)]
+    if masks:
+        precise = [pixel_precision(values, mask) for values, mask in zip(maps, masks, strict=True)]
+        return [*scores, ImageScores(name, "pixel_precision", np.array(precise))]
     for least in OVERLAPS:
         hits = shared >= least
         best = int(hits.mean(axis=0).argmax())

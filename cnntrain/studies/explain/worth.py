@@ -16,10 +16,11 @@ if TYPE_CHECKING:  # matplotlib takes half a second to import
 SCORED = (
     "Insertion: the area under the class's probability as pixels appear, the highest values of a map first, in a "
     "blurred image; more is better. Deletion: the same as they become grey; less is better. Pointing game: how often "
-    "the highest value lies in the box. Localisation: how often the box around the largest region of a map has half of "
-    "the union in common with the true box, at the threshold that is best for training images (ground truth known); "
-    "and the predicted class is right too (top-1). max_box_acc takes the best threshold for the scored images "
-    "themselves, at three shares of the union. Intervals are 95 % over images."
+    "the highest value lies in the box or the mask. Localisation: how often the box around the largest region of a map "
+    "has half of the union in common with the true box, or the region with the mask, at the threshold that is best for "
+    "training images (ground truth known); and the predicted class is right too (top-1). max_box_acc takes the best "
+    "threshold for the scored images themselves, at three shares of the union. pixel_precision: the average precision "
+    "of a map's values for the pixels of the mask. Intervals are 95 % over images."
 )
 PAIRS = (
     "The method of the row minus that of the column, the mean over the same images; * is significant after Holm's "
