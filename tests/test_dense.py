@@ -1,18 +1,32 @@
-"""What holds of label maps and boxes alike: on an imagined GPU no step waits for the device."""
+"""What holds of label maps and boxes alike: no step waits for an imagined GPU, and two processes train as one does."""
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from steps import DENSE_NETWORKS, dense_step, every_augmentation, lying_on
+from cuts import agree, each_at_once, rows
+from made import create_model
+from steps import DENSE_NETWORKS, dense_data, dense_step, every_augmentation, lying_on
+from test_distributed import become, fit, free_port
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cnntrain.data.augment.augmentations import Augmentation
+from cnntrain.data.storage.images import Dataset
+from cnntrain.runs.setup import TrainingSetup
+from cnntrain.runtime import distributed
+from cnntrain.tasks import task_for
 
 CPU = torch.device("cpu")
+
+
+# --- an imagined GPU
 
 
 class Copies(TorchDispatchMode):
@@ -68,3 +82,72 @@ def test_a_step_on_a_gpu_has_all_its_tensors_there_and_brings_none(model: str, p
             weight = task.weight(target)
         assert all(x.is_cuda for x in (images, target, labels, loss, weight, *counts.values()))
         assert not copies.seen
+
+
+# --- several processes
+
+
+def dense_score(model: str, size: int) -> Any:
+    """Return what the processes together say of a network on so many validation images."""
+    data = dense_data(model)
+    cfg: Any = SimpleNamespace(trainer=SimpleNamespace(eval_batch_size=4), dataset={"workers": 0})
+    some = data.train.take(np.arange(size))
+    step: Any = SimpleNamespace(task=task_for(data.info))
+    dataset: Any = Dataset(data.info, data.train, some, None)
+    built = TrainingSetup(cfg, CPU, "fp32", dataset, step, *[None] * 2)  # type: ignore[arg-type]
+    net = create_model(model, (3, 32, 32), len(data.info.classes), **DENSE_NETWORKS[model])
+    stop = distributed.Largest()
+    return built.validate(net, lambda: bool(stop(0)[0]))
+
+
+def score_here(rank: int, world: int, port: int, folder: Path) -> None:
+    become(rank, world, port)
+    with distributed.joined():
+        found = [dense_score(model, size) for model in ("unet", "yolo_v1") for size in (1, 2, 7)]
+    if rank == 0:
+        (folder / "scores.json").write_text(json.dumps(found))
+
+
+def test_a_validation_of_three_processes_is_that_of_one_even_where_one_has_no_image(folder: Path) -> None:
+    port = free_port()
+    with each_at_once(score_here, [(rank, 3, port, folder) for rank in range(3)]) as processes:
+        pass
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    expected = [dense_score(model, size) for model in ("unet", "yolo_v1") for size in (1, 2, 7)]
+    for found, alone in zip(json.loads((folder / "scores.json").read_text()), expected, strict=True):
+        assert found.pop("loss") == pytest.approx(alone.pop("loss"), rel=1e-6)
+        assert found == alone
+
+
+TRAININGS = {
+    "maps": (
+        *("model=unet", "model.width=4", "model.depth=2", "model.dropout=0"),  # which each process draws for itself
+        *("trainer.border_weight=10", "dataset.balance=weights"),
+    ),
+    "boxes": (  # batch norm, which is of a process's own images, is frozen with the backbone
+        *("model=yolo_v1", "model.backbone=resnet20", "model.grid=4", "model.width=8", "trainer.freeze=backbone"),
+        "dataset.targets=boxes",
+    ),
+}
+WORDS = (
+    *("fit", "dataset=shapes", "dataset.image_size=16", "dataset.train_images=40", "dataset.test_images=4"),
+    *("dataset.val_size=3", "optimizer.lr=1e-4", "trainer.epochs=3", "trainer.batch_size=8", "trainer.accumulate=2"),
+    *("augmentation=elastic", "device=cpu", "trainer.tensorboard=false", "trainer.precision=fp32"),
+    *("trainer.log_every=1", "trainer.checkpoint_seconds=0"),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", TRAININGS)
+def test_two_processes_train_as_one_does_and_go_on_to_the_bit(folder: Path, kind: str) -> None:
+    words = [*WORDS, *TRAININGS[kind]]
+    assert fit(folder, *words, "output_dir=one", world=1)[0] == [0]
+    assert fit(folder, *words, "output_dir=two")[0] == [0, 0]
+    for one, two in zip(rows(folder / "one"), rows(folder / "two"), strict=True):
+        assert one.keys() == two.keys()
+        numbers = {key: value for key, value in one.items() if isinstance(value, float)}
+        assert {key: two[key] for key in numbers} == pytest.approx(numbers, rel=1e-3, abs=1e-5)
+    codes, err = fit(folder, *words, "output_dir=cut", fault="SIGTERM", at=1)
+    assert codes == [143, 143], err
+    assert fit(folder, *words, "output_dir=cut")[0] == [0, 0]
+    agree(folder / "two", folder / "cut")

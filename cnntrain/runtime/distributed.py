@@ -147,16 +147,21 @@ def total(*numbers: float) -> list[float]:
 
 
 def gathered(rows: "Tensor") -> "Tensor":
-    """Return the rows [n, ...] of all processes in the order of the processes, on the CPU; whole numbers stay exact."""
+    """Return the rows [n, ...] of all processes in the order of the processes, on the CPU; whole numbers stay exact.
+
+    A process without rows need not know how long they are.
+    """
     if WORLD == 1:
         return rows
     import torch
     import torch.distributed as dist
 
     lengths = [int(length) for length in total(*(len(rows) if rank == RANK else 0 for rank in range(WORLD)))]
-    begin = sum(lengths[:RANK])
-    everything = torch.zeros(sum(lengths), *rows.shape[1:], dtype=torch.float64)
-    everything[begin : begin + len(rows)] = rows
+    begin, first = sum(lengths[:RANK]), next((rank for rank, length in enumerate(lengths) if length), 0)
+    sides = [int(side) for side in total(*(rows.shape[1:] if first == RANK else [0] * (rows.dim() - 1)))]
+    everything = torch.zeros(sum(lengths), *sides, dtype=torch.float64)
+    if len(rows):
+        everything[begin : begin + len(rows)] = rows
     with together():
         dist.all_reduce(everything)
     return everything.to(rows.dtype)

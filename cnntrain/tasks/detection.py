@@ -16,16 +16,21 @@ import torch
 from torch import Tensor
 
 from cnntrain.data.augment.boxes import area
-from cnntrain.runtime import distributed
 from cnntrain.runtime.ranges import Count, Natural
 from cnntrain.runtime.tables import percent, render, terminal_width
 from cnntrain.stats import detection
 from cnntrain.stats.paired_tests import Pairs
-from cnntrain.tasks.task import Headline, Number, Numbers
+from cnntrain.tasks.task import Headline, Number, Numbers, kept_of_all
 
 COORDINATES, NO_OBJECT = 5.0, 0.5  # weights of the loss
 OVERLAP = 0.5  # above which of two boxes of a class the less likely is dropped
 MOST = 100  # detections an image
+NOTHING_KEPT = {  # of no image
+    "detections": torch.zeros(0, MOST, 6),
+    "objects": torch.zeros(0, 0, 6),
+    "loss": torch.zeros(0, dtype=torch.float64),
+    "lost": torch.zeros(0, dtype=torch.int64),
+}
 
 
 class BoxTrainNumbers(TypedDict):
@@ -227,12 +232,11 @@ class Detection:
 
     def validate(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> Numbers:
         """Return n, mean loss, and mean average precision with its interval over images."""
-        parts = [{key: x.cpu() for key, x in self.kept(*pair).items()} for pair in pairs]
-        if not parts and distributed.WORLD == 1:
+        kept = kept_of_all(self, pairs, NOTHING_KEPT)
+        if not len(kept["loss"]):
             return dict.fromkeys(self.val_keys) | {"task": self.name, "n": 0}
-        kept = {key: distributed.gathered(torch.cat([part[key] for part in parts])) for key in parts[0]}
         numbers = self.measure(kept)
-        return {key: numbers.get(key) for key in self.val_keys}
+        return {key: numbers[key] for key in self.val_keys}
 
     def measure(self, kept: Mapping[str, Tensor]) -> Numbers:
         """Return the numbers of `stats.detection.detection`, and how many objects the grid cannot give."""

@@ -15,13 +15,12 @@ from torch.nn import functional as F
 
 from cnntrain.data.storage.borders import split_weights
 from cnntrain.data.storage.images import IGNORED
-from cnntrain.runtime import distributed
 from cnntrain.runtime.ranges import Count, Natural
 from cnntrain.runtime.tables import counted, percent, render, terminal_width
 from cnntrain.stats import segmentation
 from cnntrain.stats.metrics import confusions
 from cnntrain.stats.paired_tests import Pairs
-from cnntrain.tasks.task import Headline, Number, Numbers
+from cnntrain.tasks.task import Headline, Number, Numbers, kept_of_all
 
 
 class PixelTrainNumbers(TypedDict):
@@ -194,8 +193,7 @@ class Segmentation:
     def validate(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> Numbers:
         """Return n, mean loss, mIoU with its interval over images, pixel accuracy, and what is never predicted."""
         none = {"confusion": self.no_counts["confusion"][None][:0], "loss": torch.zeros(0, dtype=torch.float64)}
-        parts = [none, *({key: x.cpu() for key, x in self.kept(*pair).items()} for pair in pairs)]
-        kept = {key: distributed.gathered(torch.cat([part[key] for part in parts])) for key in none}
+        kept = kept_of_all(self, pairs, none)
         numbers = self.measure(kept)
         never = [
             name

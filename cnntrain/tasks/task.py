@@ -17,8 +17,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from cnntrain.runtime import distributed
 from cnntrain.runtime.tables import interval, percent
 from cnntrain.stats.paired_tests import Pairs
 
@@ -58,6 +60,15 @@ class Headline:
         if self.key not in scores:
             return -float("inf"), 0.0
         return (1 if self.higher_is_better else -1) * scores[self.key], -scores["loss"]
+
+
+def kept_of_all(task: "Task", pairs: Iterable[tuple[Tensor, Tensor]], none: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return what a task keeps of the answers and targets of all processes, on the CPU.
+
+    `none` is what it keeps of no image: that of a process that has none; it may be shorter than the rows of others.
+    """
+    parts = [{key: x.cpu() for key, x in task.kept(*pair).items()} for pair in pairs] or [none]
+    return {key: distributed.gathered(torch.cat([part[key] for part in parts])) for key in none}
 
 
 class Task(Protocol):
