@@ -62,7 +62,7 @@ class Headline:
         return (1 if self.higher_is_better else -1) * scores[self.key], -scores["loss"]
 
 
-def kept_of_all(task: "Task", pairs: Iterable[tuple[Tensor, Tensor]], none: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def kept_of_all(task: "Task", pairs: Iterable[tuple[Tensor, Tensor]], none: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return what a task keeps of the answers and targets of all processes, on the CPU.
 
     `none` is what it keeps of no image: that of a process that has none; it may be shorter than the rows of others.
