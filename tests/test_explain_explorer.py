@@ -1,5 +1,6 @@
 """`cnntrain explain what=all`: one page to click through, in a real browser, and what is refused on the way."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -9,8 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made import Page
+from made import TINY, Page
 
+from cnntrain.cli.main import main
 from cnntrain.report.document import Document, PageView, PageViews, Paragraph, Section
 from cnntrain.report.html import as_html
 from cnntrain.report.text import as_markdown
@@ -21,18 +23,24 @@ BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "
 FAST = ["maximise.steps=2", "maximise.starts=1", "search=20", "smoothgrad.samples=2", "integrated.steps=2"]
 
 
-@pytest.fixture
-def explored(cnntrain: Call, tiny: tuple[str, ...]) -> dict[str, Any]:
-    cnntrain("fit", *tiny, "trainer.epochs=1", "output_dir=run")
+@pytest.fixture(scope="module")
+def explored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a study of all methods."""
+    folder = tmp_path_factory.mktemp("explored")
     words = ["explain", "run=run", "what=all", "images=2", "stages=[conv1,conv2,fc5]", "units=2", *FAST]
-    return cnntrain(*words, "neighbours=3", "occlusion.stride=7", "tensorboard=false", "output_dir=out")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(folder)
+        assert main(["fit", *TINY, "trainer.epochs=1", "output_dir=run"]) == 0
+        assert main([*words, "neighbours=3", "occlusion.stride=7", "output_dir=out"]) == 0
+    return folder / "out"
 
 
-def test_all_methods_show_the_same_units_and_what_is_refused_is_said(explored: dict[str, Any], folder: Path) -> None:
-    rows = explored["rows"]
+def test_all_methods_show_the_same_units_and_what_is_refused_is_said(explored: Path) -> None:
+    results = json.loads((explored / "results.json").read_text())
+    rows = results["rows"]
     assert {"filters", "maps", "patches", "deconvnet", "maximise", "neighbours", "saliency"} <= set(rows)
     assert not {"cam", "attention"} & set(rows)
-    page = Page(folder / "out/report.html")
+    page = Page(explored / "report.html")
     assert "model.attention=true" in page.text and "gradcam" in rows  # instead of what is refused
     views = [element["id"] for element in page.all("article")]
     assert views[:3] == ["view-images-1", "view-images-2", "view-conv1-all"]
@@ -41,14 +49,24 @@ def test_all_methods_show_the_same_units_and_what_is_refused_is_said(explored: d
     )
     links = {str(element["href"]) for element in page.all("a")}
     assert links == {f"#{view}" for view in views} and not page.all("script")
-    shown = (folder / "out/report.html").read_text().partition('id="view-conv2-0"')[2].partition("</article>")[0]
+    shown = (explored / "report.html").read_text().partition('id="view-conv2-0"')[2].partition("</article>")[0]
     titles = re.findall(r'<strong class="name" title="(\w+)"', shown)
     assert titles == ["filters", "maps", "patches", "deconvnet", "maximise"]
 
 
+def test_every_picture_is_a_file_too_and_in_tensorboard(explored: Path) -> None:
+    results = json.loads((explored / "results.json").read_text())
+    pictures = [Path(path) for path in results["pictures"]]
+    assert {path.stem.partition("_")[0] for path in pictures} == set(results["rows"])  # of every method that answered
+    assert {path.name for path in (explored / "figures").iterdir()} == {path.name for path in pictures}
+    (events,) = (explored / "tensorboard").iterdir()
+    assert all(f"explain/{path.stem}".encode() in events.read_bytes() for path in pictures)
+    assert (explored / "report.html").read_text().count("<svg") == 0  # the page has their tiles
+
+
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
-def test_a_click_shows_one_view_and_marks_its_link(explored: dict[str, Any], folder: Path) -> None:
-    page = (folder / "out/report.html").read_text()
+def test_a_click_shows_one_view_and_marks_its_link(explored: Path, folder: Path) -> None:
+    page = (explored / "report.html").read_text()
     script = """onload = async () => {
       const page = document, told = [];
       const tell = () => {

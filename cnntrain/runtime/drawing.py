@@ -5,7 +5,7 @@ The colours are those of Okabe and Ito (2008), which the colour-blind tell apart
 
 import contextlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -86,8 +86,9 @@ def empty_figure(width: float, height: float) -> "Figure":
     return Figure(figsize=slide if is_slide else (width, height), layout="constrained")
 
 
-def write_figure(figure: "Figure", path: Path) -> None:
-    """Write a figure as `path`.png and `path`.svg; the same figure gives the same files."""
-    for kind, stamps in (("png", ("Software",)), ("svg", ("Date", "Creator"))):
+def write_figure(figure: "Figure", path: Path, kinds: Sequence[Literal["png", "svg"]] = ("png", "svg")) -> None:
+    """Write a figure as `path`.png and `path`.svg, or one of them; the same figure gives the same files."""
+    stamps = {"png": ("Software",), "svg": ("Date", "Creator")}
+    for kind in kinds:
         with disk.replacing(path.with_name(f"{path.name}.{kind}")) as partial:
-            figure.savefig(partial, format=kind, metadata=dict.fromkeys(stamps))
+            figure.savefig(partial, format=kind, metadata=dict.fromkeys(stamps[kind]))

@@ -2,11 +2,8 @@
 
 import contextlib
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from torch import Tensor
 
 from cnntrain.config.compose import command_line
 from cnntrain.report.document import Block, Bullets, Document, Figure, Mark, Paragraph, Section, Table
@@ -14,9 +11,10 @@ from cnntrain.report.files import FIGURES, filed_figure, write_report
 from cnntrain.runs.folder import RESULTS, provenance
 from cnntrain.runtime import disk
 from cnntrain.runtime.devices import hardware
-from cnntrain.runtime.drawing import Medium, styled
+from cnntrain.runtime.drawing import Medium, styled, write_figure
 from cnntrain.runtime.errors import InputError
 from cnntrain.runtime.jsonfile import write_json
+from cnntrain.runtime.progress import counting
 from cnntrain.runtime.tables import counted, render
 from cnntrain.studies.explain.explanation import Explanation
 from cnntrain.studies.explain.explorer import explorer
@@ -24,7 +22,7 @@ from cnntrain.studies.explain.registry import ATTRIBUTIONS
 from cnntrain.studies.explain.sanity import sanity_rows
 from cnntrain.studies.explain.scores import pair_rows, score_rows
 from cnntrain.studies.explain.study import ExplainStudy, explores
-from cnntrain.studies.explain.tiles import draw
+from cnntrain.studies.explain.tiles import TiledPicture, draw
 from cnntrain.studies.explain.worth import (
     CHANGES,
     PAIRS,
@@ -72,34 +70,46 @@ def write_picture(study: ExplainStudy, output: Path, medium: Medium) -> dict[str
 
 def write_study(study: ExplainStudy, folder: Path) -> dict[str, Any]:
     """Write all pictures, tables and the page into a folder, and return what `--json` prints."""
-    options, files, sections = study.question.options, list[str](), list[Section]()
-    drawn = options.figures and not explores(options)  # the page to click through holds them all
+    options, sections = study.question.options, list[Section]()
+    pictures = [picture for answer in study.answers.values() for picture in answer.pictures] if options.figures else []
     board = open_board(folder / "tensorboard", enabled=options.tensorboard and bool(options.figures))
     with contextlib.closing(board), styled(options.figures or "page"):
-        for name, answer in study.answers.items():
-            figures = list[Figure]()
-            for picture in answer.pictures if drawn else []:
-                figures.append(filed(draw(picture), picture.name, picture.title, folder, board))
-                files.append(str(folder / FIGURES / f"{picture.name}.png"))
-            if answer.rows:
-                disk.write(folder / f"{name}.csv", render(list(answer.rows), "csv") + "\n")
-            sections.append(section(name, answer, figures))
+        with counting(len(pictures), "pictures", "picture") as progress:
+            for name, answer in study.answers.items():
+                figures = list[Figure]()
+                for picture in answer.pictures if options.figures else []:
+                    figures += filed_picture(picture, folder, board, alone=explores(options))
+                    progress(1)
+                if answer.rows:
+                    disk.write(folder / f"{name}.csv", render(list(answer.rows), "csv") + "\n")
+                sections.append(section(name, answer, figures))
         sections += worth_sections(study, folder, board)
     write_report(document(study, sections), folder)
-    results = summary(study, folder, files)
+    results = summary(study, folder, [str(folder / FIGURES / f"{picture.name}.png") for picture in pictures])
     record = provenance(command_line("explain")) | {"hardware": hardware()}
     write_json(folder / RESULTS, results | {"record": record})
     return results
 
 
+def filed_picture(picture: TiledPicture, folder: Path, board: Board, *, alone: bool) -> list[Figure]:
+    """Write a picture of a method; return it for the page, unless it is `alone`: a page that has its tiles anyway."""
+    drawn = draw(picture)
+    if not alone:
+        return [filed(drawn, picture.name, picture.title, folder, board)]
+    write_figure(drawn, folder / FIGURES / picture.name, ["png"])
+    show_on_board(drawn, picture.name, board)
+    return []
+
+
 def filed(drawn: "MatplotlibFigure", name: str, title: str, folder: Path, board: Board) -> Figure:
     """Write a figure as PNG and SVG and to TensorBoard; return it for the page."""
-
-    def pixels(figure: "MatplotlibFigure") -> dict[str, Tensor]:
-        return {f"explain/{name}": figure_pixels(figure)}
-
-    board.pictures(0, partial(pixels, drawn))
+    show_on_board(drawn, name, board)
     return replace(filed_figure(drawn, folder, name, title), caption="")  # it stands in the picture
+
+
+def show_on_board(drawn: "MatplotlibFigure", name: str, board: Board) -> None:
+    """Write a figure to TensorBoard."""
+    board.pictures(0, lambda: {f"explain/{name}": figure_pixels(drawn)})
 
 
 def worth_sections(study: ExplainStudy, folder: Path, board: Board) -> list[Section]:

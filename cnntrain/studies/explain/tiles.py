@@ -121,6 +121,7 @@ def colours(scale: ColourScale) -> Any:
 def draw_tile(axes: "Axes", tile: Tile) -> None:
     """Draw one tile; pixels are not blurred."""
     axes.imshow(tile_pixels(tile), interpolation="nearest")
+    axes.set(xticks=[], yticks=[])  # which nobody sees, and which the layout would wait for
 
 
 def tile_pixels(tile: Tile) -> np.ndarray:
