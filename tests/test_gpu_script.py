@@ -1,6 +1,7 @@
 """What measures on a GPU, shown on a CPU by tiny work: rows as they are found, bounded checks, the kept table."""
 
 import json
+import runpy
 from pathlib import Path
 
 import pytest
@@ -39,3 +40,12 @@ def test_a_check_that_takes_too_long_is_ended_and_says_so() -> None:
     assert last["value"] is None and "6 s" in last["note"]
     (unasked,) = script.ask("crops", SMOKE, 1.0)
     assert unasked["value"] is None
+
+
+def test_what_the_tests_for_a_gpu_train_can_be_trained_on_a_cpu() -> None:
+    path = Path(__file__).parent / "gpu" / "test_gpu_steps.py"
+    tests = runpy.run_path(str(path))
+    for optimizer in tests["OPTIMIZERS"]:
+        student = tests["train_step"](optimizer, tests["CPU"])
+        tests["take"](student, tests["loader"](tests["CPU"]), 2)
+        assert student.read(2)["loss"] > 0

@@ -16,6 +16,7 @@ are those of its epochs.
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -98,13 +99,14 @@ def ask(name: str, given: Given, left: float) -> Iterator[Row]:
     words = [sys.executable, "-m", "scripts.gpu", "--only", name, f"--data-root={given.data_root}"]
     words += [f"--reference={given.reference}", *["--smoke"] * given.smoke]
     ends = time.monotonic() + left
-    with subprocess.Popen(words, cwd=runs.ROOT, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(words, cwd=runs.ROOT, stdout=subprocess.PIPE, text=True, process_group=0) as process:
         assert process.stdout is not None
         os.set_blocking(process.stdout.fileno(), False)
         while (ended := process.poll()) is None and time.monotonic() < ends:
             yield from map(json.loads, process.stdout)
             time.sleep(0.1)
-        process.kill()
+        if ended is None:
+            os.killpg(process.pid, signal.SIGKILL)  # with its compilers and workers
         yield from map(json.loads, process.stdout)
     if ended is None:
         yield row(name, None, "", f"ended after {left:.0f} s")

@@ -28,6 +28,7 @@ GPU, CPU = torch.device("cuda"), torch.device("cpu")
 INFO = DatasetInfo("noise", ("a", "b", "c"), (3, 16, 16), (0.4, 0.5, 0.6), (0.2, 0.3, 0.1))
 STEPS, PLANNED = 20, 200
 HALFWAY = STEPS / PLANNED / 2
+TOGETHER: dict[bool, dict[str, Any]] = {False: {}, True: {"together": 2}}  # batches that a worker reads at once
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +61,8 @@ def everything() -> dict[str, Augmentation]:
 def loader(
     device: torch.device = GPU, parts: dict[str, Augmentation] | None = None, streamed: bool = False, **more: Any
 ) -> Any:
-    settings = {"batch_size": 8, "seed": 0, "device": device, "parts": everything() if parts is None else parts} | more
+    settings: dict[str, Any] = {"batch_size": 8, "seed": 0, "device": device, **more}
+    settings["parts"] = everything() if parts is None else parts
     return (
         StreamedLoader(noise(), INFO, workers=2, **settings) if streamed else ResidentLoader(noise(), INFO, **settings)
     )
@@ -69,7 +71,7 @@ def loader(
 def network(device: torch.device = GPU, dropout: float = 0.3) -> nn.Sequential:
     pool = pooling("avg", 14, ceil=True)  # of all positions, whatever their number
     makers = {"conv1": conv(8, 3, norm=True), "pool1": pool, "fc2": dense(16, dropout=dropout), "fc3": linear(3)}
-    net: nn.Sequential = assemble(makers, (3, 16, 16), out_shape=(3,), seed=0)
+    net = assemble(makers, (3, 16, 16), out_shape=(3,), build=BuildOptions(seed=0))
     return net.to(device).to(memory_format=torch.channels_last)
 
 
@@ -106,7 +108,7 @@ def test_recorded_steps_are_the_plain_ones_to_the_bit(
 ) -> None:
     found = []
     for graph in (False, True):
-        data = loader(streamed=streamed, **({"together": 2} if streamed else {}))
+        data = loader(streamed=streamed, **TOGETHER[streamed])
         found.append(take(train_step(optimizer, precision=precision, graph=graph, **changing), data))
         data.close()
     plain, recorded = found
@@ -156,7 +158,7 @@ def no_waiting() -> Iterator[None]:
 @pytest.mark.parametrize("graph", [False, True])
 @pytest.mark.parametrize("streamed", [False, True])
 def test_no_step_waits_for_the_device(optimizer: str, graph: bool, streamed: bool) -> None:
-    data = loader(streamed=streamed, **({"together": 2} if streamed else {}))
+    data = loader(streamed=streamed, **TOGETHER[streamed])
     student = take(train_step(optimizer, graph=graph), data, WARM_UP + 2)
     with no_waiting():
         take(student, data, WARM_UP + 2 + STEPS, WARM_UP + 2)  # over the ends of epochs
@@ -245,7 +247,8 @@ def test_loading_a_state_begins_a_new_recording() -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_compiled_steps_learn_the_same() -> None:
     losses = []
-    for settings in ({}, {"compile": True}, {"compile": True, "graph": True}):
+    choices: list[dict[str, Any]] = [{}, {"compile": True}, {"compile": True, "graph": True}]
+    for settings in choices:
         student = take(train_step(dropout=0.0, **settings), loader(), 10)
         losses.append(student.read(10)["loss"])
     assert losses[1:] == pytest.approx([losses[0]] * 2, rel=1e-3)
