@@ -57,6 +57,17 @@ def test_one_picture_of_a_file_goes_where_it_is_asked_for(cnntrain: Call, run: s
     assert found["rows"]["occlusion"][0]["true"] is None
 
 
+def test_several_methods_stand_side_by_side_each_on_its_own_scale(cnntrain: Call, run: str, folder: Path) -> None:
+    words = ["explain", run, "what=[occlusion,saliency]", "occlusion.stride=7", "tensorboard=false"]
+    found = cnntrain(*words, "images=1", "output_dir=out")
+    assert [Path(path).stem for path in found["pictures"]] == ["beside_001", "occlusion_001", "saliency_001"]
+    page = (folder / "out/report.html").read_text()
+    assert page.index("side by side") < page.index("A patch covers a part")
+    beside = (folder / "out/figures/beside_001.svg").read_text()
+    assert "fall of the probability" in beside and "slope of the logit at a pixel" in beside
+    assert cnntrain(*words, "images=1", "output=both.png")["pictures"] == ["both.png"]
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -72,6 +83,7 @@ def test_one_picture_of_a_file_goes_where_it_is_asked_for(cnntrain: Call, run: s
         (["what=occlusion", "occlusion.patch=3", "occlusion.stride=4"], "3"),
         (["what=occlusion", "output=map.gif"], ".png"),
         (["what=occlusion", "output=map.png"], "images=1"),
+        (["what=[occlusion,saliency,maps]", "images=1", "output=map.png"], "output_dir="),
         (["what=occlusion", "output=map.png", "output_dir=out"], "output_dir"),
     ],
 )

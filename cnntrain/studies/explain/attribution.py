@@ -1,7 +1,7 @@
 """Attributions: for each image a map that says what its pixels count for a class, whatever the method."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -78,6 +78,18 @@ def image_picture(
         Tile("over the image", values, scale, image, question.options.strength),
     ]
     return TiledPicture(f"{name}_{i + 1:03}", f"{name}: {question.images.names[i]}", tiles, about=i)
+
+
+def side_by_side(question: Question, answers: Mapping[str, Explanation]) -> list[TiledPicture]:
+    """Return for each image a picture of itself and of its maps by each method, each on its method's scale."""
+    pictures = list[TiledPicture]()
+    for i, name in enumerate(question.images.names):
+        tiles = [Tile(image_words(question.images, i, question.subject.info), question.images.pixels[i])]
+        for method, answer in answers.items():
+            tile = answer.pictures[i].tiles[1]  # as `image_picture` has them
+            tiles.append(replace(tile, title=f"{method}\n{tile.title}"))
+        pictures.append(TiledPicture(f"beside_{i + 1:03}", name, tiles, side=2.2, about=i))
+    return pictures
 
 
 def image_words(images: ImageSet, i: int, info: DatasetInfo) -> str:

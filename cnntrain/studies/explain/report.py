@@ -1,6 +1,7 @@
 """What a study of explanations leaves: a gallery as one page, a picture each as PNG and SVG, tables, TensorBoard."""
 
 import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,8 @@ HOW = (
     "image the largest values show most."
 )
 
+BESIDE = "The same image by each method. Each method has a scale of its own, the same for all images."
+
 
 def check_output(output: str | None) -> None:
     """Raise `InputError` for a picture that would be of an unknown format."""
@@ -52,16 +55,23 @@ def check_output(output: str | None) -> None:
         raise InputError(f"output={output} must end with {', '.join(FORMATS)}")
 
 
+def method_pictures(study: ExplainStudy) -> list[TiledPicture]:
+    """Return the pictures of all methods."""
+    return [picture for answer in study.answers.values() for picture in answer.pictures]
+
+
 def write_picture(study: ExplainStudy, output: Path, medium: Medium) -> dict[str, Any]:
     """Write the only picture of a study to a file, and return what `--json` prints.
 
     Raises `InputError` where there are several.
     """
-    pictures = [picture for answer in study.answers.values() for picture in answer.pictures]
+    pictures = method_pictures(study)
+    if study.beside and set(study.answers) <= set(ATTRIBUTIONS):
+        pictures = [*study.beside]
     if len(pictures) != 1:
         raise InputError(
-            f"output={output} takes one picture, and there are {len(pictures)}; name one method and one image "
-            "(images=1 or a file), or a folder for all of them with output_dir="
+            f"output={output} takes one picture, and there are {len(pictures)}; name one image (images=1 or a file) "
+            "and one method or several that give it maps, or a folder for all of them with output_dir="
         )
     with styled(medium or "page"), disk.replacing(output) as partial_file:
         draw(pictures[0]).savefig(partial_file, format=output.suffix[1:].lower())
@@ -71,18 +81,22 @@ def write_picture(study: ExplainStudy, output: Path, medium: Medium) -> dict[str
 def write_study(study: ExplainStudy, folder: Path) -> dict[str, Any]:
     """Write all pictures, tables and the page into a folder, and return what `--json` prints."""
     options, sections = study.question.options, list[Section]()
-    pictures = [picture for answer in study.answers.values() for picture in answer.pictures] if options.figures else []
+    pictures = [*study.beside, *method_pictures(study)] if options.figures else []
     board = open_board(folder / "tensorboard", enabled=options.tensorboard and bool(options.figures))
     with contextlib.closing(board), styled(options.figures or "page"):
         with counting(len(pictures), "pictures", "picture") as progress:
-            for name, answer in study.answers.items():
-                figures = list[Figure]()
-                for picture in answer.pictures if options.figures else []:
-                    figures += filed_picture(picture, folder, board, alone=explores(options))
+
+            def figures_of(some: Sequence[TiledPicture]) -> Iterator[Figure]:
+                for picture in some if options.figures else []:
+                    yield from filed_picture(picture, folder, board, alone=explores(options))
                     progress(1)
+
+            if study.beside:
+                sections.append(Section("side by side", [Paragraph(BESIDE, quiet=True), *figures_of(study.beside)]))
+            for name, answer in study.answers.items():
                 if answer.rows:
                     disk.write(folder / f"{name}.csv", render(list(answer.rows), "csv") + "\n")
-                sections.append(section(name, answer, figures))
+                sections.append(section(name, answer, list(figures_of(answer.pictures))))
         sections += worth_sections(study, folder, board)
     write_report(document(study, sections), folder)
     results = summary(study, folder, [str(folder / FIGURES / f"{picture.name}.png") for picture in pictures])

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from cnntrain.runtime.errors import InputError, unknown
+from cnntrain.studies.explain.attribution import side_by_side
 from cnntrain.studies.explain.explanation import Explanation
 from cnntrain.studies.explain.options import Explain
 from cnntrain.studies.explain.question import Question, Subject, find_image_set, find_subject
@@ -11,6 +12,7 @@ from cnntrain.studies.explain.registry import ATTRIBUTIONS, METHODS, OF_SENTENCE
 from cnntrain.studies.explain.sanity import SanityRow, check_sanity, find_permuted, sanity_sentence
 from cnntrain.studies.explain.scores import MethodScores, find_scored, measure_scores
 from cnntrain.studies.explain.search import units_to_show
+from cnntrain.studies.explain.tiles import TiledPicture
 
 ALL = "all"  # of `what=`: every method that the network allows, on a page to click through
 UNITS = 8  # of each stage, where all methods show the same ones
@@ -20,11 +22,13 @@ UNITS = 8  # of each stage, where all methods show the same ones
 class ExplainStudy:
     """What each method answers about a network and the images of a question, and what its maps are worth.
 
-    `refused` are the methods of `what=all` that the network does not allow, with the reason.
+    `beside` are pictures with the maps of several methods, one an image. `refused` are the methods of `what=all` that
+    the network does not allow, with the reason.
     """
 
     question: Question
     answers: dict[str, Explanation]
+    beside: Sequence[TiledPicture] = field(default_factory=list)
     refused: Mapping[str, str] = field(default_factory=dict)
     scores: MethodScores | None = None
     sanity: Sequence[SanityRow] = field(default_factory=list)
@@ -86,8 +90,10 @@ def explain(options: Explain) -> ExplainStudy:
     for name in mapping:
         remarks = [*answers[name].remarks, sanity_sentence(sanity, name)]
         answers[name] = replace(answers[name], remarks=remarks)
+    maps = {name: answers[name] for name in mapping}
+    beside = side_by_side(question, maps) if len(maps) > 1 and not explores(options) else []
     scores = measure_scores(subject, about_images.options, mapping, splits) if splits else None
-    return ExplainStudy(question, answers, refused, scores, sanity)
+    return ExplainStudy(question, answers, beside, refused, scores, sanity)
 
 
 def explores(options: Explain) -> bool:

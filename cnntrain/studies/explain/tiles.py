@@ -18,6 +18,7 @@ SIGNED, UNSIGNED = (
     "RdBu_r",
     "magma",
 )  # those who are colour-blind tell their ends apart (Brewer; Smith and van der Walt)
+LETTER = 0.07  # inches that a letter of a colour bar's label takes
 SHOWN_SHARE = 0.995  # of the values lie within the colours, where nobody has said where they end
 
 
@@ -63,7 +64,8 @@ class Tile:
 class TiledPicture:
     """A picture of an explanation: tiles in rows of `columns`; `name` is its file's, `title` is written above.
 
-    The tiles that have a scale share one: the colour bar is drawn once. `side` is the width of a tile in inches.
+    Where all tiles that have a scale share one, its colour bar is drawn once; else each tile has its own. `side` is the
+    width of a tile in inches.
     `about` is the number of the image or the name of the stage that the picture is about, if it is about one.
     """
 
@@ -88,25 +90,39 @@ def draw(picture: TiledPicture) -> "Figure":
     rows = math.ceil(len(picture.tiles) / columns)
     heights = [tile.values.shape[0] / tile.values.shape[1] for tile in picture.tiles]
     side = picture.side
-    scale = next((tile.scale for tile in picture.tiles if tile.scale), None)
-    figure = empty_figure(side * columns + (0.9 if scale else 0), (side * max(heights) + 0.22) * rows + 0.35)
-    panels = figure.subplots(rows, columns, squeeze=False).flat
+    scaled = [tile for tile in picture.tiles if tile.scale]
+    scales = list(dict.fromkeys(tile.scale for tile in scaled))
+    height = (side * max(heights) + 0.22 + (0.5 if len(scales) > 1 else 0)) * rows + 0.35
+    if len(scales) == 1 and scales[0]:
+        height = max(height, 0.3 + LETTER * len(scales[0].label))
+    figure = empty_figure(side * columns + (0.9 if len(scales) == 1 else 0), height)
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes, tile in zip(panels, picture.tiles, strict=False):
         draw_tile(axes, tile)
         axes.set_title(tile.title)
-    for axes in figure.axes:
+    for axes in panels:
         axes.axis("off")
-    if scale:
-        ends = {(True, True): "both", (True, False): "max", (False, True): "min"}
-        extend = ends.get((scale.above, scale.below), "neither")
-        bar = colours(scale)
-        if any(tile.scale and tile.values.ndim == 3 for tile in picture.tiles):
-            bar.set_cmap("gray")  # red, green and blue each
-        figure.colorbar(bar, ax=figure.axes, label=scale.label, extend=extend, shrink=0.9)
+        axes.set_anchor("N")  # of a row the tops are level, whatever stands below
+    if len(scales) == 1:
+        draw_bar(figure, panels, scaled[0], location="right", shrink=0.9)
+    for axes, tile in zip(panels, picture.tiles, strict=False):
+        if len(scales) > 1 and tile.scale:
+            draw_bar(figure, [axes], tile, location="bottom", shrink=0.9)
     figure.suptitle(picture.title)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # the layout is found once, not anew for every file
     return figure
+
+
+def draw_bar(figure: "Figure", panels: "Sequence[Axes]", tile: Tile, **place: Any) -> None:
+    """Draw the colour bar of a tile's scale beside some panels."""
+    assert tile.scale
+    ends = {(True, True): "both", (True, False): "max", (False, True): "min"}
+    extend = ends.get((tile.scale.above, tile.scale.below), "neither")
+    bar = colours(tile.scale)
+    if tile.values.ndim == 3:
+        bar.set_cmap("gray")  # red, green and blue each
+    figure.colorbar(bar, ax=panels, label=tile.scale.label, extend=extend, **place)
 
 
 def colours(scale: ColourScale) -> Any:
