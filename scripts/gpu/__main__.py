@@ -36,7 +36,7 @@ SIZES = [("resnet20", 128), ("lenet5", 128), ("resnet20", 512), ("lenet5", 2048)
 CHECKS: dict[str, tuple[float, Check]] = {
     "waits": (30, waiting),
     "steps": (60, steps(SIZES, ["plain", "captured"])),
-    "recipe": (200, runs.recipe),
+    "recipe": (150, runs.recipe),
     "beside steps": (20, beside_steps),
     "fit": (45, runs.fit_beside_step),
     "compiled": (150, steps(SIZES, ["compiled and captured"])),
