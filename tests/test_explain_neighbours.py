@@ -21,8 +21,10 @@ from cnntrain.studies.explain.neighbours import (
     framed,
     histograms,
     nearest,
+    precision,
     precision_rows,
 )
+from cnntrain.studies.explain.paired import all_pairs
 
 Call = Callable[..., dict[str, Any]]
 RNG = np.random.default_rng(0)
@@ -67,6 +69,29 @@ def test_precision_is_the_share_of_the_same_class_and_chance_what_others_give() 
     assert row["precision at 2"] == pytest.approx((1 + 0.5 + 0.5 + 0) / 4) and row["n"] == 4
     assert row["chance"] == pytest.approx((3 * 2 / 3 + 0) / 4)
     assert 0 <= float(str(row["low"])) < 0.5 < float(str(row["high"])) <= 1
+
+
+def test_descriptors_and_metrics_are_compared_image_by_image() -> None:
+    labels = np.arange(30) % 2
+    same, other = (np.stack([np.flatnonzero(labels == side)[:3] for side in sides]) for sides in (labels, 1 - labels))
+    drawn = np.where(RNG.random((30, 1)) < 0.5, same, other)
+    rankings = [
+        Ranking("pixels", "euclidean", 7, other),
+        Ranking("pixels", "cosine", 7, drawn),
+        Ranking("conv1", "euclidean", 7, drawn),
+        Ranking("conv1", "cosine", 7, same),
+    ]
+    rows = precision_rows(rankings, labels)
+    assert [row["more than euclidean"] for row in rows[::2]] == [None, None]
+    half = float((drawn == same).all(axis=1).mean())
+    assert rows[1]["more than euclidean"] == pytest.approx(half)
+    assert rows[3]["more than euclidean"] == pytest.approx(1 - half)
+    assert all(float(str(row["p"])) < 0.001 for row in rows[1::2])
+    pairs = all_pairs([precision(ranking, labels) for ranking in rankings])
+    assert list(pairs) == ["precision at 3, euclidean", "precision at 3, cosine"]
+    assert [[(test.name, test.reference, test.verdict) for test in tests] for tests in pairs.values()] == [
+        [("conv1", "pixels", "better")]
+    ] * 2
 
 
 def test_features_that_would_not_fit_are_refused_with_what_would(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,4 +146,8 @@ def test_neighbours_are_counted_and_shown(cnntrain: Call, refused: Call, tiny: t
     assert [row["descriptor"] for row in rows[::2]] == ["pixels", "shades", "fc5"]
     assert all(row["low"] <= row["precision at 4"] <= row["high"] and row["n"] == 30 for row in rows)
     assert len(answered["pictures"]) == 3
+    pairs = [(row["score"], row["method"], row["other"]) for row in answered["pairs"]]
+    descriptors = [("shades", "pixels"), ("fc5", "pixels"), ("fc5", "shades")]
+    metrics = ("euclidean", "cosine")
+    assert pairs == [(f"precision at 4, {metric}", *pair) for metric in metrics for pair in descriptors]
     assert "search=" in refused(*words, "search=10", "neighbours=10")

@@ -27,12 +27,12 @@ from cnntrain.studies.explain.localisation import (
     pixel_precision,
     points_inside,
 )
+from cnntrain.studies.explain.paired import ImageScores, all_pairs, pair_matrix
 from cnntrain.studies.explain.question import ImageSet, Question, Targets
 from cnntrain.studies.explain.references import EDGES, REFERENCES, WHOLE
 from cnntrain.studies.explain.sanity import compared, rank_correlation, sanity_sentence, structural_similarity
-from cnntrain.studies.explain.scores import ImageScores, all_pairs, summed_up
+from cnntrain.studies.explain.scores import summed_up
 from cnntrain.studies.explain.truths import find_masks, namesake, read_boxes, seen_boxes, seen_masks
-from cnntrain.studies.explain.worth import pair_matrix
 
 Call = Callable[..., dict[str, Any]]
 

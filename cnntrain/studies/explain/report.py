@@ -1,7 +1,7 @@
 """What a study of explanations leaves: a gallery as one page, a picture each as PNG and SVG, tables, TensorBoard."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,22 +17,16 @@ from cnntrain.runtime.errors import InputError
 from cnntrain.runtime.jsonfile import write_json
 from cnntrain.runtime.progress import counting
 from cnntrain.runtime.tables import counted, render
+from cnntrain.stats.paired_tests import PairedTest
 from cnntrain.studies.explain.explanation import Explanation
 from cnntrain.studies.explain.explorer import explorer
+from cnntrain.studies.explain.paired import PAIRS, pair_matrix, pair_rows
 from cnntrain.studies.explain.registry import ATTRIBUTIONS
 from cnntrain.studies.explain.sanity import sanity_rows
-from cnntrain.studies.explain.scores import pair_rows, score_rows
+from cnntrain.studies.explain.scores import score_rows
 from cnntrain.studies.explain.study import ExplainStudy, explores
 from cnntrain.studies.explain.tiles import TiledPicture, draw
-from cnntrain.studies.explain.worth import (
-    CHANGES,
-    PAIRS,
-    SCORED,
-    pair_matrix,
-    sanity_figure,
-    score_figures,
-    score_table,
-)
+from cnntrain.studies.explain.worth import CHANGES, SCORED, sanity_figure, score_figures, score_table
 from cnntrain.training.pictures import figure_pixels
 from cnntrain.training.tensorboard import Board, open_board
 
@@ -98,6 +92,8 @@ def write_study(study: ExplainStudy, folder: Path) -> dict[str, Any]:
                     disk.write(folder / f"{name}.csv", render(list(answer.rows), "csv") + "\n")
                 sections.append(section(name, answer, list(figures_of(answer.pictures))))
         sections += worth_sections(study, folder, board)
+    if pairs := study_pairs(study):
+        disk.write(folder / "pairs.csv", render(pair_rows(pairs), "csv") + "\n")
     write_report(document(study, sections), folder)
     results = summary(study, folder, [str(folder / FIGURES / f"{picture.name}.png") for picture in pictures])
     record = provenance(command_line("explain")) | {"hardware": hardware()}
@@ -132,12 +128,10 @@ def worth_sections(study: ExplainStudy, folder: Path, board: Board) -> list[Sect
     if study.scores:
         each, pairs = study.scores.each, study.scores.pairs
         disk.write(folder / "scores.csv", render(score_rows(each), "csv") + "\n")
-        disk.write(folder / "pairs.csv", render(pair_rows(pairs), "csv") + "\n")
         figures = score_figures(each) if drawn else {}
         pictures = [filed(figure, name, name, folder, board) for name, figure in figures.items()]
         sections.append(Section("scores", [Paragraph(SCORED, quiet=True), Table(score_table(each)), *pictures]))
-        matrices = [Table(pair_matrix(name, tests)) for name, tests in pairs.items()]
-        sections.append(Section("methods against each other", [Paragraph(PAIRS, quiet=True), *matrices]))
+        sections.append(Section("methods against each other", matrices(pairs)))
     if study.sanity:
         disk.write(folder / "sanity.csv", render(sanity_rows(study.sanity), "csv") + "\n")
         pictures = [filed(sanity_figure(study.sanity), "sanity", CHANGES, folder, board)] if drawn else []
@@ -149,7 +143,21 @@ def worth_sections(study: ExplainStudy, folder: Path, board: Board) -> list[Sect
 def section(name: str, answer: Explanation, figures: list[Figure]) -> Section:
     """Return what the page says of one method."""
     blocks: list[Block] = [Paragraph(remark) for remark in answer.remarks]
-    return Section(name, [*blocks, *figures, *([Table(answer.rows)] if answer.rows else [])])
+    tables = [Table(answer.rows)] if answer.rows else []
+    return Section(name, [*blocks, *figures, *tables, *(matrices(answer.pairs) if answer.pairs else [])])
+
+
+def matrices(pairs: Mapping[str, Sequence[PairedTest]]) -> list[Block]:
+    """Return a table for each score of how ways differ from each other."""
+    return [Paragraph(PAIRS, quiet=True), *(Table(pair_matrix(name, tests)) for name, tests in pairs.items())]
+
+
+def study_pairs(study: ExplainStudy) -> dict[str, Sequence[PairedTest]]:
+    """Return by score all tests of ways against each other: of the methods' maps, and of what a method compares."""
+    pairs = dict(study.scores.pairs) if study.scores else {}
+    for answer in study.answers.values():
+        pairs |= answer.pairs
+    return pairs
 
 
 def document(study: ExplainStudy, sections: list[Section]) -> Document:
@@ -174,6 +182,6 @@ def summary(study: ExplainStudy, folder: Path | None, pictures: list[str]) -> di
         "pictures": pictures,
         "rows": {name: list(answer.rows) for name, answer in study.answers.items()},
         "scores": score_rows(study.scores.each) if study.scores else [],
-        "pairs": pair_rows(study.scores.pairs) if study.scores else [],
+        "pairs": pair_rows(study_pairs(study)),
         "sanity": sanity_rows(study.sanity),
     }

@@ -6,7 +6,6 @@ difference from an edge map, is corrected by Holm's method over all methods and 
 method from each other over all pairs and scores.
 """
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -17,7 +16,7 @@ from cnntrain.data.storage.images import spread
 from cnntrain.runtime.errors import InputError
 from cnntrain.runtime.tables import Row
 from cnntrain.stats.jackknife import mean_band
-from cnntrain.stats.paired_tests import PairedTest, holm_correction, is_significant, sign_flips
+from cnntrain.stats.paired_tests import PairedTest
 from cnntrain.studies.explain.attribution import Attribution, attribute
 from cnntrain.studies.explain.insertion import areas
 from cnntrain.studies.explain.localisation import (
@@ -29,6 +28,7 @@ from cnntrain.studies.explain.localisation import (
     points_inside,
 )
 from cnntrain.studies.explain.options import Explain
+from cnntrain.studies.explain.paired import ImageScores, all_pairs, tested
 from cnntrain.studies.explain.question import ImageSet, Question, Subject, find_image_set, find_split, split_images
 from cnntrain.studies.explain.references import EDGES, REFERENCES, WHOLE
 from cnntrain.studies.explain.truths import find_masks, read_boxes, seen_boxes, seen_masks
@@ -36,7 +36,6 @@ from cnntrain.studies.explain.truths import find_masks, read_boxes, seen_boxes, 
 Mapper = Callable[[Question], np.ndarray]  # gives the maps [N, H, W] of the images of a question
 HALF = 0.5  # of the union is shared: then a box counts as found
 OVERLAPS = (0.3, 0.5, 0.7)
-AREAS, LESS_IS_BETTER = ("insertion", "deletion"), ("deletion",)
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,21 +62,6 @@ class MapScore:
     n: int
     threshold: float | None = None
     difference: PairedTest | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class ImageScores:
-    """One score of one method, image by image [N]."""
-
-    method: str
-    score: str
-    values: np.ndarray
-    threshold: float | None = None
-
-    @property
-    def counts(self) -> bool:
-        """Whether the mean is a share of images."""
-        return self.score not in AREAS
 
 
 @dataclass(frozen=True)
@@ -225,68 +209,6 @@ def summed_up(scores: Sequence[ImageScores]) -> list[MapScore]:
             None if score.method == EDGES else next(tests),
         )
         for score in scores
-    ]
-
-
-def all_pairs(scores: Sequence[ImageScores]) -> dict[str, list[PairedTest]]:
-    """Return by score the test of each method against each one before it."""
-    pairs = [pair for pair in itertools.combinations(scores, 2) if pair[0].score == pair[1].score]
-    tests: dict[str, list[PairedTest]] = {}
-    for (_, second), test in zip(pairs, tested([(second, first) for first, second in pairs]), strict=True):
-        tests.setdefault(second.score, []).append(test)
-    return tests
-
-
-def tested(pairs: Sequence[tuple[ImageScores, ImageScores]]) -> list[PairedTest]:
-    """Test the first of each pair against the second, image by image, corrected over all pairs."""
-    if not pairs:
-        return []
-    differences = np.stack([first.values - second.values for first, second in pairs])
-    ps = sign_flips(differences).tolist()
-    return [
-        difference_test(*pair, difference, p, p_holm)
-        for pair, difference, p, p_holm in zip(pairs, differences, ps, holm_correction(ps), strict=True)
-    ]
-
-
-def difference_test(
-    score: ImageScores, other: ImageScores, difference: np.ndarray, p: float, p_holm: float | None
-) -> PairedTest:
-    """Return the test of a score against another method's, from their differences [N] and its p."""
-    delta, low, high = mean_band(difference, (-1, 1) if score.counts else None)
-    significant = is_significant(low, high, p_holm)
-    better = (delta > 0) != (score.score in LESS_IS_BETTER)
-    verdict = "not told apart" if not significant else "better" if better else "worse"
-    return PairedTest(
-        score.method,
-        other.method,
-        verdict,
-        pairs=len(difference),
-        delta=delta,
-        delta_low=low,
-        delta_high=high,
-        p=p,
-        p_holm=p_holm,
-        significant=significant,
-    )
-
-
-def pair_rows(pairs: Mapping[str, Sequence[PairedTest]]) -> list[Row]:
-    """Return the rows of all pairs, which are those of `--json`."""
-    return [
-        {
-            "score": score,
-            "method": test.name,
-            "other": test.reference,
-            "delta": test.delta,
-            "delta_low": test.delta_low,
-            "delta_high": test.delta_high,
-            "p": test.p,
-            "p_holm": test.p_holm,
-            "verdict": test.verdict,
-        }
-        for score, tests in pairs.items()
-        for test in tests
     ]
 
 

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 from cnntrain.report.forest import forest
 from cnntrain.runtime.drawing import DASHES, SERIES, empty_figure
 from cnntrain.runtime.tables import Row
-from cnntrain.stats.paired_tests import PairedTest
+from cnntrain.studies.explain.paired import LESS_IS_BETTER
 from cnntrain.studies.explain.sanity import CHANGED, LABELS, SanityRow
-from cnntrain.studies.explain.scores import LESS_IS_BETTER, MapScore
+from cnntrain.studies.explain.scores import MapScore
 
 if TYPE_CHECKING:  # matplotlib takes half a second to import
     from matplotlib.figure import Figure as MatplotlibFigure
@@ -21,10 +21,6 @@ SCORED = (
     "training images (ground truth known); and the predicted class is right too (top-1). max_box_acc takes the best "
     "threshold for the scored images themselves, at three shares of the union. pixel_precision: the average precision "
     "of a map's values for the pixels of the mask. Intervals are 95 % over images."
-)
-PAIRS = (
-    "The method of the row minus that of the column, the mean over the same images; * is significant after Holm's "
-    "correction over all pairs and scores. pairs.csv has their intervals and p."
 )
 CHANGES = (
     "The rank correlation of each map, without its signs, with that of a network whose weights are random from a stage "
@@ -43,16 +39,6 @@ def words_of(score: MapScore) -> str:
     """Write a score with its interval, marked where it differs from the edge map's."""
     mark = f" ({score.difference.verdict})" if score.difference and score.difference.significant else ""
     return f"{score.value:.3f} ({score.low:.3f} … {score.high:.3f}){mark}"
-
-
-def pair_matrix(name: str, tests: Sequence[PairedTest]) -> list[Row]:
-    """Return a row for each method: its differences from those before it."""
-    rows: dict[str, dict[str, object]] = {}
-    methods = list(dict.fromkeys(test.reference for test in tests))
-    for test in tests:
-        row = rows.setdefault(test.name, {name: test.name, **dict.fromkeys(methods)})
-        row[test.reference] = f"{test.delta:+.3f}{' *' if test.significant else ''}"
-    return list(rows.values())
 
 
 def score_figures(scores: Sequence[MapScore]) -> "dict[str, MatplotlibFigure]":
