@@ -55,12 +55,12 @@ def test_fit_says_where_top_1_alone_would_mislead(
     best = {"n": 100, "loss": 1.0, "top1": top1, "top1_low": low, "top1_high": high, "epoch": 3}
     at = TrainProgress(12, 12, best | {"balanced_accuracy": 0.7, "never_predicted": warned})
     found = outcome.numbers([], at, 4, task_for(data.info), split)
-    messages.report(found | {"skipped": 0, "seconds": 1.0, "run_dir": "run"})
+    messages.report(found | {"skipped": 0, "seconds": 1.0, "run_dir": "run"}, "image")
     out, err = capfd.readouterr()
     said = [line.strip() for line in out.splitlines()]
     assert "best of 3 epochs (epoch 3)" in said[0] and said[1 + len(lines)].startswith("took")
     assert all(line.startswith(start) for line, start in zip(said[1:], lines, strict=False))
-    never = "warning: never predicted on the validation images: "
+    never = "warning: never predicted in validation: "
     assert err == (f"{never}{'ant' if len(warned) == 1 else 'a, b, c, d, e and 2 more'}\n" if warned else "")
 
 

@@ -1,7 +1,7 @@
 """What holds of label maps and boxes alike: no step waits for an imagined GPU, and two processes train as one does."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,16 +9,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cuts import agree, each_at_once, rows
-from made import create_model
+from cuts import Call, agree, each_at_once, rows
+from made import create_model, tree
 from steps import DENSE_NETWORKS, dense_data, dense_step, every_augmentation, lying_on
 from test_distributed import become, fit, free_port
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from cnntrain.cli.main import main
 from cnntrain.data.augment.augmentations import Augmentation
 from cnntrain.data.storage.images import Dataset
+from cnntrain.models import MODELS
+from cnntrain.nn.blocks import conv, linear, pooling
+from cnntrain.nn.shapes import Shape
+from cnntrain.nn.stages import BuildOptions, assemble
 from cnntrain.runs.setup import TrainingSetup
 from cnntrain.runtime import distributed
 from cnntrain.tasks import task_for
@@ -151,3 +156,48 @@ def test_two_processes_train_as_one_does_and_go_on_to_the_bit(folder: Path, kind
     assert codes == [143, 143], err
     assert fit(folder, *words, "output_dir=cut")[0] == [0, 0]
     agree(folder / "two", folder / "cut")
+
+
+# --- which task a network answers
+
+
+@pytest.mark.parametrize("kind", ["maps", "boxes", "classes"])
+def test_what_a_plugins_network_gives_is_seen_by_its_answers(
+    cnntrain: Call, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    def mine(in_shape: Shape, num_classes: int, build: BuildOptions) -> nn.Sequential:
+        out = {"maps": (num_classes, *in_shape[1:]), "boxes": (5 + num_classes, 4, 4), "classes": (num_classes,)}[kind]
+        grid = {"pool": pooling("max", in_shape[1] // 4)} if kind == "boxes" else {}
+        last = linear(num_classes) if kind == "classes" else conv(out[0], 1, activation="none")
+        return assemble({"conv1": conv(4, 3, padding=1), **grid, "last": last}, in_shape, out_shape=out, build=build)
+
+    monkeypatch.setitem(MODELS, "mine", mine)
+    data = {
+        "maps": ["dataset=shapes"],
+        "boxes": ["dataset=shapes", "dataset.targets=boxes"],
+        "classes": ["dataset=synthetic"],
+    }
+    words = ["model=softmax", "model.name=mine", "dataset.image_size=16", "augmentation=none", "optimizer.lr=1e-4"]
+    words += ["trainer.epochs=1", "trainer.batch_size=8", "dataset.train_images=40", "device=cpu"]
+    for other, chosen in data.items():
+        if other == kind:
+            assert cnntrain("fit", *words, *chosen, "output_dir=run")["epochs"] == 1
+        else:
+            assert "mine answers" in refused("fit", *words, *chosen)
+
+
+def test_a_folder_is_called_by_its_name_and_sentences_are_no_images(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tree(folder / "insects")
+    words = ["augmentation=none", "trainer.epochs=1", "trainer.batch_size=4", "device=cpu", "trainer.tensorboard=false"]
+    assert main(["fit", "model=softmax", "dataset=folder", "dataset.root=insects", *words, "output_dir=one"]) == 0
+    assert " on insects: " in capfd.readouterr().err
+    (folder / "words.tsv").write_text("label\ttext\n" + "good\tfine film\nbad\tdull film\n" * 20)
+    of_words = ["dataset=sentences", "dataset.root=words.tsv", "output_dir=two"]
+    assert main(["fit", "model=text_cnn", "model.maps=4", *of_words, *words]) == 0
+    out, err = capfd.readouterr()
+    assert " on words: " in err and "validation sentences" in err and "sentences/s" in out and "images" not in out + err
+    for run, noun in (("one", "images"), ("two", "sentences")):
+        assert main(["report", f"run={run}", "split=val"]) == 0
+        assert f"training {noun}" in (folder / run / "report.html").read_text()

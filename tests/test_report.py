@@ -203,15 +203,14 @@ def test_the_learning_rate_is_known_at_every_step_of_an_epoch_that_was_recorded_
 
 
 def test_a_page_is_named_after_the_network_and_its_images() -> None:
-    def named(model: dict[str, Any], name: str, **dataset: Any) -> str:
-        return title(
-            {"model": model, "dataset": dataset}, DatasetInfo(name, ("a", "b"), (3, 8, 8), (0.5,) * 3, (0.5,) * 3)
-        )
+    def named(model: dict[str, Any], name: str, called: str = "") -> str:
+        info = DatasetInfo(name, ("a", "b"), (3, 8, 8), (0.5,) * 3, (0.5,) * 3, called=called)
+        return title({"model": model}, info)
 
     assert named({"name": "lenet5", "remove": ["conv2", "fc3"]}, "digits") == "lenet5 without conv2, fc3 on digits"
-    assert named({"name": "timm", "arch": "vgg11"}, "folder", root="/photos/ants bees/") == "timm vgg11 on ants bees"
-    assert named({"name": "mlp"}, "folder", root=".") == "mlp on folder"
-    assert named({"name": "mlp"}, "imagenette", root=None) == "mlp on imagenette"
+    assert named({"name": "timm", "arch": "vgg11"}, "folder", called="ants bees") == "timm vgg11 on ants bees"
+    assert named({"name": "mlp"}, "folder") == "mlp on folder"
+    assert named({"name": "mlp"}, "imagenette") == "mlp on imagenette"
 
 
 @pytest.mark.parametrize("classes", [2, 5, 6])
@@ -223,7 +222,7 @@ def test_five_of_five_classes_are_no_top_five(
     monkeypatch.setattr("cnntrain.commands.eval.read_info", lambda record: info)
     logits = torch.randn(12, classes, generator=torch.Generator().manual_seed(0))
     found = classification(logits, torch.arange(12) % classes, [str(i) for i in range(classes)])
-    facts_of = facts(torch.nn.Identity(), found, {"data": {"images": {"train": 1}}})
+    facts_of = facts(torch.nn.Identity(), found, {"data": {"images": {"train": 1}}}, "image")
     show({"split": "test", "run_dir": "run"} | found, folder, folder)
     assert "top5" in found
     assert ("top-5" in facts_of) == ("top-5" in capsys.readouterr().out) == (classes > 5)

@@ -291,6 +291,8 @@ def test_every_network_learns_a_map_in_a_few_steps(name: str) -> None:
     }
     options = small.get(name, {"width": 16, "hidden": 64} if name == "dilated" else {"backbone": "resnet20"})
     net = create_model(name, (3, 32, 32), 3, **options).train()
+    for layer in net.modules():
+        layer.training = not isinstance(layer, nn.Dropout)
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(3, (4, 2, 2), generator=generator).repeat_interleave(16, 1).repeat_interleave(16, 2)
     x = F.one_hot(labels, 3).permute(0, 3, 1, 2) + 0.1 * torch.randn(4, 3, 32, 32, generator=generator)

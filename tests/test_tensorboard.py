@@ -17,6 +17,7 @@ from cnntrain.data.storage.images import DatasetInfo, Pixels, Split
 from cnntrain.runtime.jsonfile import flat
 from cnntrain.stats.metrics import confusion_matrix
 from cnntrain.training import pictures
+from cnntrain.training.evaluate import Outputs
 from cnntrain.training.tensorboard import open_board
 
 NAMES = {
@@ -227,7 +228,7 @@ def test_mistakes_and_confusions_are_drawn() -> None:
     assert pictures.mistakes_picture(split, torch.eye(3)[labels], labels, INFO) is None
     confusion = confusion_matrix(logits.argmax(dim=1), labels, 3)
     assert pictures.confusion_picture(confusion, INFO.classes).shape[0] == 3
-    assert set(pictures.evaluation_pictures(split, logits, labels, INFO)) == {"confusion", "mistakes"}
+    assert set(pictures.class_pictures(split, INFO, lambda _: Outputs(logits, labels))) == {"confusion", "mistakes"}
     assert pictures.confusion_picture(np.eye(50, dtype=int), [str(i) for i in range(50)]).float().std() > 0
 
 

@@ -16,6 +16,7 @@ from cnntrain.runs import messages, records, resume, setup
 from cnntrain.runs.check import check_fit
 from cnntrain.runs.folder import CONFIG, RUNS, create_folder, lock_folder, new_folder, refuse_unwritable, remember
 from cnntrain.runs.images import noted, refuse_unlike_record
+from cnntrain.runs.load import read_info
 from cnntrain.runs.train import Training
 from cnntrain.runs.verify_resume import verify_resume
 from cnntrain.runs.worker import refuse_differing_images, train_rank
@@ -43,7 +44,7 @@ def run(composed: DictConfig) -> dict[str, Any]:
         files = noted(folder) if resumed else None
     folder, finished, begun, files = broadcast((folder, finished, begun, files))
     if finished:
-        messages.report(finished)
+        messages.report(finished, read_info(records.record(folder)).noun)
         return finished
     with all_or_none():
         checked = check_fit(cfg, begun=begun)
@@ -90,7 +91,7 @@ def preview(composed: DictConfig) -> dict[str, Any]:
     info, shape, params = checked.info, describe_shape(checked.info.shape), count_parameters(checked.outline)
     epochs = counted(cfg.trainer.epochs, "epoch")
     print(
-        f"valid: {cfg.model['name']} ({params:,} parameters) on {info.name} ({shape}, {len(info.classes)} "
+        f"valid: {cfg.model['name']} ({params:,} parameters) on {info} ({shape}, {len(info.classes)} "
         f"classes), augmentation {', '.join(checked.augmentations) or 'none'}, {cfg.optimizer['name']}, "
         f"{cfg.schedule['name']}, {epochs} of batches of {cfg.trainer.batch_size}, {checked.device}"
     )

@@ -18,14 +18,9 @@ from cnntrain.report.predictions import predictions_document
 from cnntrain.runs.folder import find_run, new_folder, refuse_unwritable
 from cnntrain.runs.load import load_run
 from cnntrain.runs.predictions import (
-    TableRow,
-    classified,
-    detected,
+    PREDICTORS,
     files_as_trained,
     find_images,
-    found_boxes,
-    largest_classes,
-    segmented,
     table_size,
     warning_of_unlike,
     write_table,
@@ -38,6 +33,7 @@ from cnntrain.runtime.progress import say, track
 from cnntrain.runtime.tables import counted, render
 from cnntrain.studies.conversion.heatmaps import heatmap
 from cnntrain.studies.conversion.report import places_document
+from cnntrain.tasks import kind_of
 
 MOST_HEATMAPS = 50  # images
 
@@ -64,19 +60,15 @@ def run(composed: DictConfig) -> dict[str, Any]:
 
     files = files_as_trained(paths, info, settings, invert=cfg.invert)
     invert = files.invert
-    maps = info.targets == "maps"
+    task = kind_of(info)
+    predictor = PREDICTORS[task.name]
     if cfg.heatmap and info.targets != "classes":
-        raise InputError(f"heatmap=true is of networks that give one answer an image; this one gives {info.targets}")
+        raise InputError(f"heatmap=true is of networks that give one answer an image; this one gives {task.gives}")
     if cfg.heatmap:
         fully_convolutional(net, info.shape)  # what has no form for maps is said before anything is read
     unreadable = dict[str, str]()
     net = net.to(device)
-    if info.targets == "classes":
-        parts = classified(net, files, info, cfg, unreadable)
-    elif maps:
-        parts = segmented(net, files, info, cfg, unreadable, target / "masks")
-    else:
-        parts = detected(net, files, info, cfg, unreadable, target)
+    parts = predictor.rows(net, files, info, cfg, unreadable, target)
     first = next(parts, None)
     if first is None:
         raise InputError(f"none of the {len(unreadable)} files can be read: {next(iter(unreadable.values()))}")
@@ -96,15 +88,11 @@ def run(composed: DictConfig) -> dict[str, Any]:
     if warning:
         say(f"warning: {warning}{'' if cfg.report else '; report=true shows what the network sees'}")
     for line, _ in shown[:10]:
-        print(f"{line['file']}  {answer_words(line)}")
-    done = {"classes": "classified", "maps": "segmented", "boxes": "searched"}[info.targets]
-    print(f"{counted(len(moments), 'image')} {done}, {len(unreadable):,} unreadable: {table}")
-    if maps:
-        print(f"masks  {target / 'masks'}")
-    elif info.targets == "boxes":
-        print(f"boxes  {target / 'boxes.json'}, drawn in {target / 'pictures'}")
-    if cfg.report:
-        print(f"report {page}")
+        print(f"{line['file']}  {predictor.words(line)}")
+    print(f"{counted(len(moments), 'image')} {predictor.done}, {len(unreadable):,} unreadable: {table}")
+    written = {what: str(target / place) for what, place in predictor.writes.items()}
+    for what, place in (written | ({"report": str(page)} if cfg.report else {})).items():
+        print(f"{what:<8} {place}")
     result = {
         "run_dir": str(folder),
         "output": str(table),
@@ -113,20 +101,12 @@ def run(composed: DictConfig) -> dict[str, Any]:
         "left_out": others.total(),
         "warning": warning,
         "report": str(page) if cfg.report else None,
-        **({"masks": str(target / "masks")} if maps else {}),
-        **({"boxes": str(target / "boxes.json")} if info.targets == "boxes" else {}),
+        **written,
         "heatmaps": heatmaps,
     }
     if unreadable:
         raise IncompleteError(f"{len(unreadable)} of {len(files)} files cannot be read", result)
     return result
-
-
-def answer_words(line: TableRow) -> str:
-    """Return what a line of the table says of its image: the class with its probability, the largest classes, boxes."""
-    if "picture" in line:
-        return found_boxes(line)
-    return largest_classes(line) if "mask" in line else f"{line['class']}  {float(line['probability']):.3f}"
 
 
 def predict_sentences(

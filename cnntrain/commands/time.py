@@ -23,6 +23,7 @@ from cnntrain.runtime.tables import Format, render, terminal_width
 from cnntrain.studies.timing import report
 from cnntrain.studies.timing.measure import TimedSubject
 from cnntrain.studies.timing.study import Network, batch_of_noise, measured, on_device
+from cnntrain.tasks import kind_of
 
 BUSY = 0.5  # load of a core from which times are said to be too long
 
@@ -93,7 +94,7 @@ def build_networks(cfg: Time) -> Iterator[Network]:
     device = choose_device(cfg.device)
     precision, info = choose_precision(cfg.precision, device), dataset_info(cfg.dataset, cfg.data_root)
     if info.targets != "classes":
-        raise InputError(f"time is of steps of classifiers, and {info.name} has {info.targets}; take other images")
+        raise InputError(f"time is of steps of classifiers, and {info} has {kind_of(info).gives}; take other images")
     images, labels = batch_of_noise(info.shape, len(info.classes), cfg.batch, device)
     named = {name: model_options(name) for name in cfg.models} if cfg.models else {cfg.model["name"]: cfg.model}
     for name, options in named.items():

@@ -18,16 +18,18 @@ from cnntrain.data.datasets.divide import divide
 from cnntrain.data.datasets.registry import SelectedDataset, image_counts, select
 from cnntrain.data.datasets.splits import Member
 from cnntrain.data.storage.images import Dataset, DatasetInfo
-from cnntrain.models import DENSE, GRIDS, MODELS, TEXT
+from cnntrain.models import GIVES, TEXT
 from cnntrain.nn.added import ADDABLE
 from cnntrain.nn.attention import SpatialAttention
 from cnntrain.nn.auxiliary import AuxiliaryClassifiers
 from cnntrain.nn.layers import BlurPool2d
 from cnntrain.nn.probe import ended_by_probe
+from cnntrain.nn.shapes import Shape, describe_shape, shape_after
 from cnntrain.nn.stages import AddedStage, BuildOptions, refuse_shared_stages
 from cnntrain.runtime.disk import expanded
 from cnntrain.runtime.errors import InputError, unknown
 from cnntrain.runtime.ranges import NonNegative
+from cnntrain.tasks import TASKS, task_for
 from cnntrain.training.lr_schedules import learning_rates
 from cnntrain.training.optimizers import split_by_stage, stage_factors
 from cnntrain.transforms.transform import Transform
@@ -75,7 +77,10 @@ def bind_several(group: ConfigGroup, options: Options) -> dict[str, Callable[...
 def build_model(options: Options, info: DatasetInfo, *, seed: int = 0, device: str = "cpu") -> nn.Sequential:
     """Build the network for the dataset's images and classes, with initial weights of `seed`."""
     build = replace(build_options(options, seed, device), words=info.words)
-    refuse_other_task(str(options["name"]), info)
+    name = str(options["name"])
+    refuse_other_input(name, info)
+    if name in GIVES:
+        refuse_other_answers(name, None, info)
     function = bind(GROUPS["model"], options)
     net: nn.Sequential = function(info.shape, len(info.classes), build=build)
     if not isinstance(net, nn.Sequential):
@@ -84,6 +89,8 @@ def build_model(options: Options, info: DatasetInfo, *, seed: int = 0, device: s
             "return assemble(…), or finished(drawn(…), …) of cnntrain.models.external"
         )
     refuse_shared_stages(net)
+    if name not in GIVES:
+        refuse_other_answers(name, shape_after(net, info.shape), info)
     for stage, reduction in build.probe.items():
         net = ended_by_probe(net, stage, reduction, info.shape, len(info.classes), seed=seed, device=device)
     if build.antialias and not any(isinstance(module, BlurPool2d) for module in net.modules()):
@@ -97,22 +104,32 @@ def build_model(options: Options, info: DatasetInfo, *, seed: int = 0, device: s
     return net
 
 
-def refuse_other_task(name: str, info: DatasetInfo) -> None:
-    """Raise `InputError` for a network that answers another question than the dataset has answers to."""
-    if name not in MODELS:  # a plugin's: its answers are looked at alone
-        return
-    if (name in TEXT) != bool(info.words):
+def refuse_other_input(name: str, info: DatasetInfo) -> None:
+    """Raise `InputError` for a network of words where there are images, and the reverse."""
+    if name in GIVES and (name in TEXT) != bool(info.words):
         reads, given, others = ("words", "images", "dataset=sentences or dataset=grammar")
         if info.words:
             reads, given, others = "images", "sentences", " or ".join(f"model={other}" for other in TEXT)
-        raise InputError(f"model={name} reads {reads}, and {info.name} has {given}: take {others}")
-    gives = "maps" if name in DENSE else "boxes" if name in GRIDS else "classes"
-    words = {"classes": "a class for every image", "maps": "a class for every pixel", "boxes": "boxes"}
-    fitting = {"classes": "lenet5, resnet20, …", "maps": ", ".join(DENSE), "boxes": ", ".join(GRIDS)}
-    if gives != info.targets:
+        raise InputError(f"model={name} reads {reads}, and {info} has {given}: take {others}")
+
+
+def refuse_other_answers(name: str, answer: Shape | None, info: DatasetInfo) -> None:
+    """Raise `InputError` for a network that answers another question than the dataset has answers to.
+
+    Of our own networks this is known by their names, of a plugin's by the shape of its `answer`.
+    """
+    task = task_for(info)
+    if answer is not None:
+        fits, gives = task.reads(answer), f"answers {describe_shape(answer)} to an image"
+    else:
+        fits = task.targets == GIVES[name]
+        gives = f"gives {next(other.gives for other in TASKS.values() if other.targets == GIVES[name])}"
+    if not fits:
+        fitting = [other for other, what in GIVES.items() if what == task.targets]
+        named = ", ".join(fitting) if len(fitting) < 10 else "lenet5, resnet20, …"
         raise InputError(
-            f"model={name} gives {words[gives]}, and {info.name} has {words[info.targets]}: take one of "
-            f"{fitting[info.targets]}, or a dataset that has {words[gives]}"
+            f"model={name} {gives}, and {info} has {task.gives}: take one of {named}, or a dataset that has what it "
+            "gives"
         )
 
 
@@ -266,7 +283,7 @@ def build_transforms(options: Options, info: DatasetInfo) -> list[Transform]:
     """
     if info.words:
         raise InputError(
-            f"warp= changes the pixels of images, and {info.name} has words: a word has no neighbour to be moved or "
+            f"warp= changes the pixels of images, and {info} has words: a word has no neighbour to be moved or "
             "turned into; what=ngrams of explain shows which words decide"
         )
     return [make(info.shape) for make in bind_several(GROUPS["warp"], options).values()]

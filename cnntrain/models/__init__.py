@@ -94,6 +94,9 @@ MODELS: dict[str, Callable[..., nn.Sequential]] = {
     **GRIDS,
 }
 
+# What our own networks give, as a dataset's targets are called; a plugin's say it by the shape of their answers.
+GIVES = {name: "maps" if name in DENSE else "boxes" if name in GRIDS else "classes" for name in MODELS}
+
 # The auxiliary classifiers that a network is trained with, as functions of (net, in_shape, num_classes, build); their
 # options are the model's.
 AUXILIARY: dict[str, Callable[..., AuxiliaryClassifiers]] = {"googlenet": googlenet_heads}

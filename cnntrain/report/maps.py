@@ -7,13 +7,15 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from cnntrain.data.loading.loader import eval_batches
 from cnntrain.data.storage.images import DatasetInfo, Split
 from cnntrain.report.document import Block, Gallery, Paragraph, Picture, Share, Table
 from cnntrain.runs.evaluation import Evaluation
 from cnntrain.runtime.tables import percent
 from cnntrain.stats.segmentation import mean_iou
 from cnntrain.tasks.segmentation import palette
-from cnntrain.training.maps import answered
+from cnntrain.training.evaluate import outputs
+from cnntrain.training.maps import compared
 from cnntrain.training.pictures import as_png
 
 WORST = 24  # images shown
@@ -57,9 +59,11 @@ def worst_blocks(
     """Return the images of the lowest mean IoU: each beside its label map and the network's."""
     scores = mean_iou(measured.kept["confusion"])
     places = np.argsort(np.where(np.isfinite(scores), scores, np.inf), kind="stable")[:WORST].tolist()
+    some, device = split.take(np.array(places)), next(net.parameters()).device
+    answers = outputs(net, eval_batches(some, info, batch_size=WORST, device=device), precision="fp32").logits
     pictures = [
         Picture(as_png(picture), names[place], percent(float(scores[place]), 1), (Path(names[place]).name,))
-        for place, picture in zip(places, answered(net, split, places, info), strict=True)
+        for place, picture in zip(places, compared(some.source.read(range(len(some))), answers, info), strict=True)
     ]
     explained = "Each image, its true classes and the network's; grey has no class. The lowest mean IoU comes first."
     return [Paragraph(explained, quiet=True), class_colours(info), Gallery(pictures, few_pixels=True)]

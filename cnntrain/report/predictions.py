@@ -40,7 +40,7 @@ def predictions_document(
         else Picture(as_png(pixels), line["file"], line["class"], (f"{float(line['probability']):.3f}", line["file"]))
         for line, pixels in shown
     ]
-    key = [class_colours(info)] if info.targets == "maps" else []
+    key = [class_colours(info)] if "mask" in shown[0][0] else []
     return Document("What the network sees", claim, [*warned, *key, Gallery(pictures, few_pixels=True)], [])
 
 

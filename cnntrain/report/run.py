@@ -50,6 +50,7 @@ from cnntrain.runtime.progress import clock
 from cnntrain.runtime.tables import cell, percent
 from cnntrain.stats.intervals import wilson
 from cnntrain.stats.metrics import TOP5_FROM, confusions
+from cnntrain.tasks import kind_of
 from cnntrain.tasks.task import Headline
 from cnntrain.training import pictures
 
@@ -78,7 +79,7 @@ def run_document(
         Section("Setting", setting_blocks(settings, record)),
         Section("Training", curves(training, settings, headline)),
         Section("Gradients", gradient_blocks(training)),
-        *answer_sections(net, measured, split, info),
+        *SECTIONS[kind_of(info).name](net, measured, split, info),
         Section("First stage", filter_blocks(net, info)),
         Section("Layers", layer_blocks(settings, info)),
         Section("Provenance", provenance_blocks(record, results["record"], cfg)),
@@ -88,43 +89,50 @@ def run_document(
         (Mark(f"{cfg.split} {headline.label}", "strong"), f" {headline.interval(results)}"),
         [
             Paragraph((f"{cfg.weights} weights of ", Mark(str(folder))), quiet=True),
-            Facts(facts(net, results, record)),
+            Facts(facts(net, results, record, info.noun)),
         ],
         [section for section in sections if section.blocks],
     )
 
 
-def answer_sections(net: nn.Module, measured: Evaluation, split: Split, info: DatasetInfo) -> list[Section]:
-    """Return what the network answers, class by class, and where it errs."""
-    results = measured.results
-    if info.targets == "boxes":
-        return [
-            Section("Classes", boxes.class_blocks(results)),
-            Section("Worst images", boxes.worst_blocks(measured, split, info)),
-        ]
-    confusion = Section("Confusion", confusion_blocks(results["confusion"], info.classes))
-    if info.targets == "maps":
-        names = [name_of(measured, place) for place in range(results["n"])]
-        return [
-            Section("Classes", maps.class_blocks(results)),
-            confusion,
-            Section("Worst images", maps.worst_blocks(net, measured, split, info, names)),
-        ]
+def class_sections(net: nn.Module, measured: Evaluation, split: Split, info: DatasetInfo) -> list[Section]:
+    """Return what a classifier answers, class by class, and where it errs."""
     return [
-        Section("Classes", class_blocks(results["per_class"])),
-        confusion,
+        Section("Classes", class_blocks(measured.results["per_class"])),
+        Section("Confusion", confusion_blocks(measured.results["confusion"], info.classes)),
         Section("Calibration", calibration_blocks(measured)),
         Section("Worst mistakes", mistake_blocks(measured, split, info)),
     ]
 
 
+def map_sections(net: nn.Module, measured: Evaluation, split: Split, info: DatasetInfo) -> list[Section]:
+    """Return which classes a network gives pixels, and the images of which it gives most wrongly."""
+    names = [name_of(measured, place) for place in range(measured.results["n"])]
+    return [
+        Section("Classes", maps.class_blocks(measured.results)),
+        Section("Confusion", confusion_blocks(measured.results["confusion"], info.classes)),
+        Section("Worst images", maps.worst_blocks(net, measured, split, info, names)),
+    ]
+
+
+def box_sections(net: nn.Module, measured: Evaluation, split: Split, info: DatasetInfo) -> list[Section]:
+    """Return how well a network finds each class, and the images in which it misses most."""
+    return [
+        Section("Classes", boxes.class_blocks(measured.results)),
+        Section("Worst images", boxes.worst_blocks(measured, split, info)),
+    ]
+
+
+# By task: what a network answers.
+SECTIONS = {"classification": class_sections, "segmentation": map_sections, "detection": box_sections}
+
+
 def title(settings: Mapping[str, Any], info: DatasetInfo) -> str:
-    """Return what the page is about: a network and its images, of a folder by that folder's name."""
-    root = settings["dataset"].get("root") if info.name in ("folder", "segmentation_folder", "boxes") else None
-    return f"{network(settings['model'])} on {(root and Path(root).name) or info.name}"
+    """Return what the page is about: a network and its images."""
+    return f"{network(settings['model'])} on {info}"
 
 
-def facts(net: nn.Module, results: Mapping[str, Any], record: Mapping[str, Any]) -> JsonRow:
+def facts(net: nn.Module, results: Mapping[str, Any], record: Mapping[str, Any], noun: str) -> JsonRow:
     """Return the few numbers beside the accuracy."""
     images = record["data"]["images"]
     shares = {
@@ -144,7 +152,7 @@ def facts(net: nn.Module, results: Mapping[str, Any], record: Mapping[str, Any])
         "loss": f"{results['loss']:.4f}",
         **f1,
         "parameters": f"{count_parameters(net):,}",
-        "training images": f"{images['train']:,}",
+        f"training {noun}s": f"{images['train']:,}",
         "training took": clock(record["seconds"]) if record.get("seconds") else record.get("exit", "not finished"),
     }
 

@@ -26,6 +26,8 @@ from cnntrain.nn.shapes import ShapesOnly
 from cnntrain.runtime import distributed
 from cnntrain.runtime.devices import choose_device, choose_precision
 from cnntrain.runtime.errors import InputError
+from cnntrain.tasks import kind_of
+from cnntrain.tasks.task import Way
 from cnntrain.training.schedule_events import freeze_schedule, scaled
 
 COMPILERS = ("g++", "clang++")
@@ -81,35 +83,31 @@ def check_fit(cfg: Fit, *, begun: bool = False) -> CheckedFit:
 
 
 def refuse_unmapped(cfg: Fit, info: DatasetInfo, augmentations: Mapping[str, Augmentation]) -> None:
-    """Raise `InputError` for what is defined where images have one class each, and nowhere else."""
-    if cfg.trainer.border_weight and (info.targets != "maps" or len(info.classes) > MOST_CLASSES):
-        raise InputError(
-            f"trainer.border_weight={cfg.trainer.border_weight:g} is of label maps of at most {MOST_CLASSES} classes, "
-            f"which {info.name} does not have; take 0"
-        )
-    if info.targets == "classes":
-        return
-    what = "a class for every pixel" if info.targets == "maps" else "boxes"
-    for name, augmentation in augmentations.items():
-        if augmentation.mixes:
-            raise InputError(f"augmentation.{name} blends classes of images, and {info.name} has {what}")
-    if cfg.dataset["balance"] == "sampling" or (cfg.dataset["balance"] == "weights" and info.targets == "boxes"):
-        hint = "weights or none" if info.targets == "maps" else "none"
-        raise InputError(f"dataset.balance={cfg.dataset['balance']} is not for {what} as {info.name} has; take {hint}")
-    if cfg.trainer.hinge:
-        raise InputError(f"trainer.hinge={cfg.trainer.hinge} is a loss of classes of images; take null")
-    if cfg.trainer.label_smoothing and info.targets == "boxes":
-        raise InputError("trainer.label_smoothing is of cross-entropy, which boxes do not have; take 0")
-    if cfg.trainer.resize:
-        raise InputError(f"trainer.resize makes images smaller, but not what {info.name} has of them, {what}")
+    """Raise `InputError` for what the dataset's task is not defined with, and border weights of too many classes."""
+    task, trainer, balance = kind_of(info), cfg.trainer, cfg.dataset["balance"]
+    asked: list[tuple[Way, bool, str]] = [
+        ("mixing", part.mixes, f"augmentation.{name} blends classes of images") for name, part in augmentations.items()
+    ]
+    asked += [
+        ("sampling", balance == "sampling", "dataset.balance=sampling draws images by their class; take none"),
+        ("weights", balance == "weights", "dataset.balance=weights is of classes that have a loss; take none"),
+        ("hinge", bool(trainer.hinge), f"trainer.hinge={trainer.hinge} is a loss of classes of images; take null"),
+        ("label_smoothing", trainer.label_smoothing > 0, "trainer.label_smoothing is of cross-entropy; take 0"),
+        ("border_weight", trainer.border_weight > 0, "trainer.border_weight is of classes of pixels; take 0"),
+        ("resize", bool(trainer.resize), "trainer.resize makes images smaller, but not what is known of them; take {}"),
+    ]
+    for way, wanted, line in asked:
+        if wanted and way not in task.takes:
+            raise InputError(f"{line}: {info} has {task.gives}")
+    if trainer.border_weight and len(info.classes) > MOST_CLASSES:
+        raise InputError(f"trainer.border_weight is of at most {MOST_CLASSES} classes, and {info} has more; take 0")
 
 
 def refuse_pixels_of_words(cfg: Fit, info: DatasetInfo) -> None:
     """Raise `InputError` where pixels would be changed and the images are sentences."""
     if info.words and cfg.augmentation:
         raise InputError(
-            f"augmentation.{next(iter(cfg.augmentation))} changes pixels, and {info.name} has words: take "
-            "augmentation=none"
+            f"augmentation.{next(iter(cfg.augmentation))} changes pixels, and {info} has words: take augmentation=none"
         )
 
 

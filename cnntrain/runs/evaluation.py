@@ -27,7 +27,7 @@ from cnntrain.runtime.jsonfile import write_json
 from cnntrain.runtime.progress import say, track
 from cnntrain.runtime.tables import render
 from cnntrain.stats.paired_tests import Pairs
-from cnntrain.tasks import task_for, task_of
+from cnntrain.tasks import kind_of, task_for, task_of
 from cnntrain.tasks.task import Headline, Task
 from cnntrain.training.evaluate import answers as answers_of
 
@@ -119,7 +119,8 @@ def evaluate(
     device = choose_device(cfg.device)
     net, info, settings = load_run(folder, cfg.weights, any_task=True)
     if tta != "none" and info.targets != "classes":
-        raise InputError(f"tta={tta} averages one answer an image, and this network gives {info.targets}; take none")
+        gives = kind_of(info).gives
+        raise InputError(f"tta={tta} averages one answer an image, and this network gives {gives}; take none")
     data_root = cfg.data_root or settings["data_root"]
     images = run_images(folder, settings, info, data_root, cfg.split, other=dataset)
     target = output or evaluation_folder(folder, images.name, cfg.weights, tta, images.other)

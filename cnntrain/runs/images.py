@@ -73,7 +73,7 @@ class ImageRequest:
         """
         images: Split | None = getattr(dataset, split)
         if images is None:
-            raise InputError(f"split={split}: {dataset.info.name} has no such images here")
+            raise InputError(f"split={split}: {dataset.info} has no such images here")
         return RunImages(images, name or split, dataset.info.name, self.options["workers"], self.label)
 
 

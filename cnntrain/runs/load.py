@@ -17,6 +17,7 @@ from cnntrain.runs import records
 from cnntrain.runs.folder import find_run, read_metrics
 from cnntrain.runtime.errors import CheckpointError, InputError, listed
 from cnntrain.runtime.progress import say
+from cnntrain.tasks import kind_of
 from cnntrain.training import checkpoints
 
 
@@ -32,6 +33,7 @@ def read_info(record: Mapping[str, Any]) -> DatasetInfo:
         tuple(data["std"]),
         data.get("targets", "classes"),
         tuple(data.get("words", ())),
+        data.get("called", ""),
     )
 
 
@@ -47,8 +49,7 @@ def load_run(
     settings, record = records.settings(folder), records.record(folder)
     info = read_info(record)
     if info.targets != "classes" and not any_task:
-        what = {"maps": "a class for every pixel", "boxes": "boxes"}[info.targets]
-        raise InputError(f"{folder} gives {what}, and this is of networks that give one class an image")
+        raise InputError(f"{folder} gives {kind_of(info).gives}, and this is of networks that give one class an image")
     net = rebuild(settings, info, seed=settings["seed"])
     path = checkpoints.path_of(folder, weights)
     state = checkpoints.load(path)

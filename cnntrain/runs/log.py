@@ -11,8 +11,11 @@ from cnntrain.runtime.progress import say
 from cnntrain.training.boxes import box_pictures
 from cnntrain.training.loop import Record
 from cnntrain.training.maps import map_pictures
-from cnntrain.training.pictures import batch_picture, evaluation_pictures, filter_pictures
+from cnntrain.training.pictures import batch_picture, class_pictures, filter_pictures
 from cnntrain.training.tensorboard import open_board
+
+# By task: what a network says of the validation images at the end of a training.
+PICTURES = {"classification": class_pictures, "segmentation": map_pictures, "detection": box_pictures}
 
 
 class RunLog:
@@ -61,18 +64,12 @@ class RunLog:
 
     def finish(self, step: int, settings: dict[str, Any], result: dict[str, Any]) -> None:
         """Show what the last network says of the validation images, and the settings with the final numbers."""
-        built, val, key = self.built, self.built.dataset.val, self.built.train_step.task.headline.key
-        info = built.dataset.info
-        if val and info.targets == "boxes":
-            self.board.pictures(step, lambda: box_pictures(built.train_step.evaluated, val, info))
-        elif val and info.targets == "maps":
-            self.board.pictures(step, lambda: map_pictures(built.train_step.evaluated, val, info))
-        elif val:
-            self.board.pictures(step, lambda: evaluation_pictures(val, *built.outputs(val), info))
+        built, val, task = self.built, self.built.dataset.val, self.built.train_step.task
+        if val:
+            self.board.pictures(step, lambda: PICTURES[task.name](val, built.dataset.info, built.outputs))
         parts = {name: result[name] for name in ("train", "best") if result[name]}
-        self.board.close(
-            settings, {f"{name}/{number}": part[number] for name, part in parts.items() for number in ("loss", key)}
-        )
+        keys = ("loss", task.headline.key)
+        self.board.close(settings, {f"{name}/{key}": part[key] for name, part in parts.items() for key in keys})
 
     def close(self) -> None:
         """Let go of the files."""

@@ -25,9 +25,9 @@ def announce(built: TrainingSetup, folder: Path, step: int) -> None:
     cfg, data = built.cfg, built.dataset
     say(
         f"{cfg.model['name']} ({count_parameters(built.train_step.trained.net):,} parameters) on "
-        f"{cfg.dataset['name']}: {len(data.train):,} training and {len(data.val) if data.val else 0:,} validation "
-        f"images, {counted(cfg.trainer.epochs, 'epoch')} of {counted(built.per_epoch, 'step')}, {built.device}, "
-        f"{built.precision}"
+        f"{data.info}: {len(data.train):,} training and {len(data.val) if data.val else 0:,} validation "
+        f"{data.info.noun}s, {counted(cfg.trainer.epochs, 'epoch')} of {counted(built.per_epoch, 'step')}, "
+        f"{built.device}, {built.precision}"
     )
     for remark in remarks_on(built):
         say(remark)
@@ -55,6 +55,7 @@ def shown(records: Iterable[Record], built: TrainingSetup, start: int) -> Iterat
     """Pass on the records of a training from step `start` on, and show them: a bar on a terminal, lines elsewhere."""
     trainer, headline = built.cfg.trainer, built.train_step.task.headline
     steps, images = trainer.epochs * built.per_epoch, trainer.batch_size * trainer.accumulate
+    per_second = f"{built.dataset.info.noun}s/s"
     terminal = sys.stderr.isatty()
     bar = tqdm(
         total=steps,
@@ -75,7 +76,7 @@ def shown(records: Iterable[Record], built: TrainingSetup, start: int) -> Iterat
             if record["kind"] == "train":
                 if owed:
                     bar.write(line, file=sys.stderr)
-                speed = f"{(step - start) * images / seconds:,.0f} images/s"
+                speed = f"{(step - start) * images / seconds:,.0f} {per_second}"
                 epoch, owed = f"epoch {record['epoch']}/{trainer.epochs}", "seconds" in record
                 score = f"  {headline.label} {headline.text(record[headline.key], 1)}" if headline.of_steps else ""
                 line = f"{epoch}  loss {record['loss']:.4f}{score}"
@@ -83,7 +84,7 @@ def shown(records: Iterable[Record], built: TrainingSetup, start: int) -> Iterat
                 bar.set_postfix_str(f"loss {record['loss']:.3f}, {speed}", refresh=False)
                 bar.update(step - bar.n)
                 if owed:
-                    line += f"  {record['samples_per_second']:,.0f} images/s"
+                    line += f"  {record['samples_per_second']:,.0f} {per_second}"
                 elif not terminal and seldom.due():
                     say(f"{line}  {speed}{left}")
             else:
@@ -97,8 +98,8 @@ def shown(records: Iterable[Record], built: TrainingSetup, start: int) -> Iterat
             bar.write(line, file=sys.stderr)
 
 
-def report(result: dict[str, Any]) -> None:
-    """Tell the person what came out, where it lies and what to type next."""
+def report(result: dict[str, Any], noun: str) -> None:
+    """Tell the person what came out of training on images, or what else the `noun` says, and what to type next."""
     best, train, speed = result["best"], result["train"], result["samples_per_second"]
     task = task_of(result)
     headline = task.headline
@@ -111,9 +112,9 @@ def report(result: dict[str, Any]) -> None:
             say(f"warning: {line}")
     elif train and headline.of_steps:
         value = headline.text(train[headline.key])
-        print(f"{f'training {headline.label}':<16}  {value} in the last epoch (no validation images)")
+        print(f"{f'training {headline.label}':<16}  {value} in the last epoch (no validation {noun}s)")
     if result["skipped"]:
         print(f"left out          {result['skipped']:,} bad files, named in {result['run_dir']}/{RECORD}")
-    print(f"took              {clock(result['seconds'])}{f', {speed:,.0f} images/s' if speed else ''}")
+    print(f"took              {clock(result['seconds'])}{f', {speed:,.0f} {noun}s/s' if speed else ''}")
     print(f"run               {result['run_dir']}")
     print(f"next              cnntrain eval {setting('run', result['run_dir'])}")

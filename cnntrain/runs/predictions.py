@@ -4,8 +4,9 @@ import csv
 import itertools
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from cnntrain.runtime.errors import InputError, as_text
 from cnntrain.runtime.jsonfile import write_json
 from cnntrain.runtime.progress import counting
 from cnntrain.runtime.tables import percent
-from cnntrain.tasks import task_for
+from cnntrain.tasks import kind_of, task_for
 from cnntrain.tasks.classification import answer_columns
 from cnntrain.tasks.detection import Detection
 from cnntrain.tasks.segmentation import palette
@@ -35,8 +36,21 @@ from cnntrain.training.evaluate import outputs
 HELD = 256  # images that are in memory at once, or a batch
 
 SHOWN = 100  # images on the page
+MASKS, BOXES, PICTURES = "masks", "boxes.json", "pictures"  # beside the table
 
 TableRow = dict[str, str]  # of the table, by column
+Parts = Iterator[tuple[list[TableRow], Tensor]]
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """What becomes of a network's answers to image files."""
+
+    rows: Callable[[nn.Module, Files, DatasetInfo, schema.Predict, dict[str, str], Path], Parts]
+    words: Callable[[Mapping[str, str]], str]  # what a line of the table says, for the person
+    done: str  # what was done to the images
+    writes: Mapping[str, str]  # what lies in the folder beside the table, by the word for it
+    stretch: bool = False  # whether images are scaled to the network's size, instead of until they cover it
 
 
 def find_images(wanted: Sequence[str] | str) -> tuple[list[Path], Counter[str]]:
@@ -95,16 +109,16 @@ def files_as_trained(
     kept = settings["dataset"].get("stored_size")
     size = (kept, kept) if kept else info.shape[1:]
     inverted = settings["dataset"].get("invert", False) if invert is None else invert
-    stretch = info.targets == "boxes"
+    stretch = PREDICTORS[kind_of(info).name].stretch
     return Files(Path(), list(map(str, paths)), size, info.shape[0], resize=True, stretch=stretch, invert=inverted)
 
 
 def classified(
-    net: nn.Module, files: Files, info: DatasetInfo, cfg: schema.Predict, unreadable: dict[str, str]
-) -> Iterator[tuple[list[TableRow], Tensor]]:
+    net: nn.Module, files: Files, info: DatasetInfo, cfg: schema.Predict, unreadable: dict[str, str], folder: Path
+) -> Parts:
     """Yield lines of the table with the pixels that the network saw, uint8 [N, H, W, C], some of the files at a time.
 
-    The files that cannot be read go into `unreadable`, each with the reason.
+    The files that cannot be read go into `unreadable`, each with the reason; what is written besides lies in `folder`.
     """
     for paths, seen, logits in answered(net, files, info, cfg, unreadable):
         yield [table_row(*pair, info.classes) for pair in zip(paths, logits.softmax(dim=1), strict=True)], seen
@@ -120,18 +134,19 @@ def names_apart(paths: Sequence[Path]) -> dict[Path, str]:
 
 def segmented(
     net: nn.Module, files: Files, info: DatasetInfo, cfg: schema.Predict, unreadable: dict[str, str], folder: Path
-) -> Iterator[tuple[list[TableRow], Tensor]]:
-    """Do the same with masks: a PNG for each image in `folder`, whose palette has a colour for each class.
+) -> Parts:
+    """Do the same with masks: a PNG for each image in `folder`/masks, whose palette has a colour for each class.
 
     A mask is about the middle of the image at the network's size, as the network sees it.
     """
     names = names_apart([files.path(position) for position in range(len(files))])
-    folder.mkdir(parents=True, exist_ok=True)
+    masks = folder / MASKS
+    masks.mkdir(parents=True, exist_ok=True)
     colours = palette(len(info.classes))
     for paths, seen, logits in answered(net, files, info, cfg, unreadable):
         rows = []
         for path, labels in zip(paths, logits.argmax(dim=1).to(torch.uint8).numpy(), strict=True):
-            mask = folder / f"{names[path]}.png"
+            mask = masks / f"{names[path]}.png"
             write_mask(labels, mask, colours)
             shares = np.bincount(labels.ravel(), minlength=len(info.classes)) / labels.size
             of_class = {f"share of {name}": f"{share:.6f}" for name, share in zip(info.classes, shares, strict=True)}
@@ -141,7 +156,7 @@ def segmented(
 
 def detected(
     net: nn.Module, files: Files, info: DatasetInfo, cfg: schema.Predict, unreadable: dict[str, str], folder: Path
-) -> Iterator[tuple[list[TableRow], Tensor]]:
+) -> Parts:
     """Do the same with boxes: `boxes.json` in `folder` has those of a score of 0.2 and more, and a picture shows them.
 
     Boxes are in pixels of the file.
@@ -154,7 +169,7 @@ def detected(
         rows = []
         for path, image, found in zip(paths, seen.numpy(), task.detections(answer).numpy(), strict=True):
             likely = found[(found[:, 0] >= 0) & (found[:, 1] >= LIKELY)]
-            shown = folder / "pictures" / f"{names[path]}.png"
+            shown = folder / PICTURES / f"{names[path]}.png"
             shown.parent.mkdir(exist_ok=True)
             Image.fromarray(drawn(image, likely, np.zeros((0, 6)), info.classes)).save(shown)
             height, width = upright_size(path)
@@ -168,7 +183,7 @@ def detected(
             of_class = {f"{name} boxes": str(counts[name]) for name in info.classes}
             rows.append({"file": as_text(path), "picture": as_text(shown), **of_class})
         yield rows, seen
-    write_json(folder / "boxes.json", everything)
+    write_json(folder / BOXES, everything)
 
 
 def found_boxes(row: Mapping[str, str]) -> str:
@@ -182,6 +197,18 @@ def largest_classes(row: Mapping[str, str], most: int = 3) -> str:
     shares = {key.removeprefix("share of "): float(value) for key, value in row.items() if key.startswith("share of ")}
     named = sorted(shares, key=lambda name: -shares[name])[:most]
     return ", ".join(f"{name} {percent(shares[name], 1)}" for name in named if shares[name])
+
+
+def class_words(row: Mapping[str, str]) -> str:
+    """Return the class of an image with its probability, from its line of the table."""
+    return f"{row['class']}  {float(row['probability']):.3f}"
+
+
+PREDICTORS: dict[str, Predictor] = {  # by task
+    "classification": Predictor(classified, class_words, "classified", {}),
+    "segmentation": Predictor(segmented, largest_classes, "segmented", {"masks": MASKS}),
+    "detection": Predictor(detected, found_boxes, "searched", {"boxes": BOXES, "pictures": PICTURES}, stretch=True),
+}
 
 
 def answered(
@@ -200,8 +227,7 @@ def answered(
                     unreadable[as_text(some.path(position))], good[position] = str(error), False
             places = np.flatnonzero(good).tolist()
             seen = Centre(Pixels(images), info.shape[1:]).read(places)
-            labels = torch.zeros(len(seen), 0, 6) if info.targets == "boxes" else torch.zeros(len(seen))
-            split = Split(Pixels(seen), labels)
+            split = Split(Pixels(seen), torch.zeros(len(seen), dtype=torch.int64))
             batches = eval_batches(split, info, batch_size=cfg.batch_size, device=device)
             logits = outputs(net, batches, precision=precision).logits
             progress(len(some))

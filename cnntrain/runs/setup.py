@@ -4,9 +4,9 @@ import contextlib
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from cnntrain.config import pretrained
 from cnntrain.config.build import build_auxiliary, build_model, build_optimizer, build_rates
 from cnntrain.config.schema import Fit
 from cnntrain.data.augment.augmentations import Augmentation
-from cnntrain.data.datasets.splits import Member, class_weights, pixel_weights
+from cnntrain.data.datasets.splits import Member
 from cnntrain.data.loading.loader import Loader, ResidentLoader, StreamedLoader, eval_batches
 from cnntrain.data.storage.borders import bordered
 from cnntrain.data.storage.images import Dataset, Pixels, Split, spread, stored
@@ -31,8 +31,6 @@ from cnntrain.runtime.jsonfile import flat
 from cnntrain.runtime.memory import spent
 from cnntrain.runtime.signals import Signals
 from cnntrain.tasks import task_for
-from cnntrain.tasks.classification import Classification
-from cnntrain.tasks.detection import Detection
 from cnntrain.tasks.task import Task
 from cnntrain.training.evaluate import Outputs, answers, outputs
 from cnntrain.training.loop import Record, Stop, TrainProgress, train
@@ -174,16 +172,17 @@ def prepare_weights(net: nn.Sequential, cfg: Fit, dataset: Dataset) -> dict[str,
 
 def build_task(cfg: Fit, dataset: Dataset, device: torch.device) -> Task:
     """Return what the network is to learn, with the loss that the configuration asks for."""
-    train, weights, task = dataset.train, None, task_for(dataset.info)
-    if isinstance(task, Detection):
-        return task
-    if cfg.dataset["balance"] == "weights":
-        number, of_images = len(dataset.info.classes), isinstance(task, Classification)
-        weights = (class_weights(train.labels, number) if of_images else pixel_weights(train, number)).to(device)
-    task = replace(task, class_weights=weights, label_smoothing=cfg.trainer.label_smoothing)
-    if isinstance(task, Classification):
-        return replace(task, hinge=cfg.trainer.hinge)
-    return replace(task, border_weight=cfg.trainer.border_weight)
+    trainer, task = cfg.trainer, cast(Any, task_for(dataset.info))  # a dataclass, each with options of its own
+    balanced = cfg.dataset["balance"] == "weights"
+    asked = {
+        "class_weights": task.class_weights_of(dataset.train).to(device) if balanced else None,
+        "label_smoothing": trainer.label_smoothing,
+        "hinge": trainer.hinge,
+        "border_weight": trainer.border_weight,
+    }
+    known = {field.name for field in fields(task)}  # what a task does not know was refused unless it is neutral
+    found: Task = replace(task, **{key: value for key, value in asked.items() if key in known})
+    return found
 
 
 def some_images(dataset: Dataset) -> torch.Tensor:

@@ -68,7 +68,7 @@ class Training:
             self.record["exit"] = ending
             self.write_record(done=ending == "done")
         self.log.finish(self.at.step, self.settings, result)
-        messages.report(result)
+        messages.report(result, self.built.dataset.info.noun)
         return result
 
     def train(self, signals: Signals) -> None:
@@ -160,6 +160,7 @@ def describe_data(dataset: Dataset) -> dict[str, Any]:
     counts = {name: len(split) for name in ("train", "val", "test") if (split := getattr(dataset, name)) is not None}
     return {
         "name": info.name,
+        **({"called": info.called} if info.called else {}),
         "shape": info.shape,
         "classes": info.classes,
         "mean": info.mean,

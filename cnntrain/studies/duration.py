@@ -9,7 +9,8 @@ import torch
 from cnntrain.config.build import count_images
 from cnntrain.config.read import read_config
 from cnntrain.config.schema import Fit, Options
-from cnntrain.data.storage.images import Dataset, DatasetInfo, Pixels, Split
+from cnntrain.data.datasets.noise import noise
+from cnntrain.data.storage.images import Dataset, DatasetInfo
 from cnntrain.runs.check import check_fit
 from cnntrain.runs.setup import build
 from cnntrain.runtime.devices import choose_device
@@ -79,17 +80,14 @@ def timed_steps(
     cfg: Fit, info: DatasetInfo, batch: int, steps: int, clock: Callable[[], float] = time.perf_counter
 ) -> Iterator[float]:
     """Take so many steps on a batch of noise each, and yield how long each took by a clock."""
-    images = torch.randint(256, (2 * batch, info.shape[1], info.shape[2], info.shape[0]), dtype=torch.uint8)
-    if info.targets == "maps":
-        images = torch.cat((images, images[..., :1] % len(info.classes)), dim=3)
-    noise = Dataset(info, Split(Pixels(images), torch.arange(2 * batch) % len(info.classes)), None, None)
+    images = Dataset(info, noise(info, 2 * batch), None, None)
     small = replace(
         cfg,
         init_from=None,
         trainer=replace(cfg.trainer, epochs=steps, batch_size=batch, accumulate=1),
         dataset=cfg.dataset | {"workers": 0, "balance": "none"},
     )
-    built = build(check_fit(small, begun=True), noise)  # no weights are read
+    built = build(check_fit(small, begun=True), images)  # no weights are read
     for step in range(steps):
         began = clock()
         built.train_step.update(built.loader, step)

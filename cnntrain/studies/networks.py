@@ -19,6 +19,7 @@ from cnntrain.runs.load import load_run
 from cnntrain.runs.select import by_experiment, find_runs, letters, short_names
 from cnntrain.runtime.errors import InputError
 from cnntrain.runtime.jsonfile import flat
+from cnntrain.tasks import kind_of
 
 INPUT = "input"  # the stage that is the image itself
 
@@ -42,7 +43,8 @@ def find_networks(cfg: schema.Observed) -> list[NamedNetwork]:
     networks = named_networks(cfg)
     for network in networks:
         if network.info.targets != "classes":
-            raise InputError(f"{network.name} gives a class for every pixel: take a network that gives one an image")
+            gives = kind_of(network.info).gives
+            raise InputError(f"{network.name} gives {gives}: take a network that gives one class an image")
     return networks
 
 

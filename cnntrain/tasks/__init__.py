@@ -13,13 +13,14 @@ from cnntrain.tasks.task import Task
 TASKS: dict[str, type[Task]] = {task.name: task for task in (Classification, Segmentation, Detection)}
 
 
-def task_for(info: DatasetInfo) -> Classification | Segmentation | Detection:
+def kind_of(info: DatasetInfo) -> type[Task]:
+    """Return the task that a dataset's targets ask for."""
+    return next(task for task in TASKS.values() if task.targets == info.targets)
+
+
+def task_for(info: DatasetInfo) -> Task:
     """Return the task that a dataset's targets ask for, with its plain loss."""
-    if info.targets == "boxes":
-        return Detection(info.classes, info.shape[1:])
-    if info.targets == "maps":
-        return Segmentation(info.classes, info.shape[1:])
-    return Classification(info.classes)
+    return kind_of(info).of(info)
 
 
 def task_of(result: Mapping[str, Any]) -> type[Task]:

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cnntrain.data.datasets.splits import class_weights
+from cnntrain.data.storage.images import DatasetInfo, Split, TargetKind
 from cnntrain.runtime import distributed
 from cnntrain.runtime.errors import listed
 from cnntrain.runtime.ranges import Count, Natural
@@ -19,7 +21,7 @@ from cnntrain.runtime.tables import percent, render, terminal_width
 from cnntrain.stats.intervals import wilson
 from cnntrain.stats.metrics import TOP5_FROM, classification, confusions
 from cnntrain.stats.paired_tests import Pairs, discordant_pairs
-from cnntrain.tasks.task import Headline, Number, Numbers
+from cnntrain.tasks.task import Headline, Number, Numbers, Way
 
 UNEQUAL = 1.25  # times its even share has the commonest class from which on top-1 alone can mislead
 MOST_CLASSES = 20  # in the table of an evaluation
@@ -97,6 +99,9 @@ class Classification:
     hinge: Hinge | None = None
 
     name: ClassVar[str] = "classification"
+    targets: ClassVar[TargetKind] = "classes"
+    gives: ClassVar[str] = "a class for every image"
+    takes: ClassVar[frozenset[Way]] = frozenset(("weights", "sampling", "label_smoothing", "hinge", "mixing", "resize"))
     headline: ClassVar[Headline] = Headline("top1", "top-1")
     train_numbers: ClassVar[type] = TrainNumbers
     val_numbers: ClassVar[type] = ValNumbers
@@ -106,10 +111,18 @@ class Classification:
     train_keys: ClassVar[tuple[str, ...]] = tuple(get_type_hints(TrainNumbers))
     val_keys: ClassVar[tuple[str, ...]] = tuple(get_type_hints(ValNumbers))
 
-    @property
-    def answer(self) -> tuple[int, ...]:
-        """The shape of an answer: a logit for each class."""
-        return (len(self.classes),)
+    @classmethod
+    def of(cls, info: DatasetInfo) -> "Classification":
+        """Return the task of a dataset."""
+        return cls(info.classes)
+
+    def reads(self, answer: Sequence[int]) -> bool:
+        """Say whether an answer is a logit for each class."""
+        return tuple(answer) == (len(self.classes),)
+
+    def class_weights_of(self, train: Split) -> Tensor:
+        """Return weights by the number of images."""
+        return class_weights(train.labels, len(self.classes))
 
     @property
     def weighted(self) -> bool:
@@ -153,7 +166,7 @@ class Classification:
     def validate(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> Numbers:
         """Return n, mean cross-entropy, top-1 with its Wilson interval at 95 %, and `by_class`."""
         batches = list(pairs)
-        logits = torch.cat([answer for answer, _ in batches]).cpu() if batches else torch.empty(0, *self.answer)
+        logits = torch.cat([answer for answer, _ in batches]).cpu() if batches else torch.empty(0, len(self.classes))
         labels = torch.cat([target for _, target in batches]).cpu() if batches else torch.empty(0, dtype=torch.int64)
         return score(logits, labels) | by_class(logits, labels, self.classes)
 
@@ -222,7 +235,7 @@ class Classification:
     def warnings(result: Mapping[str, Any]) -> Iterator[str]:
         """Yield the classes that a network never predicts."""
         if absent := result["best"].get("never_predicted"):
-            yield f"never predicted on the validation images: {listed(absent)}"
+            yield f"never predicted in validation: {listed(absent)}"
 
 
 def score(logits: Tensor, labels: Tensor) -> dict[str, float]:

@@ -7,7 +7,7 @@ a cell with an object that of the largest IoU is responsible, or of the smallest
 confidence is to be that IoU, through which no gradient flows; of two objects in one cell the first counts.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NotRequired, TypedDict, get_type_hints
 
@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from cnntrain.data.augment.boxes import area
+from cnntrain.data.storage.images import DatasetInfo, Split, TargetKind
 from cnntrain.runtime.ranges import Count, Natural
 from cnntrain.runtime.tables import percent, render, terminal_width
 from cnntrain.stats import detection
 from cnntrain.stats.paired_tests import Pairs
-from cnntrain.tasks.task import Headline, Number, Numbers, kept_of_all
+from cnntrain.tasks.task import Headline, Number, Numbers, Way, kept_of_all
 
 COORDINATES, NO_OBJECT = 5.0, 0.5  # weights of the loss
 OVERLAP = 0.5  # above which of two boxes of a class the less likely is dropped
@@ -93,6 +94,9 @@ class Detection:
     size: tuple[int, int]
 
     name: ClassVar[str] = "detection"
+    targets: ClassVar[TargetKind] = "boxes"
+    gives: ClassVar[str] = "boxes"
+    takes: ClassVar[frozenset[Way]] = frozenset()
     headline: ClassVar[Headline] = Headline("map50", "mAP", of_steps=False)
     train_numbers: ClassVar[type] = BoxTrainNumbers
     val_numbers: ClassVar[type] = BoxValNumbers
@@ -102,10 +106,22 @@ class Detection:
     train_keys: ClassVar[tuple[str, ...]] = tuple(get_type_hints(BoxTrainNumbers))
     val_keys: ClassVar[tuple[str, ...]] = tuple(get_type_hints(BoxValNumbers))
 
-    @property
-    def answer(self) -> tuple[int, ...]:
-        """The shape of an answer: of a grid that the network alone knows."""
-        return ()
+    @classmethod
+    def of(cls, info: DatasetInfo) -> "Detection":
+        """Return the task of a dataset."""
+        return cls(info.classes, info.shape[1:])
+
+    def reads(self, answer: Sequence[int]) -> bool:
+        """Say whether an answer is a square grid of boxes and classes."""
+        if len(answer) != 3:
+            return False
+        channels, height, width = answer
+        number, rest = divmod(channels - len(self.classes), 5)
+        return height == width and number > 0 and not rest
+
+    def class_weights_of(self, train: Split) -> Tensor:
+        """Return one for each class: the loss takes none."""
+        return torch.ones(len(self.classes))
 
     @property
     def weighted(self) -> bool:

@@ -4,7 +4,7 @@ A pixel that is `IGNORED` in the label map has no class: it has no loss and is n
 target, as an unpadded network gives it, is about the target's centre.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NotRequired, TypedDict, get_type_hints
 
@@ -13,14 +13,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cnntrain.data.datasets.splits import pixel_weights
 from cnntrain.data.storage.borders import split_weights
-from cnntrain.data.storage.images import IGNORED
+from cnntrain.data.storage.images import IGNORED, DatasetInfo, Split, TargetKind
 from cnntrain.runtime.ranges import Count, Natural
 from cnntrain.runtime.tables import counted, percent, render, terminal_width
 from cnntrain.stats import segmentation
 from cnntrain.stats.metrics import confusions
 from cnntrain.stats.paired_tests import Pairs
-from cnntrain.tasks.task import Headline, Number, Numbers, kept_of_all
+from cnntrain.tasks.task import Headline, Number, Numbers, Way, kept_of_all
 
 
 class PixelTrainNumbers(TypedDict):
@@ -100,6 +101,9 @@ class Segmentation:
     border_weight: float = 0.0
 
     name: ClassVar[str] = "segmentation"
+    targets: ClassVar[TargetKind] = "maps"
+    gives: ClassVar[str] = "a class for every pixel"
+    takes: ClassVar[frozenset[Way]] = frozenset(("weights", "label_smoothing", "border_weight"))
     headline: ClassVar[Headline] = Headline("miou", "mIoU")
     train_numbers: ClassVar[type] = PixelTrainNumbers
     val_numbers: ClassVar[type] = PixelValNumbers
@@ -109,10 +113,21 @@ class Segmentation:
     train_keys: ClassVar[tuple[str, ...]] = tuple(get_type_hints(PixelTrainNumbers))
     val_keys: ClassVar[tuple[str, ...]] = tuple(get_type_hints(PixelValNumbers))
 
-    @property
-    def answer(self) -> tuple[int, ...]:
-        """The shape of an answer: a logit for each class and pixel."""
-        return (len(self.classes), *self.size)
+    @classmethod
+    def of(cls, info: DatasetInfo) -> "Segmentation":
+        """Return the task of a dataset."""
+        return cls(info.classes, info.shape[1:])
+
+    def reads(self, answer: Sequence[int]) -> bool:
+        """Say whether an answer is a logit for each class, of each pixel or of those around the centre."""
+        if len(answer) != 3:
+            return False
+        classes, *size = answer
+        return classes == len(self.classes) and all(map(int.__le__, size, self.size))
+
+    def class_weights_of(self, train: Split) -> Tensor:
+        """Return weights by the number of pixels."""
+        return pixel_weights(train, len(self.classes))
 
     @property
     def weighted(self) -> bool:
@@ -254,7 +269,7 @@ class Segmentation:
     def warnings(result: Mapping[str, Any]) -> Iterator[str]:
         """Yield the classes that a network never predicts."""
         if absent := result["best"].get("never_predicted"):
-            yield f"never predicted on the validation images: {', '.join(absent)}"
+            yield f"never predicted in validation: {', '.join(absent)}"
 
 
 def class_row(row: Mapping[str, Any]) -> dict[str, object]:

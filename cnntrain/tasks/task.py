@@ -12,18 +12,20 @@ number that stands for a score, and never name that number themselves:
     task_for(info).measure(kept)                     # every number of an evaluation, from what `kept` keeps of it
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from cnntrain.data.storage.images import DatasetInfo, Split, TargetKind
 from cnntrain.runtime import distributed
 from cnntrain.runtime.tables import interval, percent
 from cnntrain.stats.paired_tests import Pairs
 
+Way = Literal["weights", "sampling", "label_smoothing", "hinge", "border_weight", "mixing", "resize"]
 Numbers = dict[str, Any]  # what was measured, by its keys in records
 Number = float | None  # in records; null is not a number: a loss that grew without bound
 
@@ -79,6 +81,9 @@ class Task(Protocol):
     """
 
     name: ClassVar[str]
+    targets: ClassVar[TargetKind]  # of the datasets that ask for it
+    gives: ClassVar[str]  # what a network says of an image, in sentences
+    takes: ClassVar[frozenset[Way]]  # of the ways to change targets or the loss (`Way`) those that it is defined with
     headline: ClassVar[Headline]
     train_numbers: ClassVar[type]  # the keys and kinds of a record of training steps, a TypedDict
     val_numbers: ClassVar[type]  # of a validation
@@ -88,9 +93,17 @@ class Task(Protocol):
     train_keys: ClassVar[tuple[str, ...]]  # what a run's results keep of the last record of a training
     val_keys: ClassVar[tuple[str, ...]]  # and of a validation
 
-    @property
-    def answer(self) -> tuple[int, ...]:
-        """The shape of the network's answer to one image."""
+    @classmethod
+    def of(cls, info: DatasetInfo) -> "Task":
+        """Return the task of a dataset's classes and images, with its plain loss."""
+        ...
+
+    def reads(self, answer: Sequence[int]) -> bool:
+        """Say whether a network's answer to one image may have this shape."""
+        ...
+
+    def class_weights_of(self, train: Split) -> Tensor:
+        """Return weights of the classes, float32 [classes], by which rare ones count as much as common ones."""
         ...
 
     @property

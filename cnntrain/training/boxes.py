@@ -1,19 +1,16 @@
 """Boxes drawn on images: true ones black and white, found ones in the colours of their classes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
-from torch import Tensor, nn
+from torch import Tensor
 
-from cnntrain.data.loading.batch import centred_boxes
-from cnntrain.data.loading.loader import eval_batches
-from cnntrain.data.storage.images import DatasetInfo, Split, spread, stored
-from cnntrain.tasks import task_for
+from cnntrain.data.storage.images import DatasetInfo, Split, spread
 from cnntrain.tasks.detection import Detection
 from cnntrain.tasks.segmentation import palette
-from cnntrain.training.evaluate import answers
+from cnntrain.training.evaluate import Outputs
 from cnntrain.training.pictures import enlarge, grid
 
 SHOWN, LIKELY, LEAST_SIDE = 16, 0.2, 192  # images for TensorBoard; the least score of a drawn box; pixels of a picture
@@ -37,14 +34,11 @@ def drawn(image: np.ndarray, found: np.ndarray, objects: np.ndarray, classes: Se
     return np.asarray(picture)
 
 
-def box_pictures(net: nn.Module, split: Split, info: DatasetInfo) -> dict[str, Tensor]:
+def box_pictures(split: Split, info: DatasetInfo, look: Callable[[Split], Outputs]) -> dict[str, Tensor]:
     """Show some images of a split with their boxes and the network's."""
-    task = task_for(info)
-    assert isinstance(task, Detection)
-    some, device = split.take(spread(len(split), SHOWN)), next(net.parameters()).device
-    batches = eval_batches(some, info, batch_size=SHOWN, device=device)
-    found = torch.cat([task.detections(answer) for answer, _ in answers(net, batches, precision="fp32")]).numpy()
-    objects = centred_boxes(some.labels, stored(some.source).shape[:2], info.shape[1:]).numpy()
+    some = split.take(spread(len(split), SHOWN))
+    answers, objects = look(some)
+    found = Detection.of(info).detections(answers).numpy()
     images = some.source.read(range(len(some))).numpy()
-    shown = [drawn(*each, info.classes) for each in zip(images, found, objects, strict=True)]
+    shown = [drawn(*each, info.classes) for each in zip(images, found, objects.numpy(), strict=True)]
     return {"boxes": enlarge(grid(torch.from_numpy(np.stack(shown)).permute(0, 3, 1, 2), gap=6))}

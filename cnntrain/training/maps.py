@@ -1,15 +1,14 @@
 """Label maps as pictures: in the colours of their classes, beside their images."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from cnntrain.data.loading.loader import eval_batches
 from cnntrain.data.storage.images import IGNORED, DatasetInfo, Split, spread
 from cnntrain.tasks.segmentation import palette
-from cnntrain.training.evaluate import answers
+from cnntrain.training.evaluate import Outputs
 from cnntrain.training.pictures import enlarge, grid
 
 GREY = 200  # of a pixel without a class, and around smaller pictures
@@ -41,19 +40,20 @@ def side_by_side(images: Sequence[np.ndarray], gap: int = 2) -> np.ndarray:
     return np.concatenate(parts, axis=1)
 
 
-def answered(net: nn.Module, split: Split, places: Sequence[int], info: DatasetInfo) -> list[np.ndarray]:
-    """Return the images at some places of a split, each beside its label map and the network's, uint8 [H, W, 3]."""
-    some, device = split.take(np.array(places)), next(net.parameters()).device
-    batches = eval_batches(some, info, batch_size=len(places), device=device)
-    predicted = [answer.argmax(dim=1).to(torch.uint8).cpu() for answer, _ in answers(net, batches, precision="fp32")]
-    classes, pixels = len(info.classes), some.source.read(range(len(some))).numpy()
+def compared(images: Tensor, answers: Tensor, info: DatasetInfo) -> list[np.ndarray]:
+    """Return images with label maps, uint8 [N, H, W, C + 1], each beside its map and that of its answer.
+
+    `answers` are logits, float32 [N, classes, H', W']; what is returned are pictures, uint8 [H, W', 3].
+    """
+    predicted, classes = answers.argmax(dim=1).to(torch.uint8).cpu().numpy(), len(info.classes)
     return [
-        side_by_side([as_rgb(image[..., :-1]), painted(image[..., -1], classes), painted(labels.numpy(), classes)])
-        for image, labels in zip(pixels, torch.cat(predicted), strict=True)
+        side_by_side([as_rgb(image[..., :-1]), painted(image[..., -1], classes), painted(labels, classes)])
+        for image, labels in zip(images.numpy(), predicted, strict=True)
     ]
 
 
-def map_pictures(net: nn.Module, split: Split, info: DatasetInfo) -> dict[str, Tensor]:
+def map_pictures(split: Split, info: DatasetInfo, look: Callable[[Split], Outputs]) -> dict[str, Tensor]:
     """Show some images of a split, each beside its label map and the network's."""
-    shown = answered(net, split, spread(len(split), SHOWN).tolist(), info)
-    return {"image, truth, answer": enlarge(grid(torch.from_numpy(np.stack(shown)).permute(0, 3, 1, 2), gap=6))}
+    some = split.take(spread(len(split), SHOWN))
+    shown = np.stack(compared(some.source.read(range(len(some))), look(some).logits, info))
+    return {"image, truth, answer": enlarge(grid(torch.from_numpy(shown).permute(0, 3, 1, 2), gap=6))}

@@ -3,7 +3,7 @@
 import base64
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +15,7 @@ from cnntrain.data.loading.normalise import denormalised
 from cnntrain.data.storage.images import DatasetInfo, Split
 from cnntrain.runtime.drawing import empty_figure, styled
 from cnntrain.stats.metrics import confusion_matrix
+from cnntrain.training.evaluate import Outputs
 
 if TYPE_CHECKING:  # matplotlib takes half a second to import
     from matplotlib.figure import Figure
@@ -111,8 +112,9 @@ def filter_pictures(net: nn.Sequential, info: DatasetInfo) -> dict[str, Tensor]:
 # What a network says of images.
 
 
-def evaluation_pictures(split: Split, logits: Tensor, labels: Tensor, info: DatasetInfo) -> dict[str, Tensor]:
+def class_pictures(split: Split, info: DatasetInfo, look: Callable[[Split], Outputs]) -> dict[str, Tensor]:
     """Show what a network says of a split: the confusion matrix, and its mistakes if there are any."""
+    logits, labels = look(split)
     confusion = confusion_matrix(logits.argmax(dim=1), labels, len(info.classes))
     mistakes = None if info.words else mistakes_picture(split, logits, labels, info)
     return {"confusion": confusion_picture(confusion, info.classes)} | (

@@ -63,7 +63,8 @@ class BoxFolder:
     def info(self) -> DatasetInfo:
         """Return the classes; mean and standard deviation are 0 and 1 until `divide` measures them."""
         shape = (self.channels, self.image_size, self.image_size)
-        return DatasetInfo("boxes", self.names, shape, (0.0,) * self.channels, (1.0,) * self.channels, "boxes")
+        empty = (0.0,) * self.channels, (1.0,) * self.channels
+        return DatasetInfo("boxes", self.names, shape, *empty, "boxes", called=self.root.resolve().name)
 
     def read(self) -> Dataset:
         """Return the images of each split, still in their files, with their boxes."""

@@ -74,7 +74,8 @@ class ImageFolder:
         refuse_small_store(self.image_size, self.stored_size)
         side = self.image_size
         size = (side, side) if side else common_size(splits["train"], names, skip=skip)
-        return DatasetInfo("folder", names, (self.channels, *size), (0.0,) * self.channels, (1.0,) * self.channels)
+        empty = (0.0,) * self.channels, (1.0,) * self.channels
+        return DatasetInfo("folder", names, (self.channels, *size), *empty, called=self.root.resolve().name)
 
     def read(self) -> Dataset:
         """Return the images of each split, still in their files."""

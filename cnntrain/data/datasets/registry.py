@@ -190,7 +190,7 @@ def filtered(dataset: Dataset, classes: Sequence[str]) -> Dataset:
         if list(classes) == list(dataset.info.classes):
             return dataset
         raise InputError(
-            f"dataset.classes: an image of {dataset.info.name} shows several classes, and none can be left out; they "
+            f"dataset.classes: an image of {dataset.info} shows several classes, and none can be left out; they "
             f"are {', '.join(dataset.info.classes)}"
         )
 
@@ -208,7 +208,7 @@ def filtered(dataset: Dataset, classes: Sequence[str]) -> Dataset:
 def checked_classes(info: DatasetInfo) -> DatasetInfo:
     """Return `info`, or raise an InputError when there is nothing to tell apart."""
     if len(info.classes) < 2:
-        raise InputError(f"a classifier needs at least two classes; {info.name} is left with {len(info.classes)}")
+        raise InputError(f"a classifier needs at least two classes; {info} is left with {len(info.classes)}")
     return info
 
 
@@ -218,20 +218,20 @@ def refuse_unusable(dataset: Dataset, info: DatasetInfo) -> None:
         if split is None:
             continue
         if len(split) == 0:
-            raise InputError(f"the {name} set of {info.name} holds no images")
+            raise InputError(f"the {name} set of {info} holds no images")
         if len(split) != len(split.source):
-            raise InputError(f"the {name} set of {info.name} has {len(split.source)} images but {len(split)} labels")
+            raise InputError(f"the {name} set of {info} has {len(split.source)} images but {len(split)} labels")
         if info.targets != "classes":
             continue
         low, high = int(split.labels.min()), int(split.labels.max())
         if low < 0 or high >= len(info.classes):
             wrong = low if low < 0 else high
             raise InputError(
-                f"the {name} set of {info.name} has the label {wrong}; its {len(info.classes)} classes are numbered "
+                f"the {name} set of {info} has the label {wrong}; its {len(info.classes)} classes are numbered "
                 f"0 to {len(info.classes) - 1}"
             )
     if info.targets != "classes":
         return
     counts = counts_of(dataset.train.labels, len(info.classes))
     if counts.min() == 0:
-        raise InputError(f"class {info.classes[int(counts.argmin())]!r} of {info.name} has no training images")
+        raise InputError(f"class {info.classes[int(counts.argmin())]!r} of {info} has no training images")

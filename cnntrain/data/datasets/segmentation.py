@@ -60,7 +60,8 @@ class MaskedFolder:
         folder, (paths, _) = self.parts["train"][0], self.pairs["train"]
         size = (self.image_size,) * 2 if self.image_size else one_size(folder, paths, skip=False)
         empty = (0.0,) * self.channels, (1.0,) * self.channels
-        return DatasetInfo(self.name, self.classes[0], (self.channels, *size), *empty, "maps")
+        called = self.root.resolve().name if self.name == "segmentation_folder" else ""
+        return DatasetInfo(self.name, self.classes[0], (self.channels, *size), *empty, "maps", called=called)
 
     def read(self) -> Dataset:
         """Return the images of each split, still in their files."""

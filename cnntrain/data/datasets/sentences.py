@@ -90,7 +90,8 @@ class Sentences:
     def info(self) -> DatasetInfo:
         """Return the classes, the size of a padded sentence, and its words."""
         classes = tuple(sorted({text.label for texts in self.texts.values() for text in texts}))
-        return sentence_info("sentences", classes, self.positions, self.words)
+        info = sentence_info("sentences", classes, self.positions, self.words)
+        return replace(info, called=self.root.resolve().stem)
 
     @property
     def positions(self) -> int:

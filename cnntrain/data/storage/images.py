@@ -240,7 +240,7 @@ class DatasetInfo:
     `shape` is (channels, height, width); `mean` and `std` are those of the training pixels in 0..1, one a channel.
     `targets` says what has a class: the image, every pixel of it (`IGNORED` where it has none), or boxes in it. `words`
     are those that the numbers of sentences stand for (`words.py`), empty for one that no training sentence has; images
-    have none.
+    have none. As text it is what the person calls it: `called`, as the folder that it lies in, or else its name.
     """
 
     name: str
@@ -250,6 +250,15 @@ class DatasetInfo:
     std: tuple[float, ...]
     targets: TargetKind = "classes"
     words: tuple[str, ...] = ()
+    called: str = ""
+
+    def __str__(self) -> str:
+        return self.called or self.name
+
+    @property
+    def noun(self) -> str:
+        """What a person calls one of what it holds."""
+        return "sentence" if self.words else "image"
 
 
 @dataclass(frozen=True)

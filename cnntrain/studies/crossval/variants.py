@@ -46,7 +46,7 @@ def variants_of(cfg: Crossval) -> list[Variant]:
         require_trainable(variant)
         if (info := info_of(variant.settings)).targets != "classes":
             raise InputError(
-                f"crossval pools right and wrong answers, one an image, and {info.name} has others: sweep over its "
+                f"crossval pools right and wrong answers, one an image, and {info} has others: sweep over its "
                 "folds, fit -m dataset.folds=5 dataset.fold=0,1,2,3,4"
             )
     return variants
