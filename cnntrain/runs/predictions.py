@@ -39,14 +39,14 @@ SHOWN = 100  # images on the page
 MASKS, BOXES, PICTURES = "masks", "boxes.json", "pictures"  # beside the table
 
 TableRow = dict[str, str]  # of the table, by column
-Parts = Iterator[tuple[list[TableRow], Tensor]]
+TableParts = Iterator[tuple[list[TableRow], Tensor]]
 
 
 @dataclass(frozen=True)
 class Predictor:
     """What becomes of a network's answers to image files."""
 
-    rows: Callable[[nn.Module, Files, DatasetInfo, schema.Predict, dict[str, str], Path], Parts]
+    rows: Callable[[nn.Module, Files, DatasetInfo, schema.Predict, dict[str, str], Path], TableParts]
     words: Callable[[Mapping[str, str]], str]  # what a line of the table says, for the person
     done: str  # what was done to the images
     writes: Mapping[str, str]  # what lies in the folder beside the table, by the word for it
@@ -115,7 +115,7 @@ def files_as_trained(
 
 def classified(
     net: nn.Module, files: Files, info: DatasetInfo, cfg: schema.Predict, unreadable: dict[str, str], folder: Path
-) -> Parts:
+) -> TableParts:
     """Yield lines of the table with the pixels that the network saw, uint8 [N, H, W, C], some of the files at a time.
 
     The files that cannot be read go into `unreadable`, each with the reason; what is written besides lies in `folder`.
@@ -134,7 +134,7 @@ def names_apart(paths: Sequence[Path]) -> dict[Path, str]:
 
 def segmented(
     net: nn.Module, files: Files, info: DatasetInfo, cfg: schema.Predict, unreadable: dict[str, str], folder: Path
-) -> Parts:
+) -> TableParts:
     """Do the same with masks: a PNG for each image in `folder`/masks, whose palette has a colour for each class.
 
     A mask is about the middle of the image at the network's size, as the network sees it.
@@ -156,7 +156,7 @@ def segmented(
 
 def detected(
     net: nn.Module, files: Files, info: DatasetInfo, cfg: schema.Predict, unreadable: dict[str, str], folder: Path
-) -> Parts:
+) -> TableParts:
     """Do the same with boxes: `boxes.json` in `folder` has those of a score of 0.2 and more, and a picture shows them.
 
     Boxes are in pixels of the file.
