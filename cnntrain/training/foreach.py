@@ -73,3 +73,12 @@ def counted_together(norms: Sequence[nn.Module]) -> Iterator[None]:
             norm._buffers["num_batches_tracked"] = counter
     if counting := [counter for counter in counters if counter is not None]:
         torch._foreach_add_(counting, 1)
+
+
+def total_norm(tensors: list[Tensor]) -> Tensor:
+    """Return the norm of all numbers of some tensors, float32 [].
+
+    As `torch.nn.utils.get_total_norm` of tensors on one device in one type, which it would sort by both first.
+    """
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))
+    return norm

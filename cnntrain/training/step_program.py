@@ -17,7 +17,13 @@ from cnntrain.runtime import distributed
 from cnntrain.runtime.devices import Compile, Graph, autocast
 from cnntrain.runtime.distributed import all_reduce, together
 from cnntrain.tasks.task import Task
-from cnntrain.training.foreach import converted_layers, converted_together, counted_layers, counted_together
+from cnntrain.training.foreach import (
+    converted_layers,
+    converted_together,
+    counted_layers,
+    counted_together,
+    total_norm,
+)
 from cnntrain.training.gradient_average import GradientAverage
 from cnntrain.training.gradient_norms import GradientNorms
 from cnntrain.training.optimizers import add_l1, bound_norms
@@ -173,7 +179,7 @@ class StepProgram:
 
     def clipped_norm(self) -> Tensor:
         """Return the norm of the gradient as it came, and scale the gradient down to the largest one allowed."""
-        norm = nn.utils.get_total_norm([p.grad for p in self.trained.parameters if p.grad is not None])
+        norm = total_norm([p.grad for p in self.trained.parameters if p.grad is not None])
         if self.clip:
             nn.utils.clip_grads_with_norm_(self.trained.parameters, self.clip, norm)
         return norm

@@ -19,15 +19,28 @@ class Uncompiled(Optimizer):
     """The wrapped methods without their wrapper."""
 
     add_param_group = unwrap(Optimizer.add_param_group)
-    zero_grad = unwrap(Optimizer.zero_grad)
     state_dict = unwrap(Optimizer.state_dict)
     load_state_dict = unwrap(Optimizer.load_state_dict)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget all gradients, as torch does but for a wrapper that records it for torch's profiler."""
+        assert set_to_none
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
+
+
+def plain_step(step: Callable[..., Any]) -> Callable[..., Any]:
+    """Return an optimizer's method without torch's wrappers, of which one records its name for torch's profiler."""
+    plain: Callable[..., Any] = torch.no_grad()(unwrap(step))
+    plain.__dict__["hooked"] = True  # or the first instance wraps it again
+    return plain
 
 
 class SGD(Uncompiled, optim.SGD):
     """Torch's SGD."""
 
-    step = torch.no_grad()(unwrap(optim.SGD.step))
+    step = plain_step(optim.SGD.step)
 
     # The fused kernel takes the momenta of all parameters of a group or of none: one that begins to learn later than
     # the others of its group starts from zero, which is what the first step does anyway.
@@ -44,13 +57,13 @@ class SGD(Uncompiled, optim.SGD):
 class Adam(Uncompiled, optim.Adam):
     """Torch's Adam."""
 
-    step = torch.no_grad()(unwrap(optim.Adam.step))
+    step = plain_step(optim.Adam.step)
 
 
 class AdamW(Uncompiled, optim.AdamW):
     """Torch's AdamW."""
 
-    step = torch.no_grad()(unwrap(optim.AdamW.step))
+    step = plain_step(optim.AdamW.step)
 
 
 # torch.profiler reports the time of operators, not that of a step's parts on the host and the device together.

@@ -1,7 +1,7 @@
 """The lines: what is compared with what, on which work, and the ratio to reach."""
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 from scripts.bench.work import Task
 
@@ -37,6 +37,7 @@ STEPS = Task("resnet20", "cifar10", images=6400, epochs=2)
 EVALUATED = Task("resnet20", "cifar10", images=4000, batch_size=500)
 PLAIN = {"plain PyTorch": 3.0, "plain PyTorch, 2 workers": 3.0, "plain PyTorch, best effort": None}
 ONE: dict[str, float | None] = {"1 process of 1 thread": None, "1 process of 2 threads": None}
+BUSY: dict[str, Any] = {"rivals": {"cnntrain, idle machine": 0.3}, "subject": "cnntrain, busy machine", "rounds": 3}
 
 
 def lenet(augmentation: str) -> Task:
@@ -117,6 +118,10 @@ LINES = {
     ),
     "ranks_resnet20": Line(
         "torchrun, ResNet-20, CIFAR-10", replace(RESNET, images=2560), ONE, "2 processes of 1 thread", rounds=3
+    ),
+    "busy_lenet5": Line("LeNet-5, MNIST, beside one foreign process a core", replace(LENET, images=25600), **BUSY),
+    "busy_resnet20": Line(
+        "ResNet-20, CIFAR-10, beside one foreign process a core", replace(RESNET, images=2560), **BUSY
     ),
     "evaluation": Line("evaluation, ResNet-20", EVALUATED, {"forward": 0.9}, "evaluation"),
     "evaluation_tta": Line("evaluation, six views", EVALUATED, {"forward, six views": 0.9}, "evaluation, six views"),

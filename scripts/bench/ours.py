@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,19 @@ def fit(task: Task, clock: Clock) -> None:
             raise SystemExit(code)
         read(Path(scratch) / "run", clock)
     clock.note(parameters=parameters(network(task)))
+
+
+def fit_busy(task: Task, clock: Clock) -> None:
+    """Train while a foreign process computes on every core."""
+    words = [sys.executable, "-S", "-c", "while True: pass"]
+    foreign = [subprocess.Popen(words) for _ in range(os.cpu_count() or 1)]
+    try:
+        time.sleep(1)  # until all of them run
+        fit(task, clock)
+    finally:
+        for process in foreign:
+            process.kill()
+            process.wait()
 
 
 def ranks(task: Task, clock: Clock, processes: int, threads: int) -> None:

@@ -21,6 +21,8 @@ class Contender(NamedTuple):
 BEST = {"best": True}
 CONTENDERS = {
     "cnntrain": Contender("ours:fit"),
+    "cnntrain, idle machine": Contender("ours:fit"),
+    "cnntrain, busy machine": Contender("ours:fit_busy"),
     "limit": Contender("limit:fastest"),
     "bare step": Contender("limit:bare", {"precision": "auto", "channels_last": True}),
     "bare step, fp32": Contender("limit:bare"),

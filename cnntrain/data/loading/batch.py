@@ -166,14 +166,14 @@ class Collate:
 
     def gathered(self, store: Store, index: Tensor, drawn: Mapping[str, Tensor]) -> Tensor:
         """Return the pixels of the images at `index` [B] that a batch shows: uint8 [B, *size, C]."""
+        if not self.places and not self.window and self.size == (store.height, store.width):
+            return store.images(index)
         rows, cols = self.positions(store, index, drawn)
         shown = rows.shape[1], cols.shape[1]
         if self.window or shown != self.size:
             windows = drawn[self.window] if self.window else wholes(index, shown)
             return store.windows(index, rows, cols, windows, self.size, outside=self.outside)
-        if self.places or shown != (store.height, store.width):
-            return store.gather(index, rows, cols, outside=self.outside)
-        return store.images(index)
+        return store.gather(index, rows, cols, outside=self.outside)
 
     def positions(self, store: Store, index: Tensor, drawn: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return the rows [B, H'] and columns [B, W'] of the stored images that a batch shows, before its windows."""

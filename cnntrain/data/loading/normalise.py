@@ -25,11 +25,20 @@ class Normalise:
 
     def __init__(self, info: DatasetInfo, device: torch.device) -> None:
         self.scale, self.shift = scale_and_shift(info, device)
+        self.lines = dict[int, tuple[Tensor, Tensor]]()  # both for a whole line of an image, by its width
+
+    def of_line(self, width: int) -> tuple[Tensor, Tensor]:
+        """Return scale and shift of the pixels of a line, or of any one pixel where all channels have the same."""
+        if len(self.scale) == 1:
+            return self.scale, self.shift
+        if width not in self.lines:
+            self.lines[width] = self.scale.repeat(width), self.shift.repeat(width)
+        return self.lines[width]
 
     def __call__(self, pixels: Tensor) -> Tensor:
         batch, height, width, channels = pixels.shape
         # One long last axis: broadcasting over three channels alone is ten times slower on a CPU.
-        lines, scale, shift = pixels.reshape(-1, width * channels), self.scale.repeat(width), self.shift.repeat(width)
+        lines, (scale, shift) = pixels.reshape(-1, width * channels), self.of_line(width)
         out = torch.empty(lines.shape, dtype=torch.float32, device=pixels.device)
         at_once = len(lines) if pixels.is_cuda else max(1, IN_CACHE // (width * channels))
         for some, into in zip(lines.split(at_once), out.split(at_once), strict=True):
