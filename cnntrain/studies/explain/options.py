@@ -8,6 +8,7 @@ from cnntrain.runtime.drawing import Medium
 from cnntrain.runtime.ranges import Count, Fraction, Natural, NonNegative, Positive
 
 Quantity = Literal["logit", "probability"]
+ALL = "all"  # of `what=`: every method that the network allows, on a page to click through
 
 
 @dataclass(frozen=True)
@@ -94,3 +95,8 @@ class Explain(Shared):
     output_dir: str | None
     figures: Medium
     tensorboard: bool
+
+
+def explores(options: Explain) -> bool:
+    """Say whether all methods are asked for."""
+    return options.what in (ALL, [ALL])

@@ -20,11 +20,12 @@ from cnntrain.runtime.tables import counted, render
 from cnntrain.stats.paired_tests import PairedTest
 from cnntrain.studies.explain.explanation import Explanation
 from cnntrain.studies.explain.explorer import explorer
+from cnntrain.studies.explain.options import explores
 from cnntrain.studies.explain.paired import PAIRS, pair_matrix, pair_rows
 from cnntrain.studies.explain.registry import ATTRIBUTIONS
 from cnntrain.studies.explain.sanity import sanity_rows
 from cnntrain.studies.explain.scores import score_rows
-from cnntrain.studies.explain.study import ExplainStudy, explores
+from cnntrain.studies.explain.study import ExplainStudy
 from cnntrain.studies.explain.tiles import TiledPicture, draw
 from cnntrain.studies.explain.worth import CHANGES, SCORED, sanity_figure, score_figures, score_table
 from cnntrain.training.pictures import figure_pixels

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field, replace
 from cnntrain.runtime.errors import InputError, unknown
 from cnntrain.studies.explain.attribution import side_by_side
 from cnntrain.studies.explain.explanation import Explanation
-from cnntrain.studies.explain.options import Explain
+from cnntrain.studies.explain.needs import refuse_what_does_not_fit
+from cnntrain.studies.explain.options import ALL, Explain, explores
 from cnntrain.studies.explain.question import Question, Subject, find_image_set, find_subject
 from cnntrain.studies.explain.registry import ATTRIBUTIONS, METHODS, OF_SENTENCES
 from cnntrain.studies.explain.sanity import SanityRow, check_sanity, find_permuted, sanity_sentence
@@ -14,7 +15,6 @@ from cnntrain.studies.explain.scores import MethodScores, find_scored, measure_s
 from cnntrain.studies.explain.search import units_to_show
 from cnntrain.studies.explain.tiles import TiledPicture
 
-ALL = "all"  # of `what=`: every method that the network allows, on a page to click through
 UNITS = 8  # of each stage, where all methods show the same ones
 
 
@@ -72,6 +72,7 @@ def explain(options: Explain) -> ExplainStudy:
     if options.random_labels is not None and not options.sanity:
         raise InputError("random_labels= is compared with sanity=true")
     subject = find_subject(options)
+    refuse_what_does_not_fit(subject, names, options)
     permuted, splits = find_permuted(subject, options.random_labels), find_scored(subject, options)
     question = Question(subject, find_image_set(subject, options), options)
     about_units = alike(question) if explores(options) else question
@@ -94,11 +95,6 @@ def explain(options: Explain) -> ExplainStudy:
     beside = side_by_side(question, maps) if len(maps) > 1 and not explores(options) else []
     scores = measure_scores(subject, about_images.options, mapping, splits) if splits else None
     return ExplainStudy(question, answers, beside, refused, scores, sanity)
-
-
-def explores(options: Explain) -> bool:
-    """Say whether all methods are asked for."""
-    return options.what in (ALL, [ALL])
 
 
 def alike(question: Question) -> Question:
