@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import shutil
+import tarfile
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -13,19 +14,24 @@ import numpy as np
 import pytest
 import torch
 from cuts import Call, agree, cut
-from made import create_model, picture
+from made import create_model, md5, picture
 from torch import Tensor
+from torchvision.datasets import voc as torchvision_voc
 
 from cnntrain.cli.main import main
 from cnntrain.data.augment.augmentations import AUGMENTATIONS, Augmentation
 from cnntrain.data.augment.boxes import padded
+from cnntrain.data.datasets import voc as pascal
 from cnntrain.data.datasets.registry import load
 from cnntrain.data.loading.loader import ResidentLoader, StreamedLoader, eval_batches
 from cnntrain.data.loading.normalise import denormalised
 from cnntrain.data.storage.images import Centre, DatasetInfo, Pixels, Split
+from cnntrain.data.storage.masks import write_mask
 from cnntrain.nn.geometry import geometry
+from cnntrain.runtime.errors import InputError
 from cnntrain.stats import detection
 from cnntrain.tasks.detection import Detection
+from cnntrain.tasks.segmentation import palette
 
 CPU = torch.device("cpu")
 WORDS = (
@@ -479,3 +485,74 @@ def test_what_does_not_fit_together_is_refused(
     kept = [word for word in WORDS if not (words[0] == "model=lenet5" and word.startswith("model"))]
     line = refused("fit", *kept, *words)
     assert all(name in line for name in names), line
+
+
+# --- PASCAL VOC by name
+
+
+def packed_voc(root: Path, names: dict[str, list[str]], archive: str, folder: str) -> str:
+    """Write an archive with the images of some lists, each with a box and a mask; return its checksum."""
+    made = root / "made" / folder
+    for kind in ("Main", "Segmentation"):
+        (made / "ImageSets" / kind).mkdir(parents=True)
+        for part, images in names.items():
+            (made / "ImageSets" / kind / f"{part}.txt").write_text("".join(f"{name}\n" for name in images))
+    for name in [name for images in names.values() for name in images]:
+        for place in ("JPEGImages", "SegmentationClass", "Annotations"):
+            (made / place).mkdir(exist_ok=True)
+        picture(int(name), 30, 40).save(made / "JPEGImages" / f"{name}.jpg")
+        mask = np.zeros((30, 40), dtype=np.uint8)
+        mask[5:15, 10:30], mask[4, 10:30] = 12, 255
+        write_mask(mask, made / "SegmentationClass" / f"{name}.png", palette(21))
+        corners = "<xmin>11</xmin><ymin>6</ymin><xmax>30</xmax><ymax>15</ymax>"
+        body = f"<object><name>dog</name><difficult>0</difficult><bndbox>{corners}</bndbox></object>"
+        size = "<size><width>40</width><height>30</height></size>"
+        (made / "Annotations" / f"{name}.xml").write_text(f"<annotation>{size}{body}</annotation>")
+    with tarfile.open(root / archive, "w") as packed:
+        packed.add(root / "made" / "VOCdevkit", "VOCdevkit")
+    shutil.rmtree(root / "made")
+    return f"md5:{md5(root / archive)}"
+
+
+def test_voc_2007_is_joined_of_two_archives_as_boxes_or_masks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = iter(range(100))
+    first = {part: [f"{next(numbers):06}" for _ in range(n)] for part, n in (("train", 4), ("val", 2))}
+    second = {"test": [f"{next(numbers):06}" for _ in range(3)]}
+    archives = tuple(
+        archive._replace(checksum=packed_voc(tmp_path, names, archive.name, archive.folder))
+        for archive, names in zip(pascal.ARCHIVES["voc2007"], (first, second), strict=True)
+    )
+    monkeypatch.setitem(pascal.ARCHIVES, "voc2007", archives)
+    boxes = load("voc2007", tmp_path, {"image_size": 60})
+    assert [len(split) for split in (boxes.train, boxes.val, boxes.test) if split] == [4, 2, 3]
+    label, *box, difficult = boxes.train.labels[0, 0].tolist()
+    assert boxes.info.classes[int(label)] == "dog" and difficult == 0
+    assert box == pytest.approx([10 * 60 / 40, 5 * 60 / 30, 30 * 60 / 40, 15 * 60 / 30])
+    maps = load("voc2007", tmp_path, {"image_size": 30, "targets": "maps"})
+    assert [len(split) for split in (maps.train, maps.val, maps.test) if split] == [4, 2, 3]
+    seen = maps.train.source.read([0])[0, ..., 3]
+    assert maps.info.classes[12] == "dog" and set(seen.unique().tolist()) == {0, 12, 255}
+    damaged = tmp_path / "elsewhere"
+    damaged.mkdir()
+    (damaged / archives[0].name).write_bytes(b"none")
+    with pytest.raises(InputError, match="checksum"):
+        load("voc2007", damaged, {})
+
+
+def test_of_voc_2012_the_validation_images_are_the_test_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (archive,) = pascal.ARCHIVES["voc2012"]
+    lists = {"train": [f"{number:06}" for number in range(12)], "val": ["000020", "000021"]}
+    checksum = packed_voc(tmp_path, lists, archive.name, archive.folder)
+    monkeypatch.setitem(pascal.ARCHIVES, "voc2012", (archive._replace(checksum=checksum),))
+    for targets in ("boxes", "maps"):
+        data = load("voc2012", tmp_path, {"image_size": 30, "targets": targets})
+        assert data.test is not None and data.val is not None
+        assert (len(data.train) + len(data.val), len(data.test)) == (12, 2)
+
+
+@pytest.mark.parametrize("name", pascal.ARCHIVES)
+def test_addresses_and_checksums_of_voc_are_torchvisions(name: str) -> None:
+    known = torchvision_voc.DATASET_YEAR_DICT
+    for archive, key in zip(pascal.ARCHIVES[name], (name[3:], f"{name[3:]}-test"), strict=False):
+        assert archive.url == known[key]["url"] and archive.checksum == f"md5:{known[key]['md5']}"
+        assert archive.folder == known[key]["base_dir"]

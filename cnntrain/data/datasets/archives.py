@@ -7,7 +7,7 @@ import tarfile
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -37,23 +37,38 @@ class Archive(NamedTuple):
         return self.url.rpartition("/")[2]
 
 
-def bring(archive: Archive, root: Path, staging: Path) -> None:
-    """Download an archive, or take it from `root`, unpack it in `staging` and move its folder below `root`.
+def bring(archives: Sequence[Archive], root: Path, staging: Path) -> None:
+    """Download archives, or take them from `root`, unpack them in `staging` and move their common folder below `root`.
 
-    InputError where it is not what its size and checksum say, or holds what it should not; OSError without a network.
+    InputError where one is not what its size and checksum say, or holds what it should not; OSError without a network.
     """
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir()
-    packed = root / archive.name
-    if not packed.is_file():
-        packed = staging / archive.name
-        download(archive, packed)
-    verify(packed, archive.checksum)
-    unpack(packed, staging / "unpacked", most_bytes=4 * archive.size, most_files=archive.most_files)
-    if not (staging / "unpacked" / archive.folder).is_dir():
-        raise InputError(f"{archive.name} holds no folder {archive.folder}")
-    (staging / "unpacked" / archive.folder).replace(root / archive.folder)
+    whole, place = staging / "whole", root / archives[0].folder
+    for archive in archives:
+        packed = root / archive.name
+        if not packed.is_file():
+            packed = staging / archive.name
+            download(archive, packed)
+        verify(packed, archive.checksum)
+        unpacked = staging / "unpacked"
+        unpack(packed, unpacked, most_bytes=4 * archive.size, most_files=archive.most_files)
+        if not (unpacked / archive.folder).is_dir():
+            raise InputError(f"{archive.name} holds no folder {archive.folder}")
+        join(unpacked / archive.folder, whole)
+        shutil.rmtree(unpacked)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    whole.replace(place)
     shutil.rmtree(staging)
+
+
+def join(folder: Path, whole: Path) -> None:
+    """Move the files of a folder into another that may have some of its folders already."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            place = whole / path.relative_to(folder)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(place)
 
 
 def download(archive: Archive, place: Path) -> None:
@@ -90,7 +105,7 @@ def verify(packed: Path, checksum: str) -> None:
 
 
 def unpack(packed: Path, folder: Path, *, most_bytes: int, most_files: int) -> None:
-    """Unpack a .tgz or .zip archive into the new `folder`.
+    """Unpack a .tar, .tgz or .zip archive into the new `folder`.
 
     InputError for a damaged one, for a member that is neither a file nor a folder or could lie outside, and for more
     than `most_files` members or `most_bytes` unpacked: always before the member in question is written.
@@ -102,7 +117,7 @@ def unpack(packed: Path, folder: Path, *, most_bytes: int, most_files: int) -> N
                 for entry in admitted_zip(archive, most_bytes, most_files):
                     archive.extract(entry, folder)
         else:
-            with tarfile.open(packed, "r:gz") as archive:
+            with tarfile.open(packed, "r:*") as archive:
                 for member in admitted_tar(archive, most_bytes, most_files):
                     archive.extract(member, folder, set_attrs=False, **SAFELY)
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:

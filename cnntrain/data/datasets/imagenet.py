@@ -170,7 +170,7 @@ def fetched(name: str, root: Path) -> Path:
             "folder for each class (n01440764 and so on), or name the folder that has them with dataset.root=..."
         )
     try:
-        once(name, root, lambda: located(name, root) is not None, partial(bring, archive, root))
+        once(name, root, lambda: located(name, root) is not None, partial(bring, [archive], root))
     except (InputError, OSError) as error:
         raise InputError(absent(name, root, [archive.name], error)) from error
     if (folder := located(name, root)) is None:

@@ -19,6 +19,7 @@ from cnntrain.data.datasets.segmentation import MaskedFolder, camvid
 from cnntrain.data.datasets.sentences import Sentences
 from cnntrain.data.datasets.shapes import Shapes
 from cnntrain.data.datasets.splits import counts_of, keep_classes, keep_info, wanted_classes
+from cnntrain.data.datasets.voc import Voc
 from cnntrain.data.storage.cache import centred
 from cnntrain.data.storage.images import Dataset, DatasetInfo, Split, splits_of
 from cnntrain.runtime.errors import InputError, unknown
@@ -66,6 +67,8 @@ DATASETS: dict[str, Callable[..., DatasetReader]] = {
     "sentences": Sentences,
     "grammar": Grammar,
     "boxes": BoxFolder,
+    "voc2007": partial(Voc, "voc2007"),
+    "voc2012": partial(Voc, "voc2012"),
 }
 
 
