@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from cnntrain.config import schema
 from cnntrain.config.read import read_config
 from cnntrain.runs.folder import RECORDED_PACKAGES, provenance
-from cnntrain.runtime.devices import choose_precision, hardware
+from cnntrain.runtime.devices import cpu_computes_in_bf16, hardware
 from cnntrain.runtime.disk import expanded
 
 PACKAGES = (
@@ -40,7 +40,7 @@ def run(composed: DictConfig) -> dict[str, Any]:
         "versions": {name: installed(name) for name in PACKAGES},
         **hardware(),
         "usable_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "bf16": choose_precision("auto", torch.device("cpu")) == "bf16",
+        "bf16": cpu_computes_in_bf16(),
         "memory_gib": memory_gib(),
         "gpu_memory_gib": [
             torch.cuda.get_device_properties(i).total_memory / 2**30 for i in range(torch.cuda.device_count())

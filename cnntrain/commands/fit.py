@@ -40,9 +40,10 @@ def run(composed: DictConfig) -> dict[str, Any]:
         prepare(deterministic=cfg.deterministic)
         folder, finished = place(cfg, settings) if distributed.RANK == 0 else (Path(), None)
         begun = bool(checkpoints.resumable(checkpoints.folder_of(folder)))
+        cfg = resume.as_begun(cfg, folder) if begun and not finished else cfg
         resumed = distributed.RANK == 0 and not finished and (folder / CONFIG).exists()
         files = noted(folder) if resumed else None
-    folder, finished, begun, files = broadcast((folder, finished, begun, files))
+    cfg, folder, finished, begun, files = broadcast((cfg, folder, finished, begun, files))
     if finished:
         messages.report(finished, read_info(records.record(folder)).noun)
         return finished

@@ -12,8 +12,9 @@ from cnntrain.config.build import build_model, build_optimizer, count_images, da
 from cnntrain.config.read import read_config
 from cnntrain.config.schema import Options, Shared
 from cnntrain.nn.geometry import describe
+from cnntrain.nn.precision import precision_for
 from cnntrain.runs.folder import refuse_unwritable
-from cnntrain.runtime.devices import Precision, choose_device, choose_precision, prepare
+from cnntrain.runtime.devices import Precision, choose_device, prepare
 from cnntrain.runtime.drawing import Medium
 from cnntrain.runtime.errors import InputError
 from cnntrain.runtime.processor import Times, slowed
@@ -92,13 +93,14 @@ check = read_time  # of a sweep's jobs, before any of them
 def build_networks(cfg: Time) -> Iterator[Network]:
     """Yield the networks to be timed, each with a batch of noise of the dataset's shape."""
     device = choose_device(cfg.device)
-    precision, info = choose_precision(cfg.precision, device), dataset_info(cfg.dataset, cfg.data_root)
+    info = dataset_info(cfg.dataset, cfg.data_root)
     if info.targets != "classes":
         raise InputError(f"time is of steps of classifiers, and {info} has {kind_of(info).gives}; take other images")
     images, labels = batch_of_noise(info.shape, len(info.classes), cfg.batch, device)
     named = {name: model_options(name) for name in cfg.models} if cfg.models else {cfg.model["name"]: cfg.model}
-    for name, options in named.items():
-        net = on_device(build_model(options, info), device)
+    nets = {name: on_device(build_model(options, info), device) for name, options in named.items()}
+    precision = precision_for(cfg.precision, device, *((net, info.shape) for net in nets.values()))
+    for name, net in nets.items():
         stages, lacking = describe(net, info.shape)
         if lacking:
             say(f"{name}: {lacking}")

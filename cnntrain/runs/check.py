@@ -22,9 +22,10 @@ from cnntrain.data.augment.augmentations import Augmentation
 from cnntrain.data.datasets.registry import SelectedDataset
 from cnntrain.data.storage.borders import MOST_CLASSES
 from cnntrain.data.storage.images import DatasetInfo
+from cnntrain.nn.precision import precision_for
 from cnntrain.nn.shapes import ShapesOnly
 from cnntrain.runtime import distributed
-from cnntrain.runtime.devices import choose_device, choose_precision
+from cnntrain.runtime.devices import choose_device
 from cnntrain.runtime.errors import InputError
 from cnntrain.tasks import kind_of
 from cnntrain.tasks.task import Way
@@ -78,7 +79,7 @@ def check_fit(cfg: Fit, *, begun: bool = False) -> CheckedFit:
             freeze()
     if cfg.trainer.batch_size == distributed.WORLD:
         refuse_lone_values(outline, info)
-    precision = choose_precision(cfg.trainer.precision, device)
+    precision = precision_for(cfg.trainer.precision, device, (outline, info.shape))
     return CheckedFit(cfg, begun, device, precision, model, dataset, info, outline, augmentations)
 
 

@@ -16,12 +16,13 @@ from cnntrain.data.augment.tta import TTA
 from cnntrain.data.datasets.fingerprint import checksums
 from cnntrain.data.loading.loader import eval_batches
 from cnntrain.data.storage.images import DatasetInfo, Split, files_of
+from cnntrain.nn.precision import precision_for
 from cnntrain.runs import records
 from cnntrain.runs.folder import RESULTS, provenance, refuse_unwritable
 from cnntrain.runs.images import run_images
 from cnntrain.runs.load import load_run, weights_digest
 from cnntrain.runtime import disk
-from cnntrain.runtime.devices import choose_device, choose_precision, hardware, prepare
+from cnntrain.runtime.devices import choose_device, hardware, prepare
 from cnntrain.runtime.errors import InputError, as_text
 from cnntrain.runtime.jsonfile import write_json
 from cnntrain.runtime.progress import say, track
@@ -126,7 +127,7 @@ def evaluate(
     target = output or evaluation_folder(folder, images.name, cfg.weights, tta, images.other)
     refuse_unwritable(target, 4 * len(images.split) * len(info.classes), typed)  # about what is kept of the images
 
-    precision = choose_precision(cfg.precision, device)
+    precision = precision_for(cfg.precision, device, (net, info.shape))
     other = dataset if images.other else None
     setup = EvaluationSetup(
         images.dataset, cfg.weights, device, precision, cfg.batch_size, images.workers, tta, other_dataset=other

@@ -20,7 +20,7 @@ from cnntrain.data.loading.loader import eval_batches
 from cnntrain.data.storage.decode import upright_size
 from cnntrain.data.storage.images import Centre, DatasetInfo, Files, Pixels, Split, decode_all
 from cnntrain.data.storage.masks import write_mask
-from cnntrain.runtime.devices import choose_precision
+from cnntrain.nn.precision import precision_for
 from cnntrain.runtime.disk import expanded
 from cnntrain.runtime.errors import InputError, as_text
 from cnntrain.runtime.jsonfile import write_json
@@ -46,7 +46,7 @@ TableParts = Iterator[tuple[list[TableRow], Tensor]]
 class Predictor:
     """What becomes of a network's answers to image files."""
 
-    rows: Callable[[nn.Module, Files, DatasetInfo, schema.Predict, dict[str, str], Path], TableParts]
+    rows: Callable[[nn.Sequential, Files, DatasetInfo, schema.Predict, dict[str, str], Path], TableParts]
     words: Callable[[Mapping[str, str]], str]  # what a line of the table says, for the person
     done: str  # what was done to the images
     writes: Mapping[str, str]  # what lies in the folder beside the table, by the word for it
@@ -114,7 +114,7 @@ def files_as_trained(
 
 
 def classified(
-    net: nn.Module, files: Files, info: DatasetInfo, cfg: schema.Predict, unreadable: dict[str, str], folder: Path
+    net: nn.Sequential, files: Files, info: DatasetInfo, cfg: schema.Predict, unreadable: dict[str, str], folder: Path
 ) -> TableParts:
     """Yield lines of the table with the pixels that the network saw, uint8 [N, H, W, C], some of the files at a time.
 
@@ -133,7 +133,7 @@ def names_apart(paths: Sequence[Path]) -> dict[Path, str]:
 
 
 def segmented(
-    net: nn.Module, files: Files, info: DatasetInfo, cfg: schema.Predict, unreadable: dict[str, str], folder: Path
+    net: nn.Sequential, files: Files, info: DatasetInfo, cfg: schema.Predict, unreadable: dict[str, str], folder: Path
 ) -> TableParts:
     """Do the same with masks: a PNG for each image in `folder`/masks, whose palette has a colour for each class.
 
@@ -155,7 +155,7 @@ def segmented(
 
 
 def detected(
-    net: nn.Module, files: Files, info: DatasetInfo, cfg: schema.Predict, unreadable: dict[str, str], folder: Path
+    net: nn.Sequential, files: Files, info: DatasetInfo, cfg: schema.Predict, unreadable: dict[str, str], folder: Path
 ) -> TableParts:
     """Do the same with boxes: `boxes.json` in `folder` has those of a score of 0.2 and more, and a picture shows them.
 
@@ -212,11 +212,11 @@ PREDICTORS: dict[str, Predictor] = {  # by task
 
 
 def answered(
-    net: nn.Module, files: Files, info: DatasetInfo, cfg: schema.Predict, unreadable: dict[str, str]
+    net: nn.Sequential, files: Files, info: DatasetInfo, cfg: schema.Predict, unreadable: dict[str, str]
 ) -> Iterator[tuple[list[Path], Tensor, Tensor]]:
     """Yield files with the pixels that the network saw, uint8 [N, H, W, C], and its answers, some at a time."""
     device = next(net.parameters()).device
-    precision = choose_precision(cfg.precision, device)
+    precision = precision_for(cfg.precision, device, (net, info.shape))
     at_once = cfg.batch_size * -(-HELD // cfg.batch_size)
     with counting(len(files), "predict", "image") as progress:
         for start in range(0, len(files), at_once):

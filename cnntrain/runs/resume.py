@@ -1,7 +1,7 @@
 """Going on with a run where it stopped: what a checkpoint holds, and what may have changed since."""
 
 from collections.abc import Mapping, Set
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from cnntrain.runs.folder import RESULTS, find_run, refuse_existing
 from cnntrain.runs.load import refuse_other_network
 from cnntrain.runs.setup import TrainingSetup
 from cnntrain.runtime import disk, distributed
+from cnntrain.runtime.devices import choose_device, choose_precision
 from cnntrain.runtime.distributed import all_or_none, broadcast
 from cnntrain.runtime.errors import CheckpointError, InputError, listed
 from cnntrain.runtime.jsonfile import as_plain, flat
@@ -53,6 +54,18 @@ def finished_result(folder: Path, cfg: Fit) -> dict[str, Any] | None:
     if records.settings(folder)["trainer"]["epochs"] != cfg.trainer.epochs:
         return None
     return records.result(folder) | {"run_dir": str(folder)}
+
+
+def as_begun(cfg: Fit, folder: Path) -> Fit:
+    """Return the configuration of a run that goes on, computed in the precision in which it was begun.
+
+    It may be another one where that is asked for, on another kind of device, and where this one lacks it.
+    """
+    record, device = records.record(folder), choose_device(cfg.device)
+    begun, same_kind = record["precision"], record["device"].partition(":")[0] == device.type
+    if cfg.trainer.precision != "auto" or not same_kind or begun not in ("fp32", choose_precision("auto", device)):
+        return cfg
+    return replace(cfg, trainer=replace(cfg.trainer, precision=begun))
 
 
 def refuse_changes(old: Mapping[str, Any], new: Mapping[str, Any], free: Set[str] | None = None) -> None:

@@ -10,7 +10,7 @@ from cnntrain.data.datasets.sentences import read_lines, tokenised
 from cnntrain.data.loading.loader import eval_batches
 from cnntrain.data.storage.images import DatasetInfo, Pixels, Split
 from cnntrain.data.storage.words import as_pixels, numbered
-from cnntrain.runtime.devices import choose_precision
+from cnntrain.nn.precision import precision_for
 from cnntrain.runtime.disk import expanded
 from cnntrain.runtime.errors import InputError
 from cnntrain.tasks.classification import answer_columns
@@ -36,7 +36,7 @@ def find_sentences(named: str, settings: schema.Options) -> list[tuple[str, list
 
 
 def classified_sentences(
-    net: nn.Module,
+    net: nn.Sequential,
     found: Sequence[tuple[str, list[str]]],
     info: DatasetInfo,
     settings: schema.Options,
@@ -47,7 +47,8 @@ def classified_sentences(
     numbers = numbered([words for _, words in found], info.words, info.shape[1] - 2 * padding, padding)
     split = Split(Pixels(as_pixels(numbers)), torch.zeros(len(found), dtype=torch.int64))
     batches = eval_batches(split, info, batch_size=cfg.batch_size, device=device)
-    shares = outputs(net, batches, precision=choose_precision(cfg.precision, device)).logits.softmax(dim=1)
+    precision = precision_for(cfg.precision, device, (net, info.shape))
+    shares = outputs(net, batches, precision=precision).logits.softmax(dim=1)
     known = set(info.words)
     for (text, words), probabilities in zip(found, shares, strict=True):
         unknown = sum(word not in known for word in words)

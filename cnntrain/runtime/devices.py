@@ -44,7 +44,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_precision(name: Precision, device: torch.device) -> Literal["fp32", "bf16"]:
-    """Return the precision that "auto" stands for: bf16 where the device computes in it, else fp32.
+    """Return the precision that "auto" is by the device alone: bf16 where it computes in it, else fp32.
 
     A CPU without AVX512-BF16 or AMX emulates bf16, which makes training up to eight times slower.
     """

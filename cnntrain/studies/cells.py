@@ -20,17 +20,18 @@ from cnntrain.config.schema import Fit, Options
 from cnntrain.data.datasets.divide import limited
 from cnntrain.data.datasets.splits import UNUSED, members
 from cnntrain.data.storage.images import Dataset
+from cnntrain.nn.precision import precision_for
 from cnntrain.runs import records
 from cnntrain.runs.check import check_fit
 from cnntrain.runs.evaluation import EvaluationSetup, evaluation_folder, measure_split, write_evaluation
 from cnntrain.runs.folder import CONFIG, RECORD, create_folder, lock_folder
 from cnntrain.runs.images import divide_noted, image_choice, noted, refuse_unlike_record
 from cnntrain.runs.load import load_run
-from cnntrain.runs.resume import finished_result
+from cnntrain.runs.resume import as_begun, finished_result
 from cnntrain.runs.setup import build
 from cnntrain.runs.train import Training
 from cnntrain.runtime import disk
-from cnntrain.runtime.devices import choose_device, choose_precision
+from cnntrain.runtime.devices import choose_device
 from cnntrain.runtime.errors import CnntrainError, InUseError, StoppedError
 from cnntrain.runtime.jsonfile import as_plain, flat, write_json
 from cnntrain.runtime.memory import spent
@@ -214,7 +215,7 @@ def train(cell: Cell, dataset: Dataset) -> None:
     if (cell.folder / CONFIG).exists() and finished_result(cell.folder, cfg):
         return
     begun = bool(checkpoints.resumable(checkpoints.folder_of(cell.folder)))
-    built = build(check_fit(cfg, begun=begun), dataset)
+    built = build(check_fit(as_begun(cfg, cell.folder) if begun else cfg, begun=begun), dataset)
     Training(built, cell.folder, as_plain(cell.settings), list(cell.command)).run()
 
 
@@ -236,7 +237,7 @@ def measure(cell: Cell, dataset: Dataset) -> dict[str, Any]:
     cfg = read_config(Fit, cell.settings)
     device = choose_device(cfg.device)
     net = net.to(device).to(memory_format=torch.channels_last)
-    precision = choose_precision(cfg.trainer.precision, device)
+    precision = precision_for(cfg.trainer.precision, device, (net, info.shape))
     setup = EvaluationSetup(
         dataset.info.name, "last", device, precision, cfg.trainer.eval_batch_size, cfg.dataset["workers"]
     )

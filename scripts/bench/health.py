@@ -84,12 +84,13 @@ def made(task: Task) -> tuple:
     """Return the device, its precision and the network of a task on it."""
     import torch
 
-    from cnntrain.runtime.devices import choose_device, choose_precision, prepare
+    from cnntrain.nn.precision import precision_for
+    from cnntrain.runtime.devices import choose_device, prepare
 
     prepare(deterministic=False)
     device = choose_device("auto")
     net = network(task).to(device).to(memory_format=torch.channels_last)
-    return device, choose_precision("auto", device), net
+    return device, precision_for("auto", device, (net, DATA[task.data].shape)), net
 
 
 def repeat(task: Task, clock: Clock, once: Callable[[], None], count: int) -> None:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from cnntrain.data.augment.augmentations import Plan
 from cnntrain.data.loading.batch import Batch
 from cnntrain.data.loading.loader import plan_epoch
+from cnntrain.nn.precision import precision_for
 from cnntrain.runtime.devices import Precision, autocast, choose_device, choose_precision, prepare
 from cnntrain.tasks.classification import Classification
 from cnntrain.training.loop import TrainProgress, train
@@ -52,7 +53,7 @@ def train_step(task: Task, device: torch.device) -> TrainStep:
     """Return the learner that `cnntrain fit` would train."""
     net: nn.Sequential = network(task).to(device).to(memory_format=torch.channels_last)
     rates = [task.lr] * (task.steps * (1 + task.epochs))
-    settings = StepSettings(precision=choose_precision("auto", device), seed=0)
+    settings = StepSettings(precision=precision_for("auto", device, (net, DATA[task.data].shape)), seed=0)
     return TrainStep(TrainState(net, sgd(net, lr=task.lr)), rates, Classification(()), settings)
 
 
@@ -95,9 +96,9 @@ def bare(task: Task, clock: Clock, precision: Precision = "fp32", channels_last:
     """Take the step that nothing can be left out of: forward, backward, torch's fused SGD."""
     prepare(deterministic=False)
     device = choose_device("auto")
-    chosen = choose_precision(precision, device)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     net = network(task).to(device).to(memory_format=layout).train()
+    chosen = precision_for(precision, device, (net, DATA[task.data].shape))
     optimizer = torch.optim.SGD(
         net.parameters(), lr=task.lr, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=True
     )

@@ -13,10 +13,11 @@ from torch import Tensor
 from cnntrain.config import schema
 from cnntrain.config.build import build_transforms, fit_images
 from cnntrain.data.storage.images import DatasetInfo, Split, spread
+from cnntrain.nn.precision import precision_for
 from cnntrain.runs.folder import RESULTS, create_folder, new_folder, refuse_existing, refuse_unwritable
 from cnntrain.runs.images import RunImages, run_images, warn_of_seen
 from cnntrain.runtime import disk
-from cnntrain.runtime.devices import choose_device, choose_precision
+from cnntrain.runtime.devices import choose_device
 from cnntrain.runtime.errors import InputError
 from cnntrain.runtime.progress import counting
 from cnntrain.stats.jackknife import blocks
@@ -174,9 +175,10 @@ def measure_networks(cfg: schema.Invariance) -> InvarianceStudy:
     Raises `InputError` where nothing is to be measured, or networks cannot see the same images.
     """
     device = choose_device(cfg.device)
-    precision = choose_precision(cfg.precision, device)
     networks = find_networks(cfg)
     require_same_images(networks)
+    shapes = ((network.net, network.info.shape) for network in networks)
+    precision = precision_for(cfg.precision, device, *shapes)
     transforms = build_transforms(cfg.warp, networks[0].info)
     if not transforms:
         raise InputError("warp={} leaves nothing to measure; name one: warp=translate_y")

@@ -14,12 +14,13 @@ from cnntrain.config import pretrained
 from cnntrain.config.build import build_model, dataset_info, fit_images
 from cnntrain.config.schema import Options
 from cnntrain.data.storage.images import DatasetInfo, spread
+from cnntrain.nn.precision import precision_for
 from cnntrain.nn.shapes import describe_shape
 from cnntrain.nn.stages import stage_shapes
 from cnntrain.runs.folder import RESULTS, new_folder, refuse_existing, refuse_unwritable
 from cnntrain.runs.images import RunImages, run_images, warn_of_seen
 from cnntrain.runtime import disk
-from cnntrain.runtime.devices import choose_device, choose_precision
+from cnntrain.runtime.devices import choose_device
 from cnntrain.runtime.errors import InputError, listed
 from cnntrain.runtime.memory import available
 from cnntrain.runtime.progress import counting
@@ -158,13 +159,13 @@ def answers_of(
     cfg: Probe, probed: ProbedNetwork, images: ProbeImages, settings: ProbeSettings, done: Callable[[int], None]
 ) -> Iterator[ProbeAnswer]:
     """Fit all probes of a network, and yield what each answers."""
-    device = choose_device(cfg.device)
+    device, net = choose_device(cfg.device), probed.build()
     network: TappedNetwork = tapped(
-        probed.build(),
+        net,
         probed.info,
         probed.stages,
         cfg.pool,
-        precision=choose_precision(cfg.precision, device),
+        precision=precision_for(cfg.precision, device, (net, probed.info.shape)),
         device=device,
         batch_size=cfg.batch_size,
     )
