@@ -13,6 +13,7 @@ from cuts import Call, agree, each_at_once, rows
 from made import create_model, tree
 from steps import DENSE_NETWORKS, dense_data, dense_step, every_augmentation, lying_on
 from test_distributed import become, fit, free_port
+from test_masks import masked
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -26,6 +27,7 @@ from cnntrain.nn.shapes import Shape
 from cnntrain.nn.stages import BuildOptions, assemble
 from cnntrain.runs.setup import TrainingSetup
 from cnntrain.runtime import distributed
+from cnntrain.stats import detection
 from cnntrain.tasks import task_for
 
 CPU = torch.device("cpu")
@@ -201,3 +203,39 @@ def test_a_folder_is_called_by_its_name_and_sentences_are_no_images(
     for run, noun in (("one", "images"), ("two", "sentences")):
         assert main(["report", f"run={run}", "split=val"]) == 0
         assert f"training {noun}" in (folder / run / "report.html").read_text()
+
+
+# --- groups of images
+
+
+def test_intervals_are_over_the_groups_of_a_table_and_few_are_warned_of(
+    cnntrain: Call, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    masked(folder / "data", 24)
+    names = [f"images/{path.name}" for path in sorted((folder / "data" / "images").iterdir())]
+    lines = [f"{name.removeprefix('images/')},film{place % 4}" for place, name in enumerate(names)]
+    (folder / "films.csv").write_text("\n".join(["file,group", *lines, ""]))
+    words = ["model=unet", "model.width=4", "model.depth=2", "dataset=segmentation_folder", "dataset.root=data"]
+    words += ["dataset.groups=films.csv", "trainer.epochs=1", "trainer.batch_size=4", "augmentation=none", "device=cpu"]
+    cnntrain("fit", *words, "trainer.tensorboard=false", "output_dir=run")
+    assert cnntrain("eval", "run=run", "split=train")["groups"] in (1, 2, 3)
+    assert main(["eval", "run=run", "split=train", "output_dir=again"]) == 0
+    assert "intervals are too narrow" in capfd.readouterr().out
+
+
+def test_boxes_of_groups_that_are_all_alike_say_no_more_than_one_of_them() -> None:
+    rng = np.random.default_rng(0)
+    corners = rng.uniform(0, 40, (12, 3, 2))
+    objects = np.concatenate((rng.integers(0, 2, (12, 3, 1)), corners, corners + 12, np.zeros((12, 3, 1))), axis=2)
+    off = objects[..., 1:5] + rng.normal(0, 3, (12, 3, 4))
+    found = np.concatenate((objects[..., :1], rng.uniform(0, 1, (12, 3, 1)), off), axis=2)
+    alone = detection.detection(found, objects, ("a", "b"))
+    repeated = detection.detection(found.repeat(5, 0), objects.repeat(5, 0), ("a", "b"), np.arange(12).repeat(5))
+    assert (repeated["n"], repeated["groups"], alone["groups"]) == (60, 12, None)
+    for key in ("map50", "map50_low", "map50_high"):
+        assert repeated[key] == pytest.approx(alone[key])
+    better = found.copy()
+    better[..., 2:] = objects[..., 1:5]
+    one = detection.paired(found, better, objects)
+    same = detection.paired(*(each.repeat(5, 0) for each in (found, better, objects)), np.arange(12).repeat(5))
+    assert (same.delta, same.low, same.p) == pytest.approx((one.delta, one.low, one.p))

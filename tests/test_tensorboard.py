@@ -13,11 +13,16 @@ import torch
 from made import create_model
 from torch import nn
 
+from cnntrain.cli.main import main
+from cnntrain.data.datasets.registry import load
 from cnntrain.data.storage.images import DatasetInfo, Pixels, Split
 from cnntrain.runtime.jsonfile import flat
 from cnntrain.stats.metrics import confusion_matrix
+from cnntrain.tasks.segmentation import palette
 from cnntrain.training import pictures
+from cnntrain.training.boxes import drawn
 from cnntrain.training.evaluate import Outputs
+from cnntrain.training.maps import compared, painted
 from cnntrain.training.tensorboard import open_board
 
 NAMES = {
@@ -247,3 +252,47 @@ def test_the_records_of_a_real_run_are_drawn(cnntrain: Any, folder: Path, tiny: 
     board.close(json.loads((folder / "run" / "config.json").read_text()), {"top1": 0.5})
     assert board.sink is None
     assert set(read(folder / "board").Tags()["scalars"]) >= NAMES
+
+
+@pytest.mark.parametrize("kind", ["maps", "boxes"])
+def test_maps_and_boxes_are_shown_with_the_truth_and_the_answer(
+    kind: str, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model = {"maps": ["model=unet", "model.width=4", "model.depth=2"], "boxes": ["model=yolo_v1", "model.width=4"]}[
+        kind
+    ]
+    model += ["model.backbone=resnet20", "model.grid=4"] if kind == "boxes" else []
+    words = ["dataset=shapes", f"dataset.targets={kind}", "dataset.image_size=16", "dataset.train_images=40"]
+    words += ["optimizer=adamw", "trainer.epochs=1", "trainer.batch_size=8", "augmentation=none", "device=cpu"]
+    assert main(["fit", *model, *words, "output_dir=run"]) == 0
+    assert "TensorBoard" not in capfd.readouterr().err
+    found = read(folder / "run" / "tensorboard")
+    tag = {"maps": "image, truth, answer", "boxes": "boxes"}[kind]
+    assert {"batch", tag} <= {name.split("/")[0] for name in found.Tags()["images"]}
+    headline = {"maps": "miou", "boxes": "map50"}[kind]
+    assert f"val/{headline}" in found.Tags()["scalars"]
+
+
+def test_a_picture_has_the_image_its_map_and_the_answer_beside_each_other() -> None:
+    data = load("shapes", Path(), {"image_size": 24, "train_images": 20, "test_images": 3})
+    assert data.test is not None
+    truth = data.test.source.read(range(3))[..., -1].long()
+    right = nn.functional.one_hot(truth, 4).permute(0, 3, 1, 2).float()
+    for answers, alike in ((right, True), (right.roll(1, 1), False)):
+        for shown, image in zip(compared(data.test.source.read(range(3)), answers, data.info), truth, strict=True):
+            assert shown.shape == (24, 3 * 24 + 2 * 2, 3)
+            assert np.array_equal(shown[:, 26:50], shown[:, 52:]) == alike
+            assert np.array_equal(shown[:, 26:50], painted(image.byte().numpy(), 4))
+
+
+def test_boxes_of_the_truth_are_white_and_found_ones_coloured() -> None:
+    image, none = np.zeros((48, 48, 3), dtype=np.uint8), np.zeros((0, 6))
+    objects = np.array([[0, 8, 8, 24, 24, 0]], dtype=np.float32)
+    likely, unlikely = (np.array([[1, score, 10, 10, 30, 30]], dtype=np.float32) for score in (0.9, 0.1))
+    empty, truth, both, same = (
+        drawn(image, *each, ("a", "b"))
+        for each in ((none, none), (none, objects), (likely, objects), (unlikely, objects))
+    )
+    assert not empty.any() and (truth == 255).all(axis=2).any()
+    assert np.array_equal(truth, same) and not np.array_equal(truth, both)
+    assert ((both == palette(3)[2]).all(axis=2)).sum() > 100

@@ -11,6 +11,7 @@ from cnntrain.report.document import Block, Gallery, Paragraph, Picture, Share, 
 from cnntrain.runs.evaluation import Evaluation
 from cnntrain.runtime.tables import counted
 from cnntrain.stats.detection import per_image_hits, ranked
+from cnntrain.tasks.task import about_groups
 from cnntrain.training.boxes import LIKELY, drawn
 from cnntrain.training.pictures import as_png
 
@@ -19,11 +20,13 @@ WORST = 24  # images shown
 
 def class_blocks(results: Mapping[str, Any]) -> list[Block]:
     """Return the table of the classes, the worst first, and how many objects the grid cannot give."""
-    explained = "AP is the average precision at an IoU of 0.5 (VOC, all points), with its 95 % interval over images."
+    over = "groups of images" if results.get("groups") else "images"
+    explained = f"AP is the average precision at an IoU of 0.5 (VOC, all points), with its 95 % interval over {over}."
     if results["lost"]:
         explained += f" The grid cannot give {results['lost']:,} of the {counted(results['objects'], 'object')}."
     rows = sorted(results["per_class"], key=lambda row: (row["ap50"] is None, row["ap50"]))
-    return [Paragraph(explained, quiet=True), Table([class_row(row) for row in rows])]
+    said = " ".join((explained, *about_groups(results)))
+    return [Paragraph(said, quiet=True), Table([class_row(row) for row in rows])]
 
 
 def class_row(row: Mapping[str, Any]) -> dict[str, Any]:

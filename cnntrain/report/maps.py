@@ -14,6 +14,7 @@ from cnntrain.runs.evaluation import Evaluation
 from cnntrain.runtime.tables import percent
 from cnntrain.stats.segmentation import mean_iou
 from cnntrain.tasks.segmentation import palette
+from cnntrain.tasks.task import about_groups
 from cnntrain.training.evaluate import outputs
 from cnntrain.training.maps import compared
 from cnntrain.training.pictures import as_png
@@ -31,13 +32,14 @@ def class_colours(info: DatasetInfo) -> Gallery:
 
 def class_blocks(results: Mapping[str, Any]) -> list[Block]:
     """Return the table of the classes of pixels, the worst first."""
-    over = f"{results['groups']} groups of images" if results.get("groups") else "images"
+    over = "groups of images" if results.get("groups") else "images"
     explained = (
         "IoU: of the pixels that are of a class or taken for it, the share that are both, with its 95 % interval over "
         f"{over}. The worst come first."
     )
     rows = sorted(results["per_class"], key=lambda row: (row["iou"] is None, row["iou"]))
-    return [Paragraph(explained, quiet=True), Table([class_row(row) for row in rows])]
+    said = " ".join((explained, *about_groups(results)))
+    return [Paragraph(said, quiet=True), Table([class_row(row) for row in rows])]
 
 
 def class_row(row: Mapping[str, Any]) -> dict[str, Any]:

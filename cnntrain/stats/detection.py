@@ -97,13 +97,16 @@ def at_points(rank: Ranked, points: int) -> float:
     return float(np.append(precision, 0.0)[np.minimum(places, len(precision))].mean())
 
 
-def detection(detections: np.ndarray, objects: np.ndarray, classes: Sequence[str]) -> Mapping[str, Any]:
-    """Return every number of an evaluation but its loss.
+def detection(
+    detections: np.ndarray, objects: np.ndarray, classes: Sequence[str], groups: np.ndarray | None = None
+) -> Mapping[str, Any]:
+    """Return every number of an evaluation but its loss; intervals are over images, or over `groups` [N] of them.
 
-    Keys: n (images), objects, map50 with its interval, map50_11 (11 points), map (COCO's mean over IoUs), per_class.
+    Keys: n (images), groups (null without), objects, map50 with its interval, map50_11 (11 points), map (COCO's mean
+    over IoUs), per_class.
     """
     ranks = [ranked(detections, objects, label, 0.5) for label in range(len(classes))]
-    drawn = resampled(ranks, len(objects))
+    drawn = resampled(ranks, len(objects), groups)
     aps = np.array([average_precision(rank) for rank in ranks])
     eleven = np.array([at_points(rank, 11) for rank in ranks])
     coco = np.array([coco_precision(detections, objects, label) for label in range(len(classes))])
@@ -111,6 +114,7 @@ def detection(detections: np.ndarray, objects: np.ndarray, classes: Sequence[str
     low, high = ends(mean(drawn))
     return {
         "n": len(objects),
+        "groups": None if groups is None else len(np.unique(groups)),
         "objects": int((objects[..., 0] >= 0).sum()),
         "map50": number(mean(aps)),
         "map50_low": number(low),
@@ -136,14 +140,27 @@ def coco_precision(detections: np.ndarray, objects: np.ndarray, label: int) -> f
     return float(np.mean([at_points(ranked(detections, objects, label, iou, coco=True), 101) for iou in COCO_IOUS]))
 
 
-def resampled(ranks: Sequence[Ranked], images: int, draws: int = DRAWS) -> np.ndarray:
-    """Return the average precision of each class [draws, classes] on images drawn with replacement."""
-    times = generator(0, "bootstrap", images).multinomial(images, np.full(images, 1 / images), size=draws)
+def members(images: int, groups: np.ndarray | None) -> tuple[int, np.ndarray]:
+    """Return how many groups there are, and that of each image, int64 [N]; without groups each is its own."""
+    if groups is None:
+        return images, np.arange(images)
+    names, member = np.unique(groups, return_inverse=True)
+    return len(names), member
+
+
+def resampled(
+    ranks: Sequence[Ranked], images: int, groups: np.ndarray | None = None, *, draws: int = DRAWS
+) -> np.ndarray:
+    """Return the average precision of each class [draws, classes] on images, or groups, drawn with replacement."""
+    n, member = members(images, groups)
+    times = generator(0, "bootstrap", n).multinomial(n, np.full(n, 1 / n), size=draws)[:, member]
     return np.array([[average_precision(rank, weights.astype(float)) for rank in ranks] for weights in times])
 
 
-def paired(first: np.ndarray, second: np.ndarray, objects: np.ndarray) -> PairedScores:
-    """Compare the mean average precision of two networks by their detections in the same images.
+def paired(
+    first: np.ndarray, second: np.ndarray, objects: np.ndarray, groups: np.ndarray | None = None
+) -> PairedScores:
+    """Compare the mean average precision of two networks by their detections in the same images, or groups of them.
 
     The interval is of a bootstrap that draws the same images for both. Of p: were the networks alike, each image's
     detections could be exchanged; it is the share of such changes that move the difference as far.
@@ -155,9 +172,10 @@ def paired(first: np.ndarray, second: np.ndarray, objects: np.ndarray) -> Paired
 
     both = [ranks(first), ranks(second)]
     one, two = (mean(np.array([average_precision(rank) for rank in each])) for each in both)
-    low, high = ends(mean(resampled(both[1], n)) - mean(resampled(both[0], n)))
+    low, high = ends(mean(resampled(both[1], n, groups)) - mean(resampled(both[0], n, groups)))
+    count, member = members(n, groups)
     joined = [joint(*pair) for pair in zip(*both, strict=True)]
-    swaps, as_far = generator(0, "swap", n).integers(0, 2, size=(DRAWS - 1, n)), 0
+    swaps, as_far = generator(0, "swap", count).integers(0, 2, size=(DRAWS - 1, count))[:, member], 0
     for swap in swaps:
         weights = np.concatenate((1 - swap, swap)).astype(float)
         other = mean(np.array([average_precision(rank, weights) for rank in joined]))

@@ -21,7 +21,7 @@ from cnntrain.runtime.ranges import Count, Natural
 from cnntrain.runtime.tables import percent, render, terminal_width
 from cnntrain.stats import detection
 from cnntrain.stats.paired_tests import Pairs
-from cnntrain.tasks.task import Headline, Number, Numbers, Way, kept_of_all
+from cnntrain.tasks.task import Headline, Number, Numbers, Way, about_groups, kept_of_all
 
 COORDINATES, NO_OBJECT = 5.0, 0.5  # weights of the loss
 OVERLAP = 0.5  # above which of two boxes of a class the less likely is dropped
@@ -65,6 +65,7 @@ class BoxEvalNumbers(TypedDict):
 
     task: str
     n: Count
+    groups: NotRequired[Count | None]
     objects: Natural
     lost: Natural  # objects that share a cell with one before them, which the grid cannot give
     loss: Number
@@ -257,7 +258,8 @@ class Detection:
     def measure(self, kept: Mapping[str, Tensor]) -> Numbers:
         """Return the numbers of `stats.detection.detection`, and how many objects the grid cannot give."""
         found, objects = (kept[key].numpy() for key in ("detections", "objects"))
-        numbers = detection.detection(found, objects, self.classes)
+        groups = kept["groups"].numpy() if "groups" in kept else None
+        numbers = detection.detection(found, objects, self.classes, groups)
         loss, lost = float(kept["loss"].mean()), int(kept["lost"].sum())
         return {"task": self.name, "loss": loss, "lost": lost, **numbers}
 
@@ -268,8 +270,8 @@ class Detection:
 
     @staticmethod
     def paired(first: np.ndarray, second: np.ndarray, groups: np.ndarray | None = None) -> Pairs:
-        """Compare mean average precision over images."""
-        return detection.paired(first[:, :MOST], second[:, :MOST], first[:, MOST:])
+        """Compare mean average precision over images, or groups of them."""
+        return detection.paired(first[:, :MOST], second[:, :MOST], first[:, MOST:], groups)
 
     def image_columns(self, kept: Mapping[str, Tensor]) -> list[dict[str, object]]:
         """Return how many objects an image has, and its detections of a score of 0.2 and more."""
@@ -289,6 +291,7 @@ class Detection:
     @staticmethod
     def details(results: Mapping[str, Any]) -> Iterator[str]:
         """Yield the other average precisions, loss, a table of the classes and what the grid cannot give."""
+        yield from about_groups(results)
         yield f"VOC 2007, 11 points   {percent(results['map50_11'])}"
         yield f"COCO, IoU 0.5 … 0.95  {percent(results['map'])}"
         yield f"loss                  {results['loss']:.4f}\n"

@@ -17,11 +17,11 @@ from cnntrain.data.datasets.splits import pixel_weights
 from cnntrain.data.storage.borders import split_weights
 from cnntrain.data.storage.images import IGNORED, DatasetInfo, Split, TargetKind
 from cnntrain.runtime.ranges import Count, Natural
-from cnntrain.runtime.tables import counted, percent, render, terminal_width
+from cnntrain.runtime.tables import percent, render, terminal_width
 from cnntrain.stats import segmentation
 from cnntrain.stats.metrics import confusions
 from cnntrain.stats.paired_tests import Pairs
-from cnntrain.tasks.task import Headline, Number, Numbers, Way, kept_of_all
+from cnntrain.tasks.task import Headline, Number, Numbers, Way, about_groups, kept_of_all
 
 
 class PixelTrainNumbers(TypedDict):
@@ -256,8 +256,7 @@ class Segmentation:
     @staticmethod
     def details(results: Mapping[str, Any]) -> Iterator[str]:
         """Yield accuracies, loss, a table of the classes and the frequent confusions."""
-        if results.get("groups"):
-            yield f"intervals     over {counted(results['groups'], 'group')} of images"
+        yield from about_groups(results)
         mean = percent(results["mean_accuracy"])
         yield f"accuracy      {percent(results['pixel_accuracy'])} of the pixels, {mean} of a class's in the mean"
         yield f"loss          {results['loss']:.4f} over {results['pixels']:,} labelled pixels\n"

@@ -22,10 +22,11 @@ from torch import Tensor
 
 from cnntrain.data.storage.images import DatasetInfo, Split, TargetKind
 from cnntrain.runtime import distributed
-from cnntrain.runtime.tables import interval, percent
+from cnntrain.runtime.tables import counted, interval, percent
 from cnntrain.stats.paired_tests import Pairs
 
 Way = Literal["weights", "sampling", "label_smoothing", "hinge", "border_weight", "mixing", "resize"]
+FEW_GROUPS = 10  # with fewer a bootstrap's intervals are too narrow, and the smallest p is large
 Numbers = dict[str, Any]  # what was measured, by its keys in records
 Number = float | None  # in records; null is not a number: a loss that grew without bound
 
@@ -62,6 +63,13 @@ class Headline:
         if self.key not in scores:
             return -float("inf"), 0.0
         return (1 if self.higher_is_better else -1) * scores[self.key], -scores["loss"]
+
+
+def about_groups(results: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what intervals are over where that is groups of images, and that too few of them say little."""
+    if groups := results.get("groups"):
+        few = f"; fewer than {FEW_GROUPS} say little of others, and intervals are too narrow" * (groups < FEW_GROUPS)
+        yield f"There are {counted(groups, 'group')} of images, which intervals are over{few}."
 
 
 def kept_of_all(task: "Task", pairs: Iterable[tuple[Tensor, Tensor]], none: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import torch
 
 from cnntrain.data.datasets.folds import HeldOut, held_out
 from cnntrain.data.datasets.groups import groups_of
@@ -84,6 +85,9 @@ def divide(
             train, test = carve(train, info, TEST_SIZE, "test", "the test set", group_names(train))
         if val is None and val_size:
             train, val = carve(train, info, val_size, "validation", "dataset.val_size", group_names(train))
+    if groups is not None and info.targets != "classes":  # intervals are over groups
+        train = with_groups(train, groups, root or Path())
+        val, test = (split and with_groups(split, groups, root or Path()) for split in (val, test))
     if cache == "pack":
         train = in_pack(train, undivided, packs, make=only in (None, "train"))
         val = val and in_pack(val, undivided, packs, make=only in (None, "val"))
@@ -128,6 +132,12 @@ def names_of(split: Split | None, groups: int | str | None, root: Path) -> np.nd
     if split is None or groups is not None:
         return None if split is None or groups is None else groups_of(split, groups, root)
     return None if split.groups is None else split.groups.numpy().astype(str)
+
+
+def with_groups(split: Split, groups: int | str, root: Path) -> Split:
+    """Return a split that knows the group of each of its images."""
+    names = groups_of(split, groups, root).astype(str)
+    return replace(split, groups=torch.from_numpy(np.unique(names, return_inverse=True)[1]))
 
 
 def refuse_shared(train: np.ndarray | None, others: Mapping[str, np.ndarray | None], groups: int | str | None) -> None:
