@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-IMAGES = 500  # that pass through the network at once …
+IMAGES = 100  # that pass through the network at once …
 NUMBERS = IMAGES * 3 * 32 * 32  # … as long as they have no more pixels than these of CIFAR
 
 
