@@ -106,14 +106,24 @@ def at_once(count: int, function: Callable[..., None], *args: object) -> Iterato
         yield processes
 
 
-@contextlib.contextmanager
-def each_at_once(function: Callable[..., None], calls: Sequence[tuple]) -> Iterator[list[BaseProcess]]:
-    """Do the same with arguments of its own for each process.
+def forked(function: Callable[..., None], *args: object) -> BaseProcess:
+    """Start a function of a module in a process of its own, forked from the server of `each_at_once`."""
+    process = forkserver().Process(target=function, args=args)
+    process.start()
+    return process
 
-    They are forked from a server that has imported torch once, and that no thread of pytest's is part of.
-    """
+
+def forkserver() -> Any:
+    """Return what forks processes from a server that has imported torch once, and that no thread of pytest's is in."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["cnntrain.commands.fit", "cnntrain.cli.launcher", "pytest", "torchvision.datasets"])
+    return context
+
+
+@contextlib.contextmanager
+def each_at_once(function: Callable[..., None], calls: Sequence[tuple]) -> Iterator[list[BaseProcess]]:
+    """Do the same with arguments of its own for each process."""
+    context = forkserver()
     barrier = context.Barrier(len(calls))
     processes = [context.Process(target=met, args=(barrier, function, *args), daemon=True) for args in calls]
     for process in processes:

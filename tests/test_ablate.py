@@ -1,12 +1,12 @@
 """Studies: the plan, paired cells that are ordinary runs, what continues and what is shared, and what is refused."""
 
+import contextlib
+import io
 import json
 import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from cuts import forked, forkserver
 from made import picture, tree
 
 from cnntrain.cli.main import config_dir, main
@@ -24,6 +25,7 @@ from cnntrain.runs import resume, setup
 from cnntrain.runs.folder import create_folder, lock_folder
 from cnntrain.runs.images import noted
 from cnntrain.runs.load import load_run
+from cnntrain.studies import pool
 from cnntrain.studies.ablation import variants
 from cnntrain.studies.ablation.controls import with_controls
 from cnntrain.studies.ablation.plan import sized_variants
@@ -210,31 +212,41 @@ def test_cells_of_a_run_that_was_trained_on_are_refused(
     assert re.search("run0 .*study/cells/full/0", capfd.readouterr().err)
 
 
-def test_many_processes_give_the_numbers_of_one(cnntrain: Call, folder: Path, tiny: tuple[str, ...]) -> None:
-    words = [*tiny, "remove=[[conv2]]", "seeds=2"]
+def test_many_processes_give_the_numbers_of_one(
+    cnntrain: Call, folder: Path, tiny: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [*tiny, "trainer.epochs=1", "remove=[[conv2]]", "seeds=1"]
     one = cnntrain("ablate", *words, "output_dir=one", "jobs=1")
+    context = forkserver()  # the next test starts new interpreters, as users do
+    monkeypatch.setattr(pool.multiprocessing, "get_context", lambda kind: context)
     many = cnntrain("ablate", *words, "output_dir=many", "jobs=2")
     assert one["table"] == many["table"]
     places = [path.relative_to(folder / "one") for path in (folder / "one").rglob("last.pt")]
-    assert len(places) == 4
+    assert len(places) == 2
     for place in places:
         a, b = (checkpoints.load(folder / root / place)["model"] for root in ("one", "many"))
         assert resume.same(a, b)
 
 
+def ablate_in(folder: Path, words: list[str]) -> None:
+    """Make a study in a process of its own, which prints nothing."""
+    os.chdir(folder)
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        main(["ablate", *words])
+
+
 def test_a_killed_study_goes_on_where_it_stopped(cnntrain: Call, folder: Path, tiny: tuple[str, ...]) -> None:
-    words = [*tiny, "trainer.epochs=12", "remove=[[conv2]]", "seeds=1"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "cnntrain", "ablate", *words, "output_dir=study", "jobs=2"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
+    words = [*tiny, "trainer.epochs=6", "remove=[[conv2]]", "seeds=1"]
+    process = forked(ablate_in, folder, [*words, "output_dir=study", "jobs=2"])
     deadline = time.monotonic() + 120
-    while not list((folder / "study").rglob("metrics.jsonl")) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    while not list((folder / "study").rglob("metrics.jsonl")):
+        assert process.is_alive() and time.monotonic() < deadline
+        time.sleep(0.02)
     process.kill()
-    process.wait()
+    process.join()
     found = cnntrain("ablate", *words, *HERE)
     while not found["complete"] and time.monotonic() < deadline:  # orphans save and end within a second or two
+        time.sleep(0.2)
         found = cnntrain("ablate", *words, *HERE)
     whole = cnntrain("ablate", *words, "output_dir=whole", "jobs=1")
     assert found["table"] == whole["table"] and found["complete"]

@@ -28,13 +28,12 @@ from cnntrain.runtime.signals import Signals
 from cnntrain.runtime.streams import forgiving
 from cnntrain.studies import cells
 from cnntrain.training import checkpoints, loop
-
-CHAOS = Path(__file__).parents[1] / "scripts" / "chaos.py"
+from scripts import chaos
 
 
 @pytest.mark.parametrize("seed", range(4 if FULL else 1))
 def test_f07_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(
-    folder: Path, tiny: tuple[str, ...], seed: int
+    folder: Path, tiny: tuple[str, ...], seed: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
     kills, epochs = (5, 60) if FULL else (2, 20)
     words = [
@@ -45,9 +44,8 @@ def test_f07_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(
         "trainer.ema=0.9",
     ]
     how = ["--kills", str(kills), "--longest", "0.1", "--seed", str(seed), "--", *words]
-    done = subprocess.run([sys.executable, str(CHAOS), *how], capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == f"{kills} kills in {5 * epochs} steps: the same bits\n"
+    assert not chaos.main(how)
+    assert capfd.readouterr().out == f"{kills} kills in {5 * epochs} steps: the same bits\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
