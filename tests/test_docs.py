@@ -40,7 +40,6 @@ SMALLER: dict[str, tuple[str, ...]] = {
     "fit": ("trainer.epochs=1", "trainer.tensorboard=false"),
     "invariance": ("images=20", "figures=false"),
     "ablate": ("trainer.epochs=1", "jobs=1", "figures=false"),
-    "explain": ("images=1",),
     "transfer": ("trainer.epochs=1", "jobs=1", "budgets=[steps]", "figures=false"),
     "probe": ("train_images=100", "fold_images=100", "twins=1", "images=50", "figures=false"),
     "crossval": ("trainer.epochs=1", "folds=2", "jobs=1", "figures=false"),
