@@ -15,7 +15,7 @@ from cnntrain.tasks.task import about_groups
 from cnntrain.training.boxes import LIKELY, drawn
 from cnntrain.training.pictures import as_png
 
-WORST = 24  # images shown
+WORST = 12  # images shown
 
 
 def class_blocks(results: Mapping[str, Any]) -> list[Block]:
@@ -53,4 +53,4 @@ def worst_blocks(measured: Evaluation, split: Split, info: DatasetInfo) -> list[
         shown = drawn(image, found[place], objects[place], info.classes)
         pictures.append(Picture(as_png(shown), name, f"{missed[place]} missed", (Path(name).name,)))
     explained = f"True boxes are white, boxes of a score of {LIKELY} or more coloured. Most missed objects come first."
-    return [Paragraph(explained, quiet=True), Gallery(pictures)]
+    return [Paragraph(explained, quiet=True), Gallery(pictures, wide=True)]

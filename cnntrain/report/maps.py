@@ -19,7 +19,7 @@ from cnntrain.training.evaluate import outputs
 from cnntrain.training.maps import compared
 from cnntrain.training.pictures import as_png
 
-WORST = 24  # images shown
+WORST = 12  # images shown
 
 
 def class_colours(info: DatasetInfo) -> Gallery:
@@ -68,4 +68,4 @@ def worst_blocks(
         for place, picture in zip(places, compared(some.source.read(range(len(some))), answers, info), strict=True)
     ]
     explained = "Each image, its true classes and the network's; grey has no class. The lowest mean IoU comes first."
-    return [Paragraph(explained, quiet=True), class_colours(info), Gallery(pictures, few_pixels=True)]
+    return [Paragraph(explained, quiet=True), class_colours(info), Gallery(pictures, few_pixels=True, wide=True)]

@@ -203,7 +203,7 @@ def curves(records: Sequence[JsonRow], settings: Mapping[str, Any], headline: He
     figures = []
     scales: list[tuple[str, svg.AxisScale, str]] = [
         ("loss", "log", "Loss"),
-        (headline.key, "share", headline.label.capitalize()),
+        (headline.key, "share", headline.label.capitalize() if headline.label.islower() else headline.label),
     ]
     for key, scale, caption in scales:
         lines = {} if key == headline.key and not headline.of_steps else {"training": epoch_means(trained, key)}
