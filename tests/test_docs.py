@@ -41,7 +41,8 @@ SMALLER: dict[str, tuple[str, ...]] = {
     "invariance": ("images=20", "figures=false"),
     "ablate": ("trainer.epochs=1", "jobs=1", "figures=false"),
     "transfer": ("trainer.epochs=1", "jobs=1", "budgets=[steps]", "figures=false"),
-    "probe": ("train_images=100", "fold_images=100", "twins=1", "images=50", "figures=false"),
+    "probe": ("train_images=60", "twins=1", "images=20", "c=[0.1,1]", "folds=2", "figures=false"),
+    "explain": ("images=1", "search=20", "scored=2", "figures=false"),
     "crossval": ("trainer.epochs=1", "folds=2", "jobs=1", "figures=false"),
 }
 # Images that would have to be downloaded are drawn instead, once the words have been checked as they stand.
