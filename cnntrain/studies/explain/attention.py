@@ -63,4 +63,5 @@ ATTENTION = Attribution(
     signed=False,
     remark="Attention weights the mean over positions; the weights of an image have the mean 1. They do not depend on "
     "the class that is explained.",
+    of_class=False,
 )

@@ -30,7 +30,8 @@ class Attribution:
     """A method that gives each image a map.
 
     `maps` takes the network, images as it takes them [N, C, H, W], what is explained of them, and the options. `label`
-    says what the values are, with `{quantity}` in it; `usual` is the quantity that the method's authors explain.
+    says what the values are, with `{quantity}` in it; `usual` is the quantity that the method's authors explain. A map
+    that is not `of_class` is the same whatever class is explained.
     """
 
     maps: Callable[[Subject, Tensor, Targets, Explain], AttributionMaps]
@@ -38,6 +39,7 @@ class Attribution:
     signed: bool
     usual: Quantity = "logit"
     remark: str = ""
+    of_class: bool = True
 
 
 def attribute(attribution: Attribution, question: Question, name: str) -> AttributionMaps:
@@ -61,20 +63,24 @@ def explain_images(name: str, attribution: Attribution) -> Method:
         label = attribution.label.format(quantity=targets.quantity)
         scale = scale_of(values, label, signed=attribution.signed, limit=options.limit)
         rows = image_rows(question.images, targets, question.subject.info, maps)
-        pictures = [image_picture(name, question, i, targets, values[i], scale) for i in range(len(question.images))]
+        words = [
+            target_words(question.images, i, targets, question.subject.info) if attribution.of_class else "of any class"
+            for i in range(len(question.images))
+        ]
+        pictures = [image_picture(name, question, i, said, values[i], scale) for i, said in enumerate(words)]
         return Explanation(pictures, rows, [attribution.remark] if attribution.remark else [])
 
     return method
 
 
 def image_picture(
-    name: str, question: Question, i: int, targets: Targets, values: np.ndarray, scale: ColourScale
+    name: str, question: Question, i: int, said: str, values: np.ndarray, scale: ColourScale
 ) -> TiledPicture:
-    """Return the picture of one image: itself, its map, and the map over it."""
+    """Return the picture of one image: itself, its map with what is `said` of it, and the map over it."""
     image = question.images.pixels[i]
     tiles = [
         Tile(image_words(question.images, i, question.subject.info), image),
-        Tile(target_words(question.images, i, targets, question.subject.info), values, scale),
+        Tile(said, values, scale),
         Tile("over the image", values, scale, image, question.options.strength),
     ]
     return TiledPicture(f"{name}_{i + 1:03}", f"{name}: {question.images.names[i]}", tiles, about=i)
