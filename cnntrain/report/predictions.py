@@ -41,7 +41,8 @@ def predictions_document(
         for line, pixels in shown
     ]
     key = [class_colours(info)] if "mask" in shown[0][0] else []
-    return Document("What the network sees", claim, [*warned, *key, Gallery(pictures, few_pixels=True)], [])
+    gallery = Gallery(pictures, few_pixels=True, wide="class" not in shown[0][0])
+    return Document("What the network sees", claim, [*warned, *key, gallery], [])
 
 
 def masked_picture(line: Mapping[str, str], pixels: np.ndarray, info: DatasetInfo) -> Picture:

@@ -176,7 +176,7 @@ class Segmentation:
         return F.pad(self.class_weights, (0, IGNORED + 1 - len(self.class_weights)))[labels]
 
     def pixel_weight(self, labels: Tensor) -> Tensor:
-        """Return the sum of the weights of labels [P], and never zero: a batch may have no labelled pixel."""
+        """Return the sum of the weights of labels […], and never zero: a batch may have no labelled pixel."""
         if self.class_weights is None:
             return (labels != IGNORED).sum().clamp(min=1)
         return self.of_class(labels).sum().clamp(min=1e-6)
@@ -295,12 +295,15 @@ def centred(target: Tensor, answer: Tensor) -> Tensor:
 
 
 def by_pixel(answer: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Return logits float32 [P, classes] and labels int64 [P] of all pixels that answers are about.
+    """Return logits, float32 [B, classes, H', W'], and labels, int64 [B, H', W'], of all pixels that answers are about.
 
-    In this shape the loss has a deterministic gradient on every device, and answers in channels_last are not copied.
+    On a GPU they lie as [P, classes] and [P]: torch's loss of maps has no repeatable gradient there. On a CPU, where it
+    has, this shape would take three times as long.
     """
-    logits = answer.float().permute(0, 2, 3, 1).reshape(-1, answer.shape[1])
-    return logits, centred(target, answer).reshape(-1).long()
+    labels = centred(target, answer).long()
+    if not answer.is_cuda:
+        return answer.float(), labels
+    return answer.float().permute(0, 2, 3, 1).reshape(-1, answer.shape[1]), labels.reshape(-1)
 
 
 def confusion_of(answer: Tensor, target: Tensor) -> Tensor:
