@@ -11,6 +11,7 @@ import pytest
 import torch
 from cuts import agree, cut
 
+from cnntrain.cli.main import main
 from cnntrain.runs.load import load_run
 from cnntrain.studies import duration
 from cnntrain.studies.transfer.regimes import Regime, reference_of
@@ -21,10 +22,18 @@ Refused = Callable[..., str]
 HERE = ("output_dir=study", "jobs=1")
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, tiny: tuple[str, ...]) -> Path:
+    """A trained LeNet-5, for all tests."""
+    run = tmp_path_factory.mktemp("trained") / "source"
+    assert main(["fit", *tiny, "trainer.epochs=1", "seed=9", f"output_dir={run}"]) == 0
+    return run
+
+
 @pytest.fixture
-def source(cnntrain: Call, folder: Path, tiny: tuple[str, ...]) -> str:
-    """A trained LeNet-5."""
-    cnntrain("fit", *tiny, "trainer.epochs=1", "seed=9", "output_dir=source")
+def source(folder: Path, trained: Path) -> str:
+    """The same in the working folder."""
+    shutil.copytree(trained, folder / "source")
     return "run=source"
 
 
