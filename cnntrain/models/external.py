@@ -260,11 +260,16 @@ def finished(
     net, added = chain_of(model, label, in_shape, num_classes, build)
     if new is not None:
         stages = list(dict.fromkeys([*renewed(net, label, build), *added]))
-        owners = {key: key.rpartition(".")[0] for key in new}
-        fresh = [key for key, owner in owners.items() if not {owner, owner.replace(".", "_")} & {*stages}] + stages
+        inside = tuple(f"{name}." for name in stages)
+        fresh = [key for key in new if not key.startswith(inside) and stage_of(key) not in stages] + stages
         loaded = f"all but {', '.join(fresh)}, which are new" if fresh else "all"
         net.pretrained = f"weights of {label}: {loaded}"  # type: ignore[assignment]
     return net.to(build.device)
+
+
+def stage_of(key: str) -> str:
+    """Return the name that a chain gives the layer of a library's tensor: classifier_1 of classifier.1.weight."""
+    return key.rpartition(".")[0].replace(".", "_")
 
 
 def renewed(net: nn.Sequential, label: str, build: BuildOptions) -> list[str]:
