@@ -103,7 +103,7 @@ def imported(name: str) -> ModuleType:
     """Import a module; with torch, if that is not there yet, Python looks for no garbage among what modules define.
 
     That is a quarter of a million objects, which stay until the process ends: going through them during the imports and
-    at the end takes a fifth of a short command's time.
+    at the end takes a third of a short command's time.
     """
     if "torch" in sys.modules or not gc.isenabled():
         return importlib.import_module(name)

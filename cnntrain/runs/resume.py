@@ -9,7 +9,7 @@ import torch
 
 from cnntrain.config.schema import Fit
 from cnntrain.runs import records
-from cnntrain.runs.folder import RESULTS, find_run, refuse_existing
+from cnntrain.runs.folder import RECORD, RESULTS, find_run, refuse_existing
 from cnntrain.runs.load import refuse_other_network
 from cnntrain.runs.setup import TrainingSetup
 from cnntrain.runtime import disk, distributed
@@ -61,6 +61,8 @@ def as_begun(cfg: Fit, folder: Path) -> Fit:
 
     It may be another one where that is asked for, on another kind of device, and where this one lacks it.
     """
+    if not (folder / RECORD).exists():
+        return cfg
     record, device = records.record(folder), choose_device(cfg.device)
     begun, same_kind = record["precision"], record["device"].partition(":")[0] == device.type
     if cfg.trainer.precision != "auto" or not same_kind or begun not in ("fp32", choose_precision("auto", device)):
