@@ -12,7 +12,7 @@ from cnntrain.stats.paired_tests import PairedTest, holm_correction, is_signific
 
 AREAS, LESS_IS_BETTER = ("insertion", "deletion"), ("deletion",)
 PAIRS = (
-    "The method of the row minus that of the column, the mean over the same images; * is significant after Holm's "
+    "The row minus the column, the mean over the same images; * is significant after Holm's "
     "correction over all pairs and scores. pairs.csv has their intervals and p."
 )
 
