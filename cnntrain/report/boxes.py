@@ -52,5 +52,5 @@ def worst_blocks(measured: Evaluation, split: Split, info: DatasetInfo) -> list[
         name = f"image {place}" if measured.files is None else str(measured.files[place])
         shown = drawn(image, found[place], objects[place], info.classes)
         pictures.append(Picture(as_png(shown), name, f"{missed[place]} missed", (Path(name).name,)))
-    explained = f"True boxes are black and white, boxes of a score of {LIKELY} or more coloured. Most missed objects come first."
+    explained = f"True boxes are black and white, found ones (score {LIKELY} or more) coloured. Most missed come first."
     return [Paragraph(explained, quiet=True), Gallery(pictures, wide=True)]
