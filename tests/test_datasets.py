@@ -141,7 +141,9 @@ def test_describe_needs_nothing_on_disk_and_agrees_with_options(name: str) -> No
     assert (
         len(set(info.classes))
         == len(info.classes)
-        == {"cifar100": 100, "imagenet": 1000, "tiny_imagenet": 200, "shapes": 4}.get(name, 10)
+        == {"cifar100": 100, "imagenet": 1000, "tiny_imagenet": 200, "shapes": 4, "voc2007": 20, "voc2012": 20}.get(
+            name, 10
+        )
     )
 
 
