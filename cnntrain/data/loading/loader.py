@@ -222,7 +222,7 @@ def eval_batches(
         look(images)
         if has_map(images.shape[3]):
             images, labels = images[..., :-1], images[..., -1]
-        elif info.targets == "boxes":
+        elif info.targets == "boxes" and labels.dim() == 3:  # images to be predicted have none
             labels = centred_boxes(labels, stored(split.source).shape[:2], info.shape[1:])
         yield normalise(images.to(device, non_blocking=True)), labels.to(device, non_blocking=True)
 
