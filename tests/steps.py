@@ -1,6 +1,7 @@
 """Training steps, of classifiers unless said otherwise, from keyword arguments: for tests without a configuration."""
 
-from collections.abc import Iterable, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -94,3 +95,26 @@ def lying_on(device: str, owner: Any, names: Iterable[str]) -> None:
             continue
         new = torch.empty_strided(old.shape, old.stride(), dtype=old.dtype, device=device)
         setattr(owner, name, nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new)
+
+
+def lay_out(device: str, net: nn.Module, loader: ResidentLoader) -> None:
+    """Put what a step reads on a device, without its values: the weights, the images and what was drawn for them."""
+    assert loader.index is not None and loader.store.flat is not None
+    lying_on(device, loader, ("labels", "at", "index"))
+    lying_on(device, loader.store, ("flat", "rows", "cols"))
+    lying_on(device, loader.render.normalise, ("scale", "shift"))
+    loader.store.device = torch.device(device)
+    loader.drawn = {name: torch.empty_like(drawn, device=device) for name, drawn in loader.drawn.items()}
+    for module in net.modules():
+        lying_on(device, module, [*module._parameters, *module._buffers])
+
+
+@contextlib.contextmanager
+def no_waiting() -> Iterator[None]:
+    """Let torch raise an error where the host waits for a GPU."""
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

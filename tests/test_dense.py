@@ -11,7 +11,7 @@ import pytest
 import torch
 from cuts import Call, agree, each_at_once, rows
 from made import create_model, tree
-from steps import DENSE_NETWORKS, dense_data, dense_step, every_augmentation, lying_on
+from steps import DENSE_NETWORKS, dense_data, dense_step, every_augmentation, lay_out
 from test_distributed import become, fit, free_port
 from test_masks import masked
 from torch import Tensor, nn
@@ -70,15 +70,8 @@ def test_a_step_on_a_gpu_has_all_its_tensors_there_and_brings_none(model: str, p
     gpu = "cuda:0"
     student, loader = dense_step(model, parts, CPU)
     loader.seek(0, 1)
-    assert loader.index is not None and loader.store.flat is not None
     with FakeTensorMode(allow_non_fake_inputs=True):
-        lying_on(gpu, loader, ("labels", "at", "index"))
-        lying_on(gpu, loader.store, ("flat", "rows", "cols"))
-        lying_on(gpu, loader.render.normalise, ("scale", "shift"))
-        loader.store.device = torch.device(gpu)
-        loader.drawn = {name: torch.empty_like(drawn, device=gpu) for name, drawn in loader.drawn.items()}
-        for module in student.trained.net.modules():
-            lying_on(gpu, module, [*module._parameters, *module._buffers])
+        lay_out(gpu, student.trained.net, loader)
         task, weights = student.task, getattr(student.task, "class_weights", None)
         if weights is not None:
             object.__setattr__(task, "class_weights", torch.empty_like(weights, device=gpu))

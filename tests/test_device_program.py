@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 from cuts import Call, agree, cut, fill, last
-from steps import lying_on, step_of
+from steps import lay_out, step_of
 from test_loader import resident
 from test_loop import CPU, INFO, loader, network, stripes, train_step
 from torch import nn
@@ -76,14 +76,8 @@ def steps_on_an_imagined_gpu(
     """Take two steps with all tensors of a training on a GPU that is not there, but for the backward pass."""
     gpu = "cuda:0"
     loader.seek(0, 1)
-    assert loader.index is not None and loader.store.flat is not None
     with FakeTensorMode(allow_non_fake_inputs=True):
-        lying_on(gpu, loader, ("labels", "at", "index"))
-        lying_on(gpu, loader.store, ("flat", "rows", "cols"))
-        lying_on(gpu, loader.render.normalise, ("scale", "shift"))
-        loader.drawn = {name: torch.empty_like(drawn, device=gpu) for name, drawn in loader.drawn.items()}
-        for module in net.modules():
-            lying_on(gpu, module, [*module._parameters, *module._buffers])
+        lay_out(gpu, net, loader)
         student = make()
         monkeypatch.setattr(
             *(student.program, "backward"),

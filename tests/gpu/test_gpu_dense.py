@@ -1,11 +1,10 @@
 """Steps for label maps and boxes on a GPU: recorded ones are the plain ones, and none waits for the device."""
 
-import contextlib
 from collections.abc import Iterator
 
 import pytest
 import torch
-from steps import DENSE_NETWORKS, dense_data, dense_step, every_augmentation
+from steps import DENSE_NETWORKS, dense_data, dense_step, every_augmentation, no_waiting
 from torch import Tensor, nn
 
 from cnntrain.data.loading.loader import eval_batches
@@ -45,16 +44,6 @@ def test_recorded_steps_are_the_plain_ones_to_the_bit(model: str, precision: str
         assert not graph or (student.graph is not None and student.graph.graph is not None)
     assert all(torch.equal(one, other) for one, other in zip(*states, strict=True))
     assert scores[0] == scores[1] and scores[0]["loss"] > 0
-
-
-@contextlib.contextmanager
-def no_waiting() -> Iterator[None]:
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode")

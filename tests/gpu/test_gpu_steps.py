@@ -1,6 +1,5 @@
 """Steps on a GPU: recorded, compiled and streamed ones are the plain ones, and nothing in them waits for the device."""
 
-import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from made import create_model
-from steps import step_of
+from steps import no_waiting, step_of
 from torch import Tensor, nn
 
 from cnntrain.data.augment.augmentations import AUGMENTATIONS, Augmentation
@@ -141,16 +140,6 @@ def test_a_fast_host_overtakes_no_slot() -> None:
         plain.seek(0, place)
         torch.testing.assert_close(images.cpu(), plain.batch().images)
     data.close()
-
-
-@contextlib.contextmanager
-def no_waiting() -> Iterator[None]:
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode")
