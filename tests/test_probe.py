@@ -1,9 +1,11 @@
 """`cnntrain probe`: fits against scikit-learn's own on the features themselves, and what a study leaves."""
 
 import json
+import re
 import shutil
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +25,25 @@ from cnntrain.runtime.errors import InputError
 from cnntrain.stats.intervals import wilson
 from cnntrain.stats.paired_tests import discordant_pairs, image_interval
 from cnntrain.studies.networks import INPUT
-from cnntrain.studies.probe.features import TappedNetwork, stage_columns, tapped
-from cnntrain.studies.probe.linear import choose_c, fit, points_of_features, points_of_gram, shares_of_pivots
-from cnntrain.studies.probe.probes import LinearProbe, ProbeSettings, Scaling, fit_network, predictions
+from cnntrain.studies.probe import linear
+from cnntrain.studies.probe.features import Columns, TappedNetwork, in_blocks, stage_columns, tapped
+from cnntrain.studies.probe.linear import (
+    ImagePoints,
+    LinearFit,
+    choose_c,
+    fit,
+    points_of_gram,
+    shares_of_pivots,
+)
+from cnntrain.studies.probe.probes import (
+    LinearProbe,
+    ProbeSettings,
+    Scaling,
+    fit_network,
+    points_bytes,
+    points_of,
+    predictions,
+)
 from cnntrain.studies.probe.rows import ProbeCurve, control_of, corrected, stage_row, steps
 from cnntrain.studies.probe.study import ProbeAnswer
 
@@ -64,26 +82,63 @@ def test_weights_of_coordinates_are_weights_of_features() -> None:
     assert np.allclose(weights.T, known.coef_, atol=1e-3 * np.abs(known.coef_).max())
 
 
+def objective(points: np.ndarray, labels: np.ndarray, c: float, fitted: LinearFit) -> float:
+    """½‖w‖² + C Σ max(0, 1 - y (w·x + b))² summed over machines; of two classes there is one, the second's."""
+    two = 2 if fitted.weights.shape[1] == 2 else 1
+    total = 0.0
+    for k in range(two - 1, fitted.weights.shape[1]):
+        w, b, y = two * fitted.weights[:, k], two * fitted.bias[k], np.where(labels == k, 1, -1)
+        total += 0.5 * w @ w + c * (np.maximum(0, 1 - y * (points.astype(np.float64) @ w + b)) ** 2).sum()
+    return float(total)
+
+
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("c", [0.1, 10])
-def test_both_ways_to_an_svm_give_one_machine(c: float, classes: int) -> None:
-    """Inner products with 1/2C on the diagonal, and LinearSVC with an intercept that costs nothing."""
-    features, labels = blobs(90, 120, classes)
-    dual = fit("svm", points_of_gram(features @ features.T), labels, c, 1e-6)
+@pytest.mark.parametrize("dimensions", [8, 120])
+def test_both_ways_to_an_svm_give_one_machine(c: float, classes: int, dimensions: int) -> None:
+    """Features by L-BFGS, inner products with 1/2C on the diagonal, and LinearSVC's intercept that costs little."""
+    features, labels = blobs(90, dimensions, classes)
+    primal = fit("svm", ImagePoints(features), labels, c, 1e-6)
+    points = points_of_gram(features @ features.T)
+    dual = fit("svm", points, labels, c, 1e-6)
     known = LinearSVC(C=c, dual=False, tol=1e-8, max_iter=10_000, intercept_scaling=100).fit(features, labels)
-    points = points_of_gram(features @ features.T).values
-    decisions = (points @ dual.weights + dual.bias)[:, 1:] * (2 if classes == 2 else 1)
-    theirs = known.decision_function(features).reshape(90, -1)[:, 0 if classes == 2 else 1 :]
-    assert np.abs(decisions - theirs).max() < 2e-3
+    ours = features @ primal.weights + primal.bias
+    assert np.abs(ours - (points.values @ dual.weights + dual.bias)).max() < 2e-3
+    theirs = known.decision_function(features).reshape(90, -1)
+    assert np.abs((2 * ours[:, 1:] if classes == 2 else ours) - theirs).max() < 2e-3
+    best = objective(features, labels, c, primal)
+    assert primal.converged and dual.converged
+    assert objective(points.values, labels, c, dual) == pytest.approx(best, rel=1e-5)
+    assert best <= objective(features, labels, c, dual_of_features(features, points, dual)) * (1 + 1e-9)
 
 
-def test_few_dimensions_need_no_inner_products() -> None:
-    features, labels = blobs(200, 8)
-    points = points_of_features(features)
-    assert points.gram is None and points_of_features(blobs(200, 100)[0]).gram is not None
-    known = LinearSVC(C=1, dual=False, tol=1e-8, max_iter=10_000, intercept_scaling=100).fit(features, labels)
-    fitted = fit("svm", points, labels, 1, 1e-8)
-    assert np.abs(features @ fitted.weights + fitted.bias - known.decision_function(features)).max() < 0.02
+def dual_of_features(features: np.ndarray, points: ImagePoints, dual: LinearFit) -> LinearFit:
+    """A machine of points, as one of features."""
+    return LinearFit(features[points.pivots].T @ shares_of_pivots(points, dual.weights), dual.bias, dual.converged)
+
+
+def test_points_in_float32_have_the_machine_of_float64() -> None:
+    features, labels = blobs(600, 40)
+    exact = fit("svm", ImagePoints(features), labels, 10, 1e-6)
+    single = fit("svm", ImagePoints(features.astype(np.float32)), labels, 10)
+    assert exact.converged and single.converged
+    assert objective(features, labels, 10, single) == pytest.approx(objective(features, labels, 10, exact), rel=1e-5)
+    assert np.array_equal(single.predict(features), exact.predict(features))
+
+
+def test_a_fit_that_stops_early_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear, "ITERATIONS", 2)
+    assert not fit("svm", ImagePoints(blobs(200, 8)[0]), blobs(200, 8)[1], 100, 1e-8).converged
+
+
+def test_some_images_get_the_fewest_coordinates() -> None:
+    features = blobs(200, 50)[0]
+    points = ImagePoints(features.astype(np.float32))
+    assert points.alone(np.arange(200)) is points
+    assert points.alone(np.arange(90)).gram is None
+    few = points.alone(np.arange(30))
+    assert few.values.shape[1] <= 30 and few.gram is not None
+    assert np.allclose(few.values @ few.values.T, features[:30] @ features[:30].T, atol=1e-6)
 
 
 def test_the_c_that_generalises_is_chosen() -> None:
@@ -130,8 +185,8 @@ def tap(net: nn.Sequential, pool: Any = "none", stages: Sequence[str] = STAGES) 
 
 def test_columns_are_the_same_in_one_pass_and_in_many() -> None:
     net, split = network(), images(20)
-    whole = {name: np.hstack([*columns()]) for name, columns in stage_columns(tap(net), split, 10_000, 0)}
-    parts = {name: np.hstack([*columns()]) for name, columns in stage_columns(tap(net), split, 100, 0)}
+    whole = {name: np.hstack([*columns.blocks()]) for name, columns in stage_columns(tap(net), split, 10_000, 0)}
+    parts = {name: np.hstack([*columns.blocks()]) for name, columns in stage_columns(tap(net), split, 100, 0)}
     assert list(whole) == [INPUT, "conv1", "pool1", "fc2"]
     assert {name: x.shape[1] for name, x in whole.items()} == {INPUT: 144, "conv1": 600, "pool1": 150, "fc2": 3}
     assert all(np.array_equal(whole[name], parts[name]) for name in whole)
@@ -185,6 +240,15 @@ def test_weights_of_features_predict_what_scikit_learn_does(n: int) -> None:
         atol=1e-8,
     )
     assert (answer == test.labels.numpy()).mean() > 0.8
+
+
+def test_features_of_more_images_are_scaled_where_they_lie() -> None:
+    held = np.random.default_rng(0).gamma(2, size=(50, 30)).astype(np.float32)
+    expected = Scaling.of(held, 30)(held)
+    scalings = list[Scaling]()
+    points = points_of(Columns(partial(in_blocks, held), held), 30, 50, scalings)
+    assert np.shares_memory(points.values, held) and points.gram is None
+    assert np.allclose(points.values, expected, atol=1e-6)
 
 
 def test_permuted_labels_are_learned_by_heart_and_give_chance() -> None:
@@ -358,6 +422,16 @@ def test_a_probe_of_another_dataset_is_a_run_on_it(cnntrain: Call, run: str, fol
     words = ("dataset=folder", "dataset.root=pictures", "dataset.channels=1", "classifier=svm", "pool=2", "save=true")
     found = cnntrain("probe", run, *SMALL, *words, "stages=[conv1]", "control=none", "output_dir=out")
     assert cnntrain("eval", "run=out/probes/run/conv1_svm")["top1"] == found["rows"][0]["top1"]
+
+
+def test_memory_is_asked_for_what_a_stage_needs(cnntrain: Call, run: str, refused: Callable[..., str]) -> None:
+    assert points_bytes(10, 50_000, 1000) == 4 * 10 * 50_000 < points_bytes(50_000, 50_000, 1000) / 1000
+    words = ("classifier=svm", "control=none", "folds=2", "c=[1]", "figures=false", "memory=0.00038")
+    cnntrain("probe", run, *words, "stages=[fc5]", "train_images=96")  # 10 features need no inner products
+    nearest = re.search(r"train_images=(\d+)", refused("probe", run, *words, "stages=[input,fc5]", "train_images=96"))
+    assert nearest is not None
+    refused("probe", run, *words, "stages=[input,fc5]", f"train_images={int(nearest[1]) + 1}")
+    cnntrain("probe", run, *words, "stages=[input,fc5]", f"train_images={nearest[1]}")
 
 
 @pytest.mark.parametrize(

@@ -158,11 +158,13 @@ class Words(Pointwise):
 
     def forward(self, x: Tensor) -> Tensor:
         with in_fp32(x):
-            x, sizes = x.float(), self.centres.square().sum(1)
-            scores = F.conv2d(x, self.centres[:, :, None, None], -0.5 * sizes)
-            if self.assignment == "triangle":
-                distance = (x.square().sum(1, keepdim=True) - 2 * scores).clamp(min=SMALLEST).sqrt()
-                return (distance.mean(1, keepdim=True) - distance).relu()
+            x, kernels, sizes = x.float(), self.centres[:, :, None, None], self.centres.square().sum(1)
+            if self.assignment == "triangle":  # in place, and the words of a position side by side: maps are large
+                x = x.contiguous(memory_format=torch.channels_last)
+                squares = F.conv2d(x, -2 * kernels, sizes).add_(x.square().sum(1, keepdim=True))
+                distance = squares.clamp_(min=SMALLEST).sqrt_()
+                return (distance.mean(1, keepdim=True) - distance).relu_()
+            scores = F.conv2d(x, kernels, -0.5 * sizes)
             nearest = torch.zeros_like(scores).scatter(1, scores.argmax(1, keepdim=True), 1.0)
             if not scores.requires_grad:
                 return nearest

@@ -27,9 +27,9 @@ class Pyramid(Branches):
         if min(height, width) < max(self.grids):
             cells = describe_shape(2 * (max(self.grids),))
             raise ValueError(f"a grid of {cells} cells does not fit into maps of {describe_shape((height, width))}")
-        x = x.float() / (height * width)
+        x = x.float()
         sums = [
-            weight * x[:, :, rows, columns].sum((2, 3))
+            weight / (height * width) * x[:, :, rows, columns].sum((2, 3))
             for grid, weight in zip(self.grids, self.weights, strict=True)
             for rows in parts(height, grid)
             for columns in parts(width, grid)

@@ -18,8 +18,19 @@ from cnntrain.runtime.devices import autocast
 from cnntrain.runtime.errors import InputError, listed
 from cnntrain.studies.networks import INPUT
 
-COLUMNS = 2048  # that are in float64 at a time
-Columns = Callable[[], Iterator[np.ndarray]]  # blocks of columns, float32 [N, …], from the first on, each time anew
+COLUMNS = 2048  # that are in float64 at a time, at most …
+NUMBERS = 2**23  # … as long as they are no more numbers than these
+
+
+@dataclass(frozen=True, eq=False)
+class Columns:
+    """The features of a stage: `blocks` yields columns, float32 [N, …], from the first on, each time anew.
+
+    Where all are in memory, `held` is them, [N, D], and the blocks are its parts.
+    """
+
+    blocks: Callable[[], Iterator[np.ndarray]]
+    held: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,15 +122,17 @@ def stage_columns(network: TappedNetwork, split: Split, most: int, workers: int)
         if network.dimensions[group[0]] <= most:
             held = network.columns(split, {name: slice(0, network.dimensions[name]) for name in group}, workers)
             for name in group:
-                yield name, partial(in_blocks, held.pop(name))
+                features = held.pop(name)
+                yield name, Columns(partial(in_blocks, features), features)
         else:
-            yield group[0], partial(computed_anew, network, split, group[0], most, workers)
+            yield group[0], Columns(partial(computed_anew, network, split, group[0], most, workers))
 
 
 def in_blocks(columns: np.ndarray) -> Iterator[np.ndarray]:
     """Yield columns in blocks."""
-    for start in range(0, columns.shape[1], COLUMNS):
-        yield columns[:, start : start + COLUMNS]
+    width = max(1, min(COLUMNS, NUMBERS // len(columns)))
+    for start in range(0, columns.shape[1], width):
+        yield columns[:, start : start + width]
 
 
 def computed_anew(network: TappedNetwork, split: Split, stage: str, most: int, workers: int) -> Iterator[np.ndarray]:

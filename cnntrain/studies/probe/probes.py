@@ -15,7 +15,6 @@ from cnntrain.studies.probe.linear import (
     LinearFit,
     choose_c,
     fit,
-    points_of_features,
     points_of_gram,
     shares_of_pivots,
 )
@@ -140,20 +139,34 @@ def fit_stage(
 
 
 def points_of(columns: Columns, dimensions: int, n: int, scalings: list[Scaling]) -> ImagePoints:
-    """Return images by their scaled features, or by coordinates where these are more; add how they were scaled."""
+    """Return images by their features, scaled where they are held, or by coordinates where they are not, or are no
+    fewer than images; add how they were scaled.
+    """
 
     def scaled(block: np.ndarray) -> np.ndarray:
         scalings.append(Scaling.of(block, dimensions))
         part: np.ndarray = scalings[-1](block)
         return part
 
-    if dimensions < n:
-        return points_of_features(np.hstack([scaled(block) for block in columns()]))
+    if columns.held is not None and dimensions < n:
+        for block in columns.blocks():
+            block[:] = scaled(block)
+        return ImagePoints(columns.held)
     gram = np.zeros((n, n))
-    for block in columns():
+    for block in columns.blocks():
         part = scaled(block)
         gram += part @ part.T
     return points_of_gram(gram)
+
+
+def points_bytes(dimensions: int, n: int, fold_images: int) -> int:
+    """Return how many bytes the points of n images take, or those of the images that choose C, beside them."""
+    if dimensions >= n:
+        return ARRAYS * 8 * n * n
+    whole = 4 * dimensions * n
+    if fold_images >= n:
+        return whole
+    return max(whole, ARRAYS * 8 * fold_images**2 if dimensions >= fold_images else 2 * 4 * dimensions * fold_images)
 
 
 def feature_weights(
@@ -165,7 +178,7 @@ def feature_weights(
     shares = shares_of_pivots(points, weights)
     parts = [
         scaling.factor[:, None] * (scaling(block[points.pivots]).T @ shares)
-        for scaling, block in zip(scalings, columns(), strict=True)
+        for scaling, block in zip(scalings, columns.blocks(), strict=True)
     ]
     return np.concatenate(parts)
 

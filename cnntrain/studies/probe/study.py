@@ -1,9 +1,8 @@
 """A probing study: linear classifiers on the stages of networks and of untrained twins, and with permuted labels."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from math import isqrt
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +34,7 @@ from cnntrain.studies.networks import (
 )
 from cnntrain.studies.probe.features import TappedNetwork, dimensions_of, tapped
 from cnntrain.studies.probe.options import Probe
-from cnntrain.studies.probe.probes import ARRAYS, LinearProbe, ProbeSettings, fit_network, predictions
+from cnntrain.studies.probe.probes import LinearProbe, ProbeSettings, fit_network, points_bytes, predictions
 
 SHARE = 0.5  # of the memory that is free, for a study that nobody told how much to take
 
@@ -118,9 +117,14 @@ def probe(cfg: Probe) -> ProbeStudy:
             warn_of_seen(network.folder, images.test.split, "these")
     require_images(cfg, images)
     memory = memory_at_hand(cfg)
-    settings = probe_settings(cfg, len(images.train.split), memory)
+    settings = probe_settings(cfg, memory)
     probed = [*probed_networks(cfg, networks, groups)]
-    require_weights(cfg, networks, probed, len(images.info.classes), memory)
+    dimensions = [  # untrained twins have the same
+        dimensions_of(network.net, network.info, own.stages, cfg.pool)
+        for network, own in zip(networks, probed, strict=False)
+    ]
+    require_points(cfg, dimensions, len(images.train.split), memory)
+    require_weights(cfg, dimensions, len(images.info.classes), memory)
     fits = sum(len(each.stages) * (1 + is_permuted(cfg, each)) for each in probed)
     with counting(fits * len(settings.classifiers), "probe", "fit") as done:
         answers = [answer for each in probed for answer in answers_of(cfg, each, images, settings, done)]
@@ -219,17 +223,8 @@ def memory_at_hand(cfg: Probe) -> float:
     return SHARE * available() if cfg.memory is None else cfg.memory * 2**30
 
 
-def probe_settings(cfg: Probe, n: int, memory: float) -> ProbeSettings:
-    """Return how probes are fitted to `n` images; half of the memory holds features.
-
-    Raises `InputError` where inner products of so many images do not fit into the other half.
-    """
-    need = ARRAYS * 8 * n * n
-    if need > memory / 2:
-        raise InputError(
-            f"inner products of {n:,} training images take {disk.size(need)}, and half of {disk.size(memory)} is "
-            f"theirs: take train_images={isqrt(int(memory / 2 / ARRAYS / 8)):,}, or memory={2 * need / 2**30:.2g} (GiB)"
-        )
+def probe_settings(cfg: Probe, memory: float) -> ProbeSettings:
+    """Return how probes are fitted; half of the memory holds features."""
     return ProbeSettings(
         ["svm", "softmax"] if cfg.classifier == "both" else [cfg.classifier],
         None,
@@ -241,15 +236,28 @@ def probe_settings(cfg: Probe, n: int, memory: float) -> ProbeSettings:
     )
 
 
-def require_weights(
-    cfg: Probe, networks: Sequence[NamedNetwork], probed: Sequence[ProbedNetwork], classes: int, memory: float
-) -> None:
+def require_points(cfg: Probe, dimensions: Sequence[Mapping[str, int]], n: int, memory: float) -> None:
+    """Raise `InputError` where half of the memory does not hold what classifiers of a stage are fitted to."""
+    widest = {count: stage for own in dimensions for stage, count in own.items()}
+
+    def need(count: int, images: int) -> int:
+        return points_bytes(count, images, cfg.fold_images)
+
+    most = max(widest, key=lambda count: need(count, n))
+    if need(most, n) <= memory / 2:
+        return
+    fewer = next((m for m in range(n - 1, 0, -1) if all(need(count, m) <= memory / 2 for count in widest)), 1)
+    what = f"{most:,} features" if most < n else "inner products"
+    raise InputError(
+        f"{widest[most]}: {what} of {n:,} training images take {disk.size(need(most, n))}, and half of "
+        f"{disk.size(memory)} is theirs: take train_images={fewer:,}, or memory={2 * need(most, n) / 2**30:.2g} (GiB)"
+    )
+
+
+def require_weights(cfg: Probe, dimensions: Sequence[Mapping[str, int]], classes: int, memory: float) -> None:
     """Raise `InputError` where the weights of a network's probes, or of all to be saved, take more than the memory."""
     each = (2 if cfg.classifier == "both" else 1) * classes * 8
-    sizes = [
-        each * sum(dimensions_of(network.net, network.info, own.stages, cfg.pool).values())
-        for network, own in zip(networks, probed, strict=False)
-    ]
+    sizes = [each * sum(own.values()) for own in dimensions]
     need = sum(sizes) if cfg.save else 2 * max(sizes)  # of true and of permuted labels
     if need > memory:
         raise InputError(
