@@ -16,6 +16,7 @@ from cnntrain.nn.shapes import Shape
 from cnntrain.nn.stages import Reduction, stage_shapes, walk
 from cnntrain.runtime.devices import autocast
 from cnntrain.runtime.errors import InputError, listed
+from cnntrain.runtime.progress import counting
 from cnntrain.studies.networks import INPUT
 
 COLUMNS = 2048  # that are in float64 at a time, at most …
@@ -49,13 +50,15 @@ class TappedNetwork:
         """Yield the features of some stages, float32 [B, D] on the host, a batch of a split at a time."""
         last = next((name for name, _ in reversed(list(self.net.named_children())) if name in stages), None)
         batches = eval_batches(split, self.info, batch_size=self.batch_size, device=self.device, workers=workers)
-        for images, _ in batches:
-            with torch.inference_mode(), autocast(self.precision, self.device):
-                features = {INPUT: self.taps[INPUT](images)} if INPUT in stages else {}
-                for name, x in walk(self.net, images, last) if last else ():
-                    if name in stages:
-                        features[name] = self.taps[name](x)
-            yield {name: x.float().cpu() for name, x in features.items()}
+        with counting(len(split), "features", "image") as done:
+            for images, _ in batches:
+                with torch.inference_mode(), autocast(self.precision, self.device):
+                    features = {INPUT: self.taps[INPUT](images)} if INPUT in stages else {}
+                    for name, x in walk(self.net, images, last) if last else ():
+                        if name in stages:
+                            features[name] = self.taps[name](x)
+                yield {name: x.float().cpu() for name, x in features.items()}
+                done(len(images))
 
     def columns(self, split: Split, wanted: Mapping[str, slice], workers: int) -> dict[str, np.ndarray]:
         """Return some columns of the features of some stages, float32 [N, …], in one pass over a split.

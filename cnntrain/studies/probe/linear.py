@@ -117,7 +117,7 @@ def fit(
         warnings.simplefilter("always", ConvergenceWarning)
         if kind == "softmax":
             model = LogisticRegression(C=c, tol=steepness, max_iter=ITERATIONS).fit(points.values, labels)
-            weights, bias = model.coef_.T, np.asarray(model.intercept_)
+            weights, bias = (part.T.astype(np.float64) for part in (model.coef_, model.intercept_))
         elif points.gram is None:
             weights, bias = primal_svm(points.values, labels, c, steepness)
         else:
