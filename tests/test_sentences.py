@@ -24,6 +24,7 @@ from cnntrain.nn.embedding import WordEmbedding
 from cnntrain.nn.geometry import geometry
 from cnntrain.nn.stages import BuildOptions, walk
 from cnntrain.runtime.errors import InputError
+from cnntrain.training import optimizers
 from cnntrain.training.optimizers import adadelta
 
 Call = Callable[..., dict[str, Any]]
@@ -223,6 +224,27 @@ def test_adadelta_is_torchs_and_steps_nowhere_where_nothing_may_change() -> None
     ours.found_inf = torch.ones(())  # type: ignore[attr-defined]
     ours.step()
     assert torch.equal(nets[0].weight, before)
+
+
+def test_a_parameter_changed_by_parts_is_the_whole_one_to_the_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    def trained(cached: int) -> list[torch.Tensor]:
+        monkeypatch.setattr(optimizers, "CACHED", cached)
+        drawn = torch.Generator().manual_seed(0)
+        net = nn.Module()
+        for name, shape in (("table", (333, 30)), ("filters", (77, 6, 3, 1)), ("bias", (101,)), ("step", ())):
+            layout = torch.channels_last if len(shape) == 4 else torch.preserve_format
+            value = torch.randn(shape, generator=drawn).to(memory_format=layout)
+            net.register_parameter(name, nn.Parameter(value))
+        optimizer = adadelta(net, weight_decay=0.1, max_norm=3.0)
+        for _ in range(3):
+            for p in net.parameters():
+                p.grad = torch.randn(p.shape, generator=drawn)
+            optimizer.step()
+        return [*net.parameters(), *(tensor for state in optimizer.state.values() for tensor in state.values())]
+
+    whole, parts = trained(2**40), trained(64)
+    assert len(whole) == 3 * 4
+    assert all(map(torch.equal, whole, parts))
 
 
 # --- commands

@@ -15,6 +15,7 @@ from cnntrain.training.torch_workarounds import SGD, Adam, AdamW, Uncompiled
 
 Groups = list[dict[str, Any]]
 NO_FACTORS: dict[str, float] = {}
+CACHED = 2**17  # numbers of a parameter that a thread changes at once
 
 
 def parameter_groups(
@@ -187,20 +188,36 @@ class Adadelta(Uncompiled, torch.optim.Adadelta):
                 state = self.state[p]
                 if not state:
                     state["square_avg"], state["acc_delta"] = torch.zeros_like(p), torch.zeros_like(p)
-                self.change(p, state["square_avg"], state["acc_delta"], group)
+                skip = getattr(self, "found_inf", torch.zeros((), device=p.device)) > 0
+                tensors = torch.atleast_1d(p, p.grad, state["square_avg"], state["acc_delta"])
+                rows = rows_at_once(tensors[0])
+                for part in zip(*(tensor.split(rows) for tensor in tensors), strict=True):
+                    change_by_adadelta(*part, skip, group)
 
-    def change(self, p: Tensor, squares: Tensor, steps: Tensor, group: dict[str, Any]) -> None:
-        """Change a parameter and its averages of squared gradients and squared steps."""
-        rho, eps, gradient = group["rho"], group["eps"], p.grad
-        assert gradient is not None
-        if group["weight_decay"]:
-            gradient = gradient.add(p, alpha=group["weight_decay"])
-        mean_square = torch.addcmul(squares * rho, gradient, gradient, value=1 - rho)
-        step = (steps + eps).sqrt_().div_((mean_square + eps).sqrt_()).mul_(gradient)
-        mean_step = torch.addcmul(steps * rho, step, step, value=1 - rho)
-        skip = getattr(self, "found_inf", torch.zeros((), device=p.device)) > 0
-        for old, new in ((p, p - step * group["lr"]), (squares, mean_square), (steps, mean_step)):
-            torch.where(skip, old, new, out=old)
+
+def change_by_adadelta(
+    p: Tensor, gradient: Tensor, squares: Tensor, steps: Tensor, skip: Tensor, group: dict[str, Any]
+) -> None:
+    """Change some rows of a parameter and their averages of squared gradients and squared steps, unless `skip`."""
+    rho, eps = group["rho"], group["eps"]
+    if group["weight_decay"]:
+        gradient = gradient.add(p, alpha=group["weight_decay"])
+    mean_square = torch.addcmul(squares * rho, gradient, gradient, value=1 - rho)
+    step = (steps + eps).sqrt_().div_((mean_square + eps).sqrt_()).mul_(gradient)
+    mean_step = torch.addcmul(steps * rho, step, step, value=1 - rho)
+    for old, new in ((p, p - step * group["lr"]), (squares, mean_square), (steps, mean_step)):
+        torch.where(skip, old, new, out=old)
+
+
+def rows_at_once(p: Tensor) -> int:
+    """Return how many rows of a parameter change together: on a GPU all, on a CPU what its caches hold.
+
+    A step has a dozen operations, each of which would go through memory. Rows come in multiples of 32, so that the
+    processor's vectors end where they would end in the whole.
+    """
+    if p.device.type != "cpu":
+        return len(p)
+    return max(CACHED * torch.get_num_threads() // p[0].numel() // 32, 1) * 32
 
 
 def muon(
