@@ -4,7 +4,9 @@ They handle a map row by row and turn the filters over into a layout of their ow
 pixels do not pay back. One product of all windows [places of all images, height · width · inputs of a filter] with all
 filters took a seventh of the time for 512 maps of 2×2 pixels (two cores, forward and backward, bf16 and fp32), and
 takes as long where maps have more than about 16 pixels. The gradient of the filters is found faster by a product on
-larger maps too, where the processor multiplies tiles of bf16 (AMX).
+larger maps too, where the processor multiplies tiles of bf16 (AMX), and wherever maps are one pixel wide, as sentences
+are: for 300 maps of 64 words in half the time in fp32 and a quarter in bf16 (one core, AVX512-BF16), of 300 words in
+two thirds and a half.
 """
 
 from collections.abc import Iterator
@@ -70,14 +72,15 @@ def convolve(module: nn.Conv2d, x: Tensor) -> Tensor:
     kind = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
     height, width = (how.places(x.shape[2 + axis], weight.shape[2 + axis], axis) for axis in (0, 1))
     places = height * width
-    if min(height, width) < 1 or places > small(kind) or len(x) * places * weight[0].numel() > MOST_VALUES:
+    pays = x.shape[3] == 1 or places <= small(kind)
+    if min(height, width) < 1 or not pays or len(x) * places * weight[0].numel() > MOST_VALUES:
         return F.conv2d(x, weight, bias, *how)
     out: Tensor = Product.apply(x.to(kind), weight.to(kind), None if bias is None else bias.to(kind), how)
     return out
 
 
 def small(kind: torch.dtype) -> int:
-    """Return how many pixels a map may have for a product in a number format to pay."""
+    """Return how many pixels a map wider than one may have for a product in a number format to pay."""
     return SMALL_TILES if kind == torch.bfloat16 and cpu_multiplies_tiles() else SMALL
 
 
