@@ -1,6 +1,7 @@
 """Sentences: files in every form, words and numbers, Kim's network and its counts, and the commands on it."""
 
 import csv
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -278,6 +279,8 @@ def test_a_network_of_sentences_is_measured_reported_explained_and_asked(
         (["invariance", "run=run", "warp=translate_y"], "words"),
         (["explain", "run=run", "what=cam"], "ngrams"),
         (["predict", "run=run", "images=said.txt"], "sentences="),
+        (["explain", "run=run", "what=ngrams", "images=said.txt"], "said.txt"),
+        (["eval", "run=run", "tta=shift"], "tta=shift"),
     ):
         capfd.readouterr()
         assert main(line) == 2
@@ -303,6 +306,76 @@ def test_windows_are_removed_one_by_one_and_folds_are_held_out(cnntrain: Call) -
     found = cnntrain("ablate", *words, removed, "seeds=1", "output_dir=study")
     assert [row["params_removed"] for row in found["table"]] == [0, 8 * (3 * 12 + 1) + 16, 8 * (5 * 12 + 1) + 16]
     assert cnntrain("crossval", *words, "folds=2", "output_dir=folds")["table"][0]["n"] == 600
+
+
+def test_no_command_calls_sentences_images(cnntrain: Call, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Other than in words for settings and files: train_images, images=3."""
+    small = [*(word for word in SMALL if "epochs" not in word and "train_images" not in word), "trainer.epochs=1"]
+    small += ["dataset.train_images=120", "figures=false"]
+    fit = [word for word in small if word != "figures=false"]
+    cnntrain("fit", *fit, "output_dir=run")
+    cnntrain("fit", *fit, "seed=1", "output_dir=other")
+    lines = [
+        ["eval", "run=run"],
+        ["report", "run=run", "output=page.html"],
+        ["compare", "runs=[run,other]", "output_dir=compared", "figures=false"],
+        ["explain", "run=run", "what=ngrams", "images=2", "output_dir=why"],
+        ["describe", "run=run"],
+        ["probe", "run=run", "train_images=60", "folds=2", "classifier=softmax", "figures=false", "output_dir=probed"],
+        ["time", "model=text_cnn", "dataset=grammar", "seconds=0.1", "batch=4", "figures=false", "output_dir=timed"],
+        ["crossval", *small, "optimizer.lr=0.02,0.001", "folds=2", "jobs=1", "plan=true"],
+        ["crossval", *small, "optimizer.lr=0.02,0.001", "folds=2", "jobs=1", "output_dir=folds"],
+        ["ablate", *small, "remove=[[windows.words3]]", "seeds=1", "jobs=1", "output_dir=study"],
+        ["fit", *fit, "dataset.folds=3", "dataset.fold=0", "trainer.profile=true", "output_dir=profiled"],
+    ]
+    word = re.compile(r"(?<![._\w])images?(?![=_\w])", re.IGNORECASE)
+    for line in lines:
+        capfd.readouterr()
+        assert main(line) == 0
+        said = "".join(capfd.readouterr())
+        assert said and not word.search(said), (line, said)
+    written = [path for suffix in ("md", "csv", "html") for path in folder.rglob(f"*.{suffix}")]
+    assert {path.parent.name for path in written} >= {"compared", "why", "probed", "timed", "folds", "study"}
+    for path in written:
+        text = re.sub(r"data:image/|<style.*?</style>", "", path.read_text(), flags=re.DOTALL)
+        assert not word.search(text), path
+
+
+@pytest.mark.parametrize(
+    ("words", "key"),
+    [
+        (["trainer.batch_size=5000"], "540 training sentences"),
+        (["dataset.val_size=599"], "600 sentences"),
+        (["trainer.resize={10:0.5}"], "trainer.resize"),
+        (["dataset.folds=400", "dataset.fold=0"], "at most 300"),
+        (["dataset.train_size=1"], "dataset.train_size"),
+    ],
+)
+def test_bad_input_is_told_in_words_for_sentences(refused: Callable[..., str], words: list[str], key: str) -> None:
+    given = {word.partition("=")[0] for word in words}
+    line = refused("fit", *(word for word in SMALL if word.partition("=")[0] not in given), *words, "output_dir=run")
+    assert key in line and "image" not in line
+
+
+def test_sentences_that_have_changed_are_no_longer_those_of_a_run(
+    cnntrain: Call, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    text = "".join(f"{n % 2} {'good' if n % 2 else 'bad'} w{n % 5}\n" for n in range(60))
+    (folder / "a.txt").write_text(text)
+    words = [*SMALL[:3], "dataset=sentences", "dataset.root=a.txt", *SMALL[6:], "model.windows=[1,2]"]
+    words = [word for word in words if "batch" not in word] + ["trainer.batch_size=10"]
+    cnntrain("fit", *words, "output_dir=run")
+    crossval = ["crossval", *words, "folds=2", "jobs=1", "figures=false", "output_dir=folds"]
+    cnntrain(*crossval)
+    for changed, line in (
+        (text.replace("good", "fine"), ["eval", "run=run"]),
+        ("\n".join(text.splitlines()[:40]), ["eval", "run=run"]),
+        ("\n".join(text.splitlines()[:40]), [*crossval, "seeds=2"]),
+    ):
+        (folder / "a.txt").write_text(changed)
+        capfd.readouterr()
+        assert main(line) == 2
+        assert "sentences" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,7 @@ def net_and_shape() -> tuple[torch.nn.Sequential, tuple[int, int, int]]:
 )
 def test_a_training_is_told_in_a_fitting_unit(rate: float, told: str) -> None:
     row = report.NetworkRow("net", 1, "cpu", "fp32", 5, 1, 1, 1, 3, 3, 3, 1, rate, 1, 1, 1)
-    assert report.training_cost(row, 100, 90) == f"net: 90 epochs of 100 images take {told}"
+    assert report.training_cost(row, 100, 90, "image") == f"net: 90 epochs of 100 images take {told}"
 
 
 def test_a_study_of_times_leaves_its_numbers_and_a_page(

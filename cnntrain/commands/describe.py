@@ -11,7 +11,7 @@ from cnntrain.config.build import build_auxiliary, build_model, dataset_info
 from cnntrain.config.read import read_config
 from cnntrain.models.external import Preprocessing, remarks
 from cnntrain.nn.geometry import StageGeometry, describe
-from cnntrain.nn.shapes import Shape, describe_shape
+from cnntrain.nn.shapes import Shape
 from cnntrain.nn.stages import StageError
 from cnntrain.report.stages import network, published, stage_json, stage_row, totals, totals_json, totals_row
 from cnntrain.runs import records
@@ -37,7 +37,7 @@ def run(composed: DictConfig) -> dict[str, Any]:
     stages = measured(net, pretrained.expected_preprocessing(options), info.shape)
     total = totals(stages)
     if cfg.table == "text":
-        print(f"{network(options)} for {describe_shape(info.shape)} images of {len(info.classes)} classes\n")
+        print(f"{network(options)} for {info.examples} of {len(info.classes)} classes\n")
     bottom = {"stage": "total", "output": "", "receptive field": "", "stride": "", **totals_row(total)}
     print(render([*(stage_row(stage) for stage in stages), bottom], cfg.table, terminal_width()))
     if heads and cfg.table == "text":
@@ -81,7 +81,7 @@ def compare(cfg: schema.Describe, names: list[str]) -> dict[str, Any]:
         stages = measured(net, None, info.shape, f"{name}: ")
         rows.append((name, len(stages), totals(stages)))
     if cfg.table == "text":
-        print(f"for {describe_shape(info.shape)} images of {len(info.classes)} classes\n")
+        print(f"for {info.examples} of {len(info.classes)} classes\n")
     print(
         render(
             [{"model": name, "stages": n, **totals_row(sums)} for name, n, sums in rows], cfg.table, terminal_width()

@@ -35,6 +35,7 @@ def show(results: dict[str, Any], target: Path, folder: Path) -> None:
     task = task_of(results)
     print(f"{results['split']} {task.headline.label}    {task.headline.interval(results)}")
     print(*task.details(results), sep="\n")
-    print(f"\nper image     {target / TABLE}")
-    told = "sentences=file.txt" if read_info(records.record(folder)).words else "images='path/to/*.png'"
+    info = read_info(records.record(folder))
+    print(f"\n{f'per {info.noun}':<12}  {target / TABLE}")
+    told = "sentences=file.txt" if info.words else "images='path/to/*.png'"
     print(f"next          cnntrain predict {setting('run', results['run_dir'])} {told}")

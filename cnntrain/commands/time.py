@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from cnntrain.config.build import build_model, build_optimizer, count_images, dataset_info
 from cnntrain.config.read import read_config
 from cnntrain.config.schema import Options, Shared
+from cnntrain.data.storage.images import DatasetInfo
 from cnntrain.nn.geometry import describe
 from cnntrain.nn.precision import precision_for
 from cnntrain.runs.folder import refuse_unwritable
@@ -56,14 +57,15 @@ def run(composed: DictConfig) -> dict[str, Any]:
     prepare(deterministic=False)
     if hasattr(os, "getloadavg") and (load := os.getloadavg()[0]) > BUSY * (os.cpu_count() or 1):
         say(f"warning: the machine is busy (load {load:.1f} on {os.cpu_count()} cores), and times are too long")
-    networks = list(build_networks(cfg))
+    info = dataset_info(cfg.dataset, cfg.data_root)
+    networks, noun = list(build_networks(cfg, info)), info.noun
     names = ", ".join(network.name for network in networks)
     say(f"timing {names}: steps for {cfg.seconds:g} s, stages for {cfg.seconds / 2:g} s …")
     start = Times.now()
     rows, stages = measured(networks, cfg.seconds)
     if line := slowed(start, Times.now()):
         say(f"warning: {line}")
-    print(render(report.network_lines(rows), cfg.table, terminal_width()))
+    print(render(report.network_lines(rows, noun), cfg.table, terminal_width()))
     for row in rows:
         own = [stage for stage in stages if stage.model == row.model]
         print(f"\n{row.model}, stage by stage\n\n{render(report.stage_lines(own), cfg.table, terminal_width())}")
@@ -71,10 +73,10 @@ def run(composed: DictConfig) -> dict[str, Any]:
         images = count_images(cfg.dataset, cfg.data_root)[0]
     except InputError:  # a folder that is not here
         images = 0
-    costs = [report.training_cost(row, images, cfg.epochs) for row in rows] if images else []
+    costs = [report.training_cost(row, images, cfg.epochs, noun) for row in rows] if images else []
     print("", *costs, sep="\n")
     if folder:
-        report.write(folder, rows, stages, costs, cfg.figures)
+        report.write(folder, rows, stages, costs, cfg.figures, noun)
         print(f"report {folder / 'report.html'}")
     return {"rows": [asdict(row) for row in rows], "stages": [asdict(stage) for stage in stages]}
 
@@ -90,10 +92,9 @@ def read_time(composed: DictConfig) -> Time:
 check = read_time  # of a sweep's jobs, before any of them
 
 
-def build_networks(cfg: Time) -> Iterator[Network]:
+def build_networks(cfg: Time, info: DatasetInfo) -> Iterator[Network]:
     """Yield the networks to be timed, each with a batch of noise of the dataset's shape."""
     device = choose_device(cfg.device)
-    info = dataset_info(cfg.dataset, cfg.data_root)
     if info.targets != "classes":
         raise InputError(f"time is of steps of classifiers, and {info} has {kind_of(info).gives}; take other images")
     images, labels = batch_of_noise(info.shape, len(info.classes), cfg.batch, device)

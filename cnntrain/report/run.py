@@ -98,16 +98,16 @@ def run_document(
 def class_sections(net: nn.Module, measured: Evaluation, split: Split, info: DatasetInfo) -> list[Section]:
     """Return what a classifier answers, class by class, and where it errs."""
     return [
-        Section("Classes", class_blocks(measured.results["per_class"])),
+        Section("Classes", class_blocks(measured.results["per_class"], info.noun)),
         Section("Confusion", confusion_blocks(measured.results["confusion"], info.classes)),
-        Section("Calibration", calibration_blocks(measured)),
+        Section("Calibration", calibration_blocks(measured, info.noun)),
         Section("Worst mistakes", mistake_blocks(measured, split, info)),
     ]
 
 
 def map_sections(net: nn.Module, measured: Evaluation, split: Split, info: DatasetInfo) -> list[Section]:
     """Return which classes a network gives pixels, and the images of which it gives most wrongly."""
-    names = [name_of(measured, place) for place in range(measured.results["n"])]
+    names = [name_of(measured, place, info.noun) for place in range(measured.results["n"])]
     return [
         Section("Classes", maps.class_blocks(measured.results)),
         Section("Confusion", confusion_blocks(measured.results["confusion"], info.classes)),
@@ -238,10 +238,10 @@ def rates(trained: Sequence[JsonRow], settings: Mapping[str, Any], most: int = 1
 # Where it is right and where it errs.
 
 
-def class_blocks(per_class: Sequence[JsonRow]) -> list[Block]:
+def class_blocks(per_class: Sequence[JsonRow], noun: str) -> list[Block]:
     """Return the table of the classes, the worst first."""
     explained = (
-        "Recall is the share of a class's images that are recognised, with its 95 % interval. The worst come first."
+        f"Recall is the share of a class's {noun}s that are recognised, with its 95 % interval. The worst come first."
     )
     return [Paragraph(explained, quiet=True), Table([class_row(row) for row in by_recall(per_class)])]
 
@@ -281,15 +281,15 @@ def confusion_blocks(counts: list[list[int]], classes: Sequence[str]) -> list[Bl
     ]
 
 
-def calibration_blocks(measured: Evaluation) -> list[Block]:
+def calibration_blocks(measured: Evaluation, noun: str) -> list[Block]:
     """Return the calibration error and curve."""
     drawing, error = svg.reliability(measured.probabilities, measured.labels), percent(measured.results["ece"])
     return [
         Paragraph(f"The expected calibration error is {error}. On the diagonal accuracy and confidence are equal."),
         Panels([Figure(drawing, "Accuracy against confidence, in tenths of the confidence")]),
         Paragraph(
-            "The number of images stands above each tenth of the confidence. A bar through a point is the 95 % "
-            f"interval; points of fewer than {svg.FEW} images are faint.",
+            f"The number of {noun}s stands above each tenth of the confidence. A bar through a point is the 95 % "
+            f"interval; points of fewer than {svg.FEW} {noun}s are faint.",
             quiet=True,
         ),
     ]
@@ -302,13 +302,13 @@ def mistake_blocks(measured: Evaluation, split: Split, info: DatasetInfo) -> lis
     """
     places = pictures.worst_mistakes(measured.probabilities, measured.labels)
     if not places:
-        return [Paragraph("None: every image is recognised.")]
+        return [Paragraph(f"None: every {info.noun} is recognised.")]
     if info.words:
-        return [Table(sentence_mistakes(measured, evaluated(measured, split, places), places, info))]
+        return [Table(sentence_mistakes(measured, evaluated(measured, split, places, info.noun), places, info))]
     shown = []
-    for place, image in zip(places, evaluated(measured, split, places), strict=True):
+    for place, image in zip(places, evaluated(measured, split, places, info.noun), strict=True):
         p = measured.probabilities[place]
-        file = name_of(measured, place)
+        file = name_of(measured, place, info.noun)
         lines = (
             percent(float(p.max()), 1),
             f"true: {info.classes[int(measured.labels[place])]}",
@@ -338,14 +338,14 @@ def sentence_mistakes(
     ]
 
 
-def evaluated(measured: Evaluation, split: Split, places: list[int]) -> np.ndarray:
+def evaluated(measured: Evaluation, split: Split, places: list[int], noun: str) -> np.ndarray:
     """Return images of a split, uint8 [N, H, W, C], each compared with the checksum of the one that was evaluated."""
     if not np.array_equal(split.labels.numpy(), measured.labels):
-        raise outdated("the images have", measured)
+        raise outdated(f"the {noun}s have", measured)
     images = split.source.read(places)
     assert measured.checksums is not None
     for place in np.array(places)[checksums(images) != measured.checksums[places]]:
-        raise outdated(f"{name_of(measured, place)} has", measured)
+        raise outdated(f"{name_of(measured, place, noun)} has", measured)
     return images.numpy()
 
 
@@ -359,9 +359,9 @@ def outdated(what: str, measured: Evaluation) -> InputError:
     return InputError(f"{what} changed since {measured.folder} was made; evaluate again: {command}")
 
 
-def name_of(measured: Evaluation, place: int) -> str:
+def name_of(measured: Evaluation, place: int, noun: str) -> str:
     """Return the file of an image, or its number among those that are no files."""
-    return f"image {place}" if measured.files is None else str(measured.files[place])
+    return f"{noun} {place}" if measured.files is None else str(measured.files[place])
 
 
 # The network.
@@ -392,9 +392,11 @@ def layer_blocks(settings: Mapping[str, Any], info: DatasetInfo) -> list[Block]:
     parameters, macs = (cell(sum(getattr(stage, key) for stage in stages)) for key in ("params", "macs"))
     single = getattr(net, "observe_only", None)
     explained = [
-        f"{parameters} parameters, {macs} multiplications (MACs) an image.",
+        f"{parameters} parameters, {macs} multiplications (MACs) for each {info.noun}.",
         f"The network comes as one stage, since its parts are no chain: {single}." if single else "",
-        f"The table is {lacking}." if lacking else "Receptive field and stride are in pixels of the image.",
+        f"The table is {lacking}."
+        if lacking
+        else f"Receptive field and stride are in {'words' if info.words else 'pixels of the image'}.",
     ]
     return [Paragraph(" ".join(filter(None, explained)), quiet=True), Table(known_columns(map(stage_row, stages)))]
 

@@ -84,7 +84,7 @@ def reliability(probabilities: np.ndarray, labels: np.ndarray, bins: int = 10) -
         for i in np.flatnonzero(filled):
             n = f"{counts[i]:,}" if counts[i] < 10_000 else f"{counts[i] / 1000:.0f}k"
             axes.text((i + 0.5) / bins, 1.05, n, ha="center", fontsize="small")
-        axes.set(xlim=(0, 1), ylim=(0, 1.12), xlabel="confidence", ylabel="accuracy; bars: share of images")
+        axes.set(xlim=(0, 1), ylim=(0, 1.12), xlabel="confidence", ylabel="accuracy; bars: share of all")
         axes.set_yticks(np.linspace(0, 1, 6))
         return as_svg(figure, "calibration")
 

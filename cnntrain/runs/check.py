@@ -110,6 +110,8 @@ def refuse_pixels_of_words(cfg: Fit, info: DatasetInfo) -> None:
         raise InputError(
             f"augmentation.{next(iter(cfg.augmentation))} changes pixels, and {info} has words: take augmentation=none"
         )
+    if info.words and cfg.trainer.resize:
+        raise InputError(f"trainer.resize changes pixels, and {info} has words: take {{}}")
 
 
 def refuse_long_warmup(cfg: Fit) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from cnntrain.config import schema
-from cnntrain.data.augment.tta import TTA
+from cnntrain.data.augment.tta import TTA, WITHOUT_PIXELS
 from cnntrain.data.datasets.fingerprint import checksums
 from cnntrain.data.loading.loader import eval_batches
 from cnntrain.data.storage.images import DatasetInfo, Split, files_of
@@ -20,7 +20,7 @@ from cnntrain.nn.precision import precision_for
 from cnntrain.runs import records
 from cnntrain.runs.folder import RESULTS, provenance, refuse_unwritable
 from cnntrain.runs.images import run_images
-from cnntrain.runs.load import load_run, weights_digest
+from cnntrain.runs.load import load_run, read_info, weights_digest
 from cnntrain.runtime import disk
 from cnntrain.runtime.devices import choose_device, hardware, prepare
 from cnntrain.runtime.errors import InputError, as_text
@@ -122,6 +122,8 @@ def evaluate(
     if tta != "none" and info.targets != "classes":
         gives = kind_of(info).gives
         raise InputError(f"tta={tta} averages one answer an image, and this network gives {gives}; take none")
+    if info.words and tta not in WITHOUT_PIXELS:
+        raise InputError(f"tta={tta} moves pixels, and {folder} reads words: take {' or '.join(WITHOUT_PIXELS)}")
     data_root = cfg.data_root or settings["data_root"]
     images = run_images(folder, settings, info, data_root, cfg.split, other=dataset)
     target = output or evaluation_folder(folder, images.name, cfg.weights, tta, images.other)
@@ -217,7 +219,8 @@ def ensure_evaluation(folder: Path, cfg: schema.Evaluated, *, checksums: bool = 
     evaluation = reusable_evaluation(target, weights_digest(folder, cfg.weights))
     if evaluation and (evaluation.checksums is not None or not checksums):
         return evaluation
-    say(f"evaluating {folder} ({cfg.split} images, {cfg.weights} weights)")
+    noun = read_info(records.record(folder)).noun
+    say(f"evaluating {folder} ({cfg.split} {noun}s, {cfg.weights} weights)")
     evaluate(folder, cfg, ["cnntrain", "eval", f"run={folder}", f"split={cfg.split}", f"weights={cfg.weights}"])
     return read_evaluation(target)
 

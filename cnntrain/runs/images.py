@@ -16,7 +16,6 @@ from cnntrain.data.datasets.folder import lone_split
 from cnntrain.data.datasets.registry import SelectedDataset
 from cnntrain.data.datasets.splits import PARTS, UNUSED, Member, added, changes, members, read_members, write_members
 from cnntrain.data.storage.images import Dataset, DatasetInfo, Split, files_of, splits_of
-from cnntrain.nn.shapes import describe_shape
 from cnntrain.runs import records
 from cnntrain.runs.folder import SPLITS
 from cnntrain.runs.load import naming_plugins
@@ -29,7 +28,7 @@ from cnntrain.runtime.progress import say
 READING = {"workers", "cache", "balance", "on_error", "max_skipped"}
 PIXELS = {"image_size", "stored_size", "channels", "invert"}
 FOLDS = {"folds", "fold", "groups"}  # which a choice without folds does not know, as none before there were folds did
-OTHERS = "name the folder of other images with dataset.root=…"  # what helps when a run's images have changed
+OTHERS = "name others with dataset.root=…"  # what helps when a run's images have changed
 
 
 class RunImages(NamedTuple):
@@ -73,7 +72,7 @@ class ImageRequest:
         """
         images: Split | None = getattr(dataset, split)
         if images is None:
-            raise InputError(f"split={split}: {dataset.info} has no such images here")
+            raise InputError(f"split={split}: {dataset.info} has no such {dataset.info.noun}s here")
         return RunImages(images, name or split, dataset.info.name, self.options["workers"], self.label)
 
 
@@ -182,9 +181,7 @@ def refuse_unlike(data: DatasetInfo, info: DatasetInfo) -> None:
         lacking = sorted(set(info.classes) ^ set(data.classes))
         raise InputError(f"{data.name} has other classes than the run: {listed(lacking)} differ")
     if data.shape != info.shape:
-        raise InputError(
-            f"{data.name} has {describe_shape(data.shape)} images, the network takes {describe_shape(info.shape)}"
-        )
+        raise InputError(f"{data} has {data.examples}, the network takes {info.examples}")
 
 
 # What a run knows of its images.
@@ -251,11 +248,12 @@ def refuse_unlike_record(
         then["cache"] = "ram" if resident else "none"
         dataset = load_dataset(then, data_root, settings["seed"])
     images = {name: len(split) for name, split in zip(PARTS, splits_of(dataset), strict=True) if split is not None}
-    same = fingerprint(dataset) == data["fingerprint"]
-    if images != data["images"] or (dataset.undivided is not None and not same):
+    same, noun = fingerprint(dataset) == data["fingerprint"], dataset.info.noun
+    exact = dataset.undivided is not None or dataset.info.words  # files and words are the same everywhere
+    if images != data["images"] or (exact and not same):
         raise InputError(
-            f"the images are not those that {folder} was trained on, so training images might be "
-            f"evaluated as test images; put them back as they were, or {advice}"
+            f"the {noun}s are not those that {folder} was trained on, so training {noun}s might be "
+            f"evaluated as test {noun}s; put them back as they were, or {advice}"
         )
     if not same and dataset.info.shape == tuple(data["shape"]):
         say(f"warning: the pixels of {data['name']} here are not to the bit those that {folder} was trained on")

@@ -103,7 +103,7 @@ class Training:
     def keep_profile(self, profile: profiling.Profile) -> None:
         """Show where the time of a step goes, and keep it for the result."""
         self.profile = profile
-        say(profiling.show(profile))
+        say(profiling.show(profile, self.built.dataset.info.noun))
 
     def write_record(self, *, done: bool) -> None:
         """Write how the training ended; of one that failed the failure itself is what has to be told."""

@@ -214,8 +214,13 @@ def is_significant(low: float, high: float, p: float | None, level: float = LEVE
 # Comparisons with a reference: tested, or not, for a reason (text).
 
 
-def compare_over_images(reference: str, names: Sequence[str], outcomes: Sequence[Pairs | str]) -> list[PairedTest]:
-    """Test each network against `reference` on the same images; an outcome that is text says why it cannot be."""
+def compare_over_images(
+    reference: str, names: Sequence[str], outcomes: Sequence[Pairs | str], noun: str = "image"
+) -> list[PairedTest]:
+    """Test each network against `reference` on the same images; an outcome that is text says why it cannot be.
+
+    `noun` is what a person calls an image of these.
+    """
     ps = [None if isinstance(pairs, str) else p_of(pairs) for pairs in outcomes]
     tests = []
     for name, pairs, p, p_holm in zip(names, outcomes, ps, holm_correction(ps), strict=True):
@@ -227,7 +232,7 @@ def compare_over_images(reference: str, names: Sequence[str], outcomes: Sequence
             PairedTest(
                 name,
                 reference,
-                image_verdict(name, reference, pairs, p_holm),
+                image_verdict(name, reference, pairs, p_holm, noun),
                 pairs=pairs.n,
                 only_this=pairs.only_second,
                 only_reference=pairs.only_first,
@@ -319,17 +324,17 @@ def difference_words(name: str, reference: str, delta: float, low: float, high: 
     return f"{name} is {words} {reference} by {points(abs(delta))[1:]} points ({points(low)} … {points(high)})"
 
 
-def image_verdict(name: str, first: str, pairs: Pairs, p: float) -> str:
+def image_verdict(name: str, first: str, pairs: Pairs, p: float, noun: str) -> str:
     """Return the sentence about two networks on the same images, from the corrected p."""
     low, high = interval_of(pairs)
-    measured = f"{pairs.only_second:,} images right only by {name}, {pairs.only_first:,} only by {first}; p = {p:.2g}"
+    measured = f"{pairs.only_second:,} {noun}s right only by {name}, {pairs.only_first:,} only by {first}; p = {p:.2g}"
     if isinstance(pairs, PairedScores):
-        measured = f"{name} is better on {pairs.only_second:,} images, worse on {pairs.only_first:,}; p = {p:.2g}"
+        measured = f"{name} is better on {pairs.only_second:,} {noun}s, worse on {pairs.only_first:,}; p = {p:.2g}"
     if is_significant(low, high, p):
         sentence = difference_words(name, first, pairs.delta, low, high)
-        return f"{sentence} on images like these: significant for these two networks ({measured})."
+        return f"{sentence} on {noun}s like these: significant for these two networks ({measured})."
     return (
-        f"{name} and {first} do not differ significantly on {pairs.n:,} images: "
+        f"{name} and {first} do not differ significantly on {pairs.n:,} {noun}s: "
         f"{points(pairs.delta)} points ({points(low)} … {points(high)}; {measured})."
     )
 

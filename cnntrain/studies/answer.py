@@ -93,6 +93,7 @@ class Answer:
     interactions: list[InteractionRow]
     complete: bool  # no cell is missing
     headline: Headline  # the number that stands for the score
+    noun: str  # what a person calls an image of these
 
     @property
     def first(self) -> VariantRow:
@@ -132,6 +133,7 @@ def answer(
     level: float = LEVEL,
     again: float = 0.0,
     known: Collection[str] = (),
+    noun: str = "image",
 ) -> Answer:
     """Return what the finished cells say about the variants; cells of other variants or seeds are left out.
 
@@ -154,7 +156,7 @@ def answer(
     ]
     complete = len(rows) == len(variants) * len(seeds)
     table = variant_rows(variants, results, seeds, dict(zip(references, tests, strict=False)))
-    return Answer(rows, table, interactions, complete, headline)
+    return Answer(rows, table, interactions, complete, headline, noun)
 
 
 def count_comparisons(variants: Sequence[SizedVariant]) -> int:

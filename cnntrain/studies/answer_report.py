@@ -19,31 +19,39 @@ from cnntrain.runtime.tables import Row
 from cnntrain.stats.paired_tests import PairedTest, points
 from cnntrain.studies.answer import Answer, VariantRow, summary
 
-STATISTICS = (
-    "Differences are paired: the test score of a variant minus that of its reference under the same seed. Intervals "
-    "are 95 % t intervals of their mean over seeds; p is that of the two-sided sign-flip permutation test. A "
-    "difference is significant if p, after Holm's correction over all comparisons (interactions too), is at most the "
-    "level of the study, which is 0.05 if it is asked once, and the interval excludes zero.",
-    "Seeds needed: with this number, the verdict has 80 % power if the true difference and deviation are as "
-    "measured. Both are estimates from few seeds, so the number is rough.",
-    "The test images are a sample too, and their uncertainty is separate from the spread over seeds: it is given by "
-    "Wilson's 95 % interval of the mean error, and by McNemar's exact test of each seed's two networks on the same "
-    "images, corrected over the variants of that seed alone.",
-)
-NOTES = {
-    "95 % of images": "Wilson's interval of the mean error",
-    "n": "test images",
-    "95 % of seeds": "t interval of the mean difference",
-    "p": "sign-flip test over the seeds",
-    "p (Holm)": "corrected over all comparisons of the study",
-    "seeds needed": "to find the measured difference with 80 % power",
-    "McNemar": "in how many seeds the images alone tell the two networks apart",
-}
 SUMS = (
     "An interaction is the difference of a variant minus the differences of the two that remove the same stages in "
     "parts, for each seed and in points: below zero, the parts together cost more than their sum."
 )
 Printed = Mapping[str, Mapping[str, float]]
+
+
+def statistics(noun: str) -> tuple[str, ...]:
+    """Return how the numbers are computed of a study whose images a person calls by a noun."""
+    return (
+        "Differences are paired: the test score of a variant minus that of its reference under the same seed. "
+        "Intervals are 95 % t intervals of their mean over seeds; p is that of the two-sided sign-flip permutation "
+        "test. A difference is significant if p, after Holm's correction over all comparisons (interactions too), is "
+        "at most the level of the study, which is 0.05 if it is asked once, and the interval excludes zero.",
+        "Seeds needed: with this number, the verdict has 80 % power if the true difference and deviation are as "
+        "measured. Both are estimates from few seeds, so the number is rough.",
+        f"The test {noun}s are a sample too, and their uncertainty is separate from the spread over seeds: it is given "
+        "by Wilson's 95 % interval of the mean error, and by McNemar's exact test of each seed's two networks on the "
+        f"same {noun}s, corrected over the variants of that seed alone.",
+    )
+
+
+def notes(noun: str) -> dict[str, str]:
+    """Return what the columns of the tables hold of a study whose images a person calls by a noun."""
+    return {
+        f"95 % of {noun}s": "Wilson's interval of the mean error",
+        "n": f"test {noun}s",
+        "95 % of seeds": "t interval of the mean difference",
+        "p": "sign-flip test over the seeds",
+        "p (Holm)": "corrected over all comparisons of the study",
+        "seeds needed": "to find the measured difference with 80 % power",
+        "McNemar": f"in how many seeds the {noun}s alone tell the two networks apart",
+    }
 
 
 # Tables.
@@ -53,8 +61,10 @@ def answer_tables(study: Answer) -> list[Table]:
     """Return the answer as tables of at most 120 columns of text for names of up to 22 letters."""
     score = study.headline.label
     tables = {
-        "Size and error in %, mean ± standard deviation over seeds": [error_row(row) for row in study.table],
-        f"Difference in {score} from {study.first.variant}, over seeds and (McNemar) over images": [
+        "Size and error in %, mean ± standard deviation over seeds": [
+            error_row(row, study.noun) for row in study.table
+        ],
+        f"Difference in {score} from {study.first.variant}, over seeds and (McNemar) over {study.noun}s": [
             {"variant": row.variant} | tested_columns(row.test) | {"McNemar": mcnemar_word(row)}
             for row in study.compared
         ],
@@ -63,7 +73,7 @@ def answer_tables(study: Answer) -> list[Table]:
             for row in study.interactions
         ],
     }
-    return noted_tables(tables, NOTES)
+    return noted_tables(tables, notes(study.noun))
 
 
 def sentences(study: Answer) -> list[str]:
@@ -85,7 +95,7 @@ def flat(rows: Sequence[Row]) -> list[dict[str, object]]:
     ]
 
 
-def error_row(row: VariantRow) -> dict[str, object]:
+def error_row(row: VariantRow, noun: str) -> dict[str, object]:
     """Return a variant's size and errors as a line of a table."""
     return {
         "variant": row.variant,
@@ -95,7 +105,7 @@ def error_row(row: VariantRow) -> dict[str, object]:
         "seeds": row.n_seeds,
         "train error": error_word(row.train_score_mean, row.train_score_std),
         "test error": error_word(row.score_mean, row.score_std),
-        "95 % of images": interval_of_images(row),
+        f"95 % of {noun}s": interval_of_images(row),
         "n": row.n,
     }
 
@@ -212,7 +222,7 @@ def grounds(
         Section("Setting", [Facts(setting)]),
         Section(
             "How the statistics are computed",
-            [Paragraph(text) for text in (*STATISTICS, *([SUMS] if study.interactions else []))],
+            [Paragraph(text) for text in (*statistics(study.noun), *([SUMS] if study.interactions else []))],
         ),
         *beside,
         Section("Every cell", [Table(cells) if cells else Paragraph("None is finished.")]),

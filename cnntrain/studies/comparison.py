@@ -32,6 +32,7 @@ class ComparedRun:
     folder: Path
     name: str
     seed: int
+    noun: str  # what a person calls an image of these
     settings: dict[str, Any]  # dotted keys
     evaluation: Evaluation
 
@@ -79,6 +80,11 @@ class Comparison:
         return self.runs[0].evaluation.headline
 
     @property
+    def noun(self) -> str:
+        """What a person calls one of the images that the runs are compared on."""
+        return self.runs[0].noun
+
+    @property
     def verdict(self) -> str:
         """One sentence for all."""
         return conclude(self.over_seeds or self.over_images)
@@ -115,7 +121,8 @@ def evaluated(folders: Sequence[Path], cfg: schema.Compare) -> list[Evaluation]:
 def compared_run(folder: Path, name: str, evaluation: Evaluation) -> ComparedRun:
     """Return a run with its evaluation."""
     settings = records.settings(folder)
-    return ComparedRun(folder, name, settings["seed"], flat(settings), evaluation)
+    noun = read_info(records.record(folder)).noun
+    return ComparedRun(folder, name, settings["seed"], noun, flat(settings), evaluation)
 
 
 def gather(runs: Sequence[ComparedRun]) -> list[Experiment]:
@@ -143,11 +150,11 @@ def why_incomparable(first: ComparedRun, second: ComparedRun) -> str | None:
     """Return the reason why two runs cannot be compared image by image, or None."""
     reference, compared = first.evaluation, second.evaluation
     if len(reference.labels) != len(compared.labels):
-        return f"measured on {len(compared.labels):,} images, {first.name} on {len(reference.labels):,}"
+        return f"measured on {len(compared.labels):,} {first.noun}s, {first.name} on {len(reference.labels):,}"
     if (reference.labels != compared.labels).any():
-        return f"measured on images with other labels than {first.name}"
+        return f"measured on {first.noun}s with other labels than {first.name}"
     if reference.results["record"]["images"] != compared.results["record"]["images"]:
-        return f"measured on other images, or the same at another size, than {first.name}"
+        return f"measured on other {first.noun}s, or the same at another size, than {first.name}"
     return None
 
 
@@ -155,7 +162,7 @@ def tests_over_images(runs: Sequence[ComparedRun]) -> list[PairedTest]:
     """Compare each run with the first on the same images."""
     first, others = runs[0], runs[1:]
     outcomes = [why_incomparable(first, run) or first.evaluation.paired_with(run.evaluation) for run in others]
-    return compare_over_images(first.name, [run.name for run in others], outcomes)
+    return compare_over_images(first.name, [run.name for run in others], outcomes, first.noun)
 
 
 def tests_over_seeds(experiments: Sequence[Experiment]) -> list[PairedTest]:

@@ -12,13 +12,16 @@ from cnntrain.runtime.drawing import SERIES, Medium, styled
 from cnntrain.stats.paired_tests import PairedTest, points
 from cnntrain.studies.comparison import Comparison, Experiment, setting_word
 
-NOTES = {
-    "only this run right": "images that this run has right and the first has not",
-    "only the first right": "images that the first has right and this run has not",
-    "points": "difference from the first",
-    "p": "McNemar's exact test over images, sign-flip test over seeds",
-    "p (Holm)": "corrected over the rows of the table",
-}
+
+def notes(noun: str) -> dict[str, str]:
+    """Return what the columns of the tables hold, whose images a person calls by a noun."""
+    return {
+        "only this run right": f"{noun}s that this run has right and the first has not",
+        "only the first right": f"{noun}s that the first has right and this run has not",
+        "points": "difference from the first",
+        "p": f"McNemar's exact test over {noun}s, sign-flip test over seeds",
+        "p (Holm)": "corrected over the rows of the table",
+    }
 
 
 def comparison_blocks(comparison: Comparison) -> list[Block]:
@@ -58,7 +61,7 @@ def draw(comparison: Comparison, folder: Path, medium: Medium) -> list[Figure]:
     tests = comparison.over_seeds or comparison.over_images
     if not medium or all(test.delta is None for test in tests):
         return []
-    sample = "seeds" if comparison.over_seeds else "images"
+    sample = "seeds" if comparison.over_seeds else f"{comparison.noun}s"
     score, reference = comparison.headline.label, tests[0].reference
     caption = f"Differences in {score} from {reference} with their intervals over {sample}, sorted"
     label = f"{comparison.split} {score} minus that of {reference}, percentage points"
@@ -95,12 +98,12 @@ def run_tables(comparison: Comparison) -> list[Block]:
 
 def difference_tables(comparison: Comparison) -> list[Block]:
     """Return the tables of the tests over images and over seeds."""
-    of = f"{comparison.split}, {comparison.weights} weights"
+    of, noun = f"{comparison.split}, {comparison.weights} weights", comparison.noun
     tests = {
-        f"Compared with {comparison.runs[0].name} image by image ({of})": comparison.over_images,
+        f"Compared with {comparison.runs[0].name} {noun} by {noun} ({of})": comparison.over_images,
         f"Compared with {comparison.experiments[0].label} seed by seed": comparison.over_seeds,
     }
-    return [*noted_tables({caption: [*map(difference_row, rows)] for caption, rows in tests.items()}, NOTES)]
+    return [*noted_tables({caption: [*map(difference_row, rows)] for caption, rows in tests.items()}, notes(noun))]
 
 
 def setting_rows(comparison: Comparison) -> list[dict[str, object]]:

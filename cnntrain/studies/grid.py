@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cnntrain.config.build import divide_dataset, read_dataset
+from cnntrain.config.build import dataset_info, divide_dataset, read_dataset
 from cnntrain.config.schema import Options
 from cnntrain.data.datasets.registry import ALIKE
 from cnntrain.data.datasets.splits import changes
@@ -77,7 +77,8 @@ def refuse_other(cell: Cell, compared: set[tuple[str, str]]) -> None:
     before, now = folder_of_images(old), folder_of_images(cell.settings)
     if before and now and before != now and (before, now) not in compared:
         if not has_same_images(cell):
-            raise InputError(f"{cell.folder} was made of the images in {before}, not {now}; name another output_dir")
+            noun = dataset_info(cell.settings["dataset"], cell.settings["data_root"]).noun
+            raise InputError(f"{cell.folder} was made of the {noun}s in {before}, not {now}; name another output_dir")
         compared.add((before, now))
     which = "last" if cell.variant.change else "best"
     if cell.start is None or not checkpoints.path_of(cell.start, which).is_file():

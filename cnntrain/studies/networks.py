@@ -12,7 +12,6 @@ from torch import nn
 from cnntrain.config import pretrained, schema
 from cnntrain.config.build import build_model, load_dataset
 from cnntrain.data.storage.images import DatasetInfo
-from cnntrain.nn.shapes import describe_shape
 from cnntrain.nn.stages import StageError, require
 from cnntrain.runs.folder import find_run
 from cnntrain.runs.load import load_run
@@ -97,8 +96,10 @@ def require_same_images(networks: Sequence[NamedNetwork]) -> None:
     first = networks[0]
     for network in networks[1:]:
         if network.info.shape != first.info.shape:
-            shape, other = (describe_shape(each.info.shape) for each in (first, network))
-            raise InputError(f"{network.name} takes {other} images, {first.name} {shape}: they cannot see the same")
+            other = network.info.examples
+            raise InputError(
+                f"{network.name} takes {other}, {first.name} {first.info.examples}: they cannot see the same"
+            )
         if network.info.classes != first.info.classes:
             lacking = sorted(set(network.info.classes) ^ set(first.info.classes))
             why = f"{', '.join(lacking[:5])} differ" if lacking else "their order differs"

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cnntrain.runs import records
 from cnntrain.runs.evaluation import Evaluation, evaluation_folder, read_evaluation
 from cnntrain.runs.images import PIXELS
+from cnntrain.runs.load import read_info
 from cnntrain.runtime.progress import say
 from cnntrain.stats.paired_tests import Pairs, discordant_pairs
 from cnntrain.studies.cells import Cell, CellScores, finished_scores
@@ -43,7 +45,8 @@ def read_results(
         evaluation = read_evaluation(evaluation_folder(cell.folder, "test", "last"))
         first = firsts.setdefault(images_of(cell), (cell, evaluation))
         if not same_images(first, (cell, evaluation)):
-            say(f"{cell.folder} was measured on other test images than {first[0].folder}, and is left out")
+            noun = read_info(records.record(cell.folder)).noun
+            say(f"{cell.folder} was measured on other test {noun}s than {first[0].folder}, and is left out")
             continue
         results[cell.variant.name, cell.seed] = result_of(scores, evaluation)
     return results

@@ -9,6 +9,7 @@ from cnntrain.config.build import read_dataset
 from cnntrain.config.compose import command_line
 from cnntrain.config.schema import Fit, Study
 from cnntrain.data.datasets.splits import changes
+from cnntrain.data.storage.images import DatasetInfo
 from cnntrain.runs import records
 from cnntrain.runs.folder import RESULTS, create_folder, provenance
 from cnntrain.runs.images import noted
@@ -58,7 +59,12 @@ class PlannedStudy(Generic[C]):
     @property
     def headline(self) -> Headline:
         """The number that stands for the score of a cell."""
-        return task_for(info_of(self.variants[0].variant.settings)).headline
+        return task_for(self.info).headline
+
+    @property
+    def info(self) -> DatasetInfo:
+        """What is known of the images that the first variant learns from."""
+        return info_of(self.variants[0].variant.settings)
 
 
 @dataclass(frozen=True)
@@ -193,7 +199,7 @@ def answer_study(study: PlannedStudy[C]) -> AnsweredStudy:
     others = [look for look in earlier if look.seeds != now.seeds]
     again = looks.next_level([*others, now], study.cfg.looks)
     known = [name for look in others for name in look.found]
-    verdicts = answer(study.variants, results, study.seeds, study.headline, now.level, again, known)
+    verdicts = answer(study.variants, results, study.seeds, study.headline, now.level, again, known, study.info.noun)
     answered = AnsweredStudy(verdicts, earlier, [], results)
     if any(test.p is not None for test in verdicts.tests):
         now = now._replace(found=tuple(significant(verdicts)))

@@ -89,7 +89,7 @@ def training_facts(settings: Options, folder: Path) -> dict[str, str]:
     trainer = settings["trainer"]
     return {
         "model": settings["model"]["name"],
-        "dataset": f"{settings['dataset']['name']}: {images} images",
+        "dataset": f"{settings['dataset']['name']}: {images} {info_of(settings).noun}s",
         "augmentation": ", ".join(settings["augmentation"]) or "none",
         "optimizer": ", ".join(f"{key}={value}" for key, value in settings["optimizer"].items()),
         "schedule": ", ".join(f"{key}={value}" for key, value in settings["schedule"].items()),

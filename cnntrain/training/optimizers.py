@@ -192,11 +192,11 @@ class Adadelta(Uncompiled, torch.optim.Adadelta):
                 tensors = torch.atleast_1d(p, p.grad, state["square_avg"], state["acc_delta"])
                 rows = rows_at_once(tensors[0])
                 for part in zip(*(tensor.split(rows) for tensor in tensors), strict=True):
-                    change_by_adadelta(*part, skip, group)
+                    change_by_adadelta(group, skip, *part)
 
 
 def change_by_adadelta(
-    p: Tensor, gradient: Tensor, squares: Tensor, steps: Tensor, skip: Tensor, group: dict[str, Any]
+    group: dict[str, Any], skip: Tensor, p: Tensor, gradient: Tensor, squares: Tensor, steps: Tensor
 ) -> None:
     """Change some rows of a parameter and their averages of squared gradients and squared steps, unless `skip`."""
     rho, eps = group["rho"], group["eps"]

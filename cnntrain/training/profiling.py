@@ -143,11 +143,11 @@ class Profiler:
         ]
 
 
-def show(profile: Profile) -> str:
-    """Write a profile as the table of parts and that of operators."""
+def show(profile: Profile, noun: str) -> str:
+    """Write a profile as the table of parts and that of operators; a person calls an image of these by the noun."""
     parts = [{**row, "share": percent(row["share"], 1)} for row in profile["parts"]]
     text = (
-        f"a step takes {profile['step_ms']:.2f} ms ({profile['samples_per_second']:,.0f} images/s), the mean of "
+        f"a step takes {profile['step_ms']:.2f} ms ({profile['samples_per_second']:,.0f} {noun}s/s), the mean of "
         f"{profile['steps']}\n\n{render(parts)}"
     )
     if profile["operators"]:

@@ -35,6 +35,7 @@ def shifted_mirrored(x: Tensor, pixels: int) -> Tensor:
 down, up = partial(shifted, pixels=1), partial(shifted, pixels=-1)
 down_mirrored, up_mirrored = partial(shifted_mirrored, pixels=1), partial(shifted_mirrored, pixels=-1)
 
+WITHOUT_PIXELS = ("none", "dropout")  # that leave images as they are
 MASKS = 30  # networks that dropout thins, for each batch
 
 # Weights of the six views as in airbench (Jordan 2024, section 3.5).

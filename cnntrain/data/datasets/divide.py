@@ -78,7 +78,7 @@ def divide(
         if folds is not None:
             labels, classes = strata(train, info)
             rest, out = held_out(labels.numpy(), classes, folds, seed, info.name, group_names(train))
-            remarks += (fold_remark(folds, len(out), test),)
+            remarks += (fold_remark(folds, len(out), test, info.noun),)
             sealed = train.take(np.setdiff1d(np.arange(len(train)), np.concatenate([rest, out])))
             train, test = train.take(rest), train.take(out)
         if test is None:
@@ -150,10 +150,10 @@ def refuse_shared(train: np.ndarray | None, others: Mapping[str, np.ndarray | No
             )
 
 
-def fold_remark(folds: HeldOut, count: int, sealed: Split | None) -> str:
+def fold_remark(folds: HeldOut, count: int, sealed: Split | None, noun: str) -> str:
     """Say what is held out."""
-    own = f"; the {len(sealed):,} test images of the dataset stay sealed" if sealed is not None else ""
-    return f"{folds.words}: its {count:,} images are the test images{own}"
+    own = f"; the {len(sealed):,} test {noun}s of the dataset stay sealed" if sealed is not None else ""
+    return f"{folds.words}: its {count:,} {noun}s are the test {noun}s{own}"
 
 
 def limited(dataset: Dataset, train_size: Positive | None, seed: int) -> Dataset:

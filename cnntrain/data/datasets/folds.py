@@ -65,7 +65,7 @@ def fold_numbers(
         if counts.min() < folds:
             name, count = classes[int(counts.argmin())], int(counts.min())
             raise InputError(
-                f"{asked}: class {name!r} has {count} images, too few for one in every fold; take "
+                f"{asked}: class {name!r} has {count}, too few for one in every fold; take "
                 f"{f'at most {count} folds, or ' if count > 1 else ''}other classes with dataset.classes=[…]"
             )
         return dealt(labels, classes, folds, seed, *words)
@@ -110,6 +110,6 @@ def refuse_missing(labels: np.ndarray, numbers: np.ndarray, classes: Sequence[st
         there = np.bincount(numbers[labels == label], minlength=folds)
         if there.min() == 0:
             raise InputError(
-                f"{asked}: groups stay together, and so fold {int(there.argmin())} of {folds} has no image of class "
+                f"{asked}: groups stay together, and so fold {int(there.argmin())} of {folds} has none of class "
                 f"{name!r}; take fewer folds"
             )

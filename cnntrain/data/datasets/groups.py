@@ -23,7 +23,7 @@ def groups_of(split: Split, named: int | str, root: Path) -> np.ndarray:
     """
     files = files_of(split.source)
     if files is None:
-        raise InputError("dataset.groups needs images that are files: in these the groups are not known")
+        raise InputError("dataset.groups needs a dataset of image files: elsewhere the groups are not known")
     return folder_groups(files, named) if isinstance(named, int) else listed_groups(files, named, root)
 
 

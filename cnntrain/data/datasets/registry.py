@@ -221,9 +221,9 @@ def refuse_unusable(dataset: Dataset, info: DatasetInfo) -> None:
         if split is None:
             continue
         if len(split) == 0:
-            raise InputError(f"the {name} set of {info} holds no images")
+            raise InputError(f"the {name} set of {info} holds no {info.noun}s")
         if len(split) != len(split.source):
-            raise InputError(f"the {name} set of {info} has {len(split.source)} images but {len(split)} labels")
+            raise InputError(f"the {name} set of {info} has {len(split.source)} {info.noun}s but {len(split)} labels")
         if info.targets != "classes":
             continue
         low, high = int(split.labels.min()), int(split.labels.max())
@@ -237,4 +237,4 @@ def refuse_unusable(dataset: Dataset, info: DatasetInfo) -> None:
         return
     counts = counts_of(dataset.train.labels, len(info.classes))
     if counts.min() == 0:
-        raise InputError(f"class {info.classes[int(counts.argmin())]!r} of {info} has no training images")
+        raise InputError(f"class {info.classes[int(counts.argmin())]!r} of {info} has no training {info.noun}s")

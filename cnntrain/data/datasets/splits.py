@@ -17,6 +17,7 @@ from cnntrain.data.datasets.listing import composed
 from cnntrain.data.storage.images import Dataset, DatasetInfo, Files, Split, files_of, splits_of
 from cnntrain.runtime.errors import InputError, as_text, unknown
 from cnntrain.runtime.seeding import generator
+from cnntrain.runtime.tables import counted
 
 
 def class_numbers(classes: Sequence[str], wanted: Sequence[str]) -> list[int]:
@@ -65,10 +66,10 @@ def images_meant(size: float, total: int, key: str, least: int) -> int:
     if isinstance(size, int):
         if least <= size <= total:
             return size
-        raise InputError(f"{key} is {size}; it must be between {least} (one image a class) and {total}")
+        raise InputError(f"{key} is {size}; it must be between {least} (one a class) and {total}")
     if 0 <= size <= 1:
         return max(least, int(size * total + 0.5))
-    raise InputError(f"{key} is {size}; a fraction is between 0 and 1, a number of images is a whole number")
+    raise InputError(f"{key} is {size}; a fraction is between 0 and 1, a count is a whole number")
 
 
 def allocate(counts: np.ndarray, total: int, *, spare: int = 0) -> np.ndarray:
@@ -127,13 +128,13 @@ def carve(
     labels, classes = strata(split, info)
     counts = counts_of(labels, len(classes))
     if counts.min() < 2:
-        name = classes[int(counts.argmin())]
-        raise InputError(
-            f"class {name!r} has {counts.min()} image(s), too few to split off a {part} set ({key}={size})"
-        )
+        name, fewest = classes[int(counts.argmin())], counted(int(counts.min()), info.noun)
+        raise InputError(f"class {name!r} has {fewest}, too few to split off a {part} set ({key}={size})")
     total = images_meant(size, len(split), key, len(counts))
     if total > len(split) - len(counts):
-        raise InputError(f"{key}={size} leaves a class without training images: there are {len(split)} images in all")
+        raise InputError(
+            f"{key}={size} leaves a class without training {info.noun}s: there are {len(split)} {info.noun}s in all"
+        )
     if groups is None:
         index = stratified(labels, classes, allocate(counts, total, spare=1), 0, info.name, part)
     else:

@@ -73,7 +73,8 @@ class Planned:
     ) -> None:
         if len(split.labels) < batch_size:
             raise InputError(
-                f"trainer.batch_size={batch_size} is more than the {len(split):,} training images; make it smaller"
+                f"trainer.batch_size={batch_size} is more than the {len(split):,} training {info.noun}s; make it "
+                "smaller"
             )
         self.parts, self.seed, self.device = parts, seed, device
         self.source = stored(split.source)

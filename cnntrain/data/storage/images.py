@@ -260,6 +260,13 @@ class DatasetInfo:
         """What a person calls one of what it holds."""
         return "sentence" if self.words else "image"
 
+    @property
+    def examples(self) -> str:
+        """What it holds, with their size: 3×32×32 images, or sentences (64 places)."""
+        if self.words:
+            return f"sentences ({self.shape[1]} places)"
+        return f"{'×'.join(map(str, self.shape))} images"
+
 
 @dataclass(frozen=True)
 class Dataset:

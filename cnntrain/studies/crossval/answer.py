@@ -82,6 +82,7 @@ class PooledAnswer:
     choice: Choice | None
     complete: bool  # no cell is missing
     headline: Headline
+    noun: str  # what a person calls an image of these
 
     @property
     def tests(self) -> list[PairedTest]:
@@ -90,7 +91,13 @@ class PooledAnswer:
 
 
 def pool(
-    variants: Sequence[str], results: Folds, folds: int, seeds: Sequence[int], ratio: float, headline: Headline
+    variants: Sequence[str],
+    results: Folds,
+    folds: int,
+    seeds: Sequence[int],
+    ratio: float,
+    headline: Headline,
+    noun: str = "image",
 ) -> PooledAnswer:
     """Return what the finished cells say; `ratio` is images held out by images trained on."""
     correct = {
@@ -113,7 +120,8 @@ def pool(
         if (name, fold, seed) in results
     ]
     complete = len(correct) == len(variants) * len(seeds)
-    return PooledAnswer(rows, table, choice_of(variants, correct, seeds) if complete else None, complete, headline)
+    choice = choice_of(variants, correct, seeds) if complete else None
+    return PooledAnswer(rows, table, choice, complete, headline, noun)
 
 
 def pooled_row(
@@ -208,33 +216,35 @@ def claim(answer: PooledAnswer) -> str:
     if first.score is None:
         return "Nothing can be said yet: cells are missing."
     if answer.choice and not answer.choice.nested:
-        return f"The best of {len(answer.table)} variants is {answer.choice.best}. {optimism(answer.choice)}"
-    return pooled_words(first)
+        return (
+            f"The best of {len(answer.table)} variants is {answer.choice.best}. {optimism(answer.choice, answer.noun)}"
+        )
+    return pooled_words(first, answer.noun)
 
 
-def pooled_words(row: PooledRow) -> str:
+def pooled_words(row: PooledRow, noun: str) -> str:
     """Say what a variant's pooled accuracy is."""
     if row.score is None or row.score_low is None or row.score_high is None:
         return f"{row.variant}: cells are missing."
     times = "once" if row.seeds == 1 else f"{row.seeds} times"
     return (
         f"{row.variant}: {100 * row.score:.1f} % ({100 * row.score_low:.1f} … {100 * row.score_high:.1f}) of {row.n:,} "
-        f"images, each predicted {times} by a network that has not seen it."
+        f"{noun}s, each predicted {times} by a network that has not seen it."
     )
 
 
-def optimism(choice: Choice) -> str:
+def optimism(choice: Choice, noun: str) -> str:
     """Say how much too good a score is that was chosen."""
     scores = f"{100 * choice.score:.1f} %", f"{100 * choice.corrected:.1f} %"
     if choice.nested:
         good = f"{points(choice.optimism)[1:]} points too good" if choice.optimism > 0 else "not too good here"
         return (
             f"Mean score by which it was chosen on inner folds: {scores[0]}, {good}; on outer ones it is {scores[1]}, "
-            "from networks that were trained on more images."
+            f"from networks that were trained on more {noun}s."
         )
     return (
-        f"{scores[0]} is the score by which it was chosen, and so too good: {scores[1]} is expected on images that did "
-        f"not choose ({points(choice.optimism)} points, by bootstrap; nested=true measures it)."
+        f"{scores[0]} is the score by which it was chosen, and so too good: {scores[1]} is expected on {noun}s that "
+        f"did not choose ({points(choice.optimism)} points, by bootstrap; nested=true measures it)."
     )
 
 
@@ -243,7 +253,7 @@ def sentences(answer: PooledAnswer) -> list[str]:
     words = [test.verdict for test in answer.tests if test.verdict]
     if answer.table[0].test.verdict:
         words.insert(0, answer.table[0].test.verdict)
-    return [*words, *([optimism(answer.choice)] if answer.choice and answer.choice.nested else [])]
+    return [*words, *([optimism(answer.choice, answer.noun)] if answer.choice and answer.choice.nested else [])]
 
 
 def as_json(answer: PooledAnswer) -> dict[str, Any]:

@@ -28,28 +28,36 @@ from cnntrain.studies.variants import training_facts
 if TYPE_CHECKING:  # matplotlib takes half a second to import
     from matplotlib.figure import Figure as MatplotlibFigure
 
-STATISTICS = (
-    "A repetition predicts every image once, by a network that has not seen it. The pooled accuracy is the share of "
-    "right predictions, a mean over repetitions; its interval is Wilson's for that many images.",
-    "Two folds share most of their training images, so that their scores are not independent, and a t test that takes "
-    "them as independent finds differences where there are none. The corrected resampled t test (Nadeau and Bengio "
-    "2003) adds the ratio of images held out to images trained on to its variance.",
-    "McNemar's exact test compares the predictions of two variants on the same images. It speaks of the networks that "
-    "were trained; the corrected t test speaks of the two ways of training. Both are corrected by Holm's method.",
-    "There is no unbiased estimate of the variance of a cross-validated score (Bengio and Grandvalet 2004): the "
-    "interval of the pooled accuracy leaves out how it would vary with other training images.",
-)
-NOTES = {
-    "95 %": "Wilson's interval over the images",
-    "n": "images, each predicted once a repetition",
-    "sd folds": "standard deviation over the folds",
-    "sd seeds": "standard deviation over the repetitions",
-    "points": "mean difference from the first",
-    "95 % of folds": "of the corrected resampled t test",
-    "p": "of the corrected resampled t test",
-    "p (Holm)": "corrected over all comparisons of the study",
-    "McNemar": "in how many repetitions the images alone tell the two apart",
-}
+
+def statistics(noun: str) -> tuple[str, ...]:
+    """Return how the numbers are computed of a study whose images a person calls by a noun."""
+    return (
+        f"A repetition predicts every {noun} once, by a network that has not seen it. The pooled accuracy is the share "
+        f"of right predictions, a mean over repetitions; its interval is Wilson's for that many {noun}s.",
+        f"Two folds share most of their training {noun}s, so that their scores are not independent, and a t test that "
+        "takes them as independent finds differences where there are none. The corrected resampled t test (Nadeau and "
+        f"Bengio 2003) adds the ratio of {noun}s held out to {noun}s trained on to its variance.",
+        f"McNemar's exact test compares the predictions of two variants on the same {noun}s. It speaks of the networks "
+        "that were trained; the corrected t test speaks of the two ways of training. Both are corrected by Holm's "
+        "method.",
+        "There is no unbiased estimate of the variance of a cross-validated score (Bengio and Grandvalet 2004): the "
+        f"interval of the pooled accuracy leaves out how it would vary with other training {noun}s.",
+    )
+
+
+def notes(noun: str) -> dict[str, str]:
+    """Return what the columns of the tables hold of a study whose images a person calls by a noun."""
+    return {
+        "95 %": f"Wilson's interval over the {noun}s",
+        "n": f"{noun}s, each predicted once a repetition",
+        "sd folds": "standard deviation over the folds",
+        "sd seeds": "standard deviation over the repetitions",
+        "points": "mean difference from the first",
+        "95 % of folds": "of the corrected resampled t test",
+        "p": "of the corrected resampled t test",
+        "p (Holm)": "corrected over all comparisons of the study",
+        "McNemar": f"in how many repetitions the {noun}s alone tell the two apart",
+    }
 
 
 def answer_tables(answer: PooledAnswer) -> list[Table]:
@@ -59,7 +67,7 @@ def answer_tables(answer: PooledAnswer) -> list[Table]:
         f"Pooled {score} in %": [pooled_line(row) for row in answer.table],
         f"Difference in {score} from {answer.table[0].variant}": [tested_line(row) for row in answer.table[1:]],
     }
-    return noted_tables(tables, NOTES)
+    return noted_tables(tables, notes(answer.noun))
 
 
 def pooled_line(row: PooledRow) -> dict[str, object]:
@@ -123,7 +131,7 @@ def answer_document(study: PlannedFolds, answer: PooledAnswer, choices: Sequence
     sections += [
         Section("Variants", [Table(variants)]),
         Section("Setting", [Facts(facts)]),
-        Section("How the statistics are computed", [Paragraph(text) for text in STATISTICS]),
+        Section("How the statistics are computed", [Paragraph(text) for text in statistics(answer.noun)]),
         Section("Every cell", [Table(rows) if rows else Paragraph("None is finished.")]),
     ]
     incomplete = [] if answer.complete else [Paragraph((Mark("Not complete.", "strong"),))]

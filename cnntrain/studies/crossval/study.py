@@ -10,6 +10,7 @@ import numpy as np
 
 from cnntrain.config.build import build_model, divide_dataset, read_dataset
 from cnntrain.config.schema import Crossval
+from cnntrain.data.storage.images import DatasetInfo
 from cnntrain.nn.geometry import count_parameters, describe
 from cnntrain.runs import records
 from cnntrain.runs.folder import RECORD, RESULTS
@@ -45,7 +46,12 @@ class PlannedFolds:
     @property
     def headline(self) -> Headline:
         """The number that stands for the score of a cell."""
-        return task_for(info_of(self.variants[0].settings)).headline
+        return task_for(self.info).headline
+
+    @property
+    def info(self) -> DatasetInfo:
+        """What is known of the images that the first variant learns from."""
+        return info_of(self.variants[0].settings)
 
     @property
     def names(self) -> list[str]:
@@ -195,7 +201,7 @@ def answer_folds(study: PlannedFolds, choices: Sequence[OuterChoice], outer: Seq
     named = {
         (CHOSEN if study.cfg.nested else name, fold[0], seed): result for (name, fold, seed), result in results.items()
     }
-    answer = pool(names, named, study.cfg.folds, study.seeds, held_out_ratio(cells), study.headline)
+    answer = pool(names, named, study.cfg.folds, study.seeds, held_out_ratio(cells), study.headline, study.info.noun)
     score = answer.table[0].score
     if not study.cfg.nested or score is None or not answer.complete:
         return answer
@@ -204,16 +210,17 @@ def answer_folds(study: PlannedFolds, choices: Sequence[OuterChoice], outer: Seq
 
 
 def refuse_other_images(study: PlannedFolds, cells: Sequence[Cell]) -> None:
-    """Raise `InputError` where the folds of a repetition do not add up to the images that its cells have seen."""
+    """Raise `InputError` where the folds of a repetition do not add up to the images that all cells have seen."""
+    totals = set[int]()
     for seed in study.seeds:
         counts = {variant_of(cell).fold: image_counts(cell) for cell in cells if cell.seed == seed}
         known = {fold: count for fold, count in counts.items() if count}
-        totals = {sum(count.values()) for count in known.values()}
+        totals |= {sum(count.values()) for count in known.values()}
         predicted = sum(count["test"] for count in known.values())
         if len(totals) > 1 or (len(known) == study.cfg.folds and predicted not in totals):
             raise InputError(
-                f"the images have changed between the cells of {study.folder}: its folds do not partition them; "
-                "name another output_dir"
+                f"the {study.info.noun}s have changed between the cells of {study.folder}: its folds do not partition "
+                "them; name another output_dir"
             )
 
 

@@ -169,6 +169,8 @@ def find_image_set(subject: Subject, options: Explain) -> ImageSet:
         mistakes = options.choose == "mistakes"
         places = surest_mistakes(subject, options, split) if mistakes else spread(len(split.split), options.images)
         return split_images(subject, options, split, places)
+    if subject.info.words:
+        raise InputError(f"images={options.images} names files, and {subject.folder} reads words: take a number")
     paths, _ = find_images(options.images)
     files = files_as_trained(paths, subject.info, subject.settings, invert=options.invert)
     pixels = Centre(files, subject.info.shape[1:]).read(range(len(files))).numpy()
@@ -182,7 +184,7 @@ def surest_mistakes(subject: Subject, options: Explain, images: RunImages) -> np
     Raises `InputError` where it makes no mistake.
     """
     count, parts = len(images.split), list[Tensor]()
-    with counting(count, "looking for mistakes", "image") as progress:
+    with counting(count, "looking for mistakes", subject.info.noun) as progress:
         for start in range(0, count, options.batch_size):
             some = np.arange(start, min(start + options.batch_size, count))
             parts.append(subject.logits(images.split.source.read(some).numpy(), options.batch_size))
@@ -191,7 +193,8 @@ def surest_mistakes(subject: Subject, options: Explain, images: RunImages) -> np
     assert isinstance(options.images, int)
     places = worst_mistakes(shares, images.split.labels.numpy(), options.images)
     if not places:
-        raise InputError(f"choose=mistakes: the network makes none on {count} {images.name} images; leave choose= out")
+        shown = f"{count} {images.name} {subject.info.noun}s"
+        raise InputError(f"choose=mistakes: the network makes none on {shown}; leave choose= out")
     return np.array(places)
 
 

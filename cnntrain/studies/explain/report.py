@@ -164,14 +164,15 @@ def study_pairs(study: ExplainStudy) -> dict[str, Sequence[PairedTest]]:
 def document(study: ExplainStudy, sections: list[Section]) -> Document:
     """Return the page."""
     subject, images = study.question.subject, study.question.images
-    claim = f"{', '.join(study.answers)} of {subject.folder} on {counted(len(images), 'image')}"
+    claim = f"{', '.join(study.answers)} of {subject.folder} on {counted(len(images), subject.info.noun)}"
     title = "What decides" if all(name in ATTRIBUTIONS for name in study.answers) else "What the network sees"
     if explores(study.question.options) and study.question.options.figures:
         sections = [Section("Images, stages, units", [explorer(study.question, study.answers)]), *sections]
     if study.refused:
         reasons = [(Mark(name, "strong"), f": {reason}") for name, reason in study.refused.items()]
         sections = [*sections, Section("What this network does not allow", [Bullets(reasons)])]
-    return Document(title, claim, [Paragraph(HOW, quiet=True)], sections)
+    how = [Paragraph(HOW, quiet=True)] if method_pictures(study) else []
+    return Document(title, claim, how, sections)
 
 
 def summary(study: ExplainStudy, folder: Path | None, pictures: list[str]) -> dict[str, Any]:

@@ -36,7 +36,7 @@ class SearchedImages:
 
     def batches(self, what: str) -> Iterator[Tensor]:
         """Yield all images as the network takes them, [N, C, H, W]."""
-        with counting(len(self), what, "image") as progress:
+        with counting(len(self), what, self.subject.info.noun) as progress:
             for start in range(0, len(self), self.batch_size):
                 places = np.arange(start, min(start + self.batch_size, len(self)))
                 yield self.subject.inputs(self.pixels(places))

@@ -23,11 +23,11 @@ ROWS = "rows.csv"
 LEAST_P = 1e-99  # that is written
 WORDS = {"svm": "linear support vector machines", "softmax": "softmax regressions"}
 NOTES = {
-    "C": "the penalty is 1/C; chosen at each stage by folds of the training images",
+    "C": "the penalty is 1/C; chosen at each stage by folds of what is trained on",
     "from the stage before": "percentage points",
     "p": "McNemar's exact test, of several pairs of networks the largest; corrected over the study (Holm)",
     "untrained": "mean of the same network with random weights",
-    "selectivity": "accuracy minus that after training images with permuted labels, in points",
+    "selectivity": "accuracy minus that after training with permuted labels, in points",
 }
 
 
@@ -46,7 +46,7 @@ def write_study(study: ProbeStudy, tables: ProbeTables, folder: Path, medium: Me
             figures.append(filed_figure(depth_figure(tables, images.chance), folder, "depth", caption))
     sections = [Section(caption, blocks) for caption, blocks in probe_sections(tables)]
     claim = " ".join(conclusions(tables)[:1])
-    about = Paragraph(f"{about_words(study)} {explain_words()}", quiet=True)
+    about = Paragraph(f"{about_words(study)} {explain_words(study.images.info.noun)}", quiet=True)
     write_report(Document("What each stage knows", claim, [about, *figures], sections), folder)
     write_json(folder / RESULTS, results | {"record": provenance(command_line("probe")) | {"hardware": hardware()}})
     return results
@@ -54,16 +54,17 @@ def write_study(study: ProbeStudy, tables: ProbeTables, folder: Path, medium: Me
 
 def about_words(study: ProbeStudy) -> str:
     """Say which images were probed, and in how much memory."""
-    train, test = study.images.train, study.images.test
+    train, test, noun = study.images.train, study.images.test, study.images.info.noun
     return (
-        f"Fitted to {len(train.split):,} training images of {train.dataset}, asked about {len(test.split):,} "
-        f"{test.name} images; chance is {percent(study.images.chance, 1)}. At most {disk.size(study.memory)} of memory."
+        f"Fitted to {len(train.split):,} training {noun}s of {train.dataset}, asked about {len(test.split):,} "
+        f"{test.name} {noun}s; chance is {percent(study.images.chance, 1)}. At most {disk.size(study.memory)} of "
+        "memory."
     )
 
 
-def explain_words() -> str:
+def explain_words(noun: str) -> str:
     """Say what stands in the tables and figures."""
-    return "Bands and intervals are 95 % over images like these; the wider band is over seeds."
+    return f"Bands and intervals are 95 % over {noun}s like these; the wider band is over seeds."
 
 
 def probe_sections(tables: ProbeTables) -> list[tuple[str, list[Block]]]:

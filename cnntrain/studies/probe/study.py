@@ -14,7 +14,6 @@ from cnntrain.config.build import build_model, dataset_info, fit_images
 from cnntrain.config.schema import Options
 from cnntrain.data.storage.images import DatasetInfo, spread
 from cnntrain.nn.precision import precision_for
-from cnntrain.nn.shapes import describe_shape
 from cnntrain.nn.stages import stage_shapes
 from cnntrain.runs.folder import RESULTS, new_folder, refuse_existing, refuse_unwritable
 from cnntrain.runs.images import RunImages, run_images, warn_of_seen
@@ -194,8 +193,7 @@ def probe_images(cfg: Probe, network: NamedNetwork) -> ProbeImages:
         options = fit_images(cfg.dataset, info) if renamed else before | cfg.dataset
         other = dataset_info(options, root)
         if other.shape != info.shape:
-            arrive, taken = describe_shape(other.shape), describe_shape(info.shape)
-            raise InputError(f"{other.name} has {arrive} images, {network.name} takes {taken}")
+            raise InputError(f"{other} has {other.examples}, {network.name} takes {info.examples}")
         info = replace(other, mean=info.mean, std=info.std)
         settings, folder = settings | {"dataset": options}, None
     train, test = (run_images(folder, settings, info, root, split) for split in ("train", cfg.split))
@@ -213,8 +211,8 @@ def require_images(cfg: Probe, images: ProbeImages) -> None:
         counts = torch.bincount(some, minlength=len(images.info.classes)).tolist()
         if few := [f"{name} {n}" for name, n in zip(images.info.classes, counts, strict=True) if n < cfg.folds]:
             raise InputError(
-                f"{cfg.folds} folds need {cfg.folds} training images of each class, and among {len(some):,} are "
-                f"{listed(few)}: take a larger {key} or fewer folds"
+                f"{cfg.folds} folds need {cfg.folds} training {images.info.noun}s of each class, and among "
+                f"{len(some):,} are {listed(few)}: take a larger {key} or fewer folds"
             )
 
 

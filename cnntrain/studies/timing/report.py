@@ -24,8 +24,8 @@ HOW = (
 )
 
 
-def network_lines(rows: Sequence[NetworkRow]) -> list[Row]:
-    """Return the times of networks as lines of a table."""
+def network_lines(rows: Sequence[NetworkRow], noun: str) -> list[Row]:
+    """Return the times of networks as lines of a table; a person calls an image of theirs by the noun."""
     return [
         {
             "model": row.model,
@@ -36,7 +36,7 @@ def network_lines(rows: Sequence[NetworkRow]) -> list[Row]:
             "quartiles": f"{row.step_low_ms:.2f} … {row.step_high_ms:.2f}",
             "n": row.n,
             "backward / forward": round(row.backward_by_forward, 2),
-            "images/s": round(row.images_per_second, 1),
+            f"{noun}s/s": round(row.images_per_second, 1),
             "GMAC/s": round(row.gmacs_per_second, 1),
             "share of peak": percent(row.share_of_product, 0),
             "peak MiB": round(row.peak_memory_mib),
@@ -65,16 +65,16 @@ def stage_lines(rows: Sequence[StageTimeRow]) -> list[Row]:
     return [*found, {"stage": "sum of stages", **total}]
 
 
-def training_cost(row: NetworkRow, images: int, epochs: int) -> str:
+def training_cost(row: NetworkRow, images: int, epochs: int, noun: str) -> str:
     """Say how long a training of so many epochs over so many images takes at this speed."""
     seconds = epochs * images / row.images_per_second
     for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
         if seconds >= size:
-            return f"{row.model}: {epochs} epochs of {images:,} images take {seconds / size:.1f} {unit}"
-    return f"{row.model}: {epochs} epochs of {images:,} images take {seconds:.1f} seconds"
+            return f"{row.model}: {epochs} epochs of {images:,} {noun}s take {seconds / size:.1f} {unit}"
+    return f"{row.model}: {epochs} epochs of {images:,} {noun}s take {seconds:.1f} seconds"
 
 
-def stages_figure(rows: Sequence[StageTimeRow]) -> "Drawing":
+def stages_figure(rows: Sequence[StageTimeRow], noun: str) -> "Drawing":
     """Draw the forward and backward time of every stage of one network as bars, beside its multiplications."""
     figure = empty_figure(6.4, 0.9 + 0.19 * len(rows))
     times, work = figure.subplots(1, 2, sharey=True, width_ratios=(2, 1))
@@ -86,24 +86,26 @@ def stages_figure(rows: Sequence[StageTimeRow]) -> "Drawing":
     times.set_yticks(places, [row.stage for row in rows])
     times.invert_yaxis()
     times.set_xlabel("milliseconds a batch")
-    work.set_xlabel("million multiplications an image")
+    work.set_xlabel(f"million multiplications for each {noun}")
     times.legend()
     return figure
 
 
-def document(networks: Sequence[NetworkRow], stages: Sequence[StageTimeRow], costs: Sequence[str]) -> Document:
+def document(
+    networks: Sequence[NetworkRow], stages: Sequence[StageTimeRow], costs: Sequence[str], noun: str
+) -> Document:
     """Return the page of a study of times."""
     first = networks[0]
     title = f"Times of {', '.join(row.model for row in networks)}"
-    speeds = [f"{row.model}: {row.step_ms:.1f} ms a step, {row.images_per_second:,.0f} images/s" for row in networks]
+    speeds = [f"{row.model}: {row.step_ms:.1f} ms a step, {row.images_per_second:,.0f} {noun}s/s" for row in networks]
     claim = "; ".join(speeds)
     about = f"Batches of {first.batch} on {first.device} in {first.precision}."
-    blocks: list[Block] = [Paragraph(about), Table(network_lines(networks)), *(Paragraph(cost) for cost in costs)]
+    blocks: list[Block] = [Paragraph(about), Table(network_lines(networks, noun)), *(Paragraph(cost) for cost in costs)]
     sections = [Section("Steps", blocks)]
     for row in networks:
         own = [stage for stage in stages if stage.model == row.model]
         with styled():
-            drawn = as_svg(stages_figure(own), f"stages of {row.model}")
+            drawn = as_svg(stages_figure(own, noun), f"stages of {row.model}")
         whole = (
             f"The stages' sum is {sum(s.forward_ms for s in own):.1f} ms forward, the whole {row.forward_ms:.1f} ms."
         )
@@ -114,13 +116,18 @@ def document(networks: Sequence[NetworkRow], stages: Sequence[StageTimeRow], cos
 
 
 def write(
-    folder: Path, networks: Sequence[NetworkRow], stages: Sequence[StageTimeRow], costs: Sequence[str], medium: Medium
+    folder: Path,
+    networks: Sequence[NetworkRow],
+    stages: Sequence[StageTimeRow],
+    costs: Sequence[str],
+    medium: Medium,
+    noun: str,
 ) -> None:
     """Write report.html, report.md, networks.csv, stages.csv and a figure for each network."""
-    write_report(document(networks, stages, costs), folder)
+    write_report(document(networks, stages, costs, noun), folder)
     disk.write(folder / "networks.csv", render([asdict(row) for row in networks], "csv") + "\n")
     disk.write(folder / "stages.csv", render([asdict(row) for row in stages], "csv") + "\n")
     for row in networks:
         with styled(medium):
             own = [stage for stage in stages if stage.model == row.model]
-            write_figure(stages_figure(own), folder / FIGURES / f"{row.model.replace('/', '_')}_stages")
+            write_figure(stages_figure(own, noun), folder / FIGURES / f"{row.model.replace('/', '_')}_stages")

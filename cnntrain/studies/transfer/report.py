@@ -12,12 +12,12 @@ from cnntrain.runtime.tables import Row, counted, percent
 from cnntrain.stats.paired_tests import PairedTest, conclude
 from cnntrain.studies.answer import Answer, VariantRow
 from cnntrain.studies.answer_report import (
-    NOTES,
     error_word,
     grounds,
     incompleteness,
     interval_of_images,
     mcnemar_word,
+    notes,
     tested_columns,
 )
 from cnntrain.studies.results import Results
@@ -69,13 +69,13 @@ def answer_tables(study: Answer, regimes: Sequence[Regime]) -> list[Table]:
         for budget, title in BUDGETS.items()
         if budget == "steps" or any(regime.budget == budget for regime in regimes)
     }
-    tables[f"Difference in {study.headline.label} over seeds and (McNemar) over images"] = [
+    tables[f"Difference in {study.headline.label} over seeds and (McNemar) over {study.noun}s"] = [
         {"variant": row.variant, "compared with": row.test.reference}
         | tested_columns(row.test)
         | {"McNemar": mcnemar_word(row)}
         for row in study.compared
     ]
-    return noted_tables(tables, NOTES)
+    return noted_tables(tables, notes(study.noun))
 
 
 def in_budget(regimes: Sequence[Regime], budget: str) -> list[Regime]:
