@@ -53,11 +53,16 @@ def test_each_regime_takes_freezes_and_trains_what_it_says(
     cnntrain: Call, folder: Path, tiny: tuple[str, ...], source: str
 ) -> None:
     regimes = "regimes=[scratch,extract,finetune,layerwise=0.5,upto=conv2,upto=conv2+]"
-    found = cnntrain("transfer", *smaller(tiny), source, regimes, "budgets=[steps]", "seeds=2", *HERE)
+    rates = "rates={finetune: 0.01, upto: 0.02}"
+    found = cnntrain("transfer", *smaller(tiny), source, regimes, rates, "budgets=[steps]", "seeds=2", *HERE)
     assert found["complete"] and {row["seed"] for row in found["rows"]} == {0, 1}
     expected = ["scratch", "extract", "finetune", "layerwise=0.5", "upto=conv2", "upto=conv2+"]
     assert [row["regime"] for row in found["table"]] == expected
     assert not {"removed", "interactions"} & (found.keys() | found["rows"][0].keys() | found["table"][0].keys())
+    own = {row["regime"]: row["lr"] for row in found["table"]}
+    assert own["finetune"] == 0.01 and own["upto=conv2"] == own["upto=conv2+"] == 0.02
+    assert own["scratch"] == own["extract"] == own["layerwise=0.5"] not in (0.01, 0.02)
+    assert json.loads((folder / "study/cells/upto_conv2/1/config.json").read_text())["optimizer"]["lr"] == 0.02
     given = weights("source")
     for seed in (0, 1):
         cells = {
@@ -192,6 +197,8 @@ def test_the_reference_is_scratch_or_the_first() -> None:
         (["regimes=[scratch,upto=pool1]"], "no stage with weights"),
         (["regimes=[scratch,layerwise=2]"], "out of range"),
         (["regimes=[scratch,finetune=2]"], "takes no value"),
+        (["regimes=[scratch,extract]", "rates={finetune: 0.1}"], "'finetune'"),
+        (["rates={finetune: -1}"], "rates.finetune"),
         (["model=mlp"], "leave out model="),
         (["sizes=[100000]"], "there are"),
         (["sizes=[1]", "trainer.batch_size=64"], "fewer than a batch"),

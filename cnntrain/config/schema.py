@@ -145,6 +145,7 @@ class Transfer(Study):
 
     run: str | None
     regimes: list[str | Options]
+    rates: dict[str, Positive]
     sizes: list[Count] | None
     budgets: list[Literal["steps", "seconds"]]
 

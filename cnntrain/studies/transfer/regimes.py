@@ -40,9 +40,20 @@ class Regime(Variant):
     budget: str = "steps"  # or seconds: trained for more epochs, which take as long as those where every stage learns
 
     @property
+    def kind(self) -> str:
+        """The regime without its value: upto for upto=conv3."""
+        return self.regime.partition("=")[0]
+
+    @property
     def n_train(self) -> int:
         """The number of training images."""
         return count_images(self.settings["dataset"], self.settings["data_root"])[0]
+
+    @property
+    def lr(self) -> float:
+        """The learning rate at its peak."""
+        lr: float = self.settings["optimizer"]["lr"]
+        return lr
 
     @property
     def epochs(self) -> int:
@@ -56,6 +67,7 @@ class TrainedSource:
     """Where the trained weights come from, and what every regime has in common."""
 
     words: list[str]  # of the command line that every cell shares
+    rates: dict[str, float]  # learning rates by the kind of regime; others have that of the settings
     settings: Options  # of `fit`, without a regime
     run: Path | None  # None: pretrained weights of a library's model
 
@@ -73,13 +85,13 @@ def source_of(cfg: Transfer) -> TrainedSource:
                 "nothing to transfer: give run=<folder> of a trained network, or a pretrained one: model=timm "
                 "model.arch=tf_efficientnet_lite0 model.weights=package"
             )
-        return TrainedSource(words, settings, None)
+        return TrainedSource(words, cfg.rates, settings, None)
     if any(key_of(word) == "model" for word in words):
         raise InputError(f"run={cfg.run} brings its network; leave out model=")
     run = find_run(cfg.run)
     model = without_weights(records.settings(run)["model"])
     words = [*model_words(model), *words]
-    return TrainedSource(words, compose_training(words), run)
+    return TrainedSource(words, cfg.rates, compose_training(words), run)
 
 
 def model_words(model: Options) -> list[str]:
@@ -95,13 +107,17 @@ def model_words(model: Options) -> list[str]:
 def regimes_of(cfg: Transfer, source: TrainedSource) -> list[Regime]:
     """Return every regime that is asked for, on all training images, each checked down to its shapes.
 
-    Raises `InputError` for an unknown regime or stage, one that is asked for twice, and weights that do not fit.
+    Raises `InputError` for an unknown regime or stage, one that is asked for twice, a rate of a regime that is not
+    studied, and weights that do not fit.
     """
     net = build_model(source.settings["model"], info_of(source.settings), device="meta")
     stages = dict(net.named_children())
     regimes = [regime for text in cfg.regimes for regime in named(text, source, stages)]
     if len(regimes) < 2:
         raise InputError("regimes: name at least two, so that there is something to compare")
+    studied = list(dict.fromkeys(regime.kind for regime in regimes))
+    if other := [kind for kind in cfg.rates if kind not in studied]:
+        raise unknown("rates", other[0], studied)
     for regime in regimes:
         if [other.name for other in regimes].count(regime.name) > 1:
             raise InputError(f"regimes: {regime.regime} is asked for twice")
@@ -189,6 +205,9 @@ def new_head(source: TrainedSource) -> str:
 
 def made(source: TrainedSource, regime: str, words: Sequence[str]) -> Regime:
     """Return a regime from what its words change; all regimes see the same images at the same size."""
+    kind = regime.partition("=")[0]
+    if kind in source.rates:
+        words = [*words, f"++optimizer.lr={source.rates[kind]}"]
     settings = compose_training([*source.words, *words])
     size = source.settings["dataset"].get("image_size")
     if settings["dataset"].get("image_size") != size:

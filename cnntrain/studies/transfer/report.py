@@ -45,6 +45,7 @@ def plan_rows(planned: PlannedTransfer) -> list[Row]:
             "parameters": sized.params,
             "images": regime.n_train,
             "epochs": regime.epochs,
+            "lr": regime.lr,
         }
         if study.seconds is not None:
             row["a run"] = clock(study.seconds[regime.name])
@@ -148,7 +149,7 @@ def write_answer(planned: PlannedTransfer, answered: AnsweredStudy) -> dict[str,
 
 
 def with_regimes(result: dict[str, Any], regimes: Sequence[Regime]) -> dict[str, Any]:
-    """Return rows and table with the regime, the training images and the epochs of each variant beside its name.
+    """Return rows and table with the regime, the training images, epochs and learning rate of each variant beside its name.
 
     What says which stages were removed is left out: none are.
     """
@@ -156,7 +157,8 @@ def with_regimes(result: dict[str, Any], regimes: Sequence[Regime]) -> dict[str,
 
     def line(row: dict[str, Any]) -> dict[str, Any]:
         regime = by_name[row["variant"]]
-        about = {"regime": regime.regime, "n_train": regime.n_train, "epochs": regime.epochs, "budget": regime.budget}
+        about = {"regime": regime.regime, "n_train": regime.n_train, "epochs": regime.epochs}
+        about |= {"lr": regime.lr, "budget": regime.budget}
         return {"variant": row["variant"], **about} | {key: row[key] for key in row if key not in OF_REMOVALS}
 
     lines = {key: [line(row) for row in result[key]] for key in ("rows", "table")}
