@@ -9,7 +9,7 @@ from cnntrain.config.compose import overrides, plain_config
 from cnntrain.config.groups import CHOICES, GROUPS
 from cnntrain.config.schema import Options
 from cnntrain.config.typed import restored, typed_values
-from cnntrain.config.validate import ANY, build_schema, may_be_mapping, reject_unknown, signature, validated
+from cnntrain.config.validate import ANY, build_schema, kinds, may_be_mapping, reject_unknown, signature, validated
 from cnntrain.runtime.errors import InputError
 from cnntrain.runtime.jsonfile import flat
 
@@ -49,9 +49,11 @@ def known_keys(schema: type, values: Mapping[str, Any]) -> dict[str, Any]:
     for name, hint in get_type_hints(schema, include_extras=True).items():
         keys[name] = hint
         if hasattr(hint, "__dataclass_fields__"):
-            kinds = get_type_hints(hint, include_extras=True)
-            keys |= {f"{name}.{inner}": kind for inner, kind in kinds.items()}
-            keys |= {f"{name}.{inner}.{ANY}": Any for inner, kind in kinds.items() if may_be_mapping(kind)}
+            inside = get_type_hints(hint, include_extras=True)
+            keys |= {f"{name}.{inner}": kind for inner, kind in inside.items()}
+            keys |= {f"{name}.{inner}.{ANY}": Any for inner, kind in inside.items() if may_be_mapping(kind)}
+        elif may_be_mapping(hint) and Options not in kinds(hint):  # options have keys of their own
+            keys[f"{name}.{ANY}"] = Any
         options = values.get(name)
         if name in GROUPS and isinstance(options, Mapping):
             keys |= {f"{name}.{option}": kind for option, kind in GROUPS[name].keys(options).items()}

@@ -149,7 +149,7 @@ def write_answer(planned: PlannedTransfer, answered: AnsweredStudy) -> dict[str,
 
 
 def with_regimes(result: dict[str, Any], regimes: Sequence[Regime]) -> dict[str, Any]:
-    """Return rows and table with the regime, the training images, epochs and learning rate of each variant beside its name.
+    """Return rows and table with the regime, training images, epochs and learning rate of each variant beside its name.
 
     What says which stages were removed is left out: none are.
     """
