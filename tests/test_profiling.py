@@ -69,7 +69,7 @@ def test_the_parts_are_a_whole_step_and_the_trace_names_them(tmp_path: Path) -> 
     events = json.loads(Path(report["trace"]).read_text())["traceEvents"]
     names = [event.get("name") for event in events if event.get("cat") == "user_annotation"]
     assert {part: names.count(part) for part in ("forward", "backward")} == {"forward": TRACED, "backward": TRACED}
-    assert "backward" in show(report) and report["trace"] in show(report)
+    assert "images/s" in show(report, "image") and report["trace"] in show(report, "image")
 
 
 def test_a_short_training_reports_what_there_was(tmp_path: Path) -> None:

@@ -142,6 +142,33 @@ def test_what_is_no_text_is_refused(content: bytes, key: str, tmp_path: Path) ->
         load("sentences", tmp_path / "data", {})
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("a.txt", "the first\nof all\nis here\n", "3 different labels"),
+        ("a.csv", "label,text\npos,fine\n,nobody\n", "a.csv:3 has no label"),
+        ("a.csv", "text,label\nfine,pos\nalone\n", "a.csv:3 has no label"),
+        ("a.csv", 'label,text\npos,fine\nneg,"open\npos,good\n', "a.csv:3 "),
+        ("a.tsv", f"label\ttext\npos\t{'word ' * 30000}\n", "a.tsv:2 "),
+        ("a.txt", "pos fine\nneg dull\n".encode("utf-16"), "UTF-16"),
+    ],
+)
+def test_lines_that_would_be_misread_are_refused(name: str, text: str | bytes, told: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(InputError, match=told):
+        Sentences(tmp_path / name).read()
+
+
+def test_labels_end_at_any_space_and_torn_words_are_told(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("pos\tschöne Dinge\nneg  dull\npos fine\nneg bad\n")
+    dataset = Sentences(tmp_path / "a.txt").read()
+    assert dataset.info.classes == ("neg", "pos") and "sch" in dataset.info.words
+    (remark,) = dataset.remarks
+    assert "schöne" in remark and "dataset.tokens=spaces" in remark
+    whole = Sentences(tmp_path / "a.txt", tokens="spaces").read()
+    assert whole.remarks == () and "schöne" in whole.info.words
+
+
 def test_in_the_grammar_no_single_word_tells_the_class() -> None:
     dataset = Grammar(Path(), train_images=4000).read()
     numbers, labels = as_numbers(dataset.train.source.read(range(4000))), dataset.train.labels.numpy()
@@ -265,6 +292,10 @@ def test_a_network_of_sentences_is_measured_reported_explained_and_asked(
     assert found["n"] == 60 and found["top1"] > 0.9
     (folder / "said.txt").write_text("the film is not very dull\n\nher new song is dull\n")
     told = cnntrain("predict", "run=run", "sentences=said.txt", "output_dir=told")
+    (folder / "long.txt").write_text("the film is dull" + " in the end" * 9)
+    capfd.readouterr()
+    assert main(["predict", "run=run", "sentences=long.txt", "output_dir=cut"]) == 0
+    assert "1 sentence longer" in capfd.readouterr().err
     with Path(told["output"]).open() as table:
         rows = list(csv.DictReader(table))
     assert [row["class"] for row in rows] == ["praise", "blame"] and rows[1]["unknown words"] == "0"

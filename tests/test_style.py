@@ -1,6 +1,7 @@
 """Pictures between a photograph's content and a painting's style: losses by their formulas, stages, the command."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -178,6 +179,11 @@ def test_a_stopped_picture_goes_on_to_the_same_bits(
     assert "parts.png" in capfd.readouterr().err and Path("parts.png.state.pt").exists()
     assert main([*words, "beta=5", "output=parts.png"]) == 2
     assert "beta" in capfd.readouterr().err
+    photo = Path("photo.png").read_bytes()
+    shutil.copy("painting.png", "photo.png")
+    assert main([*words, "output=parts.png"]) == 2
+    assert "another content" in capfd.readouterr().err
+    Path("photo.png").write_bytes(photo)
     parts = cnntrain(*words, "output=parts.png")
     assert parts["loss"] == whole["loss"] and parts["steps"] == whole["steps"] == 8
     assert Path("parts.png").read_bytes() == Path("whole.png").read_bytes()
@@ -197,12 +203,17 @@ def test_a_stopped_picture_goes_on_to_the_same_bits(
         (["model=vgg99"], "vgg"),
         (["dataset=mnist", "keep_colours=true"], "keep_colours"),
         (["size=0"], "size"),
+        (["size=2"], "size=2"),
+        (["coarse=[1]"], "size=1"),
+        (["style=line.png"], "line.png"),
+        (["style_stages=[]"], "beta=0"),
     ],
 )
 def test_what_cannot_be_painted_is_refused(
     words: list[str], told: str, pictures: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     Path("text.png").write_text("no picture")
+    Image.new("RGB", (1, 500)).save("line.png")
     before = {path.name for path in pictures.iterdir()}
     given = {word.partition("=")[0] for word in words}
     usual = ["content=photo.png", "style=painting.png", *NETWORK, *FEW]

@@ -25,12 +25,12 @@ from cnntrain.runs.predictions import (
     warning_of_unlike,
     write_table,
 )
-from cnntrain.runs.sentences import classified_sentences, find_sentences
+from cnntrain.runs.sentences import classified_sentences, find_sentences, longer
 from cnntrain.runtime import disk
 from cnntrain.runtime.devices import choose_device, prepare
 from cnntrain.runtime.errors import IncompleteError, InputError, as_text
 from cnntrain.runtime.progress import say, track
-from cnntrain.runtime.tables import counted, render
+from cnntrain.runtime.tables import counted, render, shortened, terminal_width
 from cnntrain.studies.conversion.heatmaps import heatmap
 from cnntrain.studies.conversion.report import places_document
 from cnntrain.tasks import kind_of
@@ -121,9 +121,11 @@ def predict_sentences(
         raise InputError(f"{table} exists already; name another output_dir")
     rows = list(classified_sentences(net, found, info, settings, cfg))
     disk.write(table, render(rows, "csv") + "\n")
+    if cut := longer(found, info, settings):
+        say(f"warning: {counted(cut, 'sentence')} longer than the network reads: the words at their ends are not seen")
     for row in rows[:10]:
-        print(f"{row['class']}  {float(row['probability']):.3f}  {row['sentence']}")
-    print(f"{len(rows):,} sentence{'s' if len(rows) > 1 else ''} classified: {table}")
+        print(shortened(f"{row['class']}  {float(row['probability']):.3f}  {row['sentence']}", terminal_width()))
+    print(f"{counted(len(rows), 'sentence')} classified: {table}")
     return {"run_dir": str(folder), "output": str(table), "n": len(rows)}
 
 

@@ -1,6 +1,8 @@
 """`cnntrain style`: a photograph painted in the style of a picture."""
 
+import hashlib
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -34,8 +36,8 @@ def run(composed: DictConfig) -> dict[str, Any]:
     output = Path(cfg.output) if cfg.output else new_folder("style", names) / "picture.png"
     refuse_unwritable(output.parent, word="output=" if cfg.output else "")
     kept = output.with_name(f"{output.name}.state.pt")
-    begun = earlier(cfg, output, kept)
-    painting = follow(cfg, output, kept, begun)
+    asked = settings(cfg)
+    painting = follow(cfg, output, kept, earlier(asked, output, kept), asked)
     write_picture(painting.pixels, output)
     kept.unlink(missing_ok=True)
     shares = {layer: painting.share(layer) for layer in painting.parts}
@@ -55,13 +57,16 @@ def read_style(composed: DictConfig) -> Style:
         raise InputError(f"output={cfg.output}: a picture is written as {', '.join(SUFFIXES)}")
     if cfg.alpha == 0 and cfg.beta == 0 and not cfg.variation:
         raise InputError("alpha=0 beta=0: nothing is left that the picture could come nearer to")
+    for key, weight in (("content_stages", "alpha"), ("style_stages", "beta")):
+        if getattr(cfg, key) == []:
+            raise InputError(f"{key}=[] names no stage; leave it out for those of the paper, or take {weight}=0")
     return cfg
 
 
 check = read_style  # of a sweep's jobs, before any of them
 
 
-def earlier(cfg: Style, output: Path, kept: Path) -> State | None:
+def earlier(asked: Mapping[str, Any], output: Path, kept: Path) -> State | None:
     """Return the state that an interrupted command has left, None where there is none.
 
     Raises `InputError` where the picture is there already, or where other settings have left the state.
@@ -71,7 +76,6 @@ def earlier(cfg: Style, output: Path, kept: Path) -> State | None:
             raise InputError(f"output={output} is there already; name another file")
         return None
     saved = checkpoints.load_state(kept)
-    asked = settings(cfg)
     if changed := [key for key in asked if saved["settings"].get(key) != asked[key]]:
         raise InputError(f"output={output} was begun with another {', '.join(changed)}; name another file")
     say(f"going on after {saved['steps']} steps")
@@ -79,11 +83,20 @@ def earlier(cfg: Style, output: Path, kept: Path) -> State | None:
 
 
 def settings(cfg: Style) -> dict[str, Any]:
-    """Return the settings that a picture depends on."""
-    return {key: value for key, value in asdict(cfg).items() if key not in FREE}
+    """Return what a picture depends on: the settings, and in place of the names of the files what they hold."""
+    files = {key: digest(expanded(getattr(cfg, key))) for key in ("content", "style")}
+    return {key: value for key, value in asdict(cfg).items() if key not in FREE} | files
 
 
-def follow(cfg: Style, output: Path, kept: Path, begun: State | None) -> Painting:
+def digest(path: Path) -> str:
+    """Return a digest of a file; none of one that cannot be read, which is said where its pixels are wanted."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return ""
+
+
+def follow(cfg: Style, output: Path, kept: Path, begun: State | None, asked: Mapping[str, Any]) -> Painting:
     """Paint to the end and return the picture; write it, its state and a line of progress every `SAVE_SECONDS`.
 
     Raises `StoppedError` when a signal ended the work; the same command goes on.
@@ -98,7 +111,7 @@ def follow(cfg: Style, output: Path, kept: Path, begun: State | None) -> Paintin
             if not stopped and time.perf_counter() - saved < SAVE_SECONDS:
                 continue
             write_picture(painting.pixels, output)
-            checkpoints.save(kept, painting.state | {"settings": settings(cfg)})
+            checkpoints.save(kept, painting.state | {"settings": asked})
             saved, done = time.perf_counter(), painting.steps - at_first
             left = f"  {clock((total - painting.steps) * (saved - began) / done)} left" if done else ""
             say(f"{progress(painting)}{left}")

@@ -35,6 +35,12 @@ def find_sentences(named: str, settings: schema.Options) -> list[tuple[str, list
     return found
 
 
+def longer(found: Sequence[tuple[str, list[str]]], info: DatasetInfo, settings: schema.Options) -> int:
+    """Return how many sentences have more words than the network reads; it sees the first of them."""
+    most = info.shape[1] - 2 * settings["dataset"]["padding"]
+    return sum(len(words) > most for _, words in found)
+
+
 def classified_sentences(
     net: nn.Sequential,
     found: Sequence[tuple[str, list[str]]],

@@ -53,6 +53,11 @@ def folded(line: str, width: int | None, indent: int = 0) -> str:
     return textwrap.fill(line, max(width, 30), subsequent_indent=later, break_long_words=False, break_on_hyphens=False)
 
 
+def shortened(line: str, width: int | None) -> str:
+    """Cut a line to `width` columns, None for none, with dots where something is left out."""
+    return line if width is None or len(line) <= width else f"{line[: max(width - 2, 0)]} …"
+
+
 def render(rows: Sequence[Row], style: Format = "text", width: int | None = None) -> str:
     """Write rows as an aligned table, as Markdown or as CSV; the columns are the keys of the first row.
 

@@ -1,10 +1,11 @@
 """Labelled sentences in text files: one a line with its label first, one file a class, folders of files, or CSV."""
 
+import codecs
 import csv
 import io
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,9 +17,11 @@ from cnntrain.data.storage.images import Dataset, DatasetInfo, Pixels, Split
 from cnntrain.data.storage.words import BYTES, MOST_WORDS, as_pixels, numbered
 from cnntrain.runtime.errors import InputError, as_text, unknown
 from cnntrain.runtime.ranges import Count, Natural
+from cnntrain.runtime.tables import counted
 
 Encoding = Literal["utf-8", "latin-1"]
 Tokens = Literal["kim", "spaces"]
+BEYOND = re.compile(r"[^\W\d_A-Za-z]")  # letters that are none of A to Z
 PARTS = {"train": "train", "val": "val", "dev": "val", "valid": "val", "test": "test"}  # words in names of files
 
 
@@ -27,6 +30,7 @@ class LabelledText(NamedTuple):
 
     label: str
     words: list[str]
+    torn: str = ""  # the first word that is split at a letter that Kim's experiments did not know
 
 
 Texts = dict[str, list[LabelledText]]  # by part: train, val, test
@@ -77,6 +81,12 @@ class Sentences:
         found = self.find(self.root)
         if not found.get("train"):
             raise InputError(f"dataset.root={self.root} holds no training sentences")
+        labels = {text.label for text in found["train"]}
+        if "test" not in found and len(found["train"]) < 2 * len(labels) > 4:
+            raise InputError(
+                f"dataset.root={self.root} has {len(labels):,} different labels in {len(found['train']):,} sentences; "
+                "a label is the first word of a line, or a column of CSV"
+            )
         return found
 
     @cached_property
@@ -103,8 +113,16 @@ class Sentences:
         """Return the sentences; unless `vocabulary` is all, `divide` leaves out what no training sentence has."""
         info = self.info()
         parts = {name: self.split(texts, info) for name, texts in self.texts.items()}
-        dataset = Dataset(info, parts["train"], parts.get("val"), parts.get("test"))
+        dataset = Dataset(info, parts["train"], parts.get("val"), parts.get("test"), remarks=tuple(self.remarks()))
         return replace(dataset, words_of_training=self.vocabulary == "train")
+
+    def remarks(self) -> Iterator[str]:
+        """Yield what to know of the words before a network learns from them."""
+        if torn := [text.torn for texts in self.texts.values() for text in texts if text.torn]:
+            yield (
+                f"{counted(len(torn), 'sentence')} with letters beyond A to Z, at which dataset.tokens=kim splits a "
+                f"word ({torn[0]}); dataset.tokens=spaces keeps them"
+            )
 
     def knowing(self, words: tuple[str, ...], positions: int) -> "KnownSentences":
         """Return the sentences as a network reads them that knows these words, in as many positions."""
@@ -151,24 +169,42 @@ class Sentences:
         """Return the sentences of a file that has their labels."""
         if path.suffix in (".csv", ".tsv"):
             return self.of_table(path)
-        pairs = [(number, line.strip().partition(" ")) for number, line in enumerate(self.lines(path), 1)]
-        return [self.checked(row[0], row[2], f"{as_text(path)}:{number}") for number, row in pairs if row[0]]
+        found = []
+        for number, line in enumerate(self.lines(path), 1):
+            if line.strip():
+                label, text = [*line.split(maxsplit=1), ""][:2]
+                found.append(self.checked(label, text, f"{as_text(path)}:{number}"))
+        return found
 
     def of_table(self, path: Path) -> list[LabelledText]:
         """Return the sentences of a file of named columns."""
         text = "\n".join(self.lines(path))
-        rows = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if path.suffix == ".tsv" else ",")
+        delimiter = "\t" if path.suffix == ".tsv" else ","
+        rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
         for column in (self.label, self.text):
             if column not in (rows.fieldnames or ()):
                 raise unknown(f"column of {as_text(path)}", column, rows.fieldnames or ())
-        return [self.checked(row[self.label], row[self.text] or "", f"{as_text(path)}:{rows.line_num}") for row in rows]
+        found = []
+        try:
+            for row in rows:
+                where = f"{as_text(path)}:{rows.line_num}"
+                found.append(self.checked((row[self.label] or "").strip(), row[self.text] or "", where))
+        except csv.Error as error:  # of an open quotation mark, which would hide every row after it
+            raise InputError(
+                f'{as_text(path)}:{rows.line_num + 1} begins a row that is no CSV ({error}); write "" for a quotation '
+                "mark within a field"
+            ) from error
+        return found
 
     def checked(self, label: str, text: str, where: str) -> LabelledText:
-        """Return a labelled sentence; raise `InputError` for one without words."""
+        """Return a labelled sentence; raise `InputError` for one without words or label."""
+        if not label:
+            raise InputError(f"{where} has no label")
         words = tokenised(text, self.tokens, lower=self.lower)
         if not words:
             raise InputError(f"{where} has no words; leave the line out, or take dataset.tokens=spaces")
-        return LabelledText(label, words)
+        torn = next(filter(BEYOND.search, text.split()), "") if self.tokens == "kim" else ""
+        return LabelledText(label, words, torn)
 
     def lines(self, path: Path) -> list[str]:
         """Return the lines of a text file.
@@ -207,15 +243,19 @@ def read_lines(path: Path, encoding: Encoding) -> list[str]:
     Raises `InputError` for what cannot be read or is no text.
     """
     try:
-        text = path.read_bytes().decode("utf-8-sig" if encoding == "utf-8" else encoding)
+        data = path.read_bytes()
     except OSError as error:
         raise InputError(f"{as_text(path)} cannot be read: {error.strerror}") from error
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise InputError(f"{as_text(path)} is UTF-16; save it as UTF-8")
+    if b"\0" in data:
+        raise InputError(f"{as_text(path)} is no text: it holds a byte of zero")
+    try:
+        text = data.decode("utf-8-sig" if encoding == "utf-8" else encoding)
     except UnicodeDecodeError as error:
         raise InputError(
             f"{as_text(path)} is not UTF-8 at byte {error.start}; take dataset.encoding=latin-1"
         ) from error
-    if "\0" in text:
-        raise InputError(f"{as_text(path)} is no text: it holds a byte of zero")
     return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
 
 

@@ -57,6 +57,10 @@ def find_network(cfg: Style) -> tuple[nn.Sequential, DatasetInfo]:
     """Return the network that is meant, and what it knows of its images."""
     if cfg.run is not None and cfg.model is None:
         net, info, _ = load_run(find_run(cfg.run), cfg.weights)
+        if info.words:
+            raise InputError(
+                f"run={cfg.run} reads words, which have neither content nor style: name a network of images"
+            )
         return net, info
     if cfg.run is None and cfg.model is not None:
         info = pretrained.with_expected_statistics(dataset_info(cfg.dataset, cfg.data_root), cfg.model)

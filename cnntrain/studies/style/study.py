@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from cnntrain.data.loading.normalise import denormalised, normalised
 from cnntrain.nn.geometry import describe, on_meta
+from cnntrain.nn.stages import stage_shapes
 from cnntrain.runtime import disk
 from cnntrain.runtime.devices import choose_device
 from cnntrain.runtime.disk import expanded
@@ -60,6 +61,7 @@ def paint(cfg: Style, begun: State | None = None) -> Iterator[Painting]:
     channels, sizes = features.info.shape[0], [*cfg.coarse, cfg.size]
     if cfg.keep_colours and channels != 3:
         raise InputError("keep_colours=true: this network takes grey images, which have no colours to keep")
+    refuse_small(cfg, features)
     refuse_large(cfg, features)
     features.net.to(device)
     pixels: Tensor | None = None
@@ -139,6 +141,21 @@ def first_picture(cfg: Style, content: Tensor, style: Tensor) -> Tensor:
 def resized(pixels: Tensor, like: Tensor) -> Tensor:
     """Return pixels [1, C, H, W] at the size of others."""
     return F.interpolate(pixels, like.shape[2:], mode="bilinear", antialias=True)
+
+
+def refuse_small(cfg: Style, features: Features) -> None:
+    """Raise `InputError` where a stage has nothing left of a picture at one of its sizes."""
+    net = on_meta(features.net)
+    for size in {*cfg.coarse, cfg.size}:
+        for path in (cfg.content, cfg.style):
+            height, width = size_at(expanded(path), size)
+            try:
+                stage_shapes(net, (features.info.shape[0], height, width))
+            except (RuntimeError, ValueError) as error:
+                raise InputError(
+                    f"size={size}: {path} has {height}×{width} pixels then, of which a stage has nothing left; take a "
+                    "larger size, or stages that come earlier"
+                ) from error
 
 
 def refuse_large(cfg: Style, features: Features) -> None:
