@@ -10,7 +10,7 @@ from cnntrain.report.files import PAGE
 from cnntrain.runs.folder import RESULTS, find_run, new_folder, refuse_existing, refuse_unwritable
 from cnntrain.runtime.devices import prepare
 from cnntrain.runtime.errors import InputError
-from cnntrain.runtime.tables import render, terminal_width
+from cnntrain.runtime.tables import folded, render, terminal_width
 from cnntrain.studies.explain.options import Explain
 from cnntrain.studies.explain.report import check_output, write_picture, write_study
 from cnntrain.studies.explain.sanity import sanity_rows
@@ -54,7 +54,7 @@ check = read_explain  # of a sweep's jobs, before any of them
 def show(study: ExplainStudy) -> None:
     """Print what each method says, and its table."""
     for name, answer in study.answers.items():
-        print(name, *answer.remarks, sep="\n")
+        print(name, *(folded(remark, terminal_width()) for remark in answer.remarks), sep="\n")
         if answer.rows:
             print(f"\n{render(list(answer.rows), width=terminal_width())}")
         print()
