@@ -98,7 +98,17 @@ class SplitAnswers:
     def score(self, info: DatasetInfo) -> float:
         """Return the task's headline number."""
         task = task_for(info)
-        return float(task.measure(self.kept)[task.headline.key])
+        return float(self.measured(task)[task.headline.key])
+
+    def measured(self, task: Task) -> dict[str, Any]:
+        """Return every number of the task.
+
+        Raises `InputError` where nothing is labelled, so that there is no headline.
+        """
+        numbers = task.measure(self.kept)
+        if numbers[task.headline.key] is None:
+            raise InputError(f"nothing in the {self.split} images is labelled: they have no {task.headline.label}")
+        return numbers
 
 
 def evaluate(
@@ -177,7 +187,7 @@ def write_evaluation(
     """Write what the run in `folder` answers on a split into `target`, and return the numbers."""
     task, labels = task_for(info), answers.labels.numpy()
     asked = {"split": answers.split, "dataset": setup.dataset, "weights": setup.weights, "tta": setup.tta}
-    results = {"run_dir": str(folder), **asked, **task.measure(answers.kept)}
+    results = {"run_dir": str(folder), **asked, **answers.measured(task)}
     arrays: dict[str, Any] = {
         **{key: value.numpy() for key, value in answers.kept.items()},
         "labels": labels,

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from cnntrain.data.datasets.splits import pixel_weights
 from cnntrain.data.storage.borders import split_weights
 from cnntrain.data.storage.images import IGNORED, DatasetInfo, Split, TargetKind
+from cnntrain.runtime.errors import InputError
 from cnntrain.runtime.ranges import Count, Natural
 from cnntrain.runtime.tables import percent, render, terminal_width
 from cnntrain.stats import segmentation
@@ -209,6 +210,8 @@ class Segmentation:
         """Return n, mean loss, mIoU with its interval over images, pixel accuracy, and what is never predicted."""
         none = {"confusion": self.no_counts["confusion"][None][:0], "loss": torch.zeros(0, dtype=torch.float64)}
         kept = kept_of_all(self, pairs, none)
+        if len(kept["loss"]) and not kept["confusion"].any():
+            raise InputError("no pixel of the validation images has a class, so that nothing says which epoch is best")
         numbers = self.measure(kept)
         never = [
             name

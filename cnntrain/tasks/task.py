@@ -50,9 +50,9 @@ class Headline:
         """The key of the upper end of its interval."""
         return f"{self.key}_high"
 
-    def text(self, value: float, digits: int = 2) -> str:
-        """Write a value: 98.61 %."""
-        return percent(value, digits)
+    def text(self, value: float | None, digits: int = 2) -> str:
+        """Write a value: 98.61 %, or – where there was nothing to score."""
+        return "–" if value is None else percent(value, digits)
 
     def interval(self, scores: Mapping[str, Any]) -> str:
         """Write the value in some scores, with its 95 % interval and their `n`."""
