@@ -14,8 +14,9 @@ from torchvision.transforms.v2 import functional as oracle
 
 from cnntrain.data.datasets.registry import load
 from cnntrain.data.storage.borders import split_weights, weight_levels, with_weights
-from cnntrain.data.storage.images import IGNORED
-from cnntrain.data.storage.masks import covered, read_mask, write_mask
+from cnntrain.data.storage.decode import cover
+from cnntrain.data.storage.images import IGNORED, Centre, Pixels
+from cnntrain.data.storage.masks import covered, in_file, read_mask, write_mask
 from cnntrain.runtime.errors import InputError
 from cnntrain.tasks.segmentation import Segmentation, palette
 
@@ -123,6 +124,23 @@ def test_a_scaled_mask_is_torchvisions_of_the_same_window(size: tuple[int, int])
 
 
 # --- runs
+
+
+@pytest.mark.parametrize("file", [(16, 16), (31, 40), (50, 18), (9, 11), (16, 200)])
+@pytest.mark.parametrize(("stored", "gives"), [(16, 16), (20, 16), (16, 10)])
+def test_a_mask_lies_in_its_file_where_the_network_saw_it(file: tuple[int, int], stored: int, gives: int) -> None:
+    """A picture whose colours say where they are, seen as a network sees it, is put back to where they were."""
+    places = np.stack([*np.meshgrid(*(np.linspace(0, 250, side) for side in file), indexing="ij"), np.zeros(file)], 2)
+    covering = cover(places.round().astype(np.uint8), (stored, stored))
+    first, last = (16 - gives) // 2, (16 + gives) // 2
+    answer = Centre(Pixels(torch.from_numpy(covering)[None]), (16, 16)).read([0])[0].numpy()[first:last, first:last]
+    pixel = min(file) / stored * max(16, round(stored * 7 / 8)) / 16  # of the network, in pixels of the file
+    for axis, side in enumerate(file):
+        labels = in_file(answer[..., axis], file, (stored, stored), (16, 16)).astype(float)
+        inside = labels != IGNORED
+        assert np.abs(labels - places[..., axis])[inside].max() <= 250 / (side - 1) * (pixel + 1)
+        there = np.flatnonzero(inside.any(axis=1 - axis))
+        assert abs(len(there) - gives * pixel) <= 2 and abs(there[0] + there[-1] - side + 1) <= 3
 
 
 def test_files_packs_and_memory_give_the_same_bits_and_a_stop_changes_none(cnntrain: Call, folder: Path) -> None:

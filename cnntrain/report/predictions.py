@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cnntrain.data.storage.images import DatasetInfo
+from cnntrain.data.storage.images import DatasetInfo, nearest_positions
 from cnntrain.data.storage.masks import read_mask
 from cnntrain.report.document import Block, Document, Gallery, Mark, Paragraph, Picture
 from cnntrain.report.maps import class_colours
@@ -46,6 +46,9 @@ def predictions_document(
 
 
 def masked_picture(line: Mapping[str, str], pixels: np.ndarray, info: DatasetInfo) -> Picture:
-    """Return an image beside its mask, read from where it was written."""
-    beside = side_by_side([as_rgb(pixels), painted(read_mask(Path(line["mask"])), len(info.classes))])
+    """Return an image beside its mask, read from where it was written, at the image's height."""
+    labels, height = read_mask(Path(line["mask"])), pixels.shape[0]
+    sides = height, max(round(labels.shape[1] * height / labels.shape[0]), 1)
+    rows, cols = (nearest_positions(*each).numpy() for each in zip(labels.shape, sides, strict=True))
+    beside = side_by_side([as_rgb(pixels), painted(labels[np.ix_(rows, cols)], len(info.classes))])
     return Picture(as_png(beside), line["file"], Path(line["file"]).name, (largest_classes(line),))

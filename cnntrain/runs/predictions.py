@@ -19,7 +19,7 @@ from cnntrain.data.datasets.listing import IMAGE, image_files, is_seen, kind, le
 from cnntrain.data.loading.loader import eval_batches
 from cnntrain.data.storage.decode import upright_size
 from cnntrain.data.storage.images import Centre, DatasetInfo, Files, Pixels, Split, decode_all
-from cnntrain.data.storage.masks import write_mask
+from cnntrain.data.storage.masks import in_file, write_mask
 from cnntrain.nn.precision import precision_for
 from cnntrain.runtime.disk import expanded
 from cnntrain.runtime.errors import InputError, as_text
@@ -137,17 +137,17 @@ def segmented(
 ) -> TableParts:
     """Do the same with masks: a PNG for each image in `folder`/masks, whose palette has a colour for each class.
 
-    A mask is about the middle of the image at the network's size, as the network sees it.
+    A mask has the pixels of its file; those beyond what the network sees have no class (255).
     """
     names = names_apart([files.path(position) for position in range(len(files))])
     masks = folder / MASKS
     masks.mkdir(parents=True, exist_ok=True)
-    colours = palette(len(info.classes))
+    colours = palette(256)
     for paths, seen, logits in answered(net, files, info, cfg, unreadable):
         rows = []
         for path, labels in zip(paths, logits.argmax(dim=1).to(torch.uint8).numpy(), strict=True):
             mask = masks / f"{names[path]}.png"
-            write_mask(labels, mask, colours)
+            write_mask(in_file(labels, upright_size(path), files.size, info.shape[1:]), mask, colours)
             shares = np.bincount(labels.ravel(), minlength=len(info.classes)) / labels.size
             of_class = {f"share of {name}": f"{share:.6f}" for name, share in zip(info.classes, shares, strict=True)}
             rows.append({"file": as_text(path), "mask": as_text(mask), **of_class})

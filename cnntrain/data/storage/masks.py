@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cnntrain.data.storage.decode import opened, upright_size
-from cnntrain.data.storage.images import IGNORED, Files, nearest_positions
+from cnntrain.data.storage.decode import covering_size, opened, upright_size
+from cnntrain.data.storage.images import IGNORED, Files, central, nearest_positions
 from cnntrain.runtime.errors import InputError, as_text
 
 NO_CLASS = 256  # in a table of classes: what a value stands for that a mask must not hold
@@ -98,17 +98,33 @@ def read_mask(path: Path) -> np.ndarray:
 
 def covered(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Scale label maps [H, W] until they just cover `size` and cut out the centre, as `decode.cover` does of images."""
-    (tall, wide), (height, width) = labels.shape, size
-    whole = (height, wide * height // tall) if wide * height >= tall * width else (tall * width // wide, width)
+    whole, corner = covering_size((labels.shape[0], labels.shape[1]), size)
     rows, cols = (
-        nearest_positions(have, covering).numpy()[(first := round((covering - want) / 2)) : first + want]
-        for have, covering, want in zip((tall, wide), whole, size, strict=True)
+        nearest_positions(have, covering).numpy()[first : first + want]
+        for have, covering, first, want in zip(labels.shape, whole, corner, size, strict=True)
     )
     return np.asarray(labels[np.ix_(rows, cols)])
 
 
+def in_file(labels: np.ndarray, file: tuple[int, int], stored: Sequence[int], seen: Sequence[int]) -> np.ndarray:
+    """Return a label map, uint8 [h, w], as it lies in a `file` of so many (height, width) pixels, uint8 of these.
+
+    The file was scaled until it just covered `stored`, of which a network sees the centre at the size `seen`; the map
+    is about the middle of that. Each pixel of the file is of the nearest of the map, and `IGNORED` beyond it.
+    """
+    covered_size, corner = covering_size(file, (stored[0], stored[1]))
+    windows, places = central(stored, seen), []
+    for axis, (begin, end) in enumerate(windows):
+        pixels = (np.arange(file[axis]) + 0.5) * covered_size[axis] / file[axis] - corner[axis]
+        view = (pixels - begin) * seen[axis] / (end - begin)
+        places.append(np.floor(view).astype(np.int64) - (seen[axis] - labels.shape[axis]) // 2)
+    framed = np.pad(labels, 1, constant_values=IGNORED)
+    rows, cols = (np.clip(each + 1, 0, side - 1) for each, side in zip(places, framed.shape, strict=True))
+    return np.asarray(framed[np.ix_(rows, cols)])
+
+
 def write_mask(labels: np.ndarray, path: Path, colours: np.ndarray) -> None:
-    """Write a label map, uint8 [H, W], as a PNG whose palette has the `colours`, uint8 [K, 3], of the classes."""
+    """Write a label map, uint8 [H, W], as a PNG whose palette has the `colours`, uint8 [K, 3], of its values."""
     image = Image.fromarray(labels, mode="P")
     image.putpalette(colours.tobytes())
     image.save(path)
