@@ -28,6 +28,7 @@ from cnntrain.data.loading.normalise import denormalised
 from cnntrain.data.storage.images import Centre, DatasetInfo, Pixels, Split
 from cnntrain.data.storage.masks import write_mask
 from cnntrain.nn.geometry import geometry
+from cnntrain.report.boxes import missed_objects
 from cnntrain.runtime.errors import InputError
 from cnntrain.stats import detection
 from cnntrain.tasks.detection import Detection
@@ -380,23 +381,53 @@ def coco(root: Path) -> None:
         (root / "annotations" / f"instances_{part}2017.json").write_text(json.dumps(held))
 
 
-@pytest.mark.parametrize("write", [voc, yolo, coco])
+def change(file: str, old: str, new: str) -> Callable[[Path], object]:
+    return lambda root: (root / file).write_text((root / file).read_text().replace(old, new))
+
+
+def named_by_yaml(root: Path) -> None:
+    yolo(root)
+    (root / "classes.txt").unlink()
+    (root / "data.yaml").write_text("path: .\nnames:\n  0: cat\n  1: dog\n")
+
+
+def named_beside_labels(root: Path) -> None:
+    yolo(root)
+    for part in ("train", "test"):
+        shutil.copy(root / "classes.txt", root / part / "labels")
+    (root / "classes.txt").unlink()
+
+
+def without_division(root: Path) -> None:
+    voc(root)
+    (root / "ImageSets/Main/train.txt").rename(root / "ImageSets/Main/trainval.txt")
+
+
+def with_captions(root: Path) -> None:
+    """As COCO's archives, which have other files of the same images; and two images of different splits have a name."""
+    coco(root)
+    (root / "annotations/captions_train2017.json").write_text('{"annotations": []}')
+    (root / "test/3.png").rename(root / "test/0.png")
+    picture(9, 7, 7).save(root / "0.png")
+    change("annotations/instances_test2017.json", "3.png", "0.png")(root)
+
+
+@pytest.mark.parametrize(
+    "write", [voc, yolo, coco, named_by_yaml, named_beside_labels, without_division, with_captions]
+)
 def test_boxes_are_read_alike_from_every_format(tmp_path: Path, write: Callable[[Path], None]) -> None:
     write(tmp_path)
     data = load("boxes", tmp_path, {"image_size": 20}, val_size=0)
     assert data.info.classes == ("cat", "dog") and data.test is not None
     assert (len(data.train), len(data.test)) == (3, 1)
-    difficult = 0.0 if write is yolo else 1.0
+    difficult = 0.0 if write in (yolo, named_by_yaml, named_beside_labels) else 1.0
     half, third = 20 / 40, 20 / 30
     expected = torch.tensor(
         [[0, 4 * half, 2 * third, 24 * half, 12 * third, 0], [1, 20 * half, 10 * third, 20, 20, difficult]]
     )
     assert torch.allclose(data.train.labels, expected.expand(3, 2, 6), atol=1e-4)
     assert data.train.source.read([0]).shape == (1, 20, 20, 3)
-
-
-def change(file: str, old: str, new: str) -> Callable[[Path], object]:
-    return lambda root: (root / file).write_text((root / file).read_text().replace(old, new))
+    assert not torch.equal(data.train.source.read([0]), data.test.source.read([0]))
 
 
 BAD: dict[str, tuple[Callable[[Path], None], Callable[[Path], object], tuple[str, ...]]] = {
@@ -409,6 +440,17 @@ BAD: dict[str, tuple[Callable[[Path], None], Callable[[Path], object], tuple[str
     "no labels": (yolo, lambda root: (root / "train/labels/1.txt").unlink(), ("1.png", "1.txt")),
     "labels alone": (yolo, lambda root: (root / "train/images/1.png").unlink(), ("1.txt",)),
     "broken JSON": (coco, change("annotations/instances_train2017.json", '"bbox"', '"box"'), ("train2017", "bbox")),
+    "too few numbers": (coco, change("annotations/instances_train2017.json", "[4, 2, 20, 10]", "[4, 2, 20]"),
+                        ("train2017", "values")),
+    "two files for a split": (coco, lambda root: (root / "annotations/instances_train2014.json").write_text("{}"),
+                              ("train2014", "train2017")),
+    "two images of a name": (voc, lambda root: picture(0, 30, 40).save(root / "JPEGImages/1.png"), ("1.jpg", "1.png")),
+    "two images of a label": (yolo, lambda root: picture(0, 30, 40).save(root / "train/images/1.jpg"),
+                              ("1.jpg", "1.png")),
+    "another shape": (voc, lambda root: picture(0, 40, 30).save(root / "JPEGImages/1.jpg"),
+                      ("1.xml", "40×30", "30×40")),
+    "no names": (named_by_yaml, change("data.yaml", "names", "labels"), ("data.yaml", "names")),
+    "a split without boxes": (yolo, lambda root: (root / "test/labels/3.txt").write_text(""), ("test", "box")),
     "nothing": (lambda root: (root / "things").mkdir(parents=True), lambda root: None, ("things", "VOC", "YOLO")),
 }  # fmt: skip
 
@@ -485,6 +527,42 @@ def test_what_does_not_fit_together_is_refused(
     kept = [word for word in WORDS if not (words[0] == "model=lenet5" and word.startswith("model"))]
     line = refused("fit", *kept, *words)
     assert all(name in line for name in names), line
+
+
+def test_one_class_is_enough_and_images_of_any_size_are_searched(cnntrain: Call, folder: Path) -> None:
+    """Boxes are in pixels of their files, whose larger side may be the height or the width, and lie in them."""
+    yolo(folder / "data")
+    for file in (folder / "data").rglob("labels/*.txt"):
+        file.write_text("0 0.5 0.5 0.4 0.6\n")
+    (folder / "data/classes.txt").write_text("cell\n")
+    words = [word for word in WORDS if not word.startswith(("dataset", "trainer.epochs", "trainer.batch"))]
+    data = (
+        "dataset=boxes",
+        "dataset.root=data",
+        "dataset.image_size=16",
+        "dataset.val_size=0",
+        "trainer.epochs=60",
+        "trainer.batch_size=3",
+    )
+    cnntrain("fit", *words, *data, "output_dir=run")
+    assert [row["class"] for row in cnntrain("eval", "run=run", "split=train")["per_class"]] == ["cell"]
+    sizes = [(7, 90), (90, 7), (33, 16)]
+    for number, size in enumerate(sizes):
+        picture(number, *size).save(folder / f"{number}.png")
+    cnntrain("predict", "run=run", "images='*.png'", "output_dir=answers", "report=true")
+    answers = json.loads((folder / "answers/boxes.json").read_text())
+    assert [(each["height"], each["width"]) for each in answers] == sizes and any(each["boxes"] for each in answers)
+    for each in answers:
+        for left, top, right, bottom in (box["box"] for box in each["boxes"]):
+            assert 0 <= left <= right <= each["width"] and 0 <= top <= bottom <= each["height"]
+
+
+def test_a_page_calls_no_difficult_object_missed() -> None:
+    objects = np.array([[[0, 2, 2, 8, 8, 1], [0, 10, 10, 14, 14, 0]]], dtype=np.float32)
+    found = np.full((1, 100, 6), -1, dtype=np.float32)
+    assert missed_objects(found, objects, 1).tolist() == [1]
+    found[0, 0] = [0, 0.9, 10, 10, 14, 14]
+    assert missed_objects(found, objects, 1).tolist() == [0]
 
 
 # --- PASCAL VOC by name

@@ -44,8 +44,7 @@ def worst_blocks(measured: Evaluation, split: Split, info: DatasetInfo) -> list[
     """Return the images in which most objects are missed by likely boxes."""
     found, objects = measured.kept["detections"].copy(), measured.kept["objects"]
     found[found[..., 1] < LIKELY] = -1
-    hits = per_image_hits([ranked(found, objects, k, 0.5) for k in range(len(info.classes))], len(objects))
-    missed = (objects[..., 0] >= 0).sum(axis=1) - hits
+    missed = missed_objects(found, objects, len(info.classes))
     places = np.argsort(-missed, kind="stable")[:WORST].tolist()
     images, pictures = split.source.read(places).numpy(), []
     for place, image in zip(places, images, strict=True):
@@ -54,3 +53,9 @@ def worst_blocks(measured: Evaluation, split: Split, info: DatasetInfo) -> list[
         pictures.append(Picture(as_png(shown), name, f"{missed[place]} missed", (Path(name).name,)))
     explained = f"True boxes are black and white, found ones (score {LIKELY} or more) coloured. Most missed come first."
     return [Paragraph(explained, quiet=True), Gallery(pictures, wide=True)]
+
+
+def missed_objects(found: np.ndarray, objects: np.ndarray, classes: int) -> np.ndarray:
+    """Return how many objects of each image [N] are not found; difficult ones are not missed."""
+    ranks = [ranked(found, objects, label, 0.5) for label in range(classes)]
+    return np.asarray(sum(rank.objects for rank in ranks) - per_image_hits(ranks, len(objects)))

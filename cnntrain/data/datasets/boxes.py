@@ -1,7 +1,8 @@
 """Folders of images with boxes: PASCAL VOC's XML, YOLO's text files, COCO's JSON."""
 
 import json
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 from xml.etree import ElementTree
 
 import numpy as np
+import yaml
 
 from cnntrain.data.augment.boxes import padded
 from cnntrain.data.datasets.folder import SPLITS, missing_folder, subfolders
@@ -19,6 +21,8 @@ from cnntrain.runtime.errors import InputError, as_text, listed, nearest
 from cnntrain.runtime.ranges import Count
 
 BoxFormat = Literal["auto", "voc", "yolo", "coco"]
+NAMES = ("classes.txt", "obj.names")  # of YOLO's classes
+OTHER_SHAPE = 0.05  # by which the ratio of the sides may differ from that of an annotation
 BEYOND = 1.0  # pixels that a box may reach over the border: some programs count from 1
 
 
@@ -89,7 +93,7 @@ class BoxFolder:
 
         Raises `InputError` for a box of an unknown class, of no area or outside its image.
         """
-        height, width = image.size or upright_size(self.root / image.path)
+        height, width = checked_size(image, self.root)
         rows, bad = list[tuple[float, ...]](), 0
         for box in image.boxes:
             if box.name not in classes:
@@ -139,7 +143,7 @@ class BoxFolder:
         parts = Parts()
         for part, (images, labels) in yolo_folders(root).items():
             annotated = []
-            for path in image_files(images)[0]:
+            for path in by_name(images, lambda path: path.with_suffix("")).values():
                 file = labels / Path(path).with_suffix(".txt")
                 if not file.is_file():
                     raise InputError(
@@ -149,8 +153,8 @@ class BoxFolder:
                     height, width = upright_size(images / path)
                 boxes = [yolo_box(line, file, names, (height, width)) for line in lines_of(file)]
                 annotated.append(Annotated((images / path).relative_to(root).as_posix(), (height, width), boxes, file))
-            alone = {file.stem for file in labels.glob("*.txt")} - {Path(image.path).stem for image in annotated}
-            if alone:
+            alone = {file.stem for file in labels.glob("*.txt") if file.name not in NAMES}
+            if alone := alone - {Path(image.path).stem for image in annotated}:
                 raise InputError(f"{labels / sorted(alone)[0]}.txt has boxes of an image that is not in {images}")
             parts[part] = annotated
         return parts
@@ -170,6 +174,35 @@ def found_format(root: Path) -> BoxFormat:
     )
 
 
+def checked_size(image: Annotated, root: Path) -> tuple[int, int]:
+    """Return the height and width that the boxes of an image are in.
+
+    The file may be smaller or larger, as after scaling. Raises `InputError` where it has another shape, as one that is
+    stored on its side: then nobody knows where its boxes lie.
+    """
+    with pillow_rules():
+        height, width = upright_size(root / image.path)
+    tall, wide = image.size or (height, width)
+    if abs(wide * height - tall * width) > OTHER_SHAPE * tall * width:
+        raise InputError(
+            f"{as_text(image.source)}: its boxes are in an image of {wide}×{tall} pixels, and {as_text(image.path)} is "
+            f"seen with {width}×{height}"
+        )
+    return tall, wide
+
+
+def by_name(folder: Path, name: Callable[[Path], Path | str]) -> dict[Path | str, str]:
+    """Return the image files below a folder, relative to it, by what `name` makes of their paths.
+
+    Raises `InputError` where two have one name, since nobody knows whose boxes are whose.
+    """
+    paths = dict[Path | str, str]()
+    for path in image_files(folder)[0]:
+        if (other := paths.setdefault(name(Path(path)), path)) != path:
+            raise InputError(f"the images {as_text(other)} and {as_text(path)} in {folder} have one name; rename one")
+    return paths
+
+
 def part_of(word: str) -> str | None:
     """Return the split that a name stands for: instances_val2017 is of val."""
     return next((part for part, words in SPLITS.items() if any(known in word.lower() for known in words)), None)
@@ -182,13 +215,16 @@ def read_voc(root: Path) -> Parts:
     """Return the images that the lists of ImageSets/Main name; without lists all are for training."""
     lists = {part: root / "ImageSets" / "Main" / f"{part}.txt" for part in ("train", "val", "test")}
     named = {part: [line.split()[0] for line in lines_of(file)] for part, file in lists.items() if file.is_file()}
+    both = root / "ImageSets" / "Main" / "trainval.txt"
+    if "train" not in named and both.is_file():
+        named["train"] = [line.split()[0] for line in lines_of(both)]
     if not named:
         named = {"train": sorted(file.stem for file in (root / "Annotations").glob("*.xml"))}
-    images = {Path(path).stem: path for path in image_files(root / "JPEGImages")[0]}
+    images = by_name(root / "JPEGImages", lambda path: path.stem)
     return {part: [voc_image(root, name, images) for name in names] for part, names in named.items()}
 
 
-def voc_image(root: Path, name: str, images: dict[str, str]) -> Annotated:
+def voc_image(root: Path, name: str, images: Mapping[Path | str, str]) -> Annotated:
     """Return an image and the objects of its XML file, whose pixels are counted from 1, the last included.
 
     Raises `InputError` for a missing image or annotation, and for XML that is broken.
@@ -241,14 +277,31 @@ def yolo_folders(root: Path) -> dict[str, tuple[Path, Path]]:
 
 
 def yolo_names(root: Path) -> list[str]:
-    """Return the names of classes.txt or obj.names.
+    """Return the names of classes.txt or obj.names, which some programs put beside the labels, or of data.yaml.
 
-    Raises `InputError` where there is neither.
+    Raises `InputError` where there is none of them.
     """
-    for name in ("classes.txt", "obj.names"):
-        if (root / name).is_file():
-            return lines_of(root / name)
-    raise InputError(f"{root} has no classes.txt: name the classes in their order with dataset.class_names=[...]")
+    places = [root, *(labels for _, labels in yolo_folders(root).values())]
+    for file in (place / name for place in places for name in NAMES):
+        if file.is_file():
+            return lines_of(file)
+    if (file := root / "data.yaml").is_file():
+        return yaml_names(file)
+    raise InputError(
+        f"{root} has neither classes.txt nor data.yaml: name the classes in their order with dataset.class_names=[...]"
+    )
+
+
+def yaml_names(file: Path) -> list[str]:
+    """Return the `names` of a data.yaml, a list or a mapping from numbers.
+
+    Raises `InputError` where it has none.
+    """
+    try:
+        names = yaml.safe_load(file.read_text(encoding="utf-8"))["names"]
+        return [str(names[number]) for number in range(len(names))]
+    except (yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise InputError(f"{file} does not name the classes, as names: [cat, dog] would") from error
 
 
 def yolo_box(line: str, file: Path, names: Sequence[str], size: tuple[int, int]) -> Box:
@@ -269,39 +322,66 @@ def yolo_box(line: str, file: Path, names: Sequence[str], size: tuple[int, int])
 
 
 def read_coco(root: Path) -> Parts:
-    """Return the images of the files in `annotations`, of which each is of the split that its name says."""
-    parts = Parts()
-    files = sorted((root / "annotations").glob("*.json"))
+    """Return the images of the files in `annotations`, of which each is of the split that its name says.
+
+    Beside `instances_*.json` COCO has files of captions and keypoints, which are passed over.
+    """
+    parts, sources = Parts(), dict[str, Path]()
+    every = sorted((root / "annotations").glob("*.json"))
+    files = [file for file in every if file.name.startswith("instances_")] or every
+    places = defaultdict[str, list[str]](list)
+    for path in image_files(root)[0]:
+        places[Path(path).name].append(path)
     for file in files:
         part = part_of(file.stem) or ("train" if len(files) == 1 else None)
         if part is None:
             raise InputError(f"{file} has none of train, val and test in its name")
+        if (other := sources.setdefault(part, file)) != file:
+            raise InputError(f"{other.name} and {file.name} in {file.parent} are both for {part}; keep one")
+    for part, file in sources.items():
         try:
             held = json.loads(file.read_text(encoding="utf-8"))
-            parts[part] = coco_images(root, file, held)
-        except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
+            parts[part] = coco_images(root, file, held, places, part)
+        except InputError:
+            raise
+        except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{file} is no file of COCO's objects: {type(error).__name__} {error}") from error
     return parts
 
 
-def coco_images(root: Path, file: Path, held: dict[str, Any]) -> list[Annotated]:
+def coco_images(
+    root: Path, file: Path, held: dict[str, Any], places: Mapping[str, list[str]], part: str
+) -> list[Annotated]:
     """Return the images of a file with the boxes around its objects; crowds are difficult."""
     names = {category["id"]: category["name"] for category in held["categories"]}
     boxes: dict[int, list[Box]] = {image["id"]: [] for image in held["images"]}
     for each in held["annotations"]:
         if each["image_id"] not in boxes:
             raise InputError(f"{file}: object {each.get('id')} is of the image {each['image_id']}, which is not there")
-        left, top, width, height = each["bbox"]
+        left, top, width, height = map(float, each["bbox"])
         box = Box(names[each["category_id"]], left, top, left + width, top + height, bool(each.get("iscrowd")))
         boxes[each["image_id"]].append(box)
-    places = {Path(path).name: path for path in image_files(root)[0]}
     images = []
     for image in held["images"]:
-        name = Path(image["file_name"]).name
-        if name not in places:
+        path = coco_path(Path(image["file_name"]), places, part)
+        if path is None:
             raise InputError(f"{file} names the image {as_text(image['file_name'])}, which is not below {root}")
-        images.append(Annotated(places[name], (image["height"], image["width"]), boxes[image["id"]], file))
+        images.append(Annotated(path, (image["height"], image["width"]), boxes[image["id"]], file))
     return images
+
+
+def coco_path(name: Path, places: Mapping[str, list[str]], part: str) -> str | None:
+    """Return the image of a name among files by theirs: of several that of the folder of the split `part`.
+
+    Raises `InputError` where more than one is left.
+    """
+    ends = [path for path in places.get(name.name, []) if Path(path).parts[-len(name.parts) :] == name.parts]
+    ends = ends or list(places.get(name.name, []))
+    if len(ends) > 1:
+        ends = [path for path in ends if any(part_of(folder) == part for folder in Path(path).parts[:-1])] or ends
+    if len(ends) > 1:
+        raise InputError(f"{as_text(ends[0])} and {as_text(ends[1])} have the name of one image of {part}; rename one")
+    return ends[0] if ends else None
 
 
 def lines_of(file: Path) -> list[str]:

@@ -210,13 +210,17 @@ def filtered(dataset: Dataset, classes: Sequence[str]) -> Dataset:
 
 def checked_classes(info: DatasetInfo) -> DatasetInfo:
     """Return `info`, or raise an InputError when there is nothing to tell apart."""
-    if len(info.classes) < 2:
-        raise InputError(f"a classifier needs at least two classes; {info} is left with {len(info.classes)}")
+    least, what = (1, "a detector needs a class") if info.targets == "boxes" else (2, "a classifier needs two classes")
+    if len(info.classes) < least:
+        raise InputError(f"{what} or more; {info} is left with {len(info.classes)}")
     return info
 
 
 def refuse_unusable(dataset: Dataset, info: DatasetInfo) -> None:
-    """Raise an InputError for a split without images, a label without a class, or a class without training images."""
+    """Raise an InputError for a split without images or boxes, and a label without a class or a class without images.
+
+    Boxes that are difficult say nothing about a network, and so they do not count.
+    """
     for name, split in zip(("training", "validation", "test"), splits_of(dataset), strict=True):
         if split is None:
             continue
@@ -224,6 +228,8 @@ def refuse_unusable(dataset: Dataset, info: DatasetInfo) -> None:
             raise InputError(f"the {name} set of {info} holds no {info.noun}s")
         if len(split) != len(split.source):
             raise InputError(f"the {name} set of {info} has {len(split.source)} {info.noun}s but {len(split)} labels")
+        if info.targets == "boxes" and not ((split.labels[..., 0] >= 0) & (split.labels[..., 5] == 0)).any():
+            raise InputError(f"none of the {len(split):,} {name} images of {info} has a box: there is nothing to find")
         if info.targets != "classes":
             continue
         low, high = int(split.labels.min()), int(split.labels.max())
