@@ -1,6 +1,7 @@
 """Segmentation: label maps that move with their images, mIoU by independent counts, exact resume, exact networks."""
 
 import csv
+import json
 import shutil
 from collections.abc import Callable
 from contextlib import closing
@@ -12,6 +13,7 @@ import pytest
 import torch
 from cuts import Call, agree, cut
 from made import Page, create_model, picture
+from PIL import Image
 from sklearn.metrics import jaccard_score
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -26,6 +28,8 @@ from cnntrain.data.storage.masks import read_mask
 from cnntrain.models import DENSE
 from cnntrain.nn.composite import Level
 from cnntrain.nn.geometry import geometry
+from cnntrain.nn.stages import StageError, stage_shapes
+from cnntrain.nn.upsampling import BilinearUp
 from cnntrain.runs.predictions import names_apart
 from cnntrain.stats import segmentation
 from cnntrain.tasks.segmentation import Segmentation
@@ -316,6 +320,37 @@ def test_a_skip_is_removed_by_its_path() -> None:
     assert less.eval()(torch.rand(1, 3, 32, 32)).shape == (1, 4, 32, 32)
 
 
+ALIGNED = {
+    "unet": {"width": 2, "depth": 3},
+    "dilated": {"width": 2, "hidden": 4},
+    "fcn8s": {"backbone": "vgg11"},
+    "fcn32s": {"backbone": "nin"},
+}
+
+
+def test_without_a_stage_an_answer_lies_where_it_did_or_is_refused() -> None:
+    """What strides decides how far a map is enlarged: without it, the map would lie over a part of the image alone."""
+    refused = {name: set[str]() for name in ALIGNED}
+    for name, options in ALIGNED.items():
+        whole = create_model(name, (3, 64, 64), 3, device="meta", **options)
+        levels = {path: part for path, part in whole.named_modules() if isinstance(part, Level)}
+        inner = [f"{path}.{stage}" for path, level in levels.items() for stage in level.names]
+        stages = [name for name, _ in whole.named_children()][:-1]
+        for path in (path for path in [*stages, *inner] if path.rpartition(".")[2].startswith(("up", "pool"))):
+            try:
+                net = create_model(name, (3, 64, 64), 3, remove=[path], device="meta", **options)
+            except StageError:
+                refused[name].add(path)
+                continue
+            assert name == "dilated"
+            (up,) = (part for part in net.modules() if isinstance(part, BilinearUp))
+            arrives = stage_shapes(net, (3, 64, 64))["score"]
+            assert up.factor * arrives[1] == 64 and net.up.crop.offset == up.factor // 2
+    assert refused["unet"] == {"level2.pool", "level2.up", "level2.level3.pool", "level2.level3.up"}
+    assert {"pool1", "after_pool3.after_pool4.pool5", "after_pool3.up"} < refused["fcn8s"]
+    assert refused["fcn32s"] and not refused["dilated"]
+
+
 # --- runs
 
 
@@ -339,6 +374,30 @@ def test_fit_and_eval_give_the_tasks_numbers(cnntrain: Call, folder: Path) -> No
     with np.load(folder / "run/eval/test_best/predictions.npz") as saved:
         assert saved["confusion"].shape == (12, 4, 4)
     assert cnntrain("eval", "run=run", "split=val", "weights=last")["n"] == 6
+
+
+def test_pixels_without_a_class_are_no_reason_to_stop_and_without_any_there_is_nothing_to_score(
+    cnntrain: Call, refused: Callable[..., str], folder: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    for part, labelled in (("train", 2), ("val", 1), ("test", 0)):
+        for number in range(4):
+            labels = np.full((16, 16), IGNORED, dtype=np.uint8)
+            labels[:, :8], labels[:, 8:] = (0, 1) if number < labelled else (IGNORED, IGNORED)
+            for kind, pixels in (("images", rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)), ("masks", labels)):
+                (folder / "data" / part / kind).mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(folder / "data" / part / kind / f"{number}.png")
+    words = [word for word in SHAPES if not word.startswith(("dataset", "trainer.batch", "trainer.tens"))]
+    words += ["dataset=segmentation_folder", "dataset.root=data", "trainer.batch_size=1", "trainer.log_every=1"]
+    assert cnntrain("fit", *words, "output_dir=run")["best"]["miou"] is not None
+    steps = [json.loads(line) for line in (folder / "run/metrics.jsonl").read_text().splitlines()]
+    assert {step["miou"] is None for step in steps if step["kind"] == "train"} == {True, False}
+    assert cnntrain("eval", "run=run", "split=val")["pixels"] == 256
+    assert Path(cnntrain("report", "run=run", "split=val")["report"]).is_file()
+    assert "test" in refused("eval", "run=run")
+    for mask in (folder / "data/val/masks").iterdir():
+        Image.fromarray(np.full((16, 16), IGNORED, dtype=np.uint8)).save(mask)
+    assert main(["fit", *words, "output_dir=other"]) == 1
 
 
 def test_two_networks_are_paired_by_image_and_by_group() -> None:
@@ -381,7 +440,8 @@ def test_runs_are_compared_reported_and_used(cnntrain: Call, folder: Path, two_r
     predicted = cnntrain("predict", "run=run", "images='*.png'", "output_dir=answers", "report=true")
     masks = sorted((folder / "answers/masks").iterdir())
     assert predicted["n"] == 3 and [mask.name for mask in masks] == ["0.png", "1.png", "2.png"]
-    assert read_mask(masks[0]).shape == (16, 16) and read_mask(masks[0]).max() < 4
+    labels = read_mask(masks[0])
+    assert labels.shape == (20, 24) and (labels[:, 3:22] < 4).all() and (labels[:, [0, 1, 23]] == IGNORED).all()
     rows = list(csv.DictReader(Path(predicted["output"]).read_text().splitlines()))
     shares = [float(value) for key, value in rows[0].items() if key.startswith("share of ")]
     assert sum(shares) == pytest.approx(1, abs=1e-5)

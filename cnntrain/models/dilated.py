@@ -2,10 +2,11 @@
 ICLR 2016 (arXiv:1511.07122): the front end of section 4 and the context modules of table 1.
 
 VGG-16 without its last two poolings: what follows the first of them is dilated by 2, what follows both by 4, so that
-its maps are an eighth of the image. Deviations: convolutions are padded with zeros, where the released networks pad
-the image by reflection; the map is enlarged bilinearly.
+its maps are an eighth of the image (a quarter without `pool3`). Deviations: convolutions are padded with zeros, where
+the released networks pad the image by reflection; the map is enlarged bilinearly.
 """
 
+from functools import partial
 from typing import Literal
 
 import torch
@@ -13,6 +14,7 @@ from torch import nn
 
 from cnntrain.models.vgg import CONVOLUTIONS
 from cnntrain.nn.blocks import conv, pooling, sequence, spatial
+from cnntrain.nn.composite import chain
 from cnntrain.nn.initialisers import he_normal_inputs
 from cnntrain.nn.shapes import Shape
 from cnntrain.nn.stages import BuildOptions, Maker, assemble
@@ -48,9 +50,17 @@ def dilated(
     }
     if context != "none":
         makers |= context_module(num_classes, WIDTHS[context])
-    # The middle of the first of eight pixels lies at 3.5, where the enlarged map's first position is at 7.5.
-    makers["up"] = sequence(bilinear=lambda shape: BilinearUp(8), crop=lambda shape: Crop(in_shape[1:], 4))
+    makers["up"] = partial(enlarged, in_shape[1:])
     return assemble(makers, in_shape, out_shape=(num_classes, *in_shape[1:]), init=initialised, build=build)
+
+
+def enlarged(size: Shape, shape: Shape) -> nn.Module:
+    """Enlarge maps of `shape` to images of `size`, by 2 for each pooling that lies between: one may be removed."""
+    factor = next((2**poolings for poolings in range(3) if size[0] >> poolings == shape[1]), 8)
+    if factor == 1:
+        return nn.Identity()
+    # The middle of the first of eight pixels lies at 3.5, where the enlarged map's first position is at 7.5.
+    return chain(bilinear=BilinearUp(factor), crop=Crop(size, factor // 2))
 
 
 def context_module(num_classes: int, widths: tuple[int, ...]) -> dict[str, Maker]:

@@ -62,6 +62,12 @@ def fcn(
     for name in names:
         place = parts[-1].index(name) + 1
         parts[-1:] = [parts[-1][:place], parts[-1][place:]]
+    moving = strided(spans) | {"up"}
+    keep = [
+        "".join(f"after_{level}." for level in names[:depth]) + name
+        for depth, part in enumerate(parts)
+        for name in moving & {*part, "up"}
+    ]
     makers = {name: made(stages[name]) for name in parts[-1]} | {"score": score()}
     jump, centre = lies(spans[list(spans)[-1]])
     for name, before in zip(reversed(names), reversed(parts[:-1]), strict=True):
@@ -74,7 +80,8 @@ def fcn(
     offset = round(jump - 0.5 - centre)
     makers["up"] = sequence(bilinear=lambda shape: BilinearUp(jump), crop=lambda shape: Crop(in_shape[1:], offset))
     try:
-        return assemble(makers, in_shape, out_shape=(num_classes, *in_shape[1:]), init=he_normal_inputs, build=build)
+        out = (num_classes, *in_shape[1:])
+        return assemble(makers, in_shape, out_shape=out, init=he_normal_inputs, build=build, keep=keep)
     except StageError as error:
         raise StageError(f"{error}; {HINT}" if "does not cover" in str(error) else str(error)) from error
 
@@ -96,6 +103,12 @@ def skipped(stages: Mapping[str, nn.Module], spans: Mapping[str, Spans], skips: 
         pools = [name for name in alike if isinstance(stages[name], nn.MaxPool2d)]
         names.append((pools or alike)[-1])
     return names
+
+
+def strided(spans: Mapping[str, Spans]) -> set[str]:
+    """Return the stages that stride: without one, maps would be enlarged to more than the image and lie elsewhere."""
+    jumps = [1, *(span[0].jump for span in spans.values())]
+    return {name for name, before, after in zip(spans, jumps, jumps[1:], strict=False) if before != after}
 
 
 def lies(spans: Spans) -> tuple[int, float]:

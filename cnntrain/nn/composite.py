@@ -122,6 +122,11 @@ class Level(Branches):
             past, inner = past[:, :, :height, :width], inner[:, :, :height, :width]
         gaps = [have - want for have, want in zip(past.shape[2:], inner.shape[2:], strict=True)]
         if self.fit == "pad":
+            if not all(0 <= gap <= 1 for gap in gaps):
+                raise ValueError(
+                    f"{describe_shape(tuple(inner.shape[2:]))} positions leave a level that "
+                    f"{describe_shape(tuple(past.shape[2:]))} pass by: it halves maps and doubles them, or neither"
+                )
             (above, left), (down, right) = [gap // 2 for gap in gaps], [gap - gap // 2 for gap in gaps]
             inner = F.pad(inner, (left, right, above, down)) if any(gaps) else inner
         else:
