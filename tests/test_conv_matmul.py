@@ -1,6 +1,8 @@
 """Convolutions as matrix products: the same maps and gradients as torch's own kernels give, wherever they take over."""
 
 import copy
+from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -8,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from cnntrain.nn import conv_matmul
-from cnntrain.nn.conv_matmul import FEWEST_MAPS, SMALL, as_products, candidates
+from cnntrain.nn.conv_matmul import FEWEST_MAPS, SMALL, candidates, convolve
+from cnntrain.nn.equivalents import computed_as
 
 WALKS = [
     {"kernel_size": 3, "padding": 1},
@@ -22,6 +25,10 @@ WALKS = [
     {"kernel_size": (3, 1), "padding": (1, 0)},
     {"kernel_size": 5, "padding": 2, "stride": (2, 1)},
 ]
+
+
+def as_products(convolutions: list[nn.Conv2d]) -> AbstractContextManager[None]:
+    return computed_as({module: partial(convolve, module) for module in convolutions})
 
 
 def convolution(**settings: Any) -> nn.Conv2d:

@@ -9,9 +9,6 @@ are: for 300 maps of 64 words in half the time in fp32 and a quarter in bf16 (on
 two thirds and a half.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -51,18 +48,6 @@ def candidates(net: nn.Module) -> list[nn.Conv2d]:
         and module.padding_mode == "zeros"
         and not isinstance(module.padding, str)
     ]
-
-
-@contextmanager
-def as_products(convolutions: list[nn.Conv2d]) -> Iterator[None]:
-    """Have convolutions be products wherever their maps are small, as long as the context lasts."""
-    for module in convolutions:
-        module.__dict__["forward"] = partial(convolve, module)
-    try:
-        yield
-    finally:
-        for module in convolutions:
-            del module.__dict__["forward"]
 
 
 def convolve(module: nn.Conv2d, x: Tensor) -> Tensor:

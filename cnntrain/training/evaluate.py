@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cnntrain.data.augment.tta import TTA, View
-from cnntrain.nn.conv_matmul import as_products, candidates
+from cnntrain.nn.equivalents import computed_as, equivalents
 from cnntrain.runtime.devices import autocast
 from cnntrain.runtime.errors import InputError
 
@@ -70,10 +70,10 @@ def answers(
     The network's mode is put back at the end.
     """
     with evaluating(net), contextlib.nullcontext() if dropout_seed is None else dropping(net, dropout_seed):
-        computed = candidates(net)
+        computed = equivalents(net)
         for x, target in batches:
             total: Tensor | None = None
-            with torch.inference_mode(), as_products(computed):
+            with torch.inference_mode(), computed_as(computed):
                 for weight, view in views:
                     with autocast(precision, x.device):
                         out = net(view(x))

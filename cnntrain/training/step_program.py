@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from cnntrain.data.loading.loader import Loader
-from cnntrain.nn.conv_matmul import as_products, candidates
+from cnntrain.nn.equivalents import computed_as, equivalents
 from cnntrain.runtime import distributed
 from cnntrain.runtime.devices import Compile, Graph, autocast
 from cnntrain.runtime.distributed import all_reduce, together
@@ -80,7 +80,7 @@ class StepProgram:
         self.tables = self.tabulated() if self.device.type == "cuda" else None
         mode = "max-autotune-no-cudagraphs" if settings.compile == "max" else None
         self.compiled = torch.compile(self.losses, mode=mode, dynamic=False) if settings.compile else None
-        self.products = [] if settings.compile else candidates(trained.module)
+        self.equivalents = {} if settings.compile else equivalents(trained.module, tapped=bool(trained.auxiliary))
         # On a CPU a conversion costs what its numbers do; with several processes a gradient leaves as soon as it comes.
         at_once = self.device.type == "cuda" and self.precision == "bf16" and distributed.WORLD == 1
         self.converted = converted_layers(trained.module) if at_once else []
@@ -146,7 +146,7 @@ class StepProgram:
 
     def losses(self, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return what `forward` does, operator by operator."""
-        with autocast(self.precision, self.device), as_products(self.products):
+        with autocast(self.precision, self.device), computed_as(self.equivalents):
             answer, auxiliary = self.trained.answers(x)
         loss = total = self.task.loss(answer, target)
         for other in auxiliary:

@@ -63,13 +63,13 @@ def wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def steps(task: Task, clock: Clock, deterministic: bool = False, products: bool = True) -> None:
-    """Take the learner's steps, nothing around them; without `products` small maps are left to torch's kernels."""
+def steps(task: Task, clock: Clock, deterministic: bool = False, equivalents: bool = True) -> None:
+    """Take the learner's steps, nothing around them; without `equivalents` every layer is left to torch's kernels."""
     prepare(deterministic=deterministic)
     device = choose_device("auto")
     student, loader = train_step(task, device), Fixed(task, device)
-    if not products:
-        student.program.products = []
+    if not equivalents:
+        student.program.equivalents = {}
     clock.note(parameters=parameters(student.trained.net))
     for epoch in range(1 + task.epochs):
         clock.begin()

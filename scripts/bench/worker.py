@@ -31,7 +31,7 @@ CONTENDERS = {
     "bare step, bf16, channels_last": Contender("limit:bare", {"precision": "bf16", "channels_last": True}),
     "own step": Contender("limit:steps"),
     "own step, deterministic": Contender("limit:steps", {"deterministic": True}),
-    "own step, torch's kernels": Contender("limit:steps", {"products": False}),
+    "own step, torch's kernels": Contender("limit:steps", {"equivalents": False}),
     "loop without data": Contender("limit:loop"),
     "1 process of 1 thread": Contender("ours:ranks", {"processes": 1, "threads": 1}),
     "2 processes of 1 thread": Contender("ours:ranks", {"processes": 2, "threads": 1}),
