@@ -131,14 +131,15 @@ def test_a_fit_that_stops_early_says_so(monkeypatch: pytest.MonkeyPatch) -> None
     assert not fit("svm", ImagePoints(blobs(200, 8)[0]), blobs(200, 8)[1], 100, 1e-8).converged
 
 
-def test_some_images_get_the_fewest_coordinates() -> None:
-    features = blobs(200, 50)[0]
+def test_some_images_get_the_fewest_coordinates_and_inner_products_where_they_pay() -> None:
+    features = blobs(600, 20)[0]
     points = ImagePoints(features.astype(np.float32))
-    assert points.alone(np.arange(200)) is points
-    assert points.alone(np.arange(90)).gram is None
-    few = points.alone(np.arange(30))
-    assert few.values.shape[1] <= 30 and few.gram is not None
-    assert np.allclose(few.values @ few.values.T, features[:30] @ features[:30].T, atol=1e-6)
+    assert points.alone(np.arange(600)) is points
+    assert points.alone(np.arange(300)).gram is None
+    for n, most in ((60, 20), (10, 10)):
+        few = points.alone(np.arange(n))
+        assert few.values.shape[1] <= most and few.gram is not None
+        assert np.allclose(few.values @ few.values.T, features[:n] @ features[:n].T, atol=1e-6)
 
 
 def test_the_c_that_generalises_is_chosen() -> None:
@@ -243,10 +244,9 @@ def test_weights_of_features_predict_what_scikit_learn_does(n: int) -> None:
 
 
 def test_features_of_more_images_are_scaled_where_they_lie() -> None:
-    held = np.random.default_rng(0).gamma(2, size=(50, 30)).astype(np.float32)
+    held = np.random.default_rng(0).gamma(2, size=(200, 30)).astype(np.float32)
     expected = Scaling.of(held, 30)(held)
-    scalings = list[Scaling]()
-    points = points_of(Columns(partial(in_blocks, held), held), 30, 50, scalings)
+    points = points_of(Columns(partial(in_blocks, held), held), 30, 200, [])
     assert np.shares_memory(points.values, held) and points.gram is None
     assert np.allclose(points.values, expected, atol=1e-6)
 

@@ -23,8 +23,11 @@ Classifier = Literal["svm", "softmax"]
 ITERATIONS = 1000  # of a fit, at most; libsvm changes two images in one, and may do so as often for each image
 MARGIN = 1e-2  # by which libsvm may miss a margin, which is 1
 STEEPNESS = 1e-3  # of the derivatives where L-BFGS ends, as a share of those where it began
+STEPS = 50  # that L-BFGS remembers: a pass over all images costs more than they do
 HARD = 1e10  # C of a support vector machine that allows no error
 ROWS = 2**20  # numbers of features in a product, which should stay in the processor's cache
+FEW = 4  # inner products are slower where images are more than so many times the dimensions …
+MANY = 5000  # … or more than these and the dimensions
 SAME = 1e-12  # accuracies of folds that differ by less are equal
 
 
@@ -49,9 +52,9 @@ class ImagePoints:
         if len(places) == len(self.values):
             return self
         some = self.take(places)
-        if some.values.shape[1] <= len(places):
-            return some
-        return points_of_gram(inner_products(some.values) if some.gram is None else some.gram)
+        if some.gram is None:
+            return points_of_features(some.values)
+        return some if some.values.shape[1] <= len(places) else points_of_gram(some.gram)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,10 +85,18 @@ def row_blocks(x: np.ndarray) -> Iterator[slice]:
         yield slice(start, start + step)
 
 
-def inner_products(features: np.ndarray) -> np.ndarray:
-    """Return the inner products [N, N] of features [N, D], float64."""
+def needs_products(dimensions: int, n: int) -> bool:
+    """Say whether classifiers of n images are fitted by inner products."""
+    return dimensions >= n or n <= min(MANY, FEW * dimensions)
+
+
+def points_of_features(features: np.ndarray) -> ImagePoints:
+    """Return images by their features [N, D]; where those are no fewer than images, by coordinates."""
+    if not needs_products(features.shape[1], len(features)):
+        return ImagePoints(features)
     x = features.astype(np.float64)
-    return np.asarray(x @ x.T)
+    gram = x @ x.T
+    return ImagePoints(features, gram) if x.shape[1] < len(x) else points_of_gram(gram)
 
 
 def points_of_gram(gram: np.ndarray) -> ImagePoints:
@@ -153,9 +164,10 @@ def primal_svm(values: np.ndarray, labels: np.ndarray, c: float, tol: float) -> 
     start = np.zeros((values.shape[1] + 1) * machines)
     steepest = np.abs(objective(start)[1]).reshape(-1, machines).max(axis=0)
     rarer = np.minimum((sides > 0).mean(axis=0), (sides < 0).mean(axis=0))
-    limits = {"gtol": tol * float((rarer * steepest).min()), "ftol": 0, "maxiter": ITERATIONS, "maxfun": 2 * ITERATIONS}
-    minimum = optimize.minimize(objective, start, jac=True, method="L-BFGS-B", options=limits)
-    if np.abs(minimum.jac).max() > limits["gtol"]:
+    least = tol * float((rarer * steepest).min())
+    options = {"gtol": least, "ftol": 0, "maxcor": STEPS, "maxiter": ITERATIONS, "maxfun": 2 * ITERATIONS}
+    minimum = optimize.minimize(objective, start, jac=True, method="L-BFGS-B", options=options)
+    if np.abs(minimum.jac).max() > least:
         warnings.warn(minimum.message, ConvergenceWarning, stacklevel=2)
     variables = minimum.x.reshape(-1, machines)
     return variables[:-1], variables[-1]

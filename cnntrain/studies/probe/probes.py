@@ -15,6 +15,8 @@ from cnntrain.studies.probe.linear import (
     LinearFit,
     choose_c,
     fit,
+    needs_products,
+    points_of_features,
     points_of_gram,
     shares_of_pivots,
 )
@@ -139,8 +141,8 @@ def fit_stage(
 
 
 def points_of(columns: Columns, dimensions: int, n: int, scalings: list[Scaling]) -> ImagePoints:
-    """Return images by their features, scaled where they are held, or by coordinates where they are not, or are no
-    fewer than images; add how they were scaled.
+    """Return images by their features, which are scaled where they lie, or by coordinates where the features are no
+    fewer than images or not all in memory; add how they were scaled.
     """
 
     def scaled(block: np.ndarray) -> np.ndarray:
@@ -151,7 +153,7 @@ def points_of(columns: Columns, dimensions: int, n: int, scalings: list[Scaling]
     if columns.held is not None and dimensions < n:
         for block in columns.blocks():
             block[:] = scaled(block)
-        return ImagePoints(columns.held)
+        return points_of_features(columns.held)
     gram = np.zeros((n, n))
     for block in columns.blocks():
         part = scaled(block)
@@ -161,12 +163,11 @@ def points_of(columns: Columns, dimensions: int, n: int, scalings: list[Scaling]
 
 def points_bytes(dimensions: int, n: int, fold_images: int) -> int:
     """Return how many bytes the points of n images take, or those of the images that choose C, beside them."""
-    if dimensions >= n:
-        return ARRAYS * 8 * n * n
-    whole = 4 * dimensions * n
+    whole = ARRAYS * 8 * n * n if needs_products(dimensions, n) else 4 * dimensions * n
     if fold_images >= n:
         return whole
-    return max(whole, ARRAYS * 8 * fold_images**2 if dimensions >= fold_images else 2 * 4 * dimensions * fold_images)
+    few = ARRAYS * 8 * fold_images**2 if needs_products(dimensions, fold_images) else 2 * 4 * dimensions * fold_images
+    return max(whole, few)
 
 
 def feature_weights(

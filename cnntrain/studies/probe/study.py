@@ -32,6 +32,7 @@ from cnntrain.studies.networks import (
     stages_of,
 )
 from cnntrain.studies.probe.features import TappedNetwork, dimensions_of, tapped
+from cnntrain.studies.probe.linear import needs_products
 from cnntrain.studies.probe.options import Probe
 from cnntrain.studies.probe.probes import LinearProbe, ProbeSettings, fit_network, points_bytes, predictions
 
@@ -245,7 +246,7 @@ def require_points(cfg: Probe, dimensions: Sequence[Mapping[str, int]], n: int, 
     if need(most, n) <= memory / 2:
         return
     fewer = next((m for m in range(n - 1, 0, -1) if all(need(count, m) <= memory / 2 for count in widest)), 1)
-    what = f"{most:,} features" if most < n else "inner products"
+    what = "inner products" if needs_products(most, n) else f"{most:,} features"
     raise InputError(
         f"{widest[most]}: {what} of {n:,} training images take {disk.size(need(most, n))}, and half of "
         f"{disk.size(memory)} is theirs: take train_images={fewer:,}, or memory={2 * need(most, n) / 2**30:.2g} (GiB)"
