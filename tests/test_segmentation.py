@@ -432,6 +432,8 @@ def test_runs_are_compared_reported_and_used(cnntrain: Call, folder: Path, two_r
     (test,) = compared["over_images"]
     assert test["n"] == 12 and test["delta_low"] <= test["delta"] <= test["delta_high"] and 0 < test["p"] <= 1
     assert {"miou", "miou_low"} <= compared["runs"][0].keys()
+    side = Page(folder / "side/report.html").text
+    assert "permutation test" in side and "only this run better" in side and "McNemar" not in side
     reported = cnntrain("report", "run=run")
     page = Page(Path(reported["report"]))
     assert len(page.all("img")) >= 12 + 4 and "IoU" in page.text and "disc" in page.text
@@ -445,6 +447,16 @@ def test_runs_are_compared_reported_and_used(cnntrain: Call, folder: Path, two_r
     rows = list(csv.DictReader(Path(predicted["output"]).read_text().splitlines()))
     shares = [float(value) for key, value in rows[0].items() if key.startswith("share of ")]
     assert sum(shares) == pytest.approx(1, abs=1e-5)
+
+
+def test_networks_of_different_tasks_are_not_compared(
+    cnntrain: Call, refused: Callable[..., str], folder: Path, two_runs: Path
+) -> None:
+    shutil.copytree(two_runs, folder, dirs_exist_ok=True)
+    cnntrain("fit", "model=softmax", "dataset=digits", "trainer.epochs=1", "output_dir=digits")
+    for pair in ("run,digits", "digits,run"):
+        line = refused("compare", f"runs=[{pair}]")
+        assert "run gives a class for every pixel" in line and "digits gives a class" in line
 
 
 def test_files_of_one_name_are_told_apart_by_their_folders() -> None:

@@ -18,6 +18,7 @@ from cnntrain.report.document import (
 from cnntrain.runtime.tables import Row
 from cnntrain.stats.paired_tests import PairedTest, points
 from cnntrain.studies.answer import Answer, VariantRow, summary
+from cnntrain.tasks.task import Headline
 
 SUMS = (
     "An interaction is the difference of a variant minus the differences of the two that remove the same stages in "
@@ -26,7 +27,7 @@ SUMS = (
 Printed = Mapping[str, Mapping[str, float]]
 
 
-def statistics(noun: str) -> tuple[str, ...]:
+def statistics(noun: str, headline: Headline) -> tuple[str, ...]:
     """Return how the numbers are computed of a study whose images a person calls by a noun."""
     return (
         "Differences are paired: the test score of a variant minus that of its reference under the same seed. "
@@ -36,21 +37,21 @@ def statistics(noun: str) -> tuple[str, ...]:
         "Seeds needed: with this number, the verdict has 80 % power if the true difference and deviation are as "
         "measured. Both are estimates from few seeds, so the number is rough.",
         f"The test {noun}s are a sample too, and their uncertainty is separate from the spread over seeds: it is given "
-        "by Wilson's 95 % interval of the mean error, and by McNemar's exact test of each seed's two networks on the "
-        f"same {noun}s, corrected over the variants of that seed alone.",
+        f"by {headline.image_interval} of the mean error (95 %), and by {headline.image_test} of each seed's two "
+        f"networks on the same {noun}s, corrected over the variants of that seed alone.",
     )
 
 
-def notes(noun: str) -> dict[str, str]:
+def notes(noun: str, headline: Headline) -> dict[str, str]:
     """Return what the columns of the tables hold of a study whose images a person calls by a noun."""
     return {
-        f"95 % of {noun}s": "Wilson's interval of the mean error",
+        f"95 % of {noun}s": f"{headline.image_interval} of the mean error",
         "n": f"test {noun}s",
         "95 % of seeds": "t interval of the mean difference",
         "p": "sign-flip test over the seeds",
         "p (Holm)": "corrected over all comparisons of the study",
         "seeds needed": "to find the measured difference with 80 % power",
-        "McNemar": f"in how many seeds the {noun}s alone tell the two networks apart",
+        headline.test_column: f"in how many seeds the {noun}s alone tell the two networks apart",
     }
 
 
@@ -59,21 +60,20 @@ def notes(noun: str) -> dict[str, str]:
 
 def answer_tables(study: Answer) -> list[Table]:
     """Return the answer as tables of at most 120 columns of text for names of up to 22 letters."""
-    score = study.headline.label
+    score, column = study.headline.label, study.headline.test_column
     tables = {
         "Size and error in %, mean ± standard deviation over seeds": [
             error_row(row, study.noun) for row in study.table
         ],
-        f"Difference in {score} from {study.first.variant}, over seeds and (McNemar) over {study.noun}s": [
-            {"variant": row.variant} | tested_columns(row.test) | {"McNemar": mcnemar_word(row)}
-            for row in study.compared
+        f"Difference in {score} from {study.first.variant}, over seeds and ({column}) over {study.noun}s": [
+            {"variant": row.variant} | tested_columns(row.test) | {column: mcnemar_word(row)} for row in study.compared
         ],
         f"Interactions: {score} minus what the parts cost alone": [
             {"variant": row.variant, "parts": "+".join(row.parts)} | tested_columns(row.test)
             for row in study.interactions
         ],
     }
-    return noted_tables(tables, notes(study.noun))
+    return noted_tables(tables, notes(study.noun, study.headline))
 
 
 def sentences(study: Answer) -> list[str]:
@@ -111,7 +111,7 @@ def error_row(row: VariantRow, noun: str) -> dict[str, object]:
 
 
 def interval_of_images(row: VariantRow) -> str | None:
-    """Write Wilson's interval of a mean error in per cent."""
+    """Write the interval over images of a mean error in per cent."""
     if row.score_low is None or row.score_high is None:
         return None
     return f"{100 - 100 * row.score_high:.2f} … {100 - 100 * row.score_low:.2f}"
@@ -222,12 +222,17 @@ def grounds(
         Section("Setting", [Facts(setting)]),
         Section(
             "How the statistics are computed",
-            [Paragraph(text) for text in (*statistics(study.noun), *([SUMS] if study.interactions else []))],
+            [
+                Paragraph(text)
+                for text in (*statistics(study.noun, study.headline), *([SUMS] if study.interactions else []))
+            ],
         ),
         *beside,
         Section("Every cell", [Table(cells) if cells else Paragraph("None is finished.")]),
     ]
     images = [{"variant": row.variant} | asdict(test) for row in study.table for test in row.mcnemar or ()]
     if images:
-        sections.append(Section("McNemar's test of every cell against that of its reference", [Table(images)]))
+        test = study.headline.image_test
+        title = f"{test[0].upper()}{test[1:]} of every cell against that of its reference"
+        sections.append(Section(title, [Table(images)]))
     return sections

@@ -13,6 +13,7 @@ from cnntrain.runs import records
 from cnntrain.runs.evaluation import Evaluation, ensure_evaluation
 from cnntrain.runs.load import read_info, rebuild
 from cnntrain.runs.select import SAME, by_experiment, find_runs, letters, short_names
+from cnntrain.runtime.errors import InputError
 from cnntrain.runtime.jsonfile import flat
 from cnntrain.stats.paired_tests import (
     PairedTest,
@@ -20,6 +21,7 @@ from cnntrain.stats.paired_tests import (
     compare_over_seeds,
     conclude,
 )
+from cnntrain.tasks import kind_of
 from cnntrain.tasks.task import Headline
 
 ABSENT = "–"
@@ -97,6 +99,7 @@ class Comparison:
 def compare(cfg: schema.Compare) -> Comparison:
     """Compare runs as configured; evaluations that are missing are made."""
     folders = find_runs(cfg.runs)
+    refuse_other_tasks(folders)
     evaluations = evaluated(folders, cfg)
     runs = [compared_run(*each) for each in zip(folders, short_names(folders), evaluations, strict=True)]
     experiments = gather(runs)
@@ -109,6 +112,14 @@ def compare(cfg: schema.Compare) -> Comparison:
         tests_over_images(runs),
         tests_over_seeds(experiments),
     )
+
+
+def refuse_other_tasks(folders: Sequence[Path]) -> None:
+    """Raise `InputError` for runs that are asked for different things, and so have no number in common."""
+    gives = [kind_of(read_info(records.record(folder))).gives for folder in folders]
+    for folder, other in zip(folders, gives, strict=True):
+        if other != gives[0]:
+            raise InputError(f"{folders[0]} gives {gives[0]} and {folder} gives {other}: no number is of both")
 
 
 def evaluated(folders: Sequence[Path], cfg: schema.Compare) -> list[Evaluation]:

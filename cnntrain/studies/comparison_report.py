@@ -13,13 +13,16 @@ from cnntrain.stats.paired_tests import PairedTest, points
 from cnntrain.studies.comparison import Comparison, Experiment, setting_word
 
 
-def notes(noun: str) -> dict[str, str]:
-    """Return what the columns of the tables hold, whose images a person calls by a noun."""
+def notes(noun: str, won: str, test: str) -> dict[str, str]:
+    """Return what the columns of the tables hold, whose images a person calls by a noun.
+
+    One run is better on an image where it alone has `won`, which a `test` over images goes by.
+    """
     return {
-        "only this run right": f"{noun}s that this run has right and the first has not",
-        "only the first right": f"{noun}s that the first has right and this run has not",
+        f"only this run {won}": f"{noun}s of which this run is {won} and the first is not",
+        f"only the first {won}": f"{noun}s of which the first is {won} and this run is not",
         "points": "difference from the first",
-        "p": f"McNemar's exact test over {noun}s, sign-flip test over seeds",
+        "p": f"{test} over {noun}s, sign-flip test over seeds",
         "p (Holm)": "corrected over the rows of the table",
     }
 
@@ -103,7 +106,9 @@ def difference_tables(comparison: Comparison) -> list[Block]:
         f"Compared with {comparison.runs[0].name} {noun} by {noun} ({of})": comparison.over_images,
         f"Compared with {comparison.experiments[0].label} seed by seed": comparison.over_seeds,
     }
-    return [*noted_tables({caption: [*map(difference_row, rows)] for caption, rows in tests.items()}, notes(noun))]
+    headline = comparison.headline
+    lines = {caption: [difference_row(row, headline.won) for row in rows] for caption, rows in tests.items()}
+    return [*noted_tables(lines, notes(noun, headline.won, headline.image_test))]
 
 
 def setting_rows(comparison: Comparison) -> list[dict[str, object]]:
@@ -150,12 +155,15 @@ def experiment_rows(comparison: Comparison) -> list[dict[str, object]]:
     ]
 
 
-def difference_row(test: PairedTest) -> dict[str, object]:
-    """Return a test over images or over seeds as a line of a table, empty where it was not tested."""
+def difference_row(test: PairedTest, won: str) -> dict[str, object]:
+    """Return a test over images or over seeds as a line of a table, empty where it was not tested.
+
+    Of images those are counted of which one network alone is `won`.
+    """
     if test.seeds:
         line: dict[str, object] = {"group": test.name, "shared seeds": test.pairs}
     else:
-        line = {"run": test.name, "only this run right": test.only_this, "only the first right": test.only_reference}
+        line = {"run": test.name, f"only this run {won}": test.only_this, f"only the first {won}": test.only_reference}
     if test.delta is None:
         return line | dict.fromkeys(("points", "95 % interval", "p", "p (Holm)"))
     ends = f"{points(test.delta_low)} … {points(test.delta_high)}"

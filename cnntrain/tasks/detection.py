@@ -21,7 +21,7 @@ from cnntrain.runtime.ranges import Count, Natural
 from cnntrain.runtime.tables import percent, render, terminal_width
 from cnntrain.stats import detection
 from cnntrain.stats.paired_tests import Pairs
-from cnntrain.tasks.task import Headline, Number, Numbers, Way, about_groups, kept_of_all
+from cnntrain.tasks.task import Headline, Number, Numbers, Way, about_groups, by_resampling, kept_of_all
 
 COORDINATES, NO_OBJECT = 5.0, 0.5  # weights of the loss
 OVERLAP = 0.5  # above which of two boxes of a class the less likely is dropped
@@ -98,7 +98,7 @@ class Detection:
     targets: ClassVar[TargetKind] = "boxes"
     gives: ClassVar[str] = "boxes"
     takes: ClassVar[frozenset[Way]] = frozenset()
-    headline: ClassVar[Headline] = Headline("map50", "mAP", of_steps=False)
+    headline: ClassVar[Headline] = by_resampling("map50", "mAP", of_steps=False)
     train_numbers: ClassVar[type] = BoxTrainNumbers
     val_numbers: ClassVar[type] = BoxValNumbers
     eval_numbers: ClassVar[type] = BoxEvalNumbers

@@ -22,7 +22,7 @@ from cnntrain.runtime.tables import percent, render, terminal_width
 from cnntrain.stats import segmentation
 from cnntrain.stats.metrics import confusions
 from cnntrain.stats.paired_tests import Pairs
-from cnntrain.tasks.task import Headline, Number, Numbers, Way, about_groups, kept_of_all
+from cnntrain.tasks.task import Headline, Number, Numbers, Way, about_groups, by_resampling, kept_of_all
 
 
 class PixelTrainNumbers(TypedDict):
@@ -105,7 +105,7 @@ class Segmentation:
     targets: ClassVar[TargetKind] = "maps"
     gives: ClassVar[str] = "a class for every pixel"
     takes: ClassVar[frozenset[Way]] = frozenset(("weights", "label_smoothing", "border_weight"))
-    headline: ClassVar[Headline] = Headline("miou", "mIoU")
+    headline: ClassVar[Headline] = by_resampling("miou", "mIoU")
     train_numbers: ClassVar[type] = PixelTrainNumbers
     val_numbers: ClassVar[type] = PixelValNumbers
     eval_numbers: ClassVar[type] = PixelEvalNumbers

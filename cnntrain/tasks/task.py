@@ -39,6 +39,10 @@ class Headline:
     label: str  # in sentences, headings and axes
     higher_is_better: bool = True
     of_steps: bool = True  # whether training steps know it too; else their records have null
+    image_interval: str = "Wilson's interval"  # over images, in sentences
+    image_test: str = "McNemar's exact test"  # of two networks on the same images, in sentences
+    test_column: str = "McNemar"  # and as a heading
+    won: str = "right"  # what one of them alone is of an image that speaks for it
 
     @property
     def low(self) -> str:
@@ -79,6 +83,19 @@ def kept_of_all(task: "Task", pairs: Iterable[tuple[Tensor, Tensor]], none: dict
     """
     parts = [{key: x.cpu() for key, x in task.kept(*pair).items()} for pair in pairs] or [none]
     return {key: distributed.gathered(torch.cat([part[key] for part in parts])) for key in none}
+
+
+def by_resampling(key: str, label: str, *, of_steps: bool = True) -> Headline:
+    """Return the headline of a task whose score is no mean over images."""
+    return Headline(
+        key,
+        label,
+        of_steps=of_steps,
+        image_interval="a bootstrap interval",
+        image_test="a permutation test",
+        test_column="permutation",
+        won="better",
+    )
 
 
 class Task(Protocol):

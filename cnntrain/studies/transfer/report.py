@@ -70,13 +70,14 @@ def answer_tables(study: Answer, regimes: Sequence[Regime]) -> list[Table]:
         for budget, title in BUDGETS.items()
         if budget == "steps" or any(regime.budget == budget for regime in regimes)
     }
-    tables[f"Difference in {study.headline.label} over seeds and (McNemar) over {study.noun}s"] = [
+    column = study.headline.test_column
+    tables[f"Difference in {study.headline.label} over seeds and ({column}) over {study.noun}s"] = [
         {"variant": row.variant, "compared with": row.test.reference}
         | tested_columns(row.test)
-        | {"McNemar": mcnemar_word(row)}
+        | {column: mcnemar_word(row)}
         for row in study.compared
     ]
-    return noted_tables(tables, notes(study.noun))
+    return noted_tables(tables, notes(study.noun, study.headline))
 
 
 def in_budget(regimes: Sequence[Regime], budget: str) -> list[Regime]:
