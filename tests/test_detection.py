@@ -391,6 +391,11 @@ def named_by_yaml(root: Path) -> None:
     (root / "data.yaml").write_text("path: .\nnames:\n  0: cat\n  1: dog\n")
 
 
+def named_in_a_list(root: Path) -> None:
+    named_by_yaml(root)
+    (root / "data.yaml").write_text("names: [cat, dog]\n")
+
+
 def named_beside_labels(root: Path) -> None:
     yolo(root)
     for part in ("train", "test"):
@@ -413,14 +418,14 @@ def with_captions(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "write", [voc, yolo, coco, named_by_yaml, named_beside_labels, without_division, with_captions]
+    "write", [voc, yolo, coco, named_by_yaml, named_in_a_list, named_beside_labels, without_division, with_captions]
 )
 def test_boxes_are_read_alike_from_every_format(tmp_path: Path, write: Callable[[Path], None]) -> None:
     write(tmp_path)
     data = load("boxes", tmp_path, {"image_size": 20}, val_size=0)
     assert data.info.classes == ("cat", "dog") and data.test is not None
     assert (len(data.train), len(data.test)) == (3, 1)
-    difficult = 0.0 if write in (yolo, named_by_yaml, named_beside_labels) else 1.0
+    difficult = 0.0 if (tmp_path / "train/labels").is_dir() else 1.0
     half, third = 20 / 40, 20 / 30
     expected = torch.tensor(
         [[0, 4 * half, 2 * third, 24 * half, 12 * third, 0], [1, 20 * half, 10 * third, 20, 20, difficult]]
@@ -450,6 +455,9 @@ BAD: dict[str, tuple[Callable[[Path], None], Callable[[Path], object], tuple[str
     "another shape": (voc, lambda root: picture(0, 40, 30).save(root / "JPEGImages/1.jpg"),
                       ("1.xml", "40×30", "30×40")),
     "no names": (named_by_yaml, change("data.yaml", "names", "labels"), ("data.yaml", "names")),
+    "a word for names": (named_by_yaml, lambda root: (root / "data.yaml").write_text("names: cat"), ("data.yaml",)),
+    "a split without lists": (without_division,
+                              lambda root: (root / "ImageSets/Main/val.txt").write_text("2\n"), ("train",)),
     "a split without boxes": (yolo, lambda root: (root / "test/labels/3.txt").write_text(""), ("test", "box")),
     "nothing": (lambda root: (root / "things").mkdir(parents=True), lambda root: None, ("things", "VOC", "YOLO")),
 }  # fmt: skip

@@ -216,7 +216,7 @@ def read_voc(root: Path) -> Parts:
     lists = {part: root / "ImageSets" / "Main" / f"{part}.txt" for part in ("train", "val", "test")}
     named = {part: [line.split()[0] for line in lines_of(file)] for part, file in lists.items() if file.is_file()}
     both = root / "ImageSets" / "Main" / "trainval.txt"
-    if "train" not in named and both.is_file():
+    if not named.keys() & {"train", "val"} and both.is_file():
         named["train"] = [line.split()[0] for line in lines_of(both)]
     if not named:
         named = {"train": sorted(file.stem for file in (root / "Annotations").glob("*.xml"))}
@@ -299,8 +299,9 @@ def yaml_names(file: Path) -> list[str]:
     """
     try:
         names = yaml.safe_load(file.read_text(encoding="utf-8"))["names"]
-        return [str(names[number]) for number in range(len(names))]
-    except (yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError) as error:
+        numbered = dict(enumerate(names)) if isinstance(names, list) else dict(names)
+        return [str(numbered[number]) for number in range(len(numbered))]
+    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{file} does not name the classes, as names: [cat, dog] would") from error
 
 
