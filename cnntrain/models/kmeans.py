@@ -4,7 +4,7 @@ Unsupervised Feature Learning", AISTATS 2011; 79.6 % on CIFAR-10 with 4,000 word
 Windows of 6×6 pixels at every position, each with its contrast normalised, decorrelated together (ZCA); a dictionary;
 the "triangle" activation; sums over the image's quarters, standardised; a linear classifier. Deviations: the
 dictionary is made by k-means on batches (Sculley 2010) from 100,000 windows of 2,000 images, the paper's from
-400,000; the paper's classifier is a support vector machine (`trainer.hinge=squared`).
+400,000; the paper's classifier is a support vector machine (`trainer.hinge=squared`, or `cnntrain probe`).
 """
 
 from torch import nn
