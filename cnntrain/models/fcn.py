@@ -62,7 +62,7 @@ def fcn(
     for name in names:
         place = parts[-1].index(name) + 1
         parts[-1:] = [parts[-1][:place], parts[-1][place:]]
-    moving = strided(spans) | {"up"}
+    moving = strided(spans) | {"border", "up"}
     keep = [
         "".join(f"after_{level}." for level in names[:depth]) + name
         for depth, part in enumerate(parts)
