@@ -57,6 +57,7 @@ def main() -> None:
     parser.add_argument("--reference", type=Path, help="airbench94_muon.py as published, for cifar10_fast on a GPU")
     parser.add_argument("--smoke", action="store_true", help="one tiny round of each line, which is no measurement")
     parser.add_argument("--json", type=Path, help="add the rounds to this file")
+    parser.add_argument("--decisive", action="store_true", help="only the rivals that there is a target for")
     parser.add_argument(
         "--write",
         action="store_true",
@@ -76,11 +77,17 @@ def main() -> None:
     for name in names:
         task = replace(LINES[name].task, reference=str(args.reference.resolve()) if args.reference else "")
         line = replace(LINES[name], task=task, rounds=args.rounds or LINES[name].rounds)
+        if args.decisive:
+            line = replace(line, rivals={rival: line.rivals[rival] for rival in line.decisive})
         result: dict[str, Any] = {}
         try:
             for found in measure(name, line, args.data_root, patience, smoke=args.smoke):
                 result = found | {"date": time.strftime("%Y-%m-%d"), "versions": versions()}
-                result["command"] = f"python -m scripts.bench --data-root data --rounds {line.rounds} {name}"
+                result["command"] = " ".join(
+                    ["python -m scripts.bench --data-root data", f"--rounds {line.rounds}"]
+                    + ["--decisive"] * args.decisive
+                    + [name]
+                )
                 for place in [args.json] * bool(args.json) + [KEPT] * args.write:
                     if result["rounds"]:
                         keep(place, where, name, result)
