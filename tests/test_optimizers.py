@@ -1,6 +1,7 @@
 """Optimizers decay what they should; schedules equal torch's own on the same settings."""
 
 import copy
+import itertools
 from functools import partial
 
 import numpy as np
@@ -316,6 +317,28 @@ def test_the_factors_of_stages_reach_every_optimizer(name: str) -> None:
     for key, p in net.named_parameters():
         factor, decay = before[p]
         assert after[p] == (pytest.approx(factor * (0.1 if key.startswith("conv1") else 1.0)), decay), key
+
+
+@pytest.mark.parametrize("name", list(OPTIMIZERS))
+def test_every_optimizer_goes_on_from_its_state(name: str) -> None:
+    """A checkpoint's state, loaded into another one, continues to the same bits; without it the weights are others."""
+    x = torch.randn(3, 8, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    nets = [staged_net() for _ in "abc"]
+    optimizers = [build_optimizer({"name": name}, net) for net in nets]
+
+    def take(which: int, batch: Tensor) -> None:
+        nets[which](batch).square().mean().backward()
+        optimizers[which].step()
+        optimizers[which].zero_grad()
+
+    take(0, x[0])
+    for net in nets[1:]:
+        net.load_state_dict(nets[0].state_dict())
+    optimizers[1].load_state_dict(copy.deepcopy(optimizers[0].state_dict()))
+    for which, batch in itertools.product(range(3), x[1:]):
+        take(which, batch)
+    whole, loaded, fresh = (torch.cat([p.detach().flatten() for p in net.parameters()]) for net in nets)
+    assert torch.equal(whole, loaded) and not torch.equal(whole, fresh)
 
 
 def test_a_stage_of_a_tenth_of_the_rate_moves_a_tenth_as_far() -> None:

@@ -34,6 +34,7 @@ SETTINGS = {
         "trainer.freeze={fc1: 0.5, fc2: 0.3}",
     ),
     "thawed": ("trainer.freeze={backbone: [0, 0.4]}", "optimizer.layer_decay=0.7", "optimizer.factors={conv1: 0.1}"),
+    "adadelta": ("optimizer=adadelta", "optimizer.max_norm=1"),
     "muon": ("optimizer=muon", "optimizer.layer_decay=0.7", "trainer.freeze={conv1: [0.2, 0.5]}"),
 }
 

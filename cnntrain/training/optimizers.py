@@ -180,6 +180,9 @@ def adadelta(
 class Adadelta(Uncompiled, torch.optim.Adadelta):
     """Torch's Adadelta in a step that changes nothing where the tensor `found_inf` of the optimizer is not zero."""
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        Optimizer.__setstate__(self, state)  # torch's own looks for a count of steps, which this step does without
+
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         """Take a step; `closure` is not used."""
