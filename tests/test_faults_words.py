@@ -4,6 +4,7 @@ Lines are drawn from real commands, groups, options, keys and flags, and from od
 long is stubbed where it begins, behind every check: reading images, training, measuring, exporting.
 """
 
+import importlib
 import itertools
 import random
 import shlex
@@ -177,6 +178,8 @@ def idle(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder, with all work that takes long stubbed."""
     monkeypatch.chdir(place)
     monkeypatch.delenv("CNNTRAIN_DATA", raising=False)
+    for command in main.COMMANDS:  # what is imported later would keep a stub for good
+        importlib.import_module(f"cnntrain.commands.{command}")
     for module, name in (
         (setup, "load_data"),
         (duration, "seconds_of"),
