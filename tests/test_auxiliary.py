@@ -18,7 +18,7 @@ from cnntrain.data.augment.augmentations import AUGMENTATIONS
 from cnntrain.data.loading.loader import ResidentLoader
 from cnntrain.data.storage.images import DatasetInfo, Pixels, Split
 from cnntrain.nn.auxiliary import AuxiliaryClassifiers, attach
-from cnntrain.nn.blocks import conv, dense, linear
+from cnntrain.nn.blocks import conv, dense, linear, pooling
 from cnntrain.nn.stages import assemble
 from cnntrain.training import checkpoints
 from cnntrain.training.optimizers import sgd
@@ -35,8 +35,8 @@ GOOGLENET = (
 
 
 def auxiliary() -> AuxiliaryClassifiers:
-    """A small network with a head on its first stage."""
-    makers = {"conv1": conv(4, 3), "fc2": dense(8), "fc3": linear(2)}
+    """A small network with a head on its first stage, whose ReLU a max pooling follows."""
+    makers = {"conv1": conv(4, 3), "pool1": pooling("max", 2), "fc2": dense(8), "fc3": linear(2)}
     net = assemble(makers, (1, 8, 8), out_shape=(2,))
     return attach(net, (1, 8, 8), 2, list(makers), {"head": ("conv1", linear(2))}, 0.3)
 

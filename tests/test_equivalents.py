@@ -6,11 +6,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from steps import step_of
 from torch import Tensor, nn
 
 from cnntrain.config.build import build_model
 from cnntrain.data.storage.images import DatasetInfo
 from cnntrain.nn.equivalents import computed_as, equivalents, pooled_first
+from cnntrain.training.optimizers import sgd
 
 COLOUR = DatasetInfo("made", ("a", "b", "c"), (3, 32, 32), (0.5,) * 3, (0.25,) * 3)
 MAPS = replace(COLOUR, targets="maps")
@@ -94,3 +96,9 @@ def test_a_layer_is_left_as_it_was_even_after_an_error() -> None:
     with pytest.raises(RuntimeError), computed_as(pooled_first(net)):
         net(torch.randn(1, 1, 2, 2))
     assert [layer.__dict__ for layer in net] == before
+
+
+def test_training_steps_use_them() -> None:
+    net = build_model({"name": "lenet5"}, COLOUR, seed=0)
+    student = step_of(net, sgd(net, lr=0.1), [0.1])
+    assert student.program.equivalents.keys() == pooled_first(net).keys() != set()

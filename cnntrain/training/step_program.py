@@ -80,7 +80,7 @@ class StepProgram:
         self.tables = self.tabulated() if self.device.type == "cuda" else None
         mode = "max-autotune-no-cudagraphs" if settings.compile == "max" else None
         self.compiled = torch.compile(self.losses, mode=mode, dynamic=False) if settings.compile else None
-        self.equivalents = {} if settings.compile else equivalents(trained.module, tapped=bool(trained.auxiliary))
+        self.equivalents = {} if settings.compile else equivalents(trained.module, tapped=trained.auxiliary is not None)
         # On a CPU a conversion costs what its numbers do; with several processes a gradient leaves as soon as it comes.
         at_once = self.device.type == "cuda" and self.precision == "bf16" and distributed.WORLD == 1
         self.converted = converted_layers(trained.module) if at_once else []

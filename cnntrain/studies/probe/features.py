@@ -50,7 +50,7 @@ class TappedNetwork:
         """Yield the features of some stages, float32 [B, D] on the host, a batch of a split at a time."""
         last = next((name for name, _ in reversed(list(self.net.named_children())) if name in stages), None)
         batches = eval_batches(split, self.info, batch_size=self.batch_size, device=self.device, workers=workers)
-        with counting(len(split), "features", "image") as done:
+        with counting(len(split), "features", self.info.noun) as done:
             for images, _ in batches:
                 with torch.inference_mode(), autocast(self.precision, self.device):
                     features = {INPUT: self.taps[INPUT](images)} if INPUT in stages else {}
