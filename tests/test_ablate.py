@@ -121,6 +121,19 @@ def test_finished_cells_are_never_made_again_and_more_may_be_asked_for(
     assert made == {path: path.stat().st_mtime_ns for path in made}
 
 
+def test_a_report_names_every_precision_that_its_runs_were_computed_in(
+    cnntrain: Call, folder: Path, tiny: tuple[str, ...]
+) -> None:
+    """As where a study went on on another kind of processor."""
+    words = ["ablate", *tiny, "remove=[[conv2]]", "seeds=1", *HERE]
+    cnntrain(*words)
+    place = folder / "study/cells/no_conv2/0/run.json"
+    record = json.loads(place.read_text())
+    place.write_text(json.dumps(record | {"precision": "of another"}))
+    cnntrain(*words)
+    assert f"{record['precision']} (1 run), of another (1 run)" in (folder / "study/report.md").read_text()
+
+
 def test_without_a_folder_the_same_command_finds_its_study(cnntrain: Call, tiny: tuple[str, ...]) -> None:
     words = [*tiny, "remove=[[conv2]]", "jobs=1"]
     first, second = (cnntrain("ablate", *words, f"seeds={seeds}") for seeds in (1, 2))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from cnntrain.runtime import devices
 from cnntrain.runtime.processor import SPINS, Times, is_busy, queued, slowed, spin_briefly
 
 
@@ -60,3 +61,23 @@ def test_the_wait_for_a_core_is_summed_over_threads(tmp_path: Path) -> None:
             (tmp_path / thread / "schedstat").write_text(text)
     assert queued(tmp_path) == 1.75
     assert queued(tmp_path / "not_linux") == 0
+
+
+@pytest.mark.parametrize(("most", "kept"), [(1 << 25, 1 << 25), (1 << 40, 1 << 30)])
+def test_freed_memory_is_kept_by_the_largest_threshold_that_the_library_takes(
+    most: int, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some releases of glibc refuse more than 32 MiB, and would then fetch every tensor of 128 KiB from the system."""
+    taken = dict[int, int]()
+
+    class Library:
+        def mallopt(self, which: int, value: int) -> int:
+            if which == -3 and value > most:
+                return 0
+            taken[which] = value
+            return 1
+
+    monkeypatch.setattr(devices.ctypes, "CDLL", lambda name: Library())
+    monkeypatch.setattr(devices.platform, "libc_ver", lambda: ("glibc", "2.31"))
+    devices.keep_freed_memory()
+    assert taken == {-3: kept, -1: (1 << 31) - 1}

@@ -311,6 +311,7 @@ def test_a_network_of_sentences_is_measured_reported_explained_and_asked(
         (["explain", "run=run", "what=cam"], "ngrams"),
         (["predict", "run=run", "images=said.txt"], "sentences="),
         (["explain", "run=run", "what=ngrams", "images=said.txt"], "said.txt"),
+        (["explain", "run=run", "what=ngrams", "stages=[fc]"], "the stage windows alone"),
         (["eval", "run=run", "tta=shift"], "tta=shift"),
     ):
         capfd.readouterr()

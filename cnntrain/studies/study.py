@@ -255,5 +255,5 @@ def write_tables(folder: Path, result: Mapping[str, Any]) -> None:
 def setting(study: PlannedStudy[C], command: str) -> dict[str, str]:
     """Return what a reader must know of how the cells were made."""
     facts = {"command": " ".join(command_line(command))}
-    facts |= training_facts(study.variants[0].variant.settings, study.cells[0].folder)
+    facts |= training_facts(study.variants[0].variant.settings, [cell.folder for cell in study.cells])
     return facts | {"seeds": ", ".join(map(str, study.seeds))}

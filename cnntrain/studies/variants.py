@@ -1,5 +1,7 @@
 """From words of the command line to variants: configurations of `fit` that are checked before anything is made."""
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from cnntrain.runs.check import check_fit
 from cnntrain.runs.folder import RECORD
 from cnntrain.runtime.devices import machine
 from cnntrain.runtime.errors import InputError
+from cnntrain.runtime.tables import counted
 from cnntrain.studies.cells import Variant
 
 
@@ -82,9 +85,14 @@ def require_trainable(variant: Variant) -> None:
         raise InputError(f"{variant.name}: {error}") from error
 
 
-def training_facts(settings: Options, folder: Path) -> dict[str, str]:
-    """Return what a reader must know of how the cells of a study were trained; `folder` is that of one of them."""
-    record = records.record(folder) if (folder / RECORD).is_file() else {}
+def training_facts(settings: Options, folders: Sequence[Path]) -> dict[str, str]:
+    """Return what a reader must know of how the cells of a study were trained, which lie in `folders`.
+
+    The images, the machine and the versions are those of the first cell that there is.
+    """
+    begun = [records.record(folder) for folder in folders if (folder / RECORD).is_file()]
+    record: Mapping[str, Any] = begun[0] if begun else {}
+    precisions = Counter(str(each["precision"]) for each in begun)
     images = ", ".join(f"{count:,} {name}" for name, count in record.get("data", {}).get("images", {}).items())
     trainer = settings["trainer"]
     return {
@@ -95,7 +103,14 @@ def training_facts(settings: Options, folder: Path) -> dict[str, str]:
         "schedule": ", ".join(f"{key}={value}" for key, value in settings["schedule"].items()),
         "epochs": str(trainer["epochs"]),
         "batch size": str(trainer["batch_size"] * trainer["accumulate"]),
-        "precision": str(record.get("precision", trainer["precision"])),
+        "precision": shares(precisions) or str(trainer["precision"]),
         "hardware": machine(record["hardware"]) if "hardware" in record else "",
         "versions": ", ".join(f"{name} {version}" for name, version in record.get("versions", {}).items()),
     }
+
+
+def shares(counts: Counter[str]) -> str:
+    """Write what all have in common, or else what how many of them have."""
+    if len(counts) < 2:
+        return "".join(counts)
+    return ", ".join(f"{name} ({counted(count, 'run')})" for name, count in counts.most_common())

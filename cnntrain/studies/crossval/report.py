@@ -123,8 +123,8 @@ def answer_document(study: PlannedFolds, answer: PooledAnswer, choices: Sequence
     sections = [Section("Answer", [*answered, *answer_tables(answer)])]
     if choices:
         sections.append(Section("What was chosen", [Table(choice_lines(choices))]))
-    cell = study.cells[0]
-    facts = {"command": " ".join(command_line("crossval"))} | training_facts(cell.settings, cell.folder)
+    facts = {"command": " ".join(command_line("crossval"))}
+    facts |= training_facts(study.cells[0].settings, [cell.folder for cell in study.cells])
     facts |= {"folds": str(study.cfg.folds), "seeds": ", ".join(map(str, study.seeds))}
     variants = [{"variant": each.name, "words": " ".join(each.overrides)} for each in study.variants]
     rows = [asdict(row) for row in answer.rows]

@@ -36,6 +36,8 @@ class Winners:
 def ngrams(question: Question) -> Explanation:
     """Return for maps of each width the n-grams that excite them most, and for each sentence those that decide."""
     subject, images = question.subject, searched_images(question)
+    if STAGE in subject.stages and STAGE not in question.chosen_stages([STAGE]):
+        raise InputError(f"what=ngrams shows the stage {STAGE} alone: leave out stages=, or name it there")
     numbers = as_numbers(torch.from_numpy(images.pixels(np.arange(len(images)))))
     found = winners(subject.net, list(images.batches("n-grams")))
     weights = class_weights(subject.net, found)
