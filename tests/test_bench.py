@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from scripts.bench import harness, load, ours, plain, report
-from scripts.bench.lines import LINES, Line
+from scripts.bench.lines import BARE, LINES, Line
 from scripts.bench.work import DATA, Clock, Task
 from scripts.bench.worker import CONTENDERS
 
@@ -87,16 +87,16 @@ def test_a_round_with_foreign_load_is_discarded_and_turns_alternate(
 
 def test_rivals_without_a_target_run_in_the_first_round_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(harness, "run", lambda name, task: ran(2.0))
-    line = replace(LINE, rivals={"plain PyTorch": 2.0, "limit": None})
+    line = replace(LINE, rivals={"plain PyTorch": 2.0, "own step": None})
     *_, result = harness.measure("pair", line, tmp_path, load.Patience(100, lambda: 0.0))
     assert [sorted(one) for one in result["rounds"]] == [
-        ["cnntrain", "limit", "plain PyTorch"],
+        ["cnntrain", "own step", "plain PyTorch"],
         *[["cnntrain", "plain PyTorch"]] * 2,
     ]
     assert [row["rounds"] for row in report.rows("pair", line, result)] == ["3", "1"]
-    line = replace(line, rivals={"limit": None, "bare step": None})
+    line = replace(line, rivals={"own step": None, "bare step": None})
     *_, result = harness.measure("pair", line, tmp_path, load.Patience(100, lambda: 0.0))
-    assert all(sorted(one) == ["bare step", "cnntrain", "limit"] for one in result["rounds"])
+    assert all(sorted(one) == ["bare step", "cnntrain", "own step"] for one in result["rounds"])
 
 
 def test_a_rival_that_fails_is_left_out_and_the_subject_must_not(
@@ -109,7 +109,7 @@ def test_a_rival_that_fails_is_left_out_and_the_subject_must_not(
 
     monkeypatch.setattr(harness, "run", run)
     failing = "plain PyTorch"
-    line = replace(LINE, rivals={"plain PyTorch": 2.0, "limit": 0.9})
+    line = replace(LINE, rivals={"plain PyTorch": 2.0, "own step": 0.9})
     *_, result = harness.measure("pair", line, tmp_path, load.Patience(100, lambda: 0.0))
     assert [row["ratio"] for row in report.rows("pair", line, result)] == ["failed", "1.00 (1.00 … 1.00)"]
     failing = "cnntrain"
@@ -141,6 +141,23 @@ def test_a_row_is_the_median_of_the_ratios_of_pairs_with_its_range() -> None:
     assert row["target"] == "≥ 3.5: missed"
     (row,) = report.rows("pair", LINE, result | {"missing": {"plain PyTorch": "`pip install torch`"}})
     assert (row["ratio"], row["rounds"]) == ("not installed", "`pip install torch`")
+
+
+def test_the_limit_is_the_bare_step_that_is_fastest_over_all_rounds(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A step that was fastest in one round alone is none."""
+    times = {"bare step, fp32": [1, 5, 5], "bare step, fp32, channels_last": [4, 4, 4]}
+    turns = {name: iter(found) for name, found in times.items()}
+    monkeypatch.setattr(harness, "run", lambda name, task: ran(next(turns[name]) if name in turns else 2.0))
+    monkeypatch.setattr(harness, "choose_precision", lambda name, device: "fp32")
+    line = replace(LINE, rivals={"limit": 0.9})
+    *_, result = harness.measure("pair", line, tmp_path, load.Patience(100, lambda: 0.0))
+    assert all(sorted(one) == [*sorted(times), "cnntrain"] for one in result["rounds"])
+    (row,) = report.rows("pair", line, result)
+    assert row["against"] == "limit: bare step, fp32, channels_last" and row["ratio"] == "2.00 (2.00 … 2.00)"
+    monkeypatch.setattr(harness, "choose_precision", lambda name, device: "bf16")
+    assert harness.contenders(["limit", "timm"]) == [*BARE, "timm"]
 
 
 def test_accuracies_stand_beside_what_was_measured() -> None:
@@ -183,7 +200,7 @@ def test_each_machine_has_a_table_of_its_own() -> None:
 
 def test_every_line_names_what_exists() -> None:
     for line in LINES.values():
-        assert {line.subject, *line.rivals} <= CONTENDERS.keys()
+        assert {line.subject, *harness.contenders(line.rivals), *BARE} <= CONTENDERS.keys()
         assert line.task.data in DATA and (line.rivals or line.most is not None)
 
 

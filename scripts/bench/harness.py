@@ -5,14 +5,15 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from scripts.bench.lines import Line
+from cnntrain.runtime.devices import choose_device, choose_precision
+from scripts.bench.lines import BARE, Line
 from scripts.bench.load import BUSY, Patience, watched
 from scripts.bench.work import Task
 from scripts.bench.worker import CONTENDERS
@@ -28,9 +29,16 @@ class UnequalWorkError(Exception):
     """Two contenders did not do the same work."""
 
 
-def missing(contenders: Sequence[str]) -> dict[str, str]:
-    """Return what has to be installed for each of the contenders that cannot run."""
-    needed = {name: [need for need in CONTENDERS[name].needs if not find_spec(need)] for name in contenders}
+def contenders(rivals: Iterable[str]) -> list[str]:
+    """Return who runs for the rivals: for the limit every bare step in a precision that the device computes in."""
+    known = {"fp32", choose_precision("auto", choose_device("auto"))}
+    steps = [step for step in BARE if step.split(", ")[1] in known]
+    return [who for rival in rivals for who in (steps if rival == "limit" else [rival])]
+
+
+def missing(names: Sequence[str]) -> dict[str, str]:
+    """Return what has to be installed for each of the contenders `names` that cannot run."""
+    needed = {name: [need for need in CONTENDERS[name].needs if not find_spec(need)] for name in names}
     return {name: f"`pip install {' '.join(needs)}`" for name, needs in needed.items() if needs}
 
 
@@ -111,11 +119,11 @@ def measure(name: str, line: Line, root: Path, patience: Patience, *, smoke: boo
     if smoke:
         task = replace(task, images=min(task.images, 4 * task.batch_size), epochs=1)
         line, most = replace(line, rounds=1), 1.0
-    absent = missing([line.subject, *line.rivals])
+    absent = missing([line.subject, *contenders(line.rivals)])
     kept: list[Round] = []
     discarded = 0
     while len(kept) < line.rounds and (smoke or patience.wait()):
-        rivals = line.rivals if not kept else line.decisive
+        rivals = contenders(line.rivals if not kept else line.decisive)
         names = [who for who in (line.subject, *rivals) if who not in absent]
         order = names if len(kept) % 2 == 0 else names[::-1]
         found = take_round(order, line.subject, replace(task, seed=len(kept)), absent)

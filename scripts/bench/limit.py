@@ -1,12 +1,5 @@
 """The limits: the same step on one batch that lies ready, by a few bare lines, by the learner and by the loop."""
 
-import itertools
-import json
-import subprocess
-import sys
-from dataclasses import asdict
-from statistics import median
-
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -15,7 +8,7 @@ from cnntrain.data.augment.augmentations import Plan
 from cnntrain.data.loading.batch import Batch
 from cnntrain.data.loading.loader import plan_epoch
 from cnntrain.nn.precision import precision_for
-from cnntrain.runtime.devices import Precision, autocast, choose_device, choose_precision, prepare
+from cnntrain.runtime.devices import Precision, autocast, choose_device, prepare
 from cnntrain.tasks.classification import Classification
 from cnntrain.training.loop import TrainProgress, train
 from cnntrain.training.optimizers import sgd
@@ -115,21 +108,3 @@ def bare(task: Task, clock: Clock, precision: Precision = "fp32", channels_last:
             optimizer.zero_grad(set_to_none=True)
         wait(device)
         clock.end(task.steps * task.batch_size)
-
-
-def fastest(task: Task, clock: Clock) -> None:
-    """Take the bare step in both layouts and in each precision that the device computes in, each in a fresh process;
-    report the fastest.
-    """
-    precisions = ["fp32", "bf16"][: 1 + (choose_precision("auto", choose_device("auto")) == "bf16")]
-    runs = {}
-    for precision, channels_last in itertools.product(precisions, (False, True)):
-        name = f"bare step, {precision}{', channels_last' if channels_last else ''}"
-        asked = json.dumps({"contender": name, "task": asdict(task)})
-        words = [sys.executable, "-m", "scripts.bench.worker", asked]
-        done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True)
-        runs[name] = json.loads(done.stdout.splitlines()[-1])
-    name = min(runs, key=lambda one: median(epoch["seconds"] for epoch in runs[one]["epochs"][1:]))
-    for epoch in runs[name]["epochs"]:
-        clock.add(epoch["seconds"], epoch["samples"])
-    clock.note(parameters=runs[name]["parameters"], fastest=name)

@@ -6,13 +6,15 @@ from typing import Any, Literal
 from scripts.bench.work import Task
 
 ClockName = Literal["warm", "cold", "first"]
+BARE = tuple(f"bare step, {precision}{layout}" for precision in ("fp32", "bf16") for layout in ("", ", channels_last"))
 
 
 @dataclass(frozen=True)
 class Line:
     """A `subject` beside its `rivals`: how many times as fast it is to be (None: shown only), by which clock.
 
-    A line without rivals has a `most` for the value that its subject reports.
+    The rival "limit" is the fastest of the steps in `BARE`, of which each round runs all. A line without rivals has a
+    `most` for the value that its subject reports.
     """
 
     title: str

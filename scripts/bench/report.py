@@ -6,7 +6,7 @@ from statistics import mean, median
 from typing import Any
 
 from cnntrain.runtime.tables import render
-from scripts.bench.lines import LINES, Line
+from scripts.bench.lines import BARE, LINES, Line
 
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 NOT_YET = "not measured yet"
@@ -36,14 +36,22 @@ def verdict(values: list[float], target: float | None) -> str:
     return "–" if target is None else f"≥ {target:g}: {'met' if median(values) >= target else 'missed'}"
 
 
+def fastest(rounds: list[dict[str, Any]]) -> str:
+    """Return the bare step that took the least time in the median of the rounds."""
+    times = {step: [per_sample(one[step], "warm") for one in rounds if step in one] for step in BARE}
+    return min((step for step in times if times[step]), key=lambda step: median(times[step]), default="limit")
+
+
 def rows(name: str, line: Line, result: Mapping[str, Any] | None) -> list[dict[str, str]]:
     """Return the rows of a line, one a rival; those of a line that was not measured say so."""
     if line.most is not None:
         return [value_row(name, line, result)]
     found = []
     missing, rounds = (result["missing"], result["rounds"]) if result else ({}, [])
-    for rival, target in line.rivals.items():
-        row = {"line": f"`{name}`", "what": line.title, "against": rival}
+    for against, target in line.rivals.items():
+        rival = fastest(rounds) if against == "limit" else against
+        row = {"line": f"`{name}`", "what": line.title}
+        row["against"] = against if rival == against else f"{against}: {rival}"
         aim = f"≥ {target:g}" if target is not None else "–"
         empty = {"target": aim, "cold": "", "first epoch, extra s": "", "samples/s": ""}
         if reason := missing.get(rival):
@@ -65,7 +73,7 @@ def rows(name: str, line: Line, result: Mapping[str, Any] | None) -> list[dict[s
             | {
                 "ratio": spread(ratios),
                 "target": verdict(ratios, target),
-                "cold": "" if "fastest" in runs[0][rival] else spread(ratio(runs, line.subject, rival, "cold")),
+                "cold": "" if rival in BARE else spread(ratio(runs, line.subject, rival, "cold")),
                 "first epoch, extra s": f"{extra[0]:.1f}; {extra[1]:.1f}",
                 "samples/s": "; ".join(
                     f"{n / s:,.0f}" if n > 10 * s else f"{n / s:.2g}" for n, s in zip(samples, speed, strict=True)

@@ -23,7 +23,6 @@ CONTENDERS = {
     "cnntrain": Contender("ours:fit"),
     "cnntrain, idle machine": Contender("ours:fit"),
     "cnntrain, busy machine": Contender("ours:fit_busy"),
-    "limit": Contender("limit:fastest"),
     "bare step": Contender("limit:bare", {"precision": "auto", "channels_last": True}),
     "bare step, fp32": Contender("limit:bare"),
     "bare step, fp32, channels_last": Contender("limit:bare", {"channels_last": True}),
