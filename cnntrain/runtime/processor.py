@@ -70,7 +70,7 @@ def slowed(start: Times, end: Times) -> str | None:
         return (
             f"other processes use the processor: in {clock:.0f} s this training's threads waited {queue:.0f} s for "
             f"a core (load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores); end other programs, or set "
-            "OMP_NUM_THREADS to the number of free cores"
+            "OMP_NUM_THREADS to the number of free cores, or to 1 where none is free"
         )
     if clock > 3 * core:
         return (

@@ -43,7 +43,7 @@ def fastest(rounds: list[dict[str, Any]]) -> str:
 
 
 def rows(name: str, line: Line, result: Mapping[str, Any] | None) -> list[dict[str, str]]:
-    """Return the rows of a line, one a rival; those of a line that was not measured say so."""
+    """Return the rows of a line, one a rival; those of a line or a target that was not measured say so."""
     if line.most is not None:
         return [value_row(name, line, result)]
     found = []
@@ -60,7 +60,9 @@ def rows(name: str, line: Line, result: Mapping[str, Any] | None) -> list[dict[s
             )
             continue
         runs = [one for one in rounds if rival in one]
-        if not result or not runs:
+        if rounds and not runs and target is None:  # left out by --decisive
+            continue
+        if not runs:
             found.append(row | {"ratio": NOT_YET} | empty | {"rounds": ""})
             continue
         ratios = ratio(runs, line.subject, rival, line.clock)

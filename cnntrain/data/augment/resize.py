@@ -1,13 +1,16 @@
 """Windows of stored images at the network's size, bilinear with antialiasing, in whole grey values."""
 
+import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import torch
 from torch import Tensor
 
 # What F.interpolate(mode="bilinear", antialias=True) calls; of F's own, every result would have to be copied.
 scaled = torch.ops.aten._upsample_bilinear2d_aa.out
+ALONE = 1 << 15  # numbers that torch changes in the thread that asks for it; more are for all threads
 Size = tuple[int, int]  # height, width
 PixelRun = tuple[list[int], list[int]]  # of each image, the first position and whether they go up (1) or down (-1)
 
@@ -23,14 +26,13 @@ def resized_one_by_one(
     out = torch.empty(len(index), *size, images.shape[3], dtype=torch.uint8)
     tops, lefts, heights, widths = windows.T.tolist()
     down, across = spans(rows, tops, heights), spans(cols, lefts, widths)
+    pixels = images.numpy()
     tasks = list(zip(out, index.tolist(), down, across, strict=True))
 
     def resize_every(first: int, step: int) -> None:
         for into, place, (top, bottom, upside), (left, right, mirrored) in tasks[first::step]:
-            window = images[place, top:bottom, left:right].permute(2, 0, 1)[None]
-            if turned := [axis for axis, reverse in ((2, upside), (3, mirrored)) if reverse]:
-                window = window.flip(turned)
-            scaled(window, size, False, None, None, out=into.permute(2, 0, 1)[None])
+            window = in_one_piece(pixels[place, top:bottom, left:right], upside=upside, mirrored=mirrored)
+            scaled(window.permute(2, 0, 1)[None], size, False, None, None, out=into.permute(2, 0, 1)[None])
 
     # torch scales one image in one thread. Threads of our own, which begin here and end here, share the images.
     threads = min(torch.get_num_threads(), len(tasks))
@@ -40,6 +42,22 @@ def resized_one_by_one(
         for other in others:
             other.result()
     return out
+
+
+def in_one_piece(window: np.ndarray, *, upside: bool, mirrored: bool) -> Tensor:
+    """Return a copy of a window [H, W, C], turned over where asked for, made in the thread that asks for it.
+
+    Of large tensors torch would have all threads copy some, which takes longer here than the copy.
+    """
+    window = window[::-1] if upside else window
+    if not mirrored:
+        return torch.from_numpy(window.copy())
+    copy = torch.empty(window.shape, dtype=torch.uint8)
+    rows = max(1, ALONE // math.prod(window.shape[1:]))
+    for first in range(0, len(window), rows):
+        some = torch.from_numpy(window[first : first + rows].copy())
+        copy[first : first + rows] = some.permute(2, 0, 1).flip(2).permute(1, 2, 0)
+    return copy
 
 
 def spans(runs: PixelRun, firsts: list[int], lengths: list[int]) -> Iterator[tuple[int, int, bool]]:
