@@ -62,7 +62,7 @@ def rows(name: str, line: Line, result: Mapping[str, Any] | None) -> list[dict[s
         runs = [one for one in rounds if rival in one]
         if rounds and not runs and target is None:  # left out by --decisive
             continue
-        if not runs:
+        if not result or not runs:
             found.append(row | {"ratio": NOT_YET} | empty | {"rounds": ""})
             continue
         ratios = ratio(runs, line.subject, rival, line.clock)
