@@ -93,15 +93,23 @@ def test_every_form_of_files_holds_the_same_sentences(form: str, tmp_path: Path)
     assert dataset.info.shape == (3, 4 + 8, 1) and dataset.info.classes == ("neg", "pos")
 
 
-@pytest.mark.parametrize("named", ["T.train.all", "folder"])
+@pytest.mark.parametrize("named", ["T.train.all", "folder", "Train.txt", "trainset.train.txt"])
 def test_parts_lie_beside_each_other(named: str, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
-    place = tmp_path if named == "T.train.all" else tmp_path / named
+    place = tmp_path / named / "T.train.all" if named == "folder" else tmp_path / named
+    before, word, after = ("", "Train", ".txt") if named == "Train.txt" else place.name.rpartition("train")
     for part, line in (("train", "1 yes\n0 no no"), ("dev", "1 well yes"), ("test", "0 never")):
-        (place / f"T.{part}.all").write_text(line)
+        place.with_name(before + (part.title() if word.istitle() else part) + after).write_text(line)
     dataset = Sentences(tmp_path / named).read()
     assert texts(dataset, dataset.train) == {("1", "yes"), ("0", "no no")}
     assert texts(dataset, dataset.val) == {("1", "well yes")} and texts(dataset, dataset.test) == {("0", "never")}
+
+
+def test_two_files_of_one_part_are_refused(tmp_path: Path) -> None:
+    for name in ("train.pos", "train.neg", "test.pos"):
+        (tmp_path / name).write_text("a film\na good one\n")
+    with pytest.raises(InputError, match=r"train.neg and .*train.pos are both named as train sentences"):
+        Sentences(tmp_path).read()
 
 
 def test_words_are_those_of_training_sentences_unless_all_are_asked_for(tmp_path: Path) -> None:
@@ -149,6 +157,8 @@ def test_what_is_no_text_is_refused(content: bytes, key: str, tmp_path: Path) ->
         ("a.csv", "label,text\npos,fine\n,nobody\n", "a.csv:3 has no label"),
         ("a.csv", "text,label\nfine,pos\nalone\n", "a.csv:3 has no label"),
         ("a.csv", 'label,text\npos,fine\nneg,"open\npos,good\n', "a.csv:3 "),
+        ("a.csv", "label,text\npos,fine\nneg,dull, and long\n", "a.csv:3 has more fields than columns"),
+        ("a.TSV", "label\ttext\npos\tfine\tyes\n", "a.TSV:2 has more fields"),
         ("a.tsv", f"label\ttext\npos\t{'word ' * 30000}\n", "a.tsv:2 "),
         ("a.txt", "pos fine\nneg dull\n".encode("utf-16"), "UTF-16"),
     ],
@@ -230,7 +240,17 @@ def test_vectors_come_from_a_file_and_other_lengths_are_refused(tmp_path: Path) 
     net = text_cnn((3, 6, 1), 2, words(4), dim=3, vectors=str(path), tables="fixed")
     table = net.get_submodule("embed.words").fixed
     assert table[1].tolist() == [1, 2, 3] and (table[[0, 2, 3]].abs() <= 0.25).all()  # type: ignore[index,union-attr]
-    for content, key in (("w1 1 2\n", "model.dim=2"), ("x 1 2 3\n", "none of the 4"), ("w1 1 b 3\n", "'w1'")):
+    path.write_text("\nw1\t1\t2\t3\n")
+    text_cnn((3, 6, 1), 2, words(4), dim=3, vectors=str(path))
+    for content, key in (
+        ("w1 1 2\n", "model.dim=2"),
+        ("x 1 2 3\n", "none of the 4"),
+        ("w1 1 b 3\n", "no text with a word and its numbers"),
+        ("x 1 2 3\nw1 1 b 3\n", "'w1'"),
+        ("x 1 2 3\nw1 1\n", "'w1'"),
+        ("x 1 2 3\nw1 1 nan 3\n", "'w1'"),
+        ("2 3\nw1 \x00\x01\n", "no text with a word and its numbers"),
+    ):
         path.write_text(content)
         with pytest.raises(InputError, match=key):
             text_cnn((3, 6, 1), 2, words(4), dim=3, vectors=str(path))
@@ -310,6 +330,8 @@ def test_a_network_of_sentences_is_measured_reported_explained_and_asked(
         (["invariance", "run=run", "warp=translate_y"], "words"),
         (["explain", "run=run", "what=cam"], "ngrams"),
         (["predict", "run=run", "images=said.txt"], "sentences="),
+        (["predict", "run=run", "sentences=said.txt", "report=true"], "report=true"),
+        (["convert", "run=run"], "reads words"),
         (["explain", "run=run", "what=ngrams", "images=said.txt"], "said.txt"),
         (["explain", "run=run", "what=ngrams", "stages=[fc]"], "the stage windows alone"),
         (["eval", "run=run", "tta=shift"], "tta=shift"),

@@ -1,6 +1,7 @@
 """Pictures between a photograph's content and a painting's style: losses by their formulas, stages, the command."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -189,9 +190,39 @@ def test_a_stopped_picture_goes_on_to_the_same_bits(
     assert Path("parts.png").read_bytes() == Path("whole.png").read_bytes()
 
 
+def test_a_picture_does_not_go_on_with_another_network(
+    cnntrain: Call, pictures: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The name of a run may come to mean another one."""
+    tiny = ["model=convnet", "model.widths=[4,4,4]", "dataset=synthetic", "dataset.train_images=64", "trainer.epochs=1"]
+    tiny += ["dataset.test_images=16", "trainer.batch_size=16"]
+    for seed in (0, 1):
+        cnntrain("fit", *tiny, f"seed={seed}", f"output_dir=run{seed}")
+    words = ["style", "content=photo.png", "style=painting.png", "run=mine", *FEW, "output=out.png"]
+    shutil.copytree("run0", "mine")
+    original = command.Signals.stop
+
+    def stop(self: Any, *, last: bool = False) -> bool:
+        self.sent_stop = 15
+        return bool(original(self, last=last))
+
+    with monkeypatch.context() as stopped:
+        stopped.setattr(command.Signals, "stop", stop)
+        assert main(words) == 143
+    shutil.rmtree("mine")
+    shutil.copytree("run1", "mine")
+    capfd.readouterr()
+    assert main(words) == 2
+    assert "another run" in capfd.readouterr().err
+    shutil.rmtree("mine")
+    shutil.copytree("run0", "mine")
+    cnntrain(*words)
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
+        (["content=pipe.png"], "pipe.png"),
         (["content=nowhere.png"], "nowhere.png"),
         (["content=text.png"], "text.png"),
         (["output=photo.png"], "output=photo.png"),
@@ -213,6 +244,7 @@ def test_what_cannot_be_painted_is_refused(
     words: list[str], told: str, pictures: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     Path("text.png").write_text("no picture")
+    os.mkfifo("pipe.png")
     Image.new("RGB", (1, 500)).save("line.png")
     before = {path.name for path in pictures.iterdir()}
     given = {word.partition("=")[0] for word in words}

@@ -46,6 +46,8 @@ def run(composed: DictConfig) -> dict[str, Any]:
     target = Path(cfg.output_dir) if cfg.output_dir else folder / "convert"
     refuse_unwritable(target)
     net, info, settings = load_run(folder, cfg.weights)
+    if info.words:
+        raise InputError(f"run={cfg.run} reads words, which have no image to be larger: name a network of images")
     whole = fully_convolutional(net, info.shape, cfg.head)
     split = run_images(folder, settings, info, cfg.data_root or settings["data_root"], cfg.split).split
     found, drawings = [], []

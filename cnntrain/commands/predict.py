@@ -136,6 +136,9 @@ def read_predict(composed: DictConfig) -> schema.Predict:
         raise InputError("images=<value> is missing (for a network that reads sentences: sentences=<file>)")
     if cfg.images and cfg.sentences:
         raise InputError("images= and sentences= are of different networks: give one of them")
+    for key in ("heatmap", "report", "invert"):
+        if cfg.sentences and getattr(cfg, key):
+            raise InputError(f"{key}=true is of images, and sentences={cfg.sentences} names words: leave it out")
     if cfg.heatmap and not cfg.scales:
         raise InputError("scales=[] leaves no size to look at; name some in sizes of the network: scales=[1,2]")
     return cfg

@@ -10,7 +10,8 @@ from typing import Any
 from omegaconf import DictConfig
 
 from cnntrain.config.read import read_config
-from cnntrain.runs.folder import new_folder, refuse_unwritable
+from cnntrain.runs.folder import find_run, new_folder, refuse_unwritable
+from cnntrain.runs.load import weights_digest
 from cnntrain.runtime.devices import prepare
 from cnntrain.runtime.disk import expanded
 from cnntrain.runtime.errors import InputError, StoppedError
@@ -85,13 +86,15 @@ def earlier(asked: Mapping[str, Any], output: Path, kept: Path) -> State | None:
 def settings(cfg: Style) -> dict[str, Any]:
     """Return what a picture depends on: the settings, and in place of the names of the files what they hold."""
     files = {key: digest(expanded(getattr(cfg, key))) for key in ("content", "style")}
+    if cfg.run is not None and cfg.model is None:
+        files["run"] = weights_digest(find_run(cfg.run), cfg.weights)
     return {key: value for key, value in asdict(cfg).items() if key not in FREE} | files
 
 
 def digest(path: Path) -> str:
     """Return a digest of a file; none of one that cannot be read, which is said where its pixels are wanted."""
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
     except OSError:
         return ""
 

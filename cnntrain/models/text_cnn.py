@@ -111,6 +111,8 @@ def kim_initial(leaf: nn.Module) -> None:
 def check_vectors(path: Path, dim: int) -> None:
     """Raise `InputError` for a file of vectors that cannot be read or has another length than `dim`."""
     for _, numbers in vector_lines(path):
+        if len(numbers) < 2 or not all(map(is_number, numbers)):
+            raise InputError(f"model.vectors={as_text(path)} is no text with a word and its numbers a line")
         if len(numbers) != dim:
             raise InputError(
                 f"model.vectors={as_text(path)} holds vectors of {len(numbers)} numbers; take model.dim={len(numbers)}"
@@ -127,11 +129,20 @@ def vector_lines(path: Path) -> Iterator[tuple[str, list[str]]]:
     try:
         with path.open(encoding="utf-8", errors="replace") as lines:
             for number, line in enumerate(lines):
-                word, *numbers = line.rstrip().split(" ")
-                if number or len(numbers) != 1:
+                word, *numbers = line.split() or [""]
+                if word and (number or len(numbers) != 1):
                     yield word, numbers
     except OSError as error:
         raise InputError(f"model.vectors={as_text(path)} cannot be read: {error.strerror}") from error
+
+
+def is_number(text: str) -> bool:
+    """Say whether a text is a number."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 @torch.no_grad()
@@ -146,10 +157,12 @@ def set_vectors(layer: WordEmbedding, words: Sequence[str], path: Path) -> None:
             continue
         try:
             vector = torch.tensor([float(number) for number in numbers])
-            for table in layer.tables:
-                table[row] = vector
-        except (ValueError, RuntimeError) as error:
-            raise InputError(f"model.vectors={as_text(path)}: the vector of {word!r} is damaged") from error
+        except ValueError:
+            vector = torch.empty(0)
+        if len(vector) != layer.dim or not vector.isfinite().all():
+            raise InputError(f"model.vectors={as_text(path)}: the vector of {word!r} is damaged")
+        for table in layer.tables:
+            table[row] = vector
         found += 1
     if not found:
         raise InputError(f"model.vectors={as_text(path)} has none of the {len(rows):,} words of the sentences")

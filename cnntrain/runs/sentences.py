@@ -28,7 +28,7 @@ def find_sentences(named: str, settings: schema.Options) -> list[tuple[str, list
     if not path.is_file():
         raise InputError(f"sentences={named} is no file; name a text file with a sentence a line")
     how = AS_DRAWN | settings["dataset"]
-    lines = [line.strip() for line in read_lines(path, how["encoding"])]
+    lines = [line.strip() for line in read_lines(path, how["encoding"], "save it as UTF-8")]
     found = [(line, tokenised(line, how["tokens"], lower=how["lower"])) for line in lines if line]
     if not found:
         raise InputError(f"sentences={named} holds no sentence")

@@ -48,7 +48,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m scripts.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("lines", nargs="*", choices=[*LINES, []], metavar="LINE")
+    parser.add_argument("lines", nargs="*", metavar="LINE")
     parser.add_argument("--list", action="store_true", help="show the lines and end")
     parser.add_argument("--all", action="store_true", help="every line whose data is there")
     parser.add_argument("--data-root", type=Path, default=Path(os.environ.get("CNNTRAIN_DATA", "data")))
@@ -67,9 +67,15 @@ def main() -> None:
     if args.list:
         print(render([{"line": name, "what": line.title, "rounds": line.rounds} for name, line in LINES.items()]))
         return
+    if unknown := [name for name in args.lines if name not in LINES]:
+        parser.error(f"no line {unknown[0]!r}; --list shows those that there are")
+    if args.rounds is not None and args.rounds < 1:
+        parser.error(f"--rounds {args.rounds}: one or more")
+    if args.json and not args.json.parent.is_dir():
+        parser.error(f"--json {args.json}: there is no folder {args.json.parent}")
     if args.smoke and (args.write or args.json):
         parser.error("--smoke measures nothing that could be kept")
-    names = [name for name in (LINES if args.all else args.lines) if there(name, args.data_root)]
+    names = [name for name in (LINES if args.all else dict.fromkeys(args.lines)) if there(name, args.data_root)]
     if not names and not args.write:
         parser.error("name lines whose data is there, or --all; --list shows them")
     patience, where = Patience(args.patience), machine(hardware())

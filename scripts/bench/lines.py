@@ -13,7 +13,7 @@ BARE = tuple(f"bare step, {precision}{layout}" for precision in ("fp32", "bf16")
 class Line:
     """A `subject` beside its `rivals`: how many times as fast it is to be (None: shown only), by which clock.
 
-    The rival "limit" is the fastest of the steps in `BARE`, of which each round runs all. A line without rivals has a
+    The rival "limit" is the fastest of the steps in `BARE`, which all run wherever it does. A line without rivals has a
     `most` for the value that its subject reports.
     """
 

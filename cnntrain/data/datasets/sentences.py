@@ -148,7 +148,7 @@ class Sentences:
         if folders and any(path.name in PARTS for path in folders):
             return {PARTS[path.name]: self.of_folder(path) for path in folders if path.name in PARTS}
         if not folders and any(part_of(path) for path in files):
-            return {part: self.labelled(path) for path in files if (part := part_of(path))}
+            return {part: self.labelled(path) for part, path in one_each(files).items()}
         return {"train": self.of_folder(root)}
 
     def of_folder(self, folder: Path) -> list[LabelledText]:
@@ -167,7 +167,7 @@ class Sentences:
 
     def labelled(self, path: Path) -> list[LabelledText]:
         """Return the sentences of a file that has their labels."""
-        if path.suffix in (".csv", ".tsv"):
+        if path.suffix.lower() in (".csv", ".tsv"):
             return self.of_table(path)
         found = []
         for number, line in enumerate(self.lines(path), 1):
@@ -179,7 +179,7 @@ class Sentences:
     def of_table(self, path: Path) -> list[LabelledText]:
         """Return the sentences of a file of named columns."""
         text = "\n".join(self.lines(path))
-        delimiter = "\t" if path.suffix == ".tsv" else ","
+        delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
         rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
         for column in (self.label, self.text):
             if column not in (rows.fieldnames or ()):
@@ -188,6 +188,10 @@ class Sentences:
         try:
             for row in rows:
                 where = f"{as_text(path)}:{rows.line_num}"
+                if None in row:  # which DictReader gives the fields beyond the last column
+                    raise InputError(
+                        f"{where} has more fields than columns; put a text with {delimiter!r} in quotation marks"
+                    )
                 found.append(self.checked((row[self.label] or "").strip(), row[self.text] or "", where))
         except csv.Error as error:  # of an open quotation mark, which would hide every row after it
             raise InputError(
@@ -237,10 +241,10 @@ def sentence_info(name: str, classes: tuple[str, ...], positions: int, words: tu
     return DatasetInfo(name, classes, (BYTES, positions, 1), (0.0,) * BYTES, (1 / 255,) * BYTES, words=words)
 
 
-def read_lines(path: Path, encoding: Encoding) -> list[str]:
+def read_lines(path: Path, encoding: Encoding, advice: str = "take dataset.encoding=latin-1") -> list[str]:
     """Return the lines of a text file, at the end of which may be an empty one.
 
-    Raises `InputError` for what cannot be read or is no text.
+    `advice` is for a file that is not UTF-8. Raises `InputError` for what cannot be read or is no text.
     """
     try:
         data = path.read_bytes()
@@ -253,9 +257,7 @@ def read_lines(path: Path, encoding: Encoding) -> list[str]:
     try:
         text = data.decode("utf-8-sig" if encoding == "utf-8" else encoding)
     except UnicodeDecodeError as error:
-        raise InputError(
-            f"{as_text(path)} is not UTF-8 at byte {error.start}; take dataset.encoding=latin-1"
-        ) from error
+        raise InputError(f"{as_text(path)} is not UTF-8 at byte {error.start}; {advice}") from error
     return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
 
 
@@ -265,16 +267,38 @@ def part_of(path: Path) -> str | None:
     return found[0] if found else None
 
 
+def one_each(files: Sequence[Path]) -> dict[str, Path]:
+    """Return the file of every part; others are left out.
+
+    Raises `InputError` for two of one part.
+    """
+    found = dict[str, Path]()
+    for path in files:
+        if (part := part_of(path)) and found.setdefault(part, path) != path:
+            raise InputError(
+                f"{as_text(found[part])} and {as_text(path)} are both named as {part} sentences; name the file "
+                "itself, or give each part one file or a folder"
+            )
+    return found
+
+
 def beside(path: Path) -> dict[str, Path]:
     """Return a file by its part, and those beside it whose names differ in the word for the part alone."""
     if part_of(path) != "train":
         return {"train": path}
     found = {"train": path}
-    for word, part in PARTS.items():
-        other = path.with_name(path.name.replace("train", word))
-        if other.is_file():
+    for other in sorted(path.parent.iterdir()):
+        part = part_of(other)
+        if part and part != "train" and without_part(other) == without_part(path) and other.is_file():
             found.setdefault(part, other)
     return found
+
+
+def without_part(path: Path) -> list[str]:
+    """Return the pieces of a file's name but the word for its part."""
+    pieces = re.split(r"([\W_]+)", path.name.lower())
+    word = next((piece for piece in pieces if piece in PARTS), None)
+    return [*pieces[: pieces.index(word)], *pieces[pieces.index(word) + 1 :]] if word else pieces
 
 
 def class_names(files: Sequence[Path]) -> dict[Path, str]:

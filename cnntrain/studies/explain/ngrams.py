@@ -45,12 +45,20 @@ def ngrams(question: Question) -> Explanation:
     shown = as_numbers(torch.from_numpy(question.images.pixels))
     of_shown = winners(subject.net, [subject.inputs(question.images.pixels)])
     remarks = [
-        f"Of the maps of each width the {USUAL_MAPS} that tell the classes apart most (units=8 shows more), by "
-        f"{len(images):,} sentences of the {images.name} split (search=…). The class is the one that the map speaks "
-        f"for most, the weight what the last layer gives it beyond the mean of the classes. {PAD} is padding.",
+        f"{which_maps(question.options.units)}, by {len(images):,} sentences of the {images.name} split (search=…). "
+        "The class is the one that the map speaks for most, the weight what the last layer gives it beyond the mean of the "
+        f"classes. {PAD} is padding.",
         *(sentence_words(question, of_shown, weights, shown, place) for place in range(len(shown))),
     ]
     return Explanation([], rows, remarks)
+
+
+def which_maps(units: int | list[int] | None) -> str:
+    """Say which maps are shown."""
+    if isinstance(units, list):
+        return f"Of each width the maps {', '.join(map(str, units))}"
+    told = " (units=8 shows more)" if units is None else ""
+    return f"Of the maps of each width the {units or USUAL_MAPS} that tell the classes apart most{told}"
 
 
 @torch.inference_mode()

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cnntrain.data.storage.decode import decode, upright_size
+from cnntrain.data.storage.decode import decode, pillow_rules, upright_size
 from cnntrain.runtime import disk
 
 LUMA = (0.299, 0.587, 0.114)  # of red, green and blue: ITU-R BT.601
@@ -19,7 +19,8 @@ def size_at(path: Path, size: int) -> tuple[int, int]:
 
     Raises `InputError` for a file that is no image.
     """
-    height, width = upright_size(path)
+    with pillow_rules():
+        height, width = upright_size(path)
     scale = size / max(height, width)
     return max(1, round(height * scale)), max(1, round(width * scale))
 
@@ -29,7 +30,8 @@ def read_picture(path: Path, size: int, channels: int) -> Tensor:
 
     Raises `InputError` for a file that cannot be read.
     """
-    pixels = decode(path, size_at(path, size), channels, resize=True)
+    with pillow_rules():
+        pixels = decode(path, size_at(path, size), channels, resize=True)
     return torch.from_numpy(pixels).permute(2, 0, 1)[None].float()
 
 
