@@ -46,8 +46,8 @@ def ngrams(question: Question) -> Explanation:
     of_shown = winners(subject.net, [subject.inputs(question.images.pixels)])
     remarks = [
         f"{which_maps(question.options.units)}, by {len(images):,} sentences of the {images.name} split (search=…). "
-        "The class is the one that the map speaks for most, the weight what the last layer gives it beyond the mean of the "
-        f"classes. {PAD} is padding.",
+        "The class is the one that the map speaks for most, the weight what the last layer gives it beyond the mean of "
+        f"the classes. {PAD} is padding.",
         *(sentence_words(question, of_shown, weights, shown, place) for place in range(len(shown))),
     ]
     return Explanation([], rows, remarks)
