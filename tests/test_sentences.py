@@ -316,6 +316,9 @@ def test_a_network_of_sentences_is_measured_reported_explained_and_asked(
     capfd.readouterr()
     assert main(["predict", "run=run", "sentences=long.txt", "output_dir=cut"]) == 0
     assert "1 sentence longer" in capfd.readouterr().err
+    (folder / "dots.txt").write_text("…\nthe film is dull\n***\n")
+    assert main(["predict", "run=run", "sentences=dots.txt", "output_dir=dots"]) == 0
+    assert "2 sentences without words" in capfd.readouterr().err
     with Path(told["output"]).open() as table:
         rows = list(csv.DictReader(table))
     assert [row["class"] for row in rows] == ["praise", "blame"] and rows[1]["unknown words"] == "0"

@@ -190,6 +190,17 @@ def test_a_stopped_picture_goes_on_to_the_same_bits(
     assert Path("parts.png").read_bytes() == Path("whole.png").read_bytes()
 
 
+def test_of_two_commands_with_one_output_the_second_is_refused(
+    cnntrain: Call, pictures: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = ["style", "content=photo.png", "style=painting.png", *NETWORK, *FEW, "output=out.png"]
+    with command.alone(Path("out.png")):
+        assert main(words) == 2
+        assert "another command" in capfd.readouterr().err and not Path("out.png").exists()
+    cnntrain(*words)
+    assert not list(Path().glob("out.png.*"))
+
+
 def test_a_picture_does_not_go_on_with_another_network(
     cnntrain: Call, pictures: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -123,6 +123,8 @@ def predict_sentences(
     disk.write(table, render(rows, "csv") + "\n")
     if cut := longer(found, info, settings):
         say(f"warning: {counted(cut, 'sentence')} longer than the network reads: the words at their ends are not seen")
+    if empty := sum(not words for _, words in found):
+        say(f"warning: {counted(empty, 'sentence')} without words: their class is that of padding")
     for row in rows[:10]:
         print(shortened(f"{row['class']}  {float(row['probability']):.3f}  {row['sentence']}", terminal_width()))
     print(f"{counted(len(rows), 'sentence')} classified: {table}")

@@ -2,11 +2,13 @@
 
 import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from omegaconf import DictConfig
 
 from cnntrain.config.read import read_config
@@ -38,9 +40,10 @@ def run(composed: DictConfig) -> dict[str, Any]:
     refuse_unwritable(output.parent, word="output=" if cfg.output else "")
     kept = output.with_name(f"{output.name}.state.pt")
     asked = settings(cfg)
-    painting = follow(cfg, output, kept, earlier(asked, output, kept), asked)
-    write_picture(painting.pixels, output)
-    kept.unlink(missing_ok=True)
+    with alone(output):
+        painting = follow(cfg, output, kept, earlier(asked, output, kept), asked)
+        write_picture(painting.pixels, output)
+        kept.unlink(missing_ok=True)
     shares = {layer: painting.share(layer) for layer in painting.parts}
     rows = [
         {"layer": name, "kind": kind, "share of the loss": percent(share, 1)} for (kind, name), share in shares.items()
@@ -65,6 +68,24 @@ def read_style(composed: DictConfig) -> Style:
 
 
 check = read_style  # of a sweep's jobs, before any of them
+
+
+@contextmanager
+def alone(output: Path) -> Iterator[None]:
+    """Keep other commands from painting the same picture meanwhile; raise `InputError` where one does already."""
+    place = output.with_name(f"{output.name}.lock")
+    lock = FileLock(place, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise InputError(f"output={output} is being painted by another command; name another file") from error
+    except OSError as error:
+        raise InputError(f"{place} cannot be locked: {error.strerror}") from error
+    try:
+        yield
+    finally:
+        place.unlink(missing_ok=True)
+        lock.release()
 
 
 def earlier(asked: Mapping[str, Any], output: Path, kept: Path) -> State | None:
