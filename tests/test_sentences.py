@@ -240,8 +240,9 @@ def test_vectors_come_from_a_file_and_other_lengths_are_refused(tmp_path: Path) 
     net = text_cnn((3, 6, 1), 2, words(4), dim=3, vectors=str(path), tables="fixed")
     table = net.get_submodule("embed.words").fixed
     assert table[1].tolist() == [1, 2, 3] and (table[[0, 2, 3]].abs() <= 0.25).all()  # type: ignore[index,union-attr]
-    path.write_text("\nw1\t1\t2\t3\n")
-    text_cnn((3, 6, 1), 2, words(4), dim=3, vectors=str(path))
+    path.write_text("\nw1\t1\t2\t3\nw1 w2 4 5 6\nw1\xa0w2 4 5 6\n")
+    net = text_cnn((3, 6, 1), 2, words(4), dim=3, vectors=str(path), tables="fixed")
+    assert net.get_submodule("embed.words").fixed[1].tolist() == [1, 2, 3]  # type: ignore[index,union-attr]
     for content, key in (
         ("w1 1 2\n", "model.dim=2"),
         ("x 1 2 3\n", "none of the 4"),

@@ -3,6 +3,7 @@
 Deviations: the vectors of unknown words and of padding are zero; dropout scales in training, not in testing.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -129,7 +130,7 @@ def vector_lines(path: Path) -> Iterator[tuple[str, list[str]]]:
     try:
         with path.open(encoding="utf-8", errors="replace") as lines:
             for number, line in enumerate(lines):
-                word, *numbers = line.split() or [""]
+                word, *numbers = re.split("[ \t]+", line.strip(" \t\r\n"))
                 if word and (number or len(numbers) != 1):
                     yield word, numbers
     except OSError as error:
@@ -152,11 +153,12 @@ def set_vectors(layer: WordEmbedding, words: Sequence[str], path: Path) -> None:
     Raises `InputError` for a line that is no vector of the right length, and where no word is found.
     """
     rows, found = {word: row for row, word in enumerate(words) if word}, 0
-    for word, numbers in vector_lines(path):
+    for first, pieces in vector_lines(path):
+        word = " ".join([first, *pieces[: -layer.dim]])  # some of GloVe's words hold spaces
         if (row := rows.get(word)) is None:
             continue
         try:
-            vector = torch.tensor([float(number) for number in numbers])
+            vector = torch.tensor([float(number) for number in pieces[-layer.dim :]])
         except ValueError:
             vector = torch.empty(0)
         if len(vector) != layer.dim or not vector.isfinite().all():
