@@ -297,8 +297,9 @@ def beside(path: Path) -> dict[str, Path]:
 def without_part(path: Path) -> list[str]:
     """Return the pieces of a file's name but the word for its part."""
     pieces = re.split(r"([\W_]+)", path.name.lower())
-    word = next((piece for piece in pieces if piece in PARTS), None)
-    return [*pieces[: pieces.index(word)], *pieces[pieces.index(word) + 1 :]] if word else pieces
+    if word := next((piece for piece in pieces if piece in PARTS), None):
+        pieces.remove(word)
+    return pieces
 
 
 def class_names(files: Sequence[Path]) -> dict[Path, str]:
